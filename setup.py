@@ -1,0 +1,71 @@
+"""Builds the C++ operators of csrc/ against the LibTorch stable ABI; everything else is in pyproject.toml.
+
+XMAE_FAST_BUILD = auto (default: what this machine can build) | cpu | cuda | none. `auto` falls back to a pure-Python
+install with one sentence saying why; `cpu` and `cuda` fail instead. Nothing is downloaded.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+CHOICES = ("auto", "cpu", "cuda", "none")
+OLDEST_TORCH = "0x020b000000000000"  # stable ABI of torch 2.11: one binary serves every later 2.x
+ROOT = Path(__file__).parent
+
+
+def sources(folder: str, suffix: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob(f"*{suffix}"))
+
+
+def missing_for_cpu() -> str | None:
+    """Why the CPU operators cannot be built here, or None."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return "torch cannot be imported while building (install it first and use `pip install --no-build-isolation`)"
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(compiler) is None and shutil.which("g++") is None:
+        return f"no C++ compiler was found (looked for {compiler!r} and 'g++')"
+    return None
+
+
+def extensions(choice: str) -> list:
+    """The extension modules that `choice` asks for and this machine can build."""
+    if choice == "none":
+        return []
+    why_not = missing_for_cpu()
+    if why_not is None and choice == "cuda" and not sources("cuda", ".cu"):
+        why_not = "this version of xmae_fast has no CUDA C++ sources"
+    if why_not is not None:
+        if choice == "auto":
+            print(f"xmae_fast: installing without C++ operators: {why_not}.", file=sys.stderr)
+            return []
+        raise SystemExit(f"xmae_fast: XMAE_FAST_BUILD={choice}, but {why_not}.")
+    from torch.utils.cpp_extension import CppExtension
+
+    return [
+        CppExtension(
+            "xmae_fast._C_cpu",
+            sources("cpu", ".cpp"),
+            include_dirs=[str(ROOT / "csrc" / "cpu")],
+            define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH), ("Py_LIMITED_API", "0x030A0000")],
+            extra_compile_args=["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            py_limited_api=True,
+        )
+    ]
+
+
+choice = os.environ.get("XMAE_FAST_BUILD", "auto")
+if choice not in CHOICES:
+    raise SystemExit(f"xmae_fast: XMAE_FAST_BUILD: expected one of {', '.join(CHOICES)}, got {choice!r}.")
+modules = extensions(choice)
+if modules:
+    from torch.utils.cpp_extension import BuildExtension
+
+    setup(ext_modules=modules, cmdclass={"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
+          options={"bdist_wheel": {"py_limited_api": "cp310"}})
+else:
+    setup()

@@ -1,0 +1,25 @@
+"""xmae_fast: a high-performance drop-in xMAE (arXiv 2605.00973). Importing it needs torch and numpy alone."""
+
+from xmae_fast import ops
+from xmae_fast.backend import available, explain
+from xmae_fast.config import ModelCfg
+from xmae_fast.model.checkpoint import load_checkpoint, save_checkpoint
+from xmae_fast.model.xmae import build_model_from_cfg, xMAE
+from xmae_fast.ops.random_masking import PatchMask, random_masking
+from xmae_fast.ops.waveform_loss import masked_mse
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ModelCfg",
+    "PatchMask",
+    "available",
+    "build_model_from_cfg",
+    "explain",
+    "load_checkpoint",
+    "masked_mse",
+    "ops",
+    "random_masking",
+    "save_checkpoint",
+    "xMAE",
+]

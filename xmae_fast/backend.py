@@ -1,0 +1,166 @@
+"""Which implementations of which operators exist in this installation, and why the others do not.
+
+Every public operator takes `impl="auto" | "reference" | "cpu" | "triton" | "cuda"`. An explicit choice means exactly
+that, or a `BackendError` that says why it cannot be; `auto` takes the fastest one that serves the device. Nothing falls
+back silently and no environment variable changes numerics: `explain` tells what would run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+IMPLS = ("reference", "cpu", "triton", "cuda")
+OPS = (
+    "random_masking",
+    "token_gather",
+    "conv_stem",
+    "patch_embed",
+    "lag_attention",
+    "feed_forward",
+    "waveform_loss",
+)
+# What each implementation is called to a person, and the only device type it serves (None: any).
+_DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
+
+
+class BackendError(RuntimeError):
+    """An implementation was asked for that cannot run here; the message says why."""
+
+
+class Availability(NamedTuple):
+    """Whether an implementation can be used in this installation; `reason` is empty when it can."""
+
+    usable: bool
+    reason: str
+
+
+def _load_extension(stem: str) -> str:
+    """Load the operator library `stem` next to this file; the reason why it could not be loaded, or ''."""
+    files = sorted(Path(__file__).parent.glob(f"{stem}*.so"))
+    if not files:
+        return "the C++ operators were not built (install from source with a C++ compiler, or see XMAE_FAST_BUILD)"
+    try:
+        torch.ops.load_library(str(files[0]))
+    except OSError as error:
+        return f"{files[0].name} could not be loaded: {error}"
+    return ""
+
+
+_EXTENSION_REASON = {"cpu": _load_extension("_C_cpu")}
+_KERNELS: dict[tuple[str, str], str] = {}
+
+
+def register(op: str, impl: str, torch_op: str) -> None:
+    """Declare that `op` has an implementation `impl`, which is the operator `xmae_fast::<torch_op>`."""
+    _KERNELS[op, impl] = torch_op
+
+
+def _why_not(op: str, impl: str) -> str:
+    if impl == "reference":
+        return ""
+    if (op, impl) not in _KERNELS:
+        return f"{op} has no {impl} kernels in this version of xmae_fast"
+    if impl == "triton":
+        return "" if importlib.util.find_spec("triton") else "triton is not installed (pip install xmae-fast[triton])"
+    if reason := _EXTENSION_REASON.get(impl, ""):
+        return reason
+    name = f"xmae_fast::{_KERNELS[op, impl]}"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(name, impl.upper()):
+        return f"the built C++ operators are older than the Python code and lack {name}: reinstall xmae_fast"
+    return ""
+
+
+def available() -> dict[str, dict[str, Availability]]:
+    """What exists in this installation: `available()["random_masking"]["cpu"].usable`, and `.reason` if not."""
+    return {op: {impl: Availability(not (why := _why_not(op, impl)), why) for impl in IMPLS} for op in OPS}
+
+
+def check_impl_name(impl: str) -> None:
+    """Raise ValueError unless `impl` is a name of an implementation or "auto"."""
+    if impl != "auto" and impl not in IMPLS:
+        raise ValueError(f"impl: expected 'auto' or one of {', '.join(map(repr, IMPLS))}, got {impl!r}")
+
+
+def check_usable(op: str, impl: str, device: torch.device | None = None) -> None:
+    """Raise ValueError or BackendError unless the explicit choice `impl` can run `op` here (and on `device`)."""
+    check_impl_name(impl)
+    if impl in ("auto", "reference"):
+        return
+    if reason := _why_not(op, impl):
+        raise BackendError(f"impl={impl!r} was asked for {op}, but {reason}")
+    wanted = _DEVICE_OF[impl]
+    if device is not None and wanted is not None and device.type != wanted:
+        raise BackendError(f"impl={impl!r} was asked for {op}: expected tensors on {wanted}, got them on {device}")
+
+
+def resolve(op: str, impl: str, device: torch.device) -> str:
+    """The implementation that serves this call: `impl` itself if explicit and possible, else the fastest usable."""
+    if impl == "reference":
+        return "reference"
+    if impl != "auto":
+        check_usable(op, impl, device)
+        return impl
+    if device.type == "cpu" and _usable(op, "cpu"):
+        return "cpu"
+    if device.type == "cuda" and _usable(op, "cuda"):
+        return "cuda"
+    if device.type == "cuda" and _usable(op, "triton"):
+        return "triton"
+    return "reference"
+
+
+_usable_cache: dict[tuple[str, str], bool] = {}
+
+
+def _usable(op: str, impl: str) -> bool:
+    key = (op, impl)
+    if key not in _KERNELS:
+        return False
+    if key not in _usable_cache:
+        _usable_cache[key] = not _why_not(op, impl)
+    return _usable_cache[key]
+
+
+def explain(what: object = None, *, impl: str = "auto", device: torch.device | str = "cpu") -> str:
+    """What would run and why, as text.
+
+    Args:
+        what: nothing for the whole installation, the name of an operator, or a model (its own `impl` and device count).
+        impl: the choice to explain, for operators.
+        device: where the tensors would be, for operators.
+
+    Raises:
+        ValueError: `what` is no operator's name and no model, or `impl` is unknown.
+    """
+    check_impl_name(impl)
+    if what is None:
+        return "\n".join(_explain_op(op, impl, torch.device(device)) for op in OPS)
+    if isinstance(what, torch.nn.Module) and hasattr(what, "impl"):
+        at = next(what.parameters()).device
+        lines = [_explain_op(op, what.impl, at) for op in OPS if op != "random_masking"]
+        return "\n".join([f"{type(what).__name__} on {at}, impl={what.impl!r}:", *(f"  {line}" for line in lines)])
+    name = getattr(what, "__name__", what)
+    if name not in OPS:
+        raise ValueError(f"explain: expected an operator ({', '.join(OPS)}) or an xMAE model, got {what!r}")
+    return _explain_op(name, impl, torch.device(device))
+
+
+def _explain_op(op: str, impl: str, device: torch.device) -> str:
+    try:
+        chosen = resolve(op, impl, device)
+    except BackendError as error:
+        return f"{op}: nothing can run: {error}"
+    others = [f"{name} no: {why}" for name in IMPLS if name != "reference" and name != chosen and (why := _not_here(op, name, device))]
+    return f"{op}: {chosen} (impl={impl!r}, {device})" + (f"; {'; '.join(others)}" if others else "")
+
+
+def _not_here(op: str, impl: str, device: torch.device) -> str:
+    if reason := _why_not(op, impl):
+        return reason
+    return "" if device.type == _DEVICE_OF[impl] else f"it serves {_DEVICE_OF[impl]} tensors"
+
+

@@ -1,0 +1,44 @@
+"""The lag bias of one bridge block as a module: it holds what is learned and returns the table."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from xmae_fast.config import ModelCfg
+from xmae_fast.ops.lag_attention.tables import gaussian_table, lag_seconds, window_table
+
+START_LAGS_S = (0.1, 0.4)  # physiological R peak to PPG foot; heads start evenly spaced in it
+START_WIDTH_S = 0.4
+
+
+class LagBias(nn.Module):
+    """Table [H, 2N - 1] by the kind of `cfg.lag`.
+
+    window: fixed, no parameters. gaussian: `center` [H] in seconds, `log_width` [H] (width = exp(log_width) seconds).
+    table: `table` [H, 2N - 1], started at zero, which is the attention without lag.
+    """
+
+    def __init__(self, cfg: ModelCfg) -> None:
+        super().__init__()
+        self.kind = cfg.lag.kind
+        H, N = cfg.nhead, cfg.num_patches
+        lags = lag_seconds(N, cfg.patch_seconds)
+        if self.kind == "window":
+            table = window_table(lag_seconds(N, cfg.patch_seconds, dtype=torch.float64), cfg.lag.min_s, cfg.lag.max_s, H)
+            self.register_buffer("fixed_table", table.float(), persistent=False)
+        elif self.kind == "gaussian":
+            self.register_buffer("lags", lags, persistent=False)
+            self.center = nn.Parameter(torch.linspace(*START_LAGS_S, H))
+            self.log_width = nn.Parameter(torch.full((H,), math.log(START_WIDTH_S)))
+        else:
+            self.table = nn.Parameter(torch.zeros(H, 2 * N - 1))
+
+    def forward(self) -> Tensor:
+        if self.kind == "window":
+            return self.fixed_table
+        if self.kind == "gaussian":
+            return gaussian_table(self.lags, self.center, self.log_width)
+        return self.table

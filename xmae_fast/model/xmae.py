@@ -1,0 +1,256 @@
+"""The drop-in xMAE model, composed of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmae_fast import backend, ops
+from xmae_fast.config import ModelCfg, cfg_from_dict
+from xmae_fast.model.lag import LagBias
+from xmae_fast.model.layers import Block, CrossBlock, Stem, truncated_normal
+from xmae_fast.ops._checks import check_like
+from xmae_fast.ops.token_gather import validate_ids
+
+MODEL_OPS = tuple(op for op in backend.OPS if op != "random_masking")
+
+
+class PatchProjection(nn.Module):
+    """Patch embedding's parameters: Conv1d(S -> D, kernel P, stride P)."""
+
+    def __init__(self, cfg: ModelCfg) -> None:
+        super().__init__()
+        self.proj = nn.Conv1d(cfg.stem_ch, cfg.d_model, cfg.patch_len, stride=cfg.patch_len)
+
+
+class Encoder(nn.Module):
+    """A stack of encoder blocks."""
+
+    def __init__(self, cfg: ModelCfg, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(cfg, 4 * cfg.d_model, ("norm1", "norm2")) for _ in range(depth))
+
+
+class WaveformDecoder(nn.Module):
+    """Deconvolution's parameters: ConvTranspose1d(D -> 1, kernel P, stride P)."""
+
+    def __init__(self, cfg: ModelCfg) -> None:
+        super().__init__()
+        self.deconv = nn.ConvTranspose1d(cfg.d_model, 1, cfg.patch_len, stride=cfg.patch_len)
+
+
+class ModalityPath(nn.Module):
+    """All of one modality: stem, patch embedding, encoder, embedding head, decoder."""
+
+    def __init__(self, cfg: ModelCfg, depth: int) -> None:
+        super().__init__()
+        self.patch_len = cfg.patch_len
+        self.pos = truncated_normal(1, cfg.num_patches, cfg.d_model)
+        self.stem = Stem(cfg.stem_ch)
+        self.patcher = PatchProjection(cfg)
+        self.encoder = Encoder(cfg, depth)
+        self.proj = nn.Sequential(nn.LayerNorm(cfg.d_model), nn.Linear(cfg.d_model, cfg.proj_dim))
+        self.dec_blk = Block(cfg, 2 * cfg.d_model, ("ln1", "ln2"))
+        self.decoder = WaveformDecoder(cfg)
+        self.mask_loc_table = nn.Embedding(cfg.num_patches, cfg.d_model)
+        nn.init.xavier_uniform_(self.mask_loc_table.weight)
+
+    def encode(self, signal: Tensor, ids_keep: Tensor | None, *, training: bool, impl: str) -> Tensor:
+        """Tokens of the visible patches: signal [B, 1, L], ids_keep [B, Nk] or None (all) -> [B, Nk, D].
+
+        The stem runs over the visible patches side by side, and the first Nk positions are added, not those of the
+        kept patches: both as published.
+        """
+        if ids_keep is not None:
+            signal = ops.gather_patches(signal, ids_keep, self.patch_len, impl=impl)
+        kept = signal.shape[-1] // self.patch_len
+        if kept == 0:
+            return self.pos.new_empty(signal.shape[0], 0, self.pos.shape[-1])
+        features = ops.conv_stem(signal, self.stem.params(), training=training, impl=impl)
+        x = ops.patch_embed(features, self.patcher.proj.weight, self.patcher.proj.bias, self.pos[:, :kept], impl=impl)
+        for block in self.encoder.blocks:
+            x = block(x, training=training, impl=impl)
+        return x
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """Mean over tokens, LayerNorm, Linear: [B, Nk, D] -> [B, proj_dim]."""
+        return self.proj(tokens.mean(dim=1))
+
+    def decode(self, tokens: Tensor, *, training: bool, impl: str) -> Tensor:
+        """All N tokens -> waveform: [B, N, D] -> [B, 1, L]."""
+        x = self.dec_blk(tokens, training=training, impl=impl)
+        return ops.decode_waveform(x, self.decoder.deconv.weight, self.decoder.deconv.bias, impl=impl)
+
+
+class Bridge(nn.Module):
+    """Cross-attention between the modalities. `ppg2ecg` is part of the published state dict and never runs."""
+
+    def __init__(self, cfg: ModelCfg) -> None:
+        super().__init__()
+        self.ecg2ppg = nn.ModuleList(
+            CrossBlock(cfg, LagBias(cfg) if cfg.lag is not None else None) for _ in range(cfg.depth_bridge)
+        )
+        self.ppg2ecg = nn.ModuleList(CrossBlock(cfg, None) for _ in range(cfg.depth_bridge))
+
+
+class xMAE(nn.Module):  # noqa: N801 - the published name
+    """Cross-modal masked autoencoder of PPG and ECG (arXiv 2605.00973), same state-dict keys as the published one.
+
+    Args:
+        cfg: the configuration.
+        impl: "auto", or the implementation that every operator must use ("reference", "cpu", "triton", "cuda").
+
+    Raises:
+        ValueError: unknown `impl`. BackendError: `impl` cannot serve this model here.
+    """
+
+    def __init__(self, cfg: ModelCfg, impl: str = "auto") -> None:
+        super().__init__()
+        if not isinstance(cfg, ModelCfg):
+            raise TypeError(f"cfg: expected a ModelCfg (build_model_from_cfg takes dictionaries), got {type(cfg).__name__}")
+        cfg.validate()
+        self.cfg = cfg
+        self.impl = impl
+        self.has_bridge = cfg.use_cross_bridge and cfg.source == "ppg+ecg"
+        self.mask_token = truncated_normal(1, 1, cfg.d_model)
+        if cfg.source != "ecg":
+            self.ppg_path = ModalityPath(cfg, cfg.depth_ppg)
+        if cfg.source != "ppg":
+            self.ecg_path = ModalityPath(cfg, cfg.depth_ecg)
+        if self.has_bridge:
+            self.bridger = Bridge(cfg)
+
+    @property
+    def impl(self) -> str:
+        """Which implementation the operators use; setting it checks that they can."""
+        return self._impl
+
+    @impl.setter
+    def impl(self, value: str) -> None:
+        for op in MODEL_OPS:
+            backend.check_usable(op, value)
+        self._impl = value
+
+    def forward(
+        self,
+        ppg: Tensor | None = None,
+        ecg: Tensor | None = None,
+        *,
+        ids_keep_ppg: Tensor | None = None,
+        ids_restore_ppg: Tensor | None = None,
+        ids_keep_ecg: Tensor | None = None,
+        ids_restore_ecg: Tensor | None = None,
+        return_embeddings: bool | None = None,
+        return_recon: bool | None = None,
+    ) -> dict[str, Tensor]:
+        """Embed PPG and reconstruct ECG.
+
+        Args:
+            ppg, ecg: [B, L] or [B, 1, L], L = cfg.seq_len; min-max normalised to [-1, 1] per segment in the published
+                recipe. A modality that cfg.source leaves out is ignored; at least one must remain.
+            ids_keep_*: [B, Nk] int64, visible patches; None: all.
+            ids_restore_*: [B, N] int64, inverse of the permutation [kept..., masked...].
+            return_embeddings, return_recon: override cfg's.
+
+        Returns:
+            A dictionary with what can be computed and is asked for: `ppg_embedding` [B, proj_dim] (its projection gets
+            no gradient from pretraining), `ecg_reconstructed` [B, 1, L], `seq_mask_used_ecg` [B, 1, L], 1 on masked
+            samples.
+
+        Raises:
+            ValueError, TypeError: naming the argument. BackendError: impl.
+        """
+        want_embedding = self.cfg.return_embeddings if return_embeddings is None else return_embeddings
+        want_recon = self.cfg.return_recon if return_recon is None else return_recon
+        ppg = self._signal("ppg", ppg)
+        ecg = self._signal("ecg", ecg)
+        if ppg is None and ecg is None:
+            raise ValueError(f"ppg, ecg: expected at least one signal that source={self.cfg.source!r} uses, got none")
+        if ppg is not None and ecg is not None and ppg.shape[0] != ecg.shape[0]:
+            raise ValueError(f"ecg: expected the batch size of ppg, {ppg.shape[0]}, got {ecg.shape[0]}")
+        self._check_ids("_ppg", ppg, ids_keep_ppg, ids_restore_ppg)
+        self._check_ids("_ecg", ecg, ids_keep_ecg, ids_restore_ecg)
+        if ecg is not None and ids_keep_ecg is not None and ids_restore_ecg is None:
+            raise ValueError("ids_restore_ecg: expected with ids_keep_ecg, got None")
+
+        result: dict[str, Tensor] = {}
+        want_recon = want_recon and ecg is not None
+        bridged = self.has_bridge and ppg is not None and want_recon
+        if ppg is not None and (want_embedding or bridged):
+            ppg_tokens = self.ppg_path.encode(ppg, ids_keep_ppg, training=self.training, impl=self.impl)
+            if want_embedding:
+                result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
+        if want_recon:
+            ecg_tokens = self.ecg_path.encode(ecg, ids_keep_ecg, training=self.training, impl=self.impl)
+            if bridged:
+                ecg_tokens = self.bridge_queries(ecg_tokens, ids_keep_ecg)
+                for block in self.bridger.ecg2ppg:
+                    ecg_tokens = block(ecg_tokens, ppg_tokens, ids_keep_ppg, training=self.training, impl=self.impl)
+            result["ecg_reconstructed"] = self._decode_ecg(ecg_tokens, ids_restore_ecg)
+            result["seq_mask_used_ecg"] = self._sample_mask(ecg, ids_keep_ecg, ids_restore_ecg)
+        return result
+
+    @torch.no_grad()
+    def embed(self, ppg: Tensor) -> Tensor:
+        """Embeddings for inference: `ppg_embedding` with evaluation statistics, whatever the model's mode.
+
+        Args:
+            ppg: [B, L] or [B, 1, L].
+
+        Returns:
+            [B, proj_dim], without gradient; nothing else is computed, no state changes.
+
+        Raises:
+            ValueError: source="ecg" has no PPG encoder, or the shape is wrong. TypeError: dtype or device.
+        """
+        if self.cfg.source == "ecg":
+            raise ValueError("embed: expected a model with a PPG encoder, got source='ecg'")
+        signal = self._signal("ppg", ppg)
+        return self.ppg_path.embedding(self.ppg_path.encode(signal, None, training=False, impl=self.impl))
+
+    def bridge_queries(self, ecg_tokens: Tensor, ids_keep_ecg: Tensor | None) -> Tensor:
+        """Encoder tokens [B, Nk, D] -> queries of the bridge [B, N, D]."""
+        if ids_keep_ecg is None:
+            ids_keep_ecg = torch.arange(self.cfg.num_patches, device=ecg_tokens.device).expand(ecg_tokens.shape[0], -1)
+        path = self.ecg_path
+        return ops.assemble_queries(ecg_tokens, ids_keep_ecg, path.pos, path.mask_loc_table.weight, impl=self.impl)
+
+    def _decode_ecg(self, tokens: Tensor, ids_restore: Tensor | None) -> Tensor:
+        path = self.ecg_path
+        if tokens.shape[1] < self.cfg.num_patches:
+            tokens = ops.restore_tokens(tokens, ids_restore, self.mask_token, path.pos, impl=self.impl)
+        return path.decode(tokens, training=self.training, impl=self.impl)
+
+    def _sample_mask(self, ecg: Tensor, ids_keep: Tensor | None, ids_restore: Tensor | None) -> Tensor:
+        if ids_keep is None:
+            return torch.zeros_like(ecg)
+        return ops.masked_samples(ids_restore, ids_keep.shape[1], self.cfg.patch_len, ecg.dtype, impl=self.impl)
+
+    def _signal(self, name: str, signal: Tensor | None) -> Tensor | None:
+        """The signal as [B, 1, L], or None where it is missing or the source leaves it out."""
+        if signal is None or name not in self.cfg.source:
+            return None
+        if not isinstance(signal, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(signal).__name__}")
+        L = self.cfg.seq_len
+        if signal.dim() == 2 and signal.shape[1] == L:
+            signal = signal[:, None]
+        if signal.dim() != 3 or signal.shape[1:] != (1, L):
+            raise ValueError(f"{name}: expected shape [B, {L}] or [B, 1, {L}], got {list(signal.shape)}")
+        check_like(name, signal, "the model", self.mask_token)
+        return signal
+
+    def _check_ids(self, suffix: str, signal: Tensor | None, keep: Tensor | None, restore: Tensor | None) -> None:
+        if signal is None or (keep is None and restore is None):
+            return
+        if keep is None:
+            raise ValueError(f"ids_keep{suffix}: expected with ids_restore{suffix}, got None")
+        validate_ids(suffix, keep, restore, signal.shape[0], self.cfg.num_patches, signal.device)
+
+
+def build_model_from_cfg(cfg: Mapping[str, Any], impl: str = "auto") -> xMAE:
+    """xMAE from the published dictionary (YAML) form of its configuration; see `xmae_fast.config.cfg_from_dict`."""
+    return xMAE(cfg_from_dict(cfg), impl=impl)

@@ -1,0 +1,30 @@
+"""patch_embed: one token per patch of the stem's features."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from xmae_fast import backend
+from xmae_fast.ops._checks import check_like, dims
+from xmae_fast.ops.patch_embed import reference
+
+
+def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, impl: str = "auto") -> Tensor:
+    """Linear map of every patch, plus its position.
+
+    Args:
+        features: [B, S, N * P]. weight: [D, S, P]. bias: [D]. pos: [1, N, D].
+
+    Returns:
+        [B, N, D] = Conv1d(features, weight, bias, stride P) + pos.
+
+    Raises:
+        ValueError: shapes do not fit. TypeError: dtype or device differ. BackendError: impl.
+    """
+    D, S, P = dims("weight", weight, "D S P")
+    _, N, _ = dims("pos", pos, "1 N D", D=D)
+    dims("features", features, "B S L", S=S, L=N * P)
+    dims("bias", bias, "D", D=D)
+    check_like("features", features, "weight", weight)
+    backend.resolve("patch_embed", impl, features.device)
+    return reference.patch_embed(features, weight, bias, pos)

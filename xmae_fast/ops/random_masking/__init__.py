@@ -1,0 +1,119 @@
+"""random_masking: which patches a sample shows and which it hides."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmae_fast import backend
+from xmae_fast.ops.random_masking import reference, schema  # noqa: F401
+
+backend.register("random_masking", "cpu", "masks_philox")
+
+MODES = tuple(reference.MODES)
+
+
+class PatchMask(NamedTuple):
+    """Result of `random_masking`.
+
+    patch_mask: [B, N] bool, True = masked. ids_keep: [B, N - k] int64, visible patches ascending.
+    ids_restore: [B, N] int64, the inverse of the permutation [kept..., masked...].
+    """
+
+    patch_mask: Tensor
+    ids_keep: Tensor
+    ids_restore: Tensor
+
+
+def random_masking(
+    B: int,
+    N: int,
+    ratio: float,
+    mode: str = "anchor",
+    *,
+    rng: str = "fast",
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    impl: str = "auto",
+) -> PatchMask:
+    """Draw a patch mask for each of B samples.
+
+    k = round(ratio * N) patches are masked (Python's rounding), V = N - k stay visible.
+
+    Args:
+        B: samples, >= 0.
+        N: patches of a sample, >= 1.
+        ratio: masked share, in [0, 1].
+        mode: "scatter" k random patches; "block" one contiguous masked run; "anchor" one contiguous visible run;
+            "mixed" each row block or scatter, half and half.
+        rng: "fast" draws one seed from `generator` and takes counter-based numbers from it (Philox4x32-10): the same on
+            every device and for any number of threads. "exact" makes the random calls of the published code, so a given
+            generator state gives its masks bit for bit; there, as published, any other mode name means "anchor".
+        generator: where random numbers come from; default: torch's default generator (of the CPU for "fast", of
+            `device` for "exact").
+        device: where the result lies; default: torch's default device.
+        impl: "auto", "reference", "cpu", "triton" or "cuda".
+
+    Returns:
+        PatchMask(patch_mask, ids_keep, ids_restore).
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+        BackendError: `impl` cannot serve this call.
+
+    Source: `spec` of the published system, arXiv 2605.00973; k = 0 and k = N draw nothing.
+    """
+    k, mode = _check(B, N, ratio, mode, rng)
+    device = torch.get_default_device() if device is None else torch.device(device)
+    chosen = backend.resolve("random_masking", impl, device)
+    if rng == "exact":
+        if not 0 < k < N:
+            draws = torch.zeros(B, N, device=device), torch.zeros(B, dtype=torch.int64, device=device), torch.zeros(B, device=device)
+        else:
+            draws = reference.published_draws(B, N, k, mode, generator, device)
+        if chosen == "reference":
+            return PatchMask(*reference.masks_from_draws(*draws, k, mode))
+        return PatchMask(*torch.ops.xmae_fast.masks_from_draws(*draws, k, reference.MODES[mode]))
+    seed = _draw_seed(generator, device) if 0 < k < N else torch.zeros(2, dtype=torch.int64, device=device)
+    return masks_from_seed(seed, B, N, k, mode, impl=chosen)
+
+
+def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: str = "auto") -> PatchMask:
+    """`random_masking(rng="fast")` with the seed given: int64 [2], (seed, offset), on the device of the result.
+
+    One seed with offsets 0, 1, 2, ... gives independent masks without asking a generator (and so without
+    synchronising a GPU).
+    """
+    chosen = backend.resolve("random_masking", impl, seed.device)
+    if chosen == "reference":
+        return PatchMask(*reference.masks_philox(seed, B, N, k, mode))
+    return PatchMask(*torch.ops.xmae_fast.masks_philox(seed, B, N, k, reference.MODES[mode]))
+
+
+def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:
+    source = "cpu" if generator is None else generator.device
+    seed = torch.zeros(2, dtype=torch.int64, device=source)
+    seed[:1].random_(generator=generator)
+    return seed.to(device)
+
+
+def _check(B: int, N: int, ratio: float, mode: str, rng: str) -> tuple[int, str]:
+    if not isinstance(B, numbers.Integral) or B < 0:
+        raise ValueError(f"B: expected a whole number >= 0, got {B!r}")
+    if not isinstance(N, numbers.Integral) or N < 1:
+        raise ValueError(f"N: expected a whole number >= 1, got {N!r}")
+    if not isinstance(ratio, numbers.Real) or not math.isfinite(ratio) or not 0 <= ratio <= 1:
+        raise ValueError(f"ratio: expected a number in [0, 1], got {ratio!r}")
+    if rng not in ("fast", "exact"):
+        raise ValueError(f"rng: expected 'fast' or 'exact', got {rng!r}")
+    if mode not in reference.MODES:
+        if rng == "fast":
+            raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        warnings.warn(f"mode {mode!r} is unknown; rng='exact' takes it for 'anchor', as the published code does", stacklevel=3)
+        mode = "anchor"
+    return min(max(round(ratio * N), 0), N), mode

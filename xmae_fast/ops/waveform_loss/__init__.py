@@ -1,0 +1,87 @@
+"""waveform_loss: decoder tokens to samples (deconvolution), and the masked mean squared error of those samples."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from xmae_fast import backend
+from xmae_fast.ops._checks import check_floating, check_like, dims
+from xmae_fast.ops.waveform_loss import reference
+
+
+def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor, *, impl: str = "auto") -> Tensor:
+    """Each token becomes the P samples of its patch.
+
+    Args:
+        tokens: [B, N, D]. weight: [D, 1, P]. bias: [1].
+
+    Returns:
+        [B, 1, N * P] = ConvTranspose1d(tokens, weight, bias, stride P).
+
+    Raises:
+        ValueError: shapes do not fit. TypeError: dtype or device differ. BackendError: impl.
+    """
+    _check_decoder(tokens, weight, bias)
+    backend.resolve("waveform_loss", impl, tokens.device)
+    return reference.decode_waveform(tokens, weight, bias)
+
+
+def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = "auto") -> Tensor:
+    """Mean squared error over the masked samples: sum(mask * (prediction - target)^2) / max(sum(mask), 1).
+
+    Args:
+        prediction: [B, 1, L] or [B, L]. target: likewise. mask: likewise, 1 where the error counts.
+
+    Returns:
+        A scalar tensor; 0 where nothing is masked.
+
+    Raises:
+        ValueError: the three do not hold the same [B, L] samples. TypeError: prediction or target not floating, or on
+        different devices. BackendError: impl.
+    """
+    B, L = _as_samples("prediction", prediction).shape
+    check_floating("prediction", prediction)
+    for name, x in (("target", target), ("mask", mask)):
+        dims(name, _as_samples(name, x), "B L", B=B, L=L)
+        if x.device != prediction.device:
+            raise TypeError(f"{name}: expected a tensor on {prediction.device}, where prediction is, got one on {x.device}")
+    check_floating("target", target)
+    backend.resolve("waveform_loss", impl, prediction.device)
+    return reference.masked_mse(_as_samples("prediction", prediction), _as_samples("target", target), _as_samples("mask", mask))
+
+
+def waveform_loss(
+    tokens: Tensor, weight: Tensor, bias: Tensor, target: Tensor, mask: Tensor, *, impl: str = "auto"
+) -> Tensor:
+    """`masked_mse` of `decode_waveform`, in one operator.
+
+    Args:
+        tokens: [B, N, D]. weight: [D, 1, P]. bias: [1]. target, mask: [B, 1, L], L = N * P.
+
+    Returns:
+        A scalar tensor.
+
+    Raises:
+        ValueError: shapes do not fit. TypeError: dtype or device differ. BackendError: impl.
+    """
+    B, L = _check_decoder(tokens, weight, bias)
+    dims("target", target, "B 1 L", B=B, L=L)
+    dims("mask", mask, "B 1 L", B=B, L=L)
+    backend.resolve("waveform_loss", impl, tokens.device)
+    return reference.waveform_loss(tokens, weight, bias, target, mask)
+
+
+def _check_decoder(tokens: Tensor, weight: Tensor, bias: Tensor) -> tuple[int, int]:
+    B, N, D = dims("tokens", tokens, "B N D")
+    _, _, P = dims("weight", weight, "D 1 P", D=D)
+    dims("bias", bias, "1")
+    check_like("tokens", tokens, "weight", weight)
+    return B, N * P
+
+
+def _as_samples(name: str, x: Tensor) -> Tensor:
+    if isinstance(x, Tensor) and x.dim() == 3:
+        dims(name, x, "B 1 L")
+        return x[:, 0]
+    dims(name, x, "B L")
+    return x

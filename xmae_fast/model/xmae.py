@@ -165,14 +165,14 @@ class xMAE(nn.Module):  # noqa: N801 - the published name
         """
         want_embedding = self.cfg.return_embeddings if return_embeddings is None else return_embeddings
         want_recon = self.cfg.return_recon if return_recon is None else return_recon
-        ppg = self._signal("ppg", ppg)
-        ecg = self._signal("ecg", ecg)
+        ppg = self.as_signal("ppg", ppg)
+        ecg = self.as_signal("ecg", ecg)
         if ppg is None and ecg is None:
             raise ValueError(f"ppg, ecg: expected at least one signal that source={self.cfg.source!r} uses, got none")
         if ppg is not None and ecg is not None and ppg.shape[0] != ecg.shape[0]:
             raise ValueError(f"ecg: expected the batch size of ppg, {ppg.shape[0]}, got {ecg.shape[0]}")
-        self._check_ids("_ppg", ppg, ids_keep_ppg, ids_restore_ppg)
-        self._check_ids("_ecg", ecg, ids_keep_ecg, ids_restore_ecg)
+        self.check_ids("_ppg", ppg, ids_keep_ppg, ids_restore_ppg)
+        self.check_ids("_ecg", ecg, ids_keep_ecg, ids_restore_ecg)
         if ecg is not None and ids_keep_ecg is not None and ids_restore_ecg is None:
             raise ValueError("ids_restore_ecg: expected with ids_keep_ecg, got None")
 
@@ -208,7 +208,7 @@ class xMAE(nn.Module):  # noqa: N801 - the published name
         """
         if self.cfg.source == "ecg":
             raise ValueError("embed: expected a model with a PPG encoder, got source='ecg'")
-        signal = self._signal("ppg", ppg)
+        signal = self.as_signal("ppg", ppg)
         return self.ppg_path.embedding(self.ppg_path.encode(signal, None, training=False, impl=self.impl))
 
     def bridge_queries(self, ecg_tokens: Tensor, ids_keep_ecg: Tensor | None) -> Tensor:
@@ -229,8 +229,8 @@ class xMAE(nn.Module):  # noqa: N801 - the published name
             return torch.zeros_like(ecg)
         return ops.masked_samples(ids_restore, ids_keep.shape[1], self.cfg.patch_len, ecg.dtype, impl=self.impl)
 
-    def _signal(self, name: str, signal: Tensor | None) -> Tensor | None:
-        """The signal as [B, 1, L], or None where it is missing or the source leaves it out."""
+    def as_signal(self, name: str, signal: Tensor | None) -> Tensor | None:
+        """`signal` [B, L] or [B, 1, L], checked, as [B, 1, L]; None where it is missing or the source leaves it out."""
         if signal is None or name not in self.cfg.source:
             return None
         if not isinstance(signal, Tensor):
@@ -243,7 +243,8 @@ class xMAE(nn.Module):  # noqa: N801 - the published name
         check_like(name, signal, "the model", self.mask_token)
         return signal
 
-    def _check_ids(self, suffix: str, signal: Tensor | None, keep: Tensor | None, restore: Tensor | None) -> None:
+    def check_ids(self, suffix: str, signal: Tensor | None, keep: Tensor | None, restore: Tensor | None) -> None:
+        """Raise unless the ids of one modality fit its signal; see `ops.token_gather.validate_ids`."""
         if signal is None or (keep is None and restore is None):
             return
         if keep is None:

@@ -1,0 +1,119 @@
+"""The whole model against the published code's numbers. Bounds are those of the golden files' description."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden_cases import FOLDER, INDEX, build, read
+from xmae_fast import masked_mse, random_masking
+
+# One entry per implementation that can run the whole model.
+IMPLS = ("auto", "reference")
+TRAINED = [case for case, entry in INDEX.items() if "train/loss" in entry["keys"]]
+
+
+def relative(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("case", INDEX)
+def test_eval_outputs(case, impl):
+    golden, model = read(case), build(case, impl)
+    with torch.no_grad():
+        results = model(**golden.inputs)
+    assert set(results) == set(golden.named("eval"))
+    for key, want in golden.named("eval").items():
+        bound = max(2 * float(golden.results[f"eval_fp32_relerr/{key}"]), 1e-6)
+        assert results[key].shape == want.shape
+        assert relative(results[key].double().numpy(), want) <= bound, key
+    if "ppg" in golden.inputs and "ids_keep_ppg" not in golden.inputs:
+        bound = max(2 * float(golden.results["eval_fp32_relerr/ppg_embedding"]), 1e-6)
+        embedded = model.embed(golden.inputs["ppg"]).double().numpy()
+        assert relative(embedded, golden.results["eval/ppg_embedding"]) <= bound
+
+
+def test_oracle_in_float64_agrees_to_rounding():
+    golden = read("default_anchor")
+    model = build("default_anchor", "reference", torch.float64)
+    inputs = {key: x.double() if x.is_floating_point() else x for key, x in golden.inputs.items()}
+    with torch.no_grad():
+        results = model(**inputs)
+    for key, want in golden.named("eval").items():
+        assert relative(results[key].numpy(), want) < 1e-13
+
+
+def training_loss(model, inputs):
+    results = model(**inputs)
+    return masked_mse(results["ecg_reconstructed"], inputs["ecg"], results["seq_mask_used_ecg"]), results
+
+
+def summary(x: torch.Tensor, *, with_sum: bool) -> np.ndarray:
+    flat = x.detach().double().flatten().numpy()
+    return np.array([np.linalg.norm(flat), *([flat.sum()] if with_sum else []), *flat[:4]])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("case", TRAINED)
+def test_training_step(case, impl):
+    golden, model = read(case), build(case, impl).train()
+    loss, results = training_loss(model, golden.inputs)
+    assert loss.item() == pytest.approx(float(golden.results["train/loss"]), rel=2e-5)
+    assert relative(results["ecg_reconstructed"].detach().double().numpy(), golden.results["train/ecg_reconstructed"]) < 1e-5
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert set(gradients) == set(golden.named("grad"))
+    # Weights in front of a BatchNorm can have gradients that vanish but for rounding: those are held to the
+    # whole gradient's size instead of their own.
+    floor = 1e-6 * max(want[0] for want in golden.named("grad").values())
+    for name, want in golden.named("grad").items():
+        got = summary(gradients[name], with_sum=True)[: len(want)]
+        allowed = np.full(len(want), 5e-4 * want[0] + floor)
+        allowed[1] *= np.sqrt(gradients[name].numel())  # the sum of n entries, each off by its share of the norm
+        assert (np.abs(got - want) <= allowed).all(), (name, got, want)
+    buffers = dict(model.named_buffers())
+    for name, want in golden.named("buf").items():
+        got = summary(buffers[name], with_sum=False)[: len(want)]
+        assert (np.abs(got - want) <= 1e-5 * want[0]).all(), (name, got, want)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("case", TRAINED)
+def test_adamw_losses(case, impl):
+    golden, model = read(case), build(case, impl).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, betas=(0.9, 0.95))
+    losses = []
+    for _ in golden.results["train/adamw_losses"]:
+        loss, _ = training_loss(model, golden.inputs)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    np.testing.assert_allclose(losses, golden.results["train/adamw_losses"], rtol=1e-4)
+
+
+def test_state_dict_has_the_published_keys_and_shapes():
+    model = build("default_anchor", "auto")
+    published = json.loads((FOLDER / "state_dict.json").read_text())
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == published
+    count = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
+    assert count == {"ppg_path": 2_845_445, "ecg_path": 2_055_685, "bridger": 1_580_544}
+    assert sum(p.numel() for p in model.parameters()) == 6_481_930
+
+
+@pytest.mark.filterwarnings("ignore:mode 'nonsense' is unknown")
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("case", json.loads((FOLDER / "masks_index.json").read_text()), ids=lambda c: f"{c['case']}-{c['mode']}")
+def test_exact_masks_bit_for_bit(case, impl, need_impl):
+    need_impl("random_masking", impl)
+    with np.load(FOLDER / "masks.npz") as file:
+        want = {key: file[f"{case['case']}/{key}"] for key in ("patch_mask", "ids_keep", "ids_restore", "next_rand")}
+    torch.manual_seed(case["torch_seed"])
+    mask = random_masking(case["B"], case["N"], case["ratio"], case["mode"], rng="exact", impl=impl)
+    for key in ("patch_mask", "ids_keep", "ids_restore"):
+        np.testing.assert_array_equal(getattr(mask, key).numpy(), want[key].astype(getattr(mask, key).numpy().dtype))
+    assert torch.rand(1).item() == want["next_rand"]

@@ -1,0 +1,87 @@
+"""Attention of the bridge by lag."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmae_fast.model.xmae import xMAE
+from xmae_fast.ops.lag_attention import lag_seconds
+
+
+class LagProfile(NamedTuple):
+    """Attention mass by lag (time of the PPG token minus time of the ECG token).
+
+    lags: [2N - 1] seconds, ascending.
+    mass: [depth_bridge, H, 2N - 1] float64; the mean over samples and queries of the probability that a head gives to
+        keys at that lag. Sums to 1 over lags, or to less where some queries have no admissible key.
+    uniform: [2N - 1] what attention spread evenly over the keys would show: lags near 0 occur in more pairs than lags
+        near the ends, so it is `mass / uniform` that tells a preference.
+    """
+
+    lags: Tensor
+    mass: Tensor
+    uniform: Tensor
+
+
+@torch.no_grad()
+def lag_profile(
+    model: xMAE,
+    ppg: Tensor,
+    ecg: Tensor,
+    *,
+    ids_keep_ppg: Tensor | None = None,
+    ids_keep_ecg: Tensor | None = None,
+    queries: str = "all",
+) -> LagProfile:
+    """Where in time each head of the bridge looks, with evaluation statistics and without dropout.
+
+    Args:
+        model: with a bridge.
+        ppg, ecg: [B, L] or [B, 1, L], as for the model.
+        ids_keep_ppg, ids_keep_ecg: [B, Nk] visible patches; None: all.
+        queries: "all", or "masked" for the ECG patches that are not in ids_keep_ecg alone.
+
+    Raises:
+        ValueError: the model has no bridge, there is no query to count, or an argument is wrong.
+    """
+    if not model.has_bridge:
+        raise ValueError("model: expected one with a bridge (source='ppg+ecg', use_cross_bridge=True), got one without")
+    if queries not in ("all", "masked"):
+        raise ValueError(f"queries: expected 'all' or 'masked', got {queries!r}")
+    if queries == "masked" and ids_keep_ecg is None:
+        raise ValueError("queries: expected ids_keep_ecg with 'masked', got None")
+    ppg, ecg = model.as_signal("ppg", ppg), model.as_signal("ecg", ecg)
+    model.check_ids("_ppg", ppg, ids_keep_ppg, None)
+    model.check_ids("_ecg", ecg, ids_keep_ecg, None)
+    B, N = ecg.shape[0], model.cfg.num_patches
+    ppg_tokens = model.ppg_path.encode(ppg, ids_keep_ppg, training=False, impl=model.impl)
+    x = model.bridge_queries(model.ecg_path.encode(ecg, ids_keep_ecg, training=False, impl=model.impl), ids_keep_ecg)
+
+    counted = torch.ones(B, N, dtype=torch.float64, device=ecg.device)
+    if queries == "masked":
+        counted.scatter_(1, ids_keep_ecg, 0)
+    total = counted.sum()
+    if total == 0:
+        raise ValueError(f"queries: expected at least one {queries} query, got none")
+    position = torch.arange(N, device=ecg.device)
+    key_pos = position.expand(B, N) if ids_keep_ppg is None else ids_keep_ppg
+    column = (key_pos[:, None, :] - position[None, :, None] + N - 1).flatten()
+
+    def by_lag(weights: Tensor) -> Tensor:
+        """[B, Nq, Nk] -> [2N - 1]: sums over all pairs of one lag, per counted query."""
+        sums = torch.zeros(2 * N - 1, dtype=torch.float64, device=weights.device)
+        return sums.index_add_(0, column, (weights.double() * counted[:, :, None]).flatten()) / total
+
+    mass = []
+    for block in model.bridger.ecg2ppg:
+        weights = block.attention_weights(x, ppg_tokens, ids_keep_ppg)
+        mass.append(torch.stack([by_lag(weights[:, head]) for head in range(weights.shape[1])]))
+        x = block(x, ppg_tokens, ids_keep_ppg, training=False, impl=model.impl)
+    lags = lag_seconds(N, model.cfg.patch_seconds, device=ecg.device, dtype=torch.float64)
+    keys = key_pos.shape[1]
+    uniform = by_lag(torch.full((B, N, keys), 1 / max(keys, 1), dtype=torch.float64, device=ecg.device))
+    empty = torch.zeros(0, model.cfg.nhead, 2 * N - 1, dtype=torch.float64, device=ecg.device)
+    return LagProfile(lags, torch.stack(mass) if mass else empty, uniform)

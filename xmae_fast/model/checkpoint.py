@@ -114,6 +114,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    with path.open("rb") as file:
+        if file.read(1) not in (b"P", b"\x80"):  # a zip archive, or the pickle of old versions
+            raise CheckpointError(f"{path}: expected a torch or safetensors checkpoint, but it is truncated or foreign")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -121,7 +124,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             f"{path}: expected a checkpoint of tensors and plain values; it is foreign or holds objects that would run "
             f"code when loaded: {_first_line(error)}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a torch checkpoint, but it is truncated or foreign: {_first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a dictionary, got {type(content).__name__}")

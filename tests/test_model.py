@@ -1,0 +1,274 @@
+"""The model as a user meets it: what it returns, when, and what it refuses. Values are in test_golden."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+import xmae_fast
+from xmae_fast import ModelCfg, build_model_from_cfg, explain, masked_mse, ops, random_masking, xMAE
+from xmae_fast.backend import BackendError
+
+TINY = {"seq_len": 200, "patch_len": 20, "d_model": 16, "nhead": 2, "proj_dim": 8, "stem_ch": 4, "dropout": 0.1}
+B, L, N = 3, 200, 10
+
+
+def tiny(**changes) -> xMAE:
+    torch.manual_seed(0)
+    return xMAE(ModelCfg(**(TINY | changes)))
+
+
+def batch(ratio: float = 0.8):
+    mask = random_masking(B, N, ratio)
+    ids = {"ids_keep_ecg": mask.ids_keep, "ids_restore_ecg": mask.ids_restore}
+    return torch.randn(B, L), torch.randn(B, L), ids
+
+
+def test_public_names():
+    names = {
+        "ModelCfg", "xMAE", "build_model_from_cfg", "load_checkpoint", "save_checkpoint", "random_masking", "PatchMask",
+        "masked_mse", "available", "explain", "ops",
+    }  # fmt: skip
+    assert set(xmae_fast.__all__) == names
+    assert all(hasattr(xmae_fast, name) for name in names)
+
+
+@pytest.mark.parametrize("source", ["ppg+ecg", "ppg", "ecg"])
+@pytest.mark.parametrize("bridge", [True, False])
+@pytest.mark.parametrize("given", ["both", "ppg", "ecg"])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_returned(source, bridge, given, training):
+    model = tiny(source=source, use_cross_bridge=bridge).train(training)
+    ppg, ecg, ids = batch()
+    signals = {"both": (ppg, ecg), "ppg": (ppg, None), "ecg": (None, ecg)}[given]
+    uses_ppg, uses_ecg = "ppg" in source and given != "ecg", "ecg" in source and given != "ppg"
+    if not uses_ppg and not uses_ecg:
+        with pytest.raises(ValueError, match="ppg, ecg: expected at least one signal"):
+            model(*signals, **ids)
+        return
+    results = model(*signals, **ids)
+    expected = ({"ppg_embedding"} if uses_ppg else set()) | ({"ecg_reconstructed", "seq_mask_used_ecg"} if uses_ecg else set())
+    assert set(results) == expected
+    if uses_ppg:
+        assert results["ppg_embedding"].shape == (B, 8)
+        assert set(model(*signals, **ids, return_recon=False)) == {"ppg_embedding"}
+    if uses_ecg:
+        assert results["ecg_reconstructed"].shape == (B, 1, L)
+        assert (results["seq_mask_used_ecg"].view(B, N, 20).mean(-1).sum(1) == 8).all()
+        assert set(model(*signals, **ids, return_embeddings=False)) == {"ecg_reconstructed", "seq_mask_used_ecg"}
+    assert model(*signals, **ids, return_embeddings=False, return_recon=False) == {}
+    assert all(torch.isfinite(value).all() for value in results.values())
+
+
+def test_cfg_decides_what_is_returned_by_default():
+    model = tiny(return_embeddings=False)
+    ppg, ecg, _ = batch()
+    assert set(model(ppg, ecg)) == {"ecg_reconstructed", "seq_mask_used_ecg"}
+    assert "ppg_embedding" in model(ppg, ecg, return_embeddings=True)
+
+
+@pytest.mark.parametrize("bridge", [True, False])
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
+def test_every_share_of_visible_patches_trains(ratio, bridge):
+    model = tiny(use_cross_bridge=bridge).train()
+    ppg, ecg, ids = batch(ratio)
+    results = model(ppg, ecg, **ids)
+    loss = masked_mse(results["ecg_reconstructed"], ecg, results["seq_mask_used_ecg"])
+    assert torch.isfinite(loss)
+    assert (loss == 0) == (ratio == 0)
+    loss.backward()
+    assert torch.isfinite(model.ecg_path.decoder.deconv.weight.grad).all()
+
+
+@pytest.mark.parametrize("bridge", [True, False])
+def test_identity_ids_equal_no_ids(bridge):
+    model = tiny(use_cross_bridge=bridge).eval()
+    ppg, ecg, _ = batch()
+    every = torch.arange(N).expand(B, N)
+    ids = {f"ids_{kind}_{signal}": every for kind in ("keep", "restore") for signal in ("ppg", "ecg")}
+    with_ids, without = model(ppg, ecg, **ids), model(ppg, ecg)
+    for key in without:
+        torch.testing.assert_close(with_ids[key], without[key])
+
+
+@pytest.mark.parametrize(("seq_len", "patch_len"), [(7, 7), (12, 4), (1000, 10), (30, 1)])
+def test_other_lengths(seq_len, patch_len):
+    model = tiny(seq_len=seq_len, patch_len=patch_len, depth_ecg=0, depth_ppg=1, depth_bridge=0).eval()
+    results = model(torch.randn(2, seq_len), torch.randn(2, seq_len))
+    assert results["ecg_reconstructed"].shape == (2, 1, seq_len)
+
+
+def test_signals_with_a_channel_axis_or_odd_strides():
+    model = tiny().eval()
+    ppg, ecg, ids = batch()
+    want = model(ppg, ecg, **ids)
+    strided = torch.stack([ppg, ecg], dim=-1)  # columns of one array, as in a record
+    for arguments in ((ppg[:, None], ecg[:, None]), (strided[..., 0], strided[..., 1])):
+        got = model(*arguments, **ids)
+        for key in want:
+            torch.testing.assert_close(got[key], want[key])
+
+
+def test_empty_batch():
+    model = tiny().eval()
+    results = model(torch.zeros(0, L), torch.zeros(0, L))
+    assert results["ppg_embedding"].shape == (0, 8)
+    assert results["ecg_reconstructed"].shape == (0, 1, L)
+
+
+def test_embed_is_the_evaluation_embedding_and_changes_nothing():
+    model = tiny().eval()
+    ppg, _, _ = batch()
+    want = model(ppg)["ppg_embedding"].detach()
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    got = model.embed(ppg)
+    assert torch.equal(got, want)
+    assert not got.requires_grad
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="embed: expected a model with a PPG encoder"):
+        tiny(source="ecg").embed(ppg)
+
+
+def test_dropout_only_in_training():
+    model = tiny()
+    ppg, ecg, ids = batch()
+    assert torch.equal(model.eval()(ppg, ecg, **ids)["ecg_reconstructed"], model(ppg, ecg, **ids)["ecg_reconstructed"])
+    model.train()
+    assert not torch.equal(model(ppg, ecg, **ids)["ecg_reconstructed"], model(ppg, ecg, **ids)["ecg_reconstructed"])
+
+
+def test_the_unused_get_no_gradient():
+    model = tiny().train()
+    ppg, ecg, ids = batch()
+    model(ppg, ecg, **ids)["ecg_reconstructed"].square().sum().backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    unused = ("mask_token", "bridger.ppg2ecg", "ppg_path.proj", "ppg_path.dec_blk", "ppg_path.decoder", "ppg_path.mask_loc_table", "ecg_path.proj")
+    assert without == {name for name, _ in model.named_parameters() if name.startswith(unused)}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("lag", [None, "gaussian"])
+def test_compiles_without_graph_breaks(training, lag):
+    torch.compiler.reset()
+    model = tiny(lag=lag, dropout=0.0).train(training)
+    twin = copy.deepcopy(model)
+    ppg, ecg, ids = batch()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    got, want = compiled(ppg, ecg, **ids), twin(ppg, ecg, **ids)
+    for key in want:
+        torch.testing.assert_close(got[key], want[key], rtol=1e-4, atol=1e-5)
+    if training:
+        for results in (got, want):
+            masked_mse(results["ecg_reconstructed"], ecg, results["seq_mask_used_ecg"]).backward()
+        name = "ecg_path.patcher.proj.weight"
+        torch.testing.assert_close(model.get_parameter(name).grad, twin.get_parameter(name).grad, rtol=1e-3, atol=1e-4)
+
+
+def test_embed_compiles_without_graph_breaks():
+    torch.compiler.reset()
+    model = tiny()
+    ppg, _, _ = batch()
+    compiled = torch.compile(model.embed, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(ppg), model.embed(ppg))
+
+
+def test_bf16_autocast():
+    model = tiny().train()
+    ppg, ecg, ids = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        results = model(ppg, ecg, **ids)
+        loss = masked_mse(results["ecg_reconstructed"], ecg, results["seq_mask_used_ecg"])
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_copies_and_pickles():
+    model = tiny().eval()
+    ppg, _, _ = batch()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin.embed(ppg), model.embed(ppg))
+
+
+def test_impl_can_be_read_and_set():
+    model = tiny()
+    assert model.impl == "auto"
+    model.impl = "reference"
+    assert "impl='reference'" in explain(model)
+    with pytest.raises(ValueError, match="impl: expected 'auto' or one of .*, got 'fast'"):
+        model.impl = "fast"
+    with pytest.raises(BackendError, match="impl='cuda' was asked for .*, but"):
+        model.impl = "cuda"
+    assert model.impl == "reference"
+    with pytest.raises(ValueError, match="impl: expected"):
+        xMAE(ModelCfg(**TINY), impl="fast")
+
+
+def test_explain():
+    text = explain()
+    assert all(op in text for op in xmae_fast.available())
+    assert explain("random_masking", impl="reference").startswith("random_masking: reference")
+    assert explain(ops.random_masking).startswith("random_masking: ")
+    assert "nothing can run: impl='cuda'" in explain("conv_stem", impl="cuda", device="cuda")
+    with pytest.raises(ValueError, match="explain: expected an operator .*, got 'convolution'"):
+        explain("convolution")
+
+
+def test_build_from_dictionary():
+    cfg = {"sampling_freq": 100, "seg_len": 2, "source": "PPG+ECG", "model_params": {"d_model": 16, "nhead": 2, "patch_len": 20}}
+    model = build_model_from_cfg(cfg, impl="reference")
+    assert model.cfg.seq_len == 200
+    assert model.cfg.proj_dim == 384
+    assert len(model.ppg_path.encoder.blocks) == 6
+    assert model.impl == "reference"
+
+
+def ids_for(**changes):
+    keep, restore = torch.tensor([[0, 1, 2]] * B), torch.arange(N).expand(B, N)
+    return {"ids_keep_ecg": keep, "ids_restore_ecg": restore} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"ppg": torch.zeros(B, 199)}, ValueError, r"ppg: expected shape \[B, 200\] or \[B, 1, 200\], got \[3, 199\]"),
+        ({"ppg": torch.zeros(B, 2, L)}, ValueError, r"ppg: expected shape .* got \[3, 2, 200\]"),
+        ({"ppg": torch.zeros(L)}, ValueError, r"ppg: expected shape .* got \[200\]"),
+        ({"ppg": [[0.0] * L]}, TypeError, "ppg: expected a tensor, got list"),
+        ({"ppg": torch.zeros(B + 1, L)}, ValueError, "ecg: expected the batch size of ppg, 4, got 3"),
+        ({"ecg": torch.zeros(B, L, dtype=torch.float64)}, TypeError, "ecg: expected dtype torch.float32.*got torch.float64"),
+        ({"ecg": torch.zeros(B, L, dtype=torch.int64)}, TypeError, "ecg: expected a floating-point tensor, got torch.int64"),
+        ({"ppg": torch.zeros(B, L, device="meta")}, TypeError, "ppg: expected a tensor on cpu, where the model is, got one on meta"),
+        ({"ids_keep_ecg": torch.tensor([[0, 1, 10]] * B)}, ValueError, r"ids_keep_ecg: expected patch indices in 0\.\.9, got 10"),
+        ({"ids_keep_ecg": torch.tensor([[0, 1, -1]] * B)}, ValueError, r"ids_keep_ecg: expected patch indices in 0\.\.9, got -1"),
+        ({"ids_keep_ecg": torch.tensor([[0, 1, 1]] * B)}, ValueError, "ids_keep_ecg: expected distinct indices in a row, got 1 twice in row 0"),
+        ({"ids_keep_ecg": torch.tensor([[0, 1, 2]])}, ValueError, r"ids_keep_ecg: expected shape \[B=3, Nk\], got \[1, 3\]"),
+        ({"ids_keep_ecg": torch.tensor([[0, 1, 2]] * B).int()}, TypeError, "ids_keep_ecg: expected dtype torch.int64, got torch.int32"),
+        ({"ids_restore_ecg": torch.zeros(B, N).long()}, ValueError, "ids_restore_ecg: expected distinct indices"),
+        ({"ids_restore_ecg": torch.arange(9).expand(B, 9)}, ValueError, r"ids_restore_ecg: expected shape \[B=3, N=10\]"),
+        ({"ids_restore_ecg": torch.arange(N).flip(0).expand(B, N)}, ValueError, r"ids_restore_ecg: expected the inverse of"),
+        ({"ids_restore_ecg": None}, ValueError, "ids_restore_ecg: expected with ids_keep_ecg, got None"),
+        ({"ids_keep_ecg": None}, ValueError, "ids_keep_ecg: expected with ids_restore_ecg, got None"),
+        ({"ids_keep_ppg": torch.arange(11).expand(B, 11)}, ValueError, "ids_keep_ppg: expected at most N = 10 patches a row, got 11"),
+        ({"ppg": None, "ecg": None}, ValueError, "ppg, ecg: expected at least one signal"),
+    ],
+)
+def test_forward_refuses(changes, error, message):
+    arguments = {"ppg": torch.zeros(B, L), "ecg": torch.zeros(B, L)} | ids_for()
+    with pytest.raises(error, match=message):
+        tiny()(**(arguments | changes))
+
+
+def test_masked_mse_means_over_masked_samples_only():
+    prediction, target = torch.tensor([[1.0, 5.0, 2.0]]), torch.tensor([[0.0, 0.0, 0.0]])
+    assert masked_mse(prediction, target, torch.tensor([[1.0, 0.0, 1.0]])) == 2.5
+    assert masked_mse(prediction[:, None], target, torch.tensor([[[True, False, True]]])) == 2.5
+    assert masked_mse(prediction, target, torch.zeros(1, 3)) == 0
+    with pytest.raises(ValueError, match=r"target: expected shape \[B=1, L=3\], got \[1, 4\]"):
+        masked_mse(prediction, torch.zeros(1, 4), torch.ones(1, 3))
+    with pytest.raises(ValueError, match=r"mask: expected shape \[B=1, L=3\], got \[2, 3\]"):
+        masked_mse(prediction, target, torch.ones(2, 3))

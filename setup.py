@@ -52,7 +52,7 @@ def extensions(choice: str) -> list:
             sources("cpu", ".cpp"),
             include_dirs=[str(ROOT / "csrc" / "cpu")],
             define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH), ("Py_LIMITED_API", "0x030A0000")],
-            extra_compile_args=["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            extra_compile_args=["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall"],
             py_limited_api=True,
         )
     ]
@@ -65,7 +65,10 @@ modules = extensions(choice)
 if modules:
     from torch.utils.cpp_extension import BuildExtension
 
-    setup(ext_modules=modules, cmdclass={"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
-          options={"bdist_wheel": {"py_limited_api": "cp310"}})
+    setup(
+        ext_modules=modules,
+        cmdclass={"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )
 else:
     setup()

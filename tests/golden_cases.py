@@ -22,7 +22,9 @@ class Golden(NamedTuple):
 
     def named(self, kind: str) -> dict[str, np.ndarray]:
         """Results whose name begins with `kind/`, without it."""
-        return {key.removeprefix(f"{kind}/"): value for key, value in self.results.items() if key.startswith(f"{kind}/")}
+        return {
+            key.removeprefix(f"{kind}/"): value for key, value in self.results.items() if key.startswith(f"{kind}/")
+        }
 
 
 def read(case: str) -> Golden:

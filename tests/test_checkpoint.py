@@ -51,7 +51,11 @@ def test_safetensors_are_recognised_by_content(model, tmp_path):
 @pytest.mark.parametrize(
     "form",
     [
-        lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "epoch": 3, "global_step": 7},
+        lambda state: {
+            "state_dict": {f"model.{key}": value for key, value in state.items()},
+            "epoch": 3,
+            "global_step": 7,
+        },
         lambda state: {f"model.{key}": value for key, value in state.items()},
         lambda state: state,
     ],
@@ -72,7 +76,12 @@ def test_mismatch_lists_the_keys(model, tmp_path):
     torch.save(state, tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(tmp_path / "bad.ckpt", CFG)
-    for part in ("bad.ckpt: 3 keys do not fit", "missing mask_token", "unexpected surprise", "ppg_path.pos: expected shape [1, 10, 16], got [1, 9, 16]"):
+    for part in (
+        "bad.ckpt: 3 keys do not fit",
+        "missing mask_token",
+        "unexpected surprise",
+        "ppg_path.pos: expected shape [1, 10, 16], got [1, 9, 16]",
+    ):
         assert part in str(error.value)
 
 

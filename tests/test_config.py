@@ -84,7 +84,11 @@ def test_bad_values_name_the_field(changes, message):
 @pytest.mark.parametrize(
     ("cfg", "error", "message"),
     [
-        ({"model_params": {"d_modle": 256}}, ValueError, r"model_params: unknown key 'd_modle' \(did you mean 'd_model'\?\)"),
+        (
+            {"model_params": {"d_modle": 256}},
+            ValueError,
+            r"model_params: unknown key 'd_modle' \(did you mean 'd_model'\?\)",
+        ),
         ({"model_params": [1]}, TypeError, "model_params: expected a dictionary, got list"),
         ("cfg.yaml", TypeError, "cfg: expected a dictionary, got str"),
         ({"seg_len": 0.123456}, ValueError, "seg_len: expected a whole number of samples at 100 Hz, got 0.123456"),

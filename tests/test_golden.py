@@ -63,7 +63,10 @@ def test_training_step(case, impl):
     golden, model = read(case), build(case, impl).train()
     loss, results = training_loss(model, golden.inputs)
     assert loss.item() == pytest.approx(float(golden.results["train/loss"]), rel=2e-5)
-    assert relative(results["ecg_reconstructed"].detach().double().numpy(), golden.results["train/ecg_reconstructed"]) < 1e-5
+    assert (
+        relative(results["ecg_reconstructed"].detach().double().numpy(), golden.results["train/ecg_reconstructed"])
+        < 1e-5
+    )
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert set(gradients) == set(golden.named("grad"))
@@ -107,7 +110,9 @@ def test_state_dict_has_the_published_keys_and_shapes():
 
 @pytest.mark.filterwarnings("ignore:mode 'nonsense' is unknown")
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
-@pytest.mark.parametrize("case", json.loads((FOLDER / "masks_index.json").read_text()), ids=lambda c: f"{c['case']}-{c['mode']}")
+@pytest.mark.parametrize(
+    "case", json.loads((FOLDER / "masks_index.json").read_text()), ids=lambda c: f"{c['case']}-{c['mode']}"
+)
 def test_exact_masks_bit_for_bit(case, impl, need_impl):
     need_impl("random_masking", impl)
     with np.load(FOLDER / "masks.npz") as file:

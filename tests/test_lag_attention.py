@@ -43,9 +43,7 @@ def test_definition_pair_by_pair():
     x, kv = torch.randn(B, queries, D, dtype=torch.float64), torch.randn(B, keys, D, dtype=torch.float64)
     params, table = make_params(D), torch.randn(H, 2 * N - 1, dtype=torch.float64)
     query_pos, key_pos = torch.tensor([[0, 8, 3, 3], [1, 2, 5, 7]]), torch.tensor([[8, 0, 4], [2, 6, 1]])
-    got = attention_weights(
-        x, kv, params, num_heads=H, bias_table=table, query_pos=query_pos, key_pos=key_pos
-    )
+    got = attention_weights(x, kv, params, num_heads=H, bias_table=table, query_pos=query_pos, key_pos=key_pos)
     normed = torch.nn.functional.layer_norm(x, (D,), params.norm_q_weight, params.norm_q_bias)
     normed_kv = torch.nn.functional.layer_norm(kv, (D,), params.norm_kv_weight, params.norm_kv_bias)
     d = D // H
@@ -81,7 +79,8 @@ def test_window_over_everything_equals_none():
     x, params = torch.randn(2, 7, 8, dtype=torch.float64), make_params(8)
     table = window_table(lag_seconds(7, 0.4, dtype=torch.float64), -2.4, 2.4, 2)
     assert torch.equal(
-        ops.lag_attention(x, None, params, num_heads=2, bias_table=table), ops.lag_attention(x, None, params, num_heads=2)
+        ops.lag_attention(x, None, params, num_heads=2, bias_table=table),
+        ops.lag_attention(x, None, params, num_heads=2),
     )
 
 
@@ -195,7 +194,11 @@ def test_lag_profile_errors():
         ({"key_pos": torch.tensor([0, 1])}, ValueError, r"key_pos: expected shape \[3\] or \[2, 3\], got \[1, 2\]"),
         ({"key_pos": torch.zeros(3)}, TypeError, "key_pos: expected int64"),
         ({"dropout_p": 1.0}, ValueError, r"dropout_p: expected a number in \[0, 1\), got 1.0"),
-        ({"key_value": torch.zeros(2, 3, 7)}, ValueError, r"key_value: expected shape \[B=2, Nk, D=8\], got \[2, 3, 7\]"),
+        (
+            {"key_value": torch.zeros(2, 3, 7)},
+            ValueError,
+            r"key_value: expected shape \[B=2, Nk, D=8\], got \[2, 3, 7\]",
+        ),
         ({"x": torch.zeros(2, 6, 8).double()}, TypeError, "x: expected dtype torch.float32"),
     ],
 )

@@ -50,7 +50,9 @@ def test_what_is_returned(source, bridge, given, training):
             model(*signals, **ids)
         return
     results = model(*signals, **ids)
-    expected = ({"ppg_embedding"} if uses_ppg else set()) | ({"ecg_reconstructed", "seq_mask_used_ecg"} if uses_ecg else set())
+    expected = ({"ppg_embedding"} if uses_ppg else set()) | (
+        {"ecg_reconstructed", "seq_mask_used_ecg"} if uses_ecg else set()
+    )
     assert set(results) == expected
     if uses_ppg:
         assert results["ppg_embedding"].shape == (B, 8)
@@ -147,7 +149,15 @@ def test_the_unused_get_no_gradient():
     ppg, ecg, ids = batch()
     model(ppg, ecg, **ids)["ecg_reconstructed"].square().sum().backward()
     without = {name for name, p in model.named_parameters() if p.grad is None}
-    unused = ("mask_token", "bridger.ppg2ecg", "ppg_path.proj", "ppg_path.dec_blk", "ppg_path.decoder", "ppg_path.mask_loc_table", "ecg_path.proj")
+    unused = (
+        "mask_token",
+        "bridger.ppg2ecg",
+        "ppg_path.proj",
+        "ppg_path.dec_blk",
+        "ppg_path.decoder",
+        "ppg_path.mask_loc_table",
+        "ecg_path.proj",
+    )
     assert without == {name for name, _ in model.named_parameters() if name.startswith(unused)}
 
 
@@ -219,7 +229,12 @@ def test_explain():
 
 
 def test_build_from_dictionary():
-    cfg = {"sampling_freq": 100, "seg_len": 2, "source": "PPG+ECG", "model_params": {"d_model": 16, "nhead": 2, "patch_len": 20}}
+    cfg = {
+        "sampling_freq": 100,
+        "seg_len": 2,
+        "source": "PPG+ECG",
+        "model_params": {"d_model": 16, "nhead": 2, "patch_len": 20},
+    }
     model = build_model_from_cfg(cfg, impl="reference")
     assert model.cfg.seq_len == 200
     assert model.cfg.proj_dim == 384
@@ -240,20 +255,64 @@ def ids_for(**changes):
         ({"ppg": torch.zeros(L)}, ValueError, r"ppg: expected shape .* got \[200\]"),
         ({"ppg": [[0.0] * L]}, TypeError, "ppg: expected a tensor, got list"),
         ({"ppg": torch.zeros(B + 1, L)}, ValueError, "ecg: expected the batch size of ppg, 4, got 3"),
-        ({"ecg": torch.zeros(B, L, dtype=torch.float64)}, TypeError, "ecg: expected dtype torch.float32.*got torch.float64"),
-        ({"ecg": torch.zeros(B, L, dtype=torch.int64)}, TypeError, "ecg: expected a floating-point tensor, got torch.int64"),
-        ({"ppg": torch.zeros(B, L, device="meta")}, TypeError, "ppg: expected a tensor on cpu, where the model is, got one on meta"),
-        ({"ids_keep_ecg": torch.tensor([[0, 1, 10]] * B)}, ValueError, r"ids_keep_ecg: expected patch indices in 0\.\.9, got 10"),
-        ({"ids_keep_ecg": torch.tensor([[0, 1, -1]] * B)}, ValueError, r"ids_keep_ecg: expected patch indices in 0\.\.9, got -1"),
-        ({"ids_keep_ecg": torch.tensor([[0, 1, 1]] * B)}, ValueError, "ids_keep_ecg: expected distinct indices in a row, got 1 twice in row 0"),
-        ({"ids_keep_ecg": torch.tensor([[0, 1, 2]])}, ValueError, r"ids_keep_ecg: expected shape \[B=3, Nk\], got \[1, 3\]"),
-        ({"ids_keep_ecg": torch.tensor([[0, 1, 2]] * B).int()}, TypeError, "ids_keep_ecg: expected dtype torch.int64, got torch.int32"),
+        (
+            {"ecg": torch.zeros(B, L, dtype=torch.float64)},
+            TypeError,
+            "ecg: expected dtype torch.float32.*got torch.float64",
+        ),
+        (
+            {"ecg": torch.zeros(B, L, dtype=torch.int64)},
+            TypeError,
+            "ecg: expected a floating-point tensor, got torch.int64",
+        ),
+        (
+            {"ppg": torch.zeros(B, L, device="meta")},
+            TypeError,
+            "ppg: expected a tensor on cpu, where the model is, got one on meta",
+        ),
+        (
+            {"ids_keep_ecg": torch.tensor([[0, 1, 10]] * B)},
+            ValueError,
+            r"ids_keep_ecg: expected patch indices in 0\.\.9, got 10",
+        ),
+        (
+            {"ids_keep_ecg": torch.tensor([[0, 1, -1]] * B)},
+            ValueError,
+            r"ids_keep_ecg: expected patch indices in 0\.\.9, got -1",
+        ),
+        (
+            {"ids_keep_ecg": torch.tensor([[0, 1, 1]] * B)},
+            ValueError,
+            "ids_keep_ecg: expected distinct indices in a row, got 1 twice in row 0",
+        ),
+        (
+            {"ids_keep_ecg": torch.tensor([[0, 1, 2]])},
+            ValueError,
+            r"ids_keep_ecg: expected shape \[B=3, Nk\], got \[1, 3\]",
+        ),
+        (
+            {"ids_keep_ecg": torch.tensor([[0, 1, 2]] * B).int()},
+            TypeError,
+            "ids_keep_ecg: expected dtype torch.int64, got torch.int32",
+        ),
         ({"ids_restore_ecg": torch.zeros(B, N).long()}, ValueError, "ids_restore_ecg: expected distinct indices"),
-        ({"ids_restore_ecg": torch.arange(9).expand(B, 9)}, ValueError, r"ids_restore_ecg: expected shape \[B=3, N=10\]"),
-        ({"ids_restore_ecg": torch.arange(N).flip(0).expand(B, N)}, ValueError, r"ids_restore_ecg: expected the inverse of"),
+        (
+            {"ids_restore_ecg": torch.arange(9).expand(B, 9)},
+            ValueError,
+            r"ids_restore_ecg: expected shape \[B=3, N=10\]",
+        ),
+        (
+            {"ids_restore_ecg": torch.arange(N).flip(0).expand(B, N)},
+            ValueError,
+            r"ids_restore_ecg: expected the inverse of",
+        ),
         ({"ids_restore_ecg": None}, ValueError, "ids_restore_ecg: expected with ids_keep_ecg, got None"),
         ({"ids_keep_ecg": None}, ValueError, "ids_keep_ecg: expected with ids_restore_ecg, got None"),
-        ({"ids_keep_ppg": torch.arange(11).expand(B, 11)}, ValueError, "ids_keep_ppg: expected at most N = 10 patches a row, got 11"),
+        (
+            {"ids_keep_ppg": torch.arange(11).expand(B, 11)},
+            ValueError,
+            "ids_keep_ppg: expected at most N = 10 patches a row, got 11",
+        ),
         ({"ppg": None, "ecg": None}, ValueError, "ppg, ecg: expected at least one signal"),
     ],
 )

@@ -20,7 +20,9 @@ EXISTING = [
     if "in this version of xmae_fast" not in entry[impl].reason
 ]
 EVERY_CASE = [
-    pytest.param(op, impl, case, id=f"{op}-{impl}-{case.name}", marks=[pytest.mark.gpu] if DEVICE[impl] == "cuda" else [])
+    pytest.param(
+        op, impl, case, id=f"{op}-{impl}-{case.name}", marks=[pytest.mark.gpu] if DEVICE[impl] == "cuda" else []
+    )
     for op, impl in EXISTING
     for case in CASES[op].tests
 ]
@@ -38,7 +40,12 @@ def test_hostile_layouts_and_poisoned_memory(op, impl, case, need_impl):
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN or the largest integer
     try:
         check_op(
-            CASES[op], case, lambda inputs: CASES[op].call(inputs, impl), seed=2, device=DEVICE[impl], prepare=hostile_layout
+            CASES[op],
+            case,
+            lambda inputs: CASES[op].call(inputs, impl),
+            seed=2,
+            device=DEVICE[impl],
+            prepare=hostile_layout,
         )
     finally:
         torch.use_deterministic_algorithms(False)

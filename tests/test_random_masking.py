@@ -152,7 +152,9 @@ def test_unknown_mode_means_anchor_only_in_exact():
         mask = random_masking(4, 25, 0.8, "nonsense", rng="exact", generator=seeded(1))
     want = random_masking(4, 25, 0.8, "anchor", rng="exact", generator=seeded(1))
     assert torch.equal(mask.ids_keep, want.ids_keep)
-    with pytest.raises(ValueError, match=r"mode: expected one of 'scatter', 'block', 'anchor', 'mixed', got 'nonsense'"):
+    with pytest.raises(
+        ValueError, match=r"mode: expected one of 'scatter', 'block', 'anchor', 'mixed', got 'nonsense'"
+    ):
         random_masking(4, 25, 0.8, "nonsense")
 
 
@@ -188,8 +190,14 @@ def test_bad_choices():
         (lambda op: op.masks_philox(torch.zeros(2, dtype=torch.int64), 2, 25, 26, 0), "0 <= k <= N = 25, got k = 26"),
         (lambda op: op.masks_philox(torch.zeros(2, dtype=torch.int64), 2, 0, 0, 0), "N >= 1"),
         (lambda op: op.masks_philox(torch.zeros(2, dtype=torch.int64), 2, 25, 5, 7), "mode 0..3, got 7"),
-        (lambda op: op.masks_from_draws(torch.rand(2, 9), torch.tensor([0, 99]), torch.rand(2), 3, 1), "every start in 0..6"),
-        (lambda op: op.masks_from_draws(torch.rand(2, 9).half(), torch.tensor([0, 1]), torch.rand(2), 3, 0), "float32 or float64"),
+        (
+            lambda op: op.masks_from_draws(torch.rand(2, 9), torch.tensor([0, 99]), torch.rand(2), 3, 1),
+            "every start in 0..6",
+        ),
+        (
+            lambda op: op.masks_from_draws(torch.rand(2, 9).half(), torch.tensor([0, 1]), torch.rand(2), 3, 0),
+            "float32 or float64",
+        ),
     ],
 )
 def test_the_operator_itself_refuses_what_it_cannot_do(call, message, need_impl):

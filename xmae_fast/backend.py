@@ -154,7 +154,11 @@ def _explain_op(op: str, impl: str, device: torch.device) -> str:
         chosen = resolve(op, impl, device)
     except BackendError as error:
         return f"{op}: nothing can run: {error}"
-    others = [f"{name} no: {why}" for name in IMPLS if name != "reference" and name != chosen and (why := _not_here(op, name, device))]
+    others = [
+        f"{name} no: {why}"
+        for name in IMPLS
+        if name != "reference" and name != chosen and (why := _not_here(op, name, device))
+    ]
     return f"{op}: {chosen} (impl={impl!r}, {device})" + (f"; {'; '.join(others)}" if others else "")
 
 
@@ -162,5 +166,3 @@ def _not_here(op: str, impl: str, device: torch.device) -> str:
     if reason := _why_not(op, impl):
         return reason
     return "" if device.type == _DEVICE_OF[impl] else f"it serves {_DEVICE_OF[impl]} tensors"
-
-

@@ -64,8 +64,12 @@ class LagCfg:
                 _expect(_is_number(getattr(self, key)), f"lag.{key}", "a finite number of seconds", getattr(self, key))
             _expect(self.min_s <= self.max_s, "lag.min_s", f"at most lag.max_s = {self.max_s}", self.min_s)
         else:
-            _expect(self.min_s is None and self.max_s is None, "lag.min_s, lag.max_s",
-                    f"none for kind {self.kind!r} (they belong to 'window')", (self.min_s, self.max_s))
+            _expect(
+                self.min_s is None and self.max_s is None,
+                "lag.min_s, lag.max_s",
+                f"none for kind {self.kind!r} (they belong to 'window')",
+                (self.min_s, self.max_s),
+            )
 
     @classmethod
     def parse(cls, value: LagCfg | Mapping[str, Any] | str | None) -> LagCfg | None:
@@ -145,16 +149,26 @@ class ModelCfg:
             _expect(_is_int(value) and value >= 0, key, "a whole number >= 0", value)
         for key in ("use_cross_bridge", "return_embeddings", "return_recon"):
             _expect(isinstance(getattr(self, key), bool), key, "True or False", getattr(self, key))
-        _expect(self.seq_len % self.patch_len == 0, "patch_len", f"a divisor of seq_len = {self.seq_len}", self.patch_len)
+        _expect(
+            self.seq_len % self.patch_len == 0, "patch_len", f"a divisor of seq_len = {self.seq_len}", self.patch_len
+        )
         _expect(self.d_model % self.nhead == 0, "nhead", f"a divisor of d_model = {self.d_model}", self.nhead)
         _expect(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", "a number in [0, 1)", self.dropout)
         _expect(self.source in SOURCES, "source", f"one of {', '.join(map(repr, SOURCES))}", self.source)
         _expect(self.stem_type in STEM_TYPES, "stem_type", f"one of {', '.join(map(repr, STEM_TYPES))}", self.stem_type)
-        _expect(_is_number(self.sampling_freq) and self.sampling_freq > 0, "sampling_freq", "a positive number of Hz",
-                self.sampling_freq)
+        _expect(
+            _is_number(self.sampling_freq) and self.sampling_freq > 0,
+            "sampling_freq",
+            "a positive number of Hz",
+            self.sampling_freq,
+        )
         self.lag = LagCfg.parse(self.lag)
-        _expect(self.lag is None or (self.use_cross_bridge and self.source == "ppg+ecg"), "lag",
-                "None without a bridge (use_cross_bridge=True, source='ppg+ecg')", self.lag)
+        _expect(
+            self.lag is None or (self.use_cross_bridge and self.source == "ppg+ecg"),
+            "lag",
+            "None without a bridge (use_cross_bridge=True, source='ppg+ecg')",
+            self.lag,
+        )
 
     @property
     def num_patches(self) -> int:

@@ -24,7 +24,7 @@ class Error(NamedTuple):
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
-    """||got - want|| / ||want|| in float64 (or ||got|| where want is zero); inf for wrong shapes or non-finite numbers."""
+    """||got - want|| / ||want|| in float64 (||got|| where want is zero); inf for wrong shapes or non-finite numbers."""
     if got.shape != want.shape:
         return float("inf")
     got, want = got.detach().double(), want.detach().double()
@@ -57,7 +57,9 @@ def check_op(
         AssertionError: listing what is out of bounds.
     """
     inputs = cases.make_inputs(case.sizes, Maker(seed, dtype, device))
-    oracle = _run(cases, _map_tensors(lambda x: x.double() if x.is_floating_point() else x.clone(), inputs), cases.oracle)
+    oracle = _run(
+        cases, _map_tensors(lambda x: x.double() if x.is_floating_point() else x.clone(), inputs), cases.oracle
+    )
     plain = _run(cases, _map_tensors(torch.clone, inputs), cases.oracle)
     ours = _run(cases, prepare(_map_tensors(torch.clone, inputs)), run)
     if ours.keys() != oracle.keys():

@@ -53,30 +53,37 @@ struct Output {
         restore(static_cast<int64_t*>(ids_restore.mutable_data_ptr())) {}
 };
 
-// [first, middle) of the row gets values start, start + 1, ...
-inline void count_up(int64_t* row, int64_t begin, int64_t end, int64_t start) {
-  for (int64_t n = begin; n < end; ++n) row[n] = start + n - begin;
+// Ids of a row whose visible patches are one run of V from `start`. Loops have fixed lengths and no branches: with random
+// starts, mispredicted loop ends cost more than the work (48 -> 30 us a call at B = 512).
+XMAE_FAST_AVX2_CLONE void write_visible_run(int32_t start, int32_t N, int32_t V, bool* mask, int64_t* keep, int64_t* restore) {
+  for (int32_t n = 0; n < N; ++n) mask[n] = static_cast<uint32_t>(n - start) >= static_cast<uint32_t>(V);
+  for (int32_t j = 0; j < V; ++j) keep[j] = start + j;
+  for (int32_t n = 0; n < N; ++n) {
+    const int32_t from_start = n - start;
+    restore[n] = from_start < 0 ? V + n : (from_start < V ? from_start : n);
+  }
 }
 
-// One contiguous run of patches [start, start + length) is masked, or is all that stays visible.
-void write_run(const Output& out, int64_t b, int64_t start, int64_t length, bool run_is_masked) {
-  const int64_t N = out.N, end = start + length;
-  bool* mask = out.mask + b * N;
+// Ids of a row whose masked patches are one run of k from `start`.
+XMAE_FAST_AVX2_CLONE void write_masked_run(int32_t start, int32_t N, int32_t k, bool* mask, int64_t* keep, int64_t* restore) {
+  const int32_t V = N - k;
+  for (int32_t n = 0; n < N; ++n) mask[n] = static_cast<uint32_t>(n - start) < static_cast<uint32_t>(k);
+  for (int32_t j = 0; j < V; ++j) keep[j] = j < start ? j : j + k;
+  for (int32_t n = 0; n < N; ++n) {
+    const int32_t from_start = n - start;
+    restore[n] = from_start < 0 ? n : (from_start < k ? V + from_start : n - k);
+  }
+}
+
+void write_run(const Output& out, int64_t b, int64_t start, bool run_is_masked) {
+  const auto N = static_cast<int32_t>(out.N), k = static_cast<int32_t>(out.k), first = static_cast<int32_t>(start);
+  bool* mask = out.mask + b * out.N;
   int64_t* keep = out.keep + b * out.visible;
-  int64_t* restore = out.restore + b * N;
-  std::fill(mask, mask + N, !run_is_masked);
-  std::fill(mask + start, mask + end, run_is_masked);
+  int64_t* restore = out.restore + b * out.N;
   if (run_is_masked) {
-    count_up(keep, 0, start, 0);
-    count_up(keep, start, out.visible, end);
-    count_up(restore, 0, start, 0);
-    count_up(restore, start, end, out.visible);
-    count_up(restore, end, N, start);
+    write_masked_run(first, N, k, mask, keep, restore);
   } else {
-    count_up(keep, 0, length, start);
-    count_up(restore, 0, start, length);
-    count_up(restore, start, end, 0);
-    count_up(restore, end, N, length + start);
+    write_visible_run(first, N, N - k, mask, keep, restore);
   }
 }
 
@@ -148,6 +155,7 @@ void write_scatter(const Output& out, int64_t b, ScatterRow<Key>& row) {
 void check_sizes(int64_t B, int64_t N, int64_t k, int64_t mode) {
   STD_TORCH_CHECK(B >= 0 && N >= 1, "random_masking: expected B >= 0 and N >= 1, got B = ", B, ", N = ", N);
   STD_TORCH_CHECK(B <= std::numeric_limits<uint32_t>::max(), "random_masking: expected B < 2^32, got ", B);
+  STD_TORCH_CHECK(N <= std::numeric_limits<int32_t>::max() / 2, "random_masking: expected N < 2^30, got ", N);
   STD_TORCH_CHECK(k >= 0 && k <= N, "random_masking: expected 0 <= k <= N = ", N, ", got k = ", k);
   STD_TORCH_CHECK(mode >= kScatter && mode <= kMixed, "random_masking: expected mode 0..3, got ", mode);
 }
@@ -170,9 +178,9 @@ Masks masks_philox(const Tensor& seed, int64_t B, int64_t N, int64_t k, int64_t 
     for (int64_t b = begin; b < end; ++b) {
       const auto head = stream(static_cast<uint32_t>(b), 0);
       if (mode == kAnchor) {
-        write_run(out, b, bounded(head[1], k + 1), out.visible, false);
+        write_run(out, b, bounded(head[1], k + 1), false);
       } else if (mode == kBlock || (mode == kMixed && head[0] < 0x80000000u)) {
-        write_run(out, b, bounded(head[1], out.visible + 1), k, true);
+        write_run(out, b, bounded(head[1], out.visible + 1), true);
       } else {
         for (int64_t n = 0; n < N; n += 4) {
           const auto draw = stream(static_cast<uint32_t>(b), static_cast<uint32_t>(1 + n / 4));
@@ -190,16 +198,16 @@ Masks masks_philox(const Tensor& seed, int64_t B, int64_t N, int64_t k, int64_t 
 // Numbers in [0, 1) compare as their bit patterns do.
 template <typename Float, typename Key>
 void from_draws(const Output& out, const Tensor& scores, const int64_t* start, const Tensor& coin, int64_t mode) {
-  const int64_t N = out.N, k = out.k;
+  const int64_t N = out.N;
   const auto* score_bits = static_cast<const Key*>(scores.const_data_ptr());
   const auto* coins = mode == kMixed ? static_cast<const Float*>(coin.const_data_ptr()) : nullptr;
   torch::stable::parallel_for(0, out.B, rows_per_thread(mode), [&](int64_t begin, int64_t end) {
     ScatterRow<Key> row(mode == kScatter || mode == kMixed ? N : 0);
     for (int64_t b = begin; b < end; ++b) {
       if (mode == kAnchor) {
-        write_run(out, b, start[b], out.visible, false);
+        write_run(out, b, start[b], false);
       } else if (mode == kBlock || (mode == kMixed && coins[b] < Float(0.5))) {
-        write_run(out, b, start[b], k, true);
+        write_run(out, b, start[b], true);
       } else {
         std::copy_n(score_bits + b * N, N, row.keys.begin());
         write_scatter(out, b, row);

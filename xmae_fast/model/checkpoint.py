@@ -109,7 +109,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: expected a safetensors file, but it is truncated or foreign: {error}") from error
+        raise CheckpointError(
+            f"{path}: expected a safetensors file, but it is truncated or foreign: {error}"
+        ) from error
     return _strip_prefix(state), _parse_cfg(path, metadata.get(CFG_KEY))
 
 
@@ -125,7 +127,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             f"code when loaded: {_first_line(error)}"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: expected a torch checkpoint, but it is truncated or foreign: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{path}: expected a torch checkpoint, but it is truncated or foreign: {_first_line(error)}"
+        ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a dictionary, got {type(content).__name__}")
     state = content.get("state_dict", content)
@@ -133,7 +137,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         raise CheckpointError(f"{path}: expected a dictionary under 'state_dict', got {type(state).__name__}")
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path}: expected tensors under 'state_dict' or at the top, got keys {list(content)[:_SHOWN_KEYS]}")
+        raise CheckpointError(
+            f"{path}: expected tensors under 'state_dict' or at the top, got keys {list(content)[:_SHOWN_KEYS]}"
+        )
     return _strip_prefix(tensors), _parse_cfg(path, content.get(CFG_KEY))
 
 

@@ -27,7 +27,9 @@ class LagBias(nn.Module):
         H, N = cfg.nhead, cfg.num_patches
         lags = lag_seconds(N, cfg.patch_seconds)
         if self.kind == "window":
-            table = window_table(lag_seconds(N, cfg.patch_seconds, dtype=torch.float64), cfg.lag.min_s, cfg.lag.max_s, H)
+            table = window_table(
+                lag_seconds(N, cfg.patch_seconds, dtype=torch.float64), cfg.lag.min_s, cfg.lag.max_s, H
+            )
             self.register_buffer("fixed_table", table.float(), persistent=False)
         elif self.kind == "gaussian":
             self.register_buffer("lags", lags, persistent=False)

@@ -16,9 +16,7 @@ STEM_WIDTHS = (32, 64, 128)
 
 
 def conv_bn_params(conv: nn.Conv1d, norm: nn.BatchNorm1d) -> ConvBN:
-    return ConvBN(
-        conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked
-    )
+    return ConvBN(conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked)
 
 
 class ConvBNAct(nn.Sequential):

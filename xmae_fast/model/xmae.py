@@ -96,7 +96,7 @@ class Bridge(nn.Module):
         self.ppg2ecg = nn.ModuleList(CrossBlock(cfg, None) for _ in range(cfg.depth_bridge))
 
 
-class xMAE(nn.Module):  # noqa: N801 - the published name
+class xMAE(nn.Module):
     """Cross-modal masked autoencoder of PPG and ECG (arXiv 2605.00973), same state-dict keys as the published one.
 
     Args:
@@ -110,7 +110,9 @@ class xMAE(nn.Module):  # noqa: N801 - the published name
     def __init__(self, cfg: ModelCfg, impl: str = "auto") -> None:
         super().__init__()
         if not isinstance(cfg, ModelCfg):
-            raise TypeError(f"cfg: expected a ModelCfg (build_model_from_cfg takes dictionaries), got {type(cfg).__name__}")
+            raise TypeError(
+                f"cfg: expected a ModelCfg (build_model_from_cfg takes dictionaries), got {type(cfg).__name__}"
+            )
         cfg.validate()
         self.cfg = cfg
         self.impl = impl

@@ -19,8 +19,13 @@ def dims(name: str, x: Tensor, letters: str, **known: int) -> tuple[int, ...]:
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
     names = letters.split()
     fixed = [int(letter) if letter.isdigit() else known.get(letter) for letter in names]
-    if x.dim() != len(names) or any(want is not None and want != size for want, size in zip(fixed, x.shape, strict=True)):
-        shape = ", ".join(letter if want is None or letter.isdigit() else f"{letter}={want}" for letter, want in zip(names, fixed, strict=True))
+    if x.dim() != len(names) or any(
+        want is not None and want != size for want, size in zip(fixed, x.shape, strict=True)
+    ):
+        shape = ", ".join(
+            letter if want is None or letter.isdigit() else f"{letter}={want}"
+            for letter, want in zip(names, fixed, strict=True)
+        )
         raise ValueError(f"{name}: expected shape [{shape}], got {list(x.shape)}")
     return tuple(x.shape)
 

@@ -73,8 +73,13 @@ def attention_weights(
 
 
 def _check(
-    x: Tensor, key_value: Tensor | None, params: AttentionParams, num_heads: int, bias_table: Tensor | None,
-    query_pos: Tensor | None, key_pos: Tensor | None,
+    x: Tensor,
+    key_value: Tensor | None,
+    params: AttentionParams,
+    num_heads: int,
+    bias_table: Tensor | None,
+    query_pos: Tensor | None,
+    key_pos: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     B, queries, D = dims("x", x, "B Nq D")
     keys = queries if key_value is None else dims("key_value", key_value, "B Nk D", B=B, D=D)[1]

@@ -10,10 +10,11 @@ from xmae_fast.ops.lag_attention.tables import lag_seconds, window_table
 
 
 def make_inputs(sizes, make):
-    """sizes: B, Nq queries, Nk keys (0 < Nk <= Nq: cross; "self"), D, H, bias "none" | "table" | "window"."""
+    """sizes: B, Nq queries, Nk keys (a number: cross; "self"), D, H, bias "none" | "table" | "window"."""
     B, queries, keys, D, H, bias = (sizes[key] for key in ("B", "Nq", "Nk", "D", "H", "bias"))
     params = AttentionParams(
-        make.normal(D, std=0.1, mean=1), make.normal(D, std=0.1), make.normal(D, std=0.1, mean=1), make.normal(D, std=0.1),
+        make.normal(D, std=0.1, mean=1), make.normal(D, std=0.1),
+        make.normal(D, std=0.1, mean=1), make.normal(D, std=0.1),
         make.weight(3 * D, D), make.normal(3 * D, std=0.1), make.weight(D, D), make.normal(D, std=0.1),
     )  # fmt: skip
     inputs = {"x": make.normal(B, queries, D), "key_value": None, "params": params, "num_heads": H}
@@ -32,7 +33,9 @@ def oracle(inputs):
     query_pos = torch.arange(x.shape[1], device=x.device)[None]
     key_pos = inputs.get("key_pos", query_pos)
     table = inputs.get("bias_table")
-    return reference.lag_attention(x, kv, inputs["params"], inputs["num_heads"], table, query_pos, key_pos, dropout_p=0.0)
+    return reference.lag_attention(
+        x, kv, inputs["params"], inputs["num_heads"], table, query_pos, key_pos, dropout_p=0.0
+    )
 
 
 def flops(s):

@@ -39,8 +39,13 @@ def probabilities(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def attention_weights(
-    x: Tensor, key_value: Tensor | None, params: AttentionParams, num_heads: int,
-    table: Tensor | None, query_pos: Tensor, key_pos: Tensor,
+    x: Tensor,
+    key_value: Tensor | None,
+    params: AttentionParams,
+    num_heads: int,
+    table: Tensor | None,
+    query_pos: Tensor,
+    key_pos: Tensor,
 ) -> Tensor:
     """The attention probabilities of the sublayer, [B, H, Nq, Nk]."""
     q, k, _ = project(x, key_value, params, num_heads)
@@ -48,8 +53,14 @@ def attention_weights(
 
 
 def lag_attention(
-    x: Tensor, key_value: Tensor | None, params: AttentionParams, num_heads: int,
-    table: Tensor | None, query_pos: Tensor, key_pos: Tensor, dropout_p: float,
+    x: Tensor,
+    key_value: Tensor | None,
+    params: AttentionParams,
+    num_heads: int,
+    table: Tensor | None,
+    query_pos: Tensor,
+    key_pos: Tensor,
+    dropout_p: float,
 ) -> Tensor:
     """x + out_proj(dropout(probabilities) v): x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
     q, k, v = project(x, key_value, params, num_heads)

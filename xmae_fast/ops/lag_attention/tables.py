@@ -23,7 +23,7 @@ def window_table(lags: Tensor, min_s: float, max_s: float, num_heads: int) -> Te
 
 
 def gaussian_table(lags: Tensor, center: Tensor, log_width: Tensor) -> Tensor:
-    """-(lag - center)^2 / (2 width^2), width = exp(log_width): lags [2N - 1], center and log_width [H] -> [H, 2N - 1]."""
+    """-(lag - center)^2 / (2 width^2), width = exp(log_width): lags [2N - 1], center, log_width [H] -> [H, 2N - 1]."""
     z = (lags - center[:, None]) * torch.exp(-log_width)[:, None]
     return -0.5 * z.square()
 

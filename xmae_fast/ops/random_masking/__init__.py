@@ -69,18 +69,22 @@ def random_masking(
     Source: `spec` of the published system, arXiv 2605.00973; k = 0 and k = N draw nothing.
     """
     k, mode = _check(B, N, ratio, mode, rng)
-    device = torch.get_default_device() if device is None else torch.device(device)
+    device = torch.empty(0).device if device is None else torch.device(device)
     chosen = backend.resolve("random_masking", impl, device)
     if rng == "exact":
         if not 0 < k < N:
-            draws = torch.zeros(B, N, device=device), torch.zeros(B, dtype=torch.int64, device=device), torch.zeros(B, device=device)
+            draws = (
+                torch.zeros(B, N, device=device),
+                torch.zeros(B, dtype=torch.int64, device=device),
+                torch.zeros(B, device=device),
+            )
         else:
             draws = reference.published_draws(B, N, k, mode, generator, device)
         if chosen == "reference":
             return PatchMask(*reference.masks_from_draws(*draws, k, mode))
         return PatchMask(*torch.ops.xmae_fast.masks_from_draws(*draws, k, reference.MODES[mode]))
     seed = _draw_seed(generator, device) if 0 < k < N else torch.zeros(2, dtype=torch.int64, device=device)
-    return masks_from_seed(seed, B, N, k, mode, impl=chosen)
+    return _masks_from_seed(seed, B, N, k, mode, chosen)
 
 
 def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: str = "auto") -> PatchMask:
@@ -89,7 +93,10 @@ def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: st
     One seed with offsets 0, 1, 2, ... gives independent masks without asking a generator (and so without
     synchronising a GPU).
     """
-    chosen = backend.resolve("random_masking", impl, seed.device)
+    return _masks_from_seed(seed, B, N, k, mode, backend.resolve("random_masking", impl, seed.device))
+
+
+def _masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, chosen: str) -> PatchMask:
     if chosen == "reference":
         return PatchMask(*reference.masks_philox(seed, B, N, k, mode))
     return PatchMask(*torch.ops.xmae_fast.masks_philox(seed, B, N, k, reference.MODES[mode]))
@@ -97,9 +104,7 @@ def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: st
 
 def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:
     source = "cpu" if generator is None else generator.device
-    seed = torch.zeros(2, dtype=torch.int64, device=source)
-    seed[:1].random_(generator=generator)
-    return seed.to(device)
+    return torch.empty(2, dtype=torch.int64, device=source).random_(generator=generator).to(device)
 
 
 def _check(B: int, N: int, ratio: float, mode: str, rng: str) -> tuple[int, str]:
@@ -114,6 +119,8 @@ def _check(B: int, N: int, ratio: float, mode: str, rng: str) -> tuple[int, str]
     if mode not in reference.MODES:
         if rng == "fast":
             raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
-        warnings.warn(f"mode {mode!r} is unknown; rng='exact' takes it for 'anchor', as the published code does", stacklevel=3)
+        warnings.warn(
+            f"mode {mode!r} is unknown; rng='exact' takes it for 'anchor', as the published code does", stacklevel=3
+        )
         mode = "anchor"
     return min(max(round(ratio * N), 0), N), mode

@@ -22,10 +22,22 @@ CASES = OpCases(
         *(
             {"B": B, "N": N, "k": k, "mode": mode}
             for mode in MODES
-            for B, N, k in ((64, 25, 20), (3, 1, 0), (3, 1, 1), (0, 25, 20), (5, 300, 270), (33, 17, 5), (9, 257, 0), (2, 4, 4))
+            for B, N, k in (
+                (64, 25, 20),
+                (3, 1, 0),
+                (3, 1, 1),
+                (0, 25, 20),
+                (5, 300, 270),
+                (33, 17, 5),
+                (9, 257, 0),
+                (2, 4, 4),
+            )
         )
     ),
-    benches=cases(*({"B": 512, "N": 25, "k": 20, "mode": mode} for mode in MODES), {"B": 512, "N": 250, "k": 200, "mode": "scatter"}),
+    benches=cases(
+        *({"B": 512, "N": 25, "k": 20, "mode": mode} for mode in MODES),
+        {"B": 512, "N": 250, "k": 200, "mode": "scatter"},
+    ),
     flops=lambda s: 0,
     bytes_moved=lambda s: s["B"] * (s["N"] * 9 + (s["N"] - s["k"]) * 8),
     exact=True,

@@ -4,7 +4,9 @@ import torch
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("masks_philox(Tensor seed, SymInt B, SymInt N, SymInt k, int mode) -> (Tensor, Tensor, Tensor)")
-_library.define("masks_from_draws(Tensor scores, Tensor start, Tensor coin, SymInt k, int mode) -> (Tensor, Tensor, Tensor)")
+_library.define(
+    "masks_from_draws(Tensor scores, Tensor start, Tensor coin, SymInt k, int mode) -> (Tensor, Tensor, Tensor)"
+)
 
 
 def _empty_masks(like: torch.Tensor, B: int, N: int, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -55,7 +55,9 @@ def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Te
     return reference.assemble_queries(tokens, ids_keep, pos, mask_loc)
 
 
-def restore_tokens(tokens: Tensor, ids_restore: Tensor, mask_token: Tensor, pos: Tensor, *, impl: str = "auto") -> Tensor:
+def restore_tokens(
+    tokens: Tensor, ids_restore: Tensor, mask_token: Tensor, pos: Tensor, *, impl: str = "auto"
+) -> Tensor:
     """Put tokens back where their patches were, `mask_token` where nothing was kept, and add pos.
 
     Args:
@@ -69,7 +71,7 @@ def restore_tokens(tokens: Tensor, ids_restore: Tensor, mask_token: Tensor, pos:
     """
     B, kept, D = dims("tokens", tokens, "B Nk D")
     _, N = dims("ids_restore", ids_restore, "B N", B=B)
-    if N < kept:
+    if kept > N:
         raise ValueError(f"ids_restore: expected at least Nk = {kept} columns, got {N}")
     dims("mask_token", mask_token, "1 1 D", D=D)
     dims("pos", pos, "1 N D", N=N, D=D)
@@ -94,7 +96,9 @@ def masked_samples(
     return reference.masked_samples(ids_restore, kept, patch_len, dtype)
 
 
-def validate_ids(suffix: str, ids_keep: Tensor, ids_restore: Tensor | None, B: int, N: int, device: torch.device) -> None:
+def validate_ids(
+    suffix: str, ids_keep: Tensor, ids_restore: Tensor | None, B: int, N: int, device: torch.device
+) -> None:
     """Raise unless ids_keep [B, Nk] holds distinct patch indices and ids_restore [B, N] inverts a permutation of them.
 
     Shapes, dtypes and devices are checked always. Values are checked for eager CPU tensors only: on a GPU that would
@@ -129,8 +133,8 @@ def validate_ids(suffix: str, ids_keep: Tensor, ids_restore: Tensor | None, B: i
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise ValueError(
-            f"{restore_name}: expected the inverse of [kept..., masked...], so {restore_name}[b, {keep_name}[b, j]] == j; "
-            f"row {row} has {where[row].tolist()}"
+            f"{restore_name}: expected the inverse of [kept..., masked...], so that "
+            f"{restore_name}[b, {keep_name}[b, j]] == j; row {row} has {where[row].tolist()}"
         )
 
 
@@ -144,4 +148,6 @@ def _check_distinct(name: str, ids: Tensor, N: int) -> None:
     repeated = ordered[:, 1:] == ordered[:, :-1]
     if repeated.any():
         row, column = repeated.nonzero()[0].tolist()
-        raise ValueError(f"{name}: expected distinct indices in a row, got {int(ordered[row, column])} twice in row {row}")
+        raise ValueError(
+            f"{name}: expected distinct indices in a row, got {int(ordered[row, column])} twice in row {row}"
+        )

@@ -44,10 +44,14 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = 
     for name, x in (("target", target), ("mask", mask)):
         dims(name, _as_samples(name, x), "B L", B=B, L=L)
         if x.device != prediction.device:
-            raise TypeError(f"{name}: expected a tensor on {prediction.device}, where prediction is, got one on {x.device}")
+            raise TypeError(
+                f"{name}: expected a tensor on {prediction.device}, where prediction is, got one on {x.device}"
+            )
     check_floating("target", target)
     backend.resolve("waveform_loss", impl, prediction.device)
-    return reference.masked_mse(_as_samples("prediction", prediction), _as_samples("target", target), _as_samples("mask", mask))
+    return reference.masked_mse(
+        _as_samples("prediction", prediction), _as_samples("target", target), _as_samples("mask", mask)
+    )
 
 
 def waveform_loss(

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from xmae_fast import ModelCfg, load_checkpoint, save_checkpoint, xMAE
-from xmae_fast.model import checkpoint
 from xmae_fast.model.checkpoint import CheckpointError
 
 CFG = ModelCfg(seq_len=200, patch_len=20, d_model=16, nhead=2, proj_dim=8, stem_ch=4, lag="gaussian")
@@ -135,7 +134,7 @@ def test_a_failing_save_leaves_the_old_file(model, tmp_path, name, monkeypatch):
     def broken(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.os, "replace", broken)
+    monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(model, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]

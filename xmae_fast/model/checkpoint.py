@@ -6,14 +6,14 @@ import json
 import os
 import pickle
 import struct
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xmae_fast.atomic import atomic_path
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model.xmae import xMAE
 
@@ -39,13 +39,13 @@ def save_checkpoint(model: xMAE, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     cfg = json.dumps(model.cfg.to_dict())
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
 
-        _write_atomically(path, lambda tmp: save_file(state, tmp, metadata={CFG_KEY: cfg, "format": "pt"}))
-        return
-    payload = {"state_dict": {PREFIX + key: value for key, value in state.items()}, CFG_KEY: cfg}
-    _write_atomically(path, lambda tmp: torch.save(payload, tmp))
+            save_file(state, temporary, metadata={CFG_KEY: cfg, "format": "pt"})
+        else:
+            torch.save({"state_dict": {PREFIX + key: value for key, value in state.items()}, CFG_KEY: cfg}, temporary)
 
 
 def load_checkpoint(
@@ -75,22 +75,6 @@ def load_checkpoint(
     _check_fit(path, state, model.state_dict())
     model.load_state_dict(state)
     return model.eval()
-
-
-def _write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        write(tmp)
-        with open(tmp, "rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(tmp, 0o666 & ~umask)
-        os.replace(tmp, path)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True)
-        raise
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -1,0 +1,23 @@
+import pytest
+
+from xmae_fast.data import SimulationCfg, simulate
+
+
+@pytest.fixture(scope="session")
+def sim():
+    return simulate(60, 8, seed=3, cfg=SimulationCfg(pvc_probability=0.02))
+
+
+@pytest.fixture(scope="session")
+def clean_sim():
+    """No noise, no wander, no motion, no PVC: what the waveforms alone do."""
+    quiet = dict.fromkeys(
+        ("ppg_wander", "ecg_wander", "ppg_noise", "ecg_noise", "powerline_amplitude", "motion_probability"), 0.0
+    )
+    return simulate(60, 4, seed=4, cfg=SimulationCfg(**quiet))
+
+
+@pytest.fixture(scope="session")
+def shards(sim, tmp_path_factory):
+    """Two shards of the simulated data; a subject lies across the boundary."""
+    return sim.write_shards(tmp_path_factory.mktemp("shards"), segments_per_shard=244)

@@ -2,38 +2,59 @@
 // A draw depends on (seed, offset, row, block) alone, so results are the same for any number of threads and any device.
 #pragma once
 
-#include <array>
 #include <cstdint>
+
+// One version for AVX2 and one for any x86-64 processor, chosen at load time.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define XMAE_FAST_AVX2_CLONE __attribute__((target_clones("avx2", "default")))
+#else
+#define XMAE_FAST_AVX2_CLONE
+#endif
 
 namespace xmae_fast {
 
-constexpr uint32_t kPhiloxM0 = 0xD2511F53u;
-constexpr uint32_t kPhiloxM1 = 0xCD9E8D57u;
-constexpr uint32_t kPhiloxW0 = 0x9E3779B9u;
-constexpr uint32_t kPhiloxW1 = 0xBB67AE85u;
-constexpr int kPhiloxRounds = 10;
+constexpr int kLanes = 8;  // draws made side by side: one AVX2 register
 
 struct PhiloxStream {
   uint64_t seed;    // the key
   uint64_t offset;  // upper half of the counter: one per call that shares a seed
-
-  // Words 0..3 of block `block` of row `row`.
-  std::array<uint32_t, 4> operator()(uint32_t row, uint32_t block) const {
-    uint32_t c0 = block, c1 = row, c2 = static_cast<uint32_t>(offset), c3 = static_cast<uint32_t>(offset >> 32);
-    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * c0;
-      const uint64_t p1 = static_cast<uint64_t>(kPhiloxM1) * c2;
-      c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-      c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-      c1 = static_cast<uint32_t>(p1);
-      c3 = static_cast<uint32_t>(p0);
-      k0 += kPhiloxW0;
-      k1 += kPhiloxW1;
-    }
-    return {c0, c1, c2, c3};
-  }
 };
+
+// word[w][lane]: words 0..3 of kLanes draws.
+struct PhiloxWords {
+  alignas(32) uint32_t word[4][kLanes];
+};
+
+// Draws (row + lane * row_step, block + lane * block_step) for every lane.
+XMAE_FAST_AVX2_CLONE inline void philox(
+    const PhiloxStream& stream, uint32_t row, uint32_t row_step, uint32_t block, uint32_t block_step, PhiloxWords& out) {
+  alignas(32) uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    c0[lane] = block + lane * block_step;
+    c1[lane] = row + lane * row_step;
+    c2[lane] = static_cast<uint32_t>(stream.offset);
+    c3[lane] = static_cast<uint32_t>(stream.offset >> 32);
+  }
+  uint32_t k0 = static_cast<uint32_t>(stream.seed), k1 = static_cast<uint32_t>(stream.seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const uint64_t p0 = 0xD2511F53ull * c0[lane];
+      const uint64_t p1 = 0xCD9E8D57ull * c2[lane];
+      c0[lane] = static_cast<uint32_t>(p1 >> 32) ^ c1[lane] ^ k0;
+      c2[lane] = static_cast<uint32_t>(p0 >> 32) ^ c3[lane] ^ k1;
+      c1[lane] = static_cast<uint32_t>(p1);
+      c3[lane] = static_cast<uint32_t>(p0);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    out.word[0][lane] = c0[lane];
+    out.word[1][lane] = c1[lane];
+    out.word[2][lane] = c2[lane];
+    out.word[3][lane] = c3[lane];
+  }
+}
 
 // A whole number in [0, range): the high word of word * range (Lemire). Bias below range / 2^32.
 inline int64_t bounded(uint32_t word, int64_t range) {

@@ -77,10 +77,10 @@ def philox_words(seed: Tensor, rows: int, blocks: int) -> Tensor:
 
 
 def masks_philox(seed: Tensor, B: int, N: int, k: int, mode: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Masks from the counter-based stream: word 0 is the coin, word 1 the start, words 4... the scatter keys."""
+    """Masks from the counter-based stream: word 0 is the coin, word 1 the start, words 4... (24 bits) the keys."""
     needs_keys = mode in ("scatter", "mixed")
     words = philox_words(seed, B, 1 + (N + 3) // 4 if needs_keys else 1)
     choices = k + 1 if mode == "anchor" else N - k + 1
     start = (words[:, 1] * choices) >> 32
-    scores = words[:, 4 : 4 + N] if needs_keys else words.new_empty(B, N)
+    scores = words[:, 4 : 4 + N] >> 8 if needs_keys else words.new_empty(B, N)
     return masks_from_draws(scores, start, words[:, 0] / 2**32, k, mode)

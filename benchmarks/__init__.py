@@ -1,0 +1,1 @@
+"""Measurements of xmae_fast against the plain path and the best stock PyTorch; `python benchmarks/run.py`."""

@@ -1,0 +1,160 @@
+"""A contest: implementations of the same work, each checked, then all timed against each other."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks.load import OtherWork
+from benchmarks.timing import Effort, Run, Spread, interleave, ratio
+from xmae_fast.testing import Error
+
+PLAIN, BASELINE, OURS = "plain path", "baseline", "xmae_fast"
+OK, FAILED, BROKEN, LEFT_OUT = "ok", "FAILED", "could not run", "left out"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One implementation.
+
+    Attributes:
+        build: makes the callable that is timed (inputs, weights, compilation); only now is memory taken.
+        check: compares what that callable computes with float64; AssertionError where it is out of bounds.
+        role: PLAIN (what ratios refer to), BASELINE or OURS.
+        left_out: why it is not run at all; it is listed all the same.
+    """
+
+    name: str
+    build: Callable[[], Run]
+    check: Callable[[Run], list[Error]]
+    role: str = BASELINE
+    note: str = ""
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Contestants that do the same work on the same sizes: `items` of `unit`, `flops` and `bytes_moved` per call."""
+
+    title: str
+    contestants: list[Contestant]
+    items: int = 1
+    unit: str = "calls"
+    flops: int = 0
+    bytes_moved: int = 0
+    cold: bool = False
+
+
+@dataclass
+class Row:
+    """What became of one contestant; `seconds` per call, one figure per round; `setup_s` includes compilation."""
+
+    name: str
+    role: str
+    status: str = OK
+    note: str = ""
+    errors: list[Error] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    setup_s: float = 0.0
+    peak_bytes: int = 0
+
+
+@dataclass
+class Result:
+    """A finished group; `other_work` is the share of the processors that other processes used during timing."""
+
+    group: Group
+    rows: list[Row]
+    other_work: float = 0.0
+
+    def timed(self, *roles: str) -> list[Row]:
+        """Rows with times, the fastest first; of all roles unless some are named."""
+        rows = [row for row in self.rows if row.seconds and (not roles or row.role in roles)]
+        return sorted(rows, key=lambda row: sorted(row.seconds)[len(row.seconds) // 2])
+
+    @property
+    def plain(self) -> Row | None:
+        return next((row for row in self.rows if row.role == PLAIN and row.seconds), None)
+
+    @property
+    def best_baseline(self) -> Row | None:
+        """The fastest row that is not ours, the plain path included."""
+        return next(iter(self.timed(PLAIN, BASELINE)), None)
+
+    @property
+    def best_ours(self) -> Row | None:
+        return next(iter(self.timed(OURS)), None)
+
+    def speed(self, row: Row, reference: Row | None) -> Spread | None:
+        """How many times as fast as `reference` a row is, by paired rounds."""
+        return ratio(reference.seconds, row.seconds) if reference and row.seconds else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        about = {key: value for key, value in vars(self.group).items() if key != "contestants"}
+        rows = [asdict(row) | {"errors": [error._asdict() for error in row.errors]} for row in self.rows]
+        return about | {"other_work": self.other_work, "rows": rows}
+
+
+def measure(group: Group, device: torch.device, effort: Effort, report: Callable[[str], None]) -> Result:
+    """Build and check each contestant, then time those that passed, interleaved.
+
+    A baseline that cannot be built or called is listed with the reason; wrong numbers, and any failure of ours, FAIL.
+    """
+    rows, runs = [], {}
+    for contestant in group.contestants:
+        row = Row(contestant.name, contestant.role, note=contestant.note)
+        rows.append(row)
+        if contestant.left_out:
+            row.status, row.note = LEFT_OUT, contestant.left_out
+            continue
+        report(f"{group.title}: checking {contestant.name}")
+        start = time.perf_counter()
+        try:
+            with redirect_stderr(io.StringIO()):  # compilers are talkative
+                run = contestant.build()
+                run(0)
+            row.setup_s = time.perf_counter() - start
+            row.errors = contestant.check(run)
+        except AssertionError as error:
+            row.status, row.note = FAILED, str(error)
+        except Exception as error:  # compilers raise anything; the reason is listed
+            row.status = FAILED if contestant.role == OURS else BROKEN
+            row.note = f"{type(error).__name__}: {_shortened(error)}"
+        else:
+            row.peak_bytes = _peak_bytes(run, device)
+            runs[contestant.name] = run
+    report(f"{group.title}: timing")
+    others = OtherWork()
+    for name, seconds in interleave(runs, device, effort, group.cold).items():
+        next(row for row in rows if row.name == name).seconds = seconds
+    return Result(group, rows, others.share())
+
+
+def failures(results: list[Result]) -> Iterator[str]:
+    """A line per contestant whose numbers were wrong."""
+    for result in results:
+        for row in result.rows:
+            if row.status == FAILED:
+                yield f"{result.group.title}, {row.name}: {row.note}"
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _peak_bytes(run: Run, device: torch.device) -> int:
+    """Most device memory that one call holds beyond what was there; 0 on a CPU, where it is not counted."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run(1)
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -1,0 +1,54 @@
+"""The picture: speed relative to the plain path, a panel per contest."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+
+from benchmarks.contest import BASELINE, OURS, PLAIN, Result
+from benchmarks.machine import Machine
+from xmae_fast.atomic import atomic_path
+
+COLOURS = {PLAIN: "#6b7280", BASELINE: "#b6bcc6", OURS: "#0f8a5f"}
+PANELS = 3  # side by side
+
+
+def draw(path: str | os.PathLike[str], machine: Machine, results: list[Result]) -> None:
+    """Bars of `results` (those with a plain path), the machine line below. The file appears complete or not at all."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    results = [result for result in results if result.plain]
+    lines = max((len(results) + PANELS - 1) // PANELS, 1)
+    size = (6 * PANELS, 2.7 * lines + 1.0)
+    figure, axes = plt.subplots(lines, PANELS, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat[len(results) :]:
+        axis.set_visible(False)
+    for axis, result in zip(axes.flat, results, strict=False):
+        _panel(axis, result)
+    figure.suptitle("Speed relative to the plain path (higher is faster)", fontsize=15)
+    figure.supxlabel("\n".join(textwrap.wrap(machine.line(), 180)), fontsize=9, color="#444444")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130, format=os.path.splitext(path)[1].lstrip(".") or "png")
+    plt.close(figure)
+
+
+def _panel(axis, result: Result) -> None:
+    rows = [row for row in result.rows if row.seconds]
+    speeds = [result.speed(row, result.plain) for row in rows]
+    medians = [speed.median for speed in speeds]
+    whiskers = [[s.median - s.low for s in speeds], [s.high - s.median for s in speeds]]
+    axis.barh(range(len(rows)), medians, color=[COLOURS[row.role] for row in rows], height=0.72)
+    axis.errorbar(medians, range(len(rows)), xerr=whiskers, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+    for i, speed in enumerate(speeds):
+        label = f"{speed.median:.0f}x" if speed.median >= 100 else f"{speed.median:.2f}x"
+        axis.annotate(label, (speed.high, i), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.axvline(1, color="#333333", linewidth=0.8, linestyle=":")
+    axis.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.15 * max(speed.high for speed in speeds))
+    axis.set_title(result.group.title, fontsize=11, loc="left", fontweight="bold")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(axis="x", labelsize=8)

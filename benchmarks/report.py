@@ -1,0 +1,129 @@
+"""How results are shown: tables and headlines on the console, everything in a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.contest import BASELINE, FAILED, OK, OURS, PLAIN, Result, Row
+from benchmarks.machine import Machine
+from benchmarks.timing import Spread, spread
+from xmae_fast.atomic import atomic_path
+
+STYLES = {OURS: "bold green", PLAIN: "bold", BASELINE: ""}
+COLUMNS = ("implementation", "ms", "+-", "items/s", "GFLOP/s", "GEMM", "FMA", "copy", "x plain", "x best", "error")
+BUSY = 0.05  # share of the processors that others may use before times are called unreliable
+LEGEND = """\
+ms: median of the rounds; +-: half the distance between their 10 % and 90 % quantiles. GEMM, FMA, copy: share of the
+peaks above, of the operations and the bytes that the work needs. x plain, x best: time of the plain path (bold) and of
+the best baseline (*), divided by the row's, median over paired rounds; above 1 is faster. error: the largest against
+float64, relative to the norm; `exact` where results are equal bit for bit."""
+
+
+def print_suite(console: Console, results: list[Result], machine: Machine) -> None:
+    """One table with all groups of a suite, then what was left out or failed."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for i, name in enumerate(COLUMNS):
+        table.add_column(name, justify="right" if i else "left", no_wrap=i > 0, min_width=len(name))
+    for result in results:
+        table.add_row(Text(_title(result), style="cyan"))
+        for row in result.rows:
+            if row.seconds or row.status == FAILED:
+                style = "bold red" if row.status == FAILED else STYLES[row.role]
+                table.add_row(*_cells(result, row, machine), style=style)
+        table.add_section()
+    console.print(table)
+    for result in results:
+        for line in _remarks(result):
+            console.print(f"{result.group.title}: {line}", style="dim", markup=False)
+    console.print()
+
+
+def headline(result: Result) -> str:
+    """Our best against the best baseline, and then against the plain path; '' where nothing of ours was timed."""
+    ours, best, plain = result.best_ours, result.best_baseline, result.plain
+    if ours is None or best is None:
+        return ""
+    parts = [f"{result.speed(ours, best).median:.2f}x the best baseline ({best.name})"]
+    if plain is not None and plain is not best:
+        parts.append(f"{result.speed(ours, plain).median:.2f}x the plain path ({plain.name})")
+    return f"=> {result.group.title}: {ours.name} is {', '.join(parts)}"
+
+
+def write_json(
+    path: str | os.PathLike[str], machine: Machine, about: dict[str, Any], suites: dict[str, list[Result]]
+) -> None:
+    """Machine, settings, every time and every error; the file appears complete or not at all."""
+    payload = {
+        "machine": asdict(machine) | {"line": machine.line()},
+        **about,
+        "suites": {name: [result.to_dict() for result in results] for name, results in suites.items()},
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(payload, indent=1))
+
+
+def _title(result: Result) -> str:
+    unit = "" if result.group.unit == "calls" else f" ({result.group.unit})"
+    return result.group.title + unit
+
+
+def _cells(result: Result, row: Row, machine: Machine) -> Iterator[str]:
+    group = result.group
+    yield row.name + (" *" if row is result.best_baseline else "")
+    if not row.seconds:
+        yield FAILED
+        return
+    time = spread(row.seconds)
+    yield _number(time.median * 1e3)
+    yield f"{50 * (time.high - time.low) / time.median:.0f} %"
+    yield _number(group.items / time.median)
+    yield _number(group.flops / time.median / 1e9) if group.flops else ""
+    yield _share(group.flops / time.median, machine.gemm)
+    yield _share(group.flops / time.median, machine.fma)
+    yield _share(group.bytes_moved / time.median, machine.copy)
+    yield _ratio(result.speed(row, result.plain))
+    yield _ratio(result.speed(row, result.best_baseline))
+    yield _error(row)
+
+
+def _remarks(result: Result) -> Iterator[str]:
+    if result.other_work > BUSY:
+        yield f"UNRELIABLE: other processes used {100 * result.other_work:.0f} % of the processors while this was timed"
+    reasons = defaultdict(list)
+    for row in result.rows:
+        if row.status != OK:
+            reasons[row.status, row.note].append(row.name)
+        elif "compile" in row.name:
+            yield f"{row.name} took {row.setup_s:.0f} s to compile"
+    for (status, note), names in reasons.items():
+        yield f"{status} ({note}): {'; '.join(names)}"
+    if peaks := [f"{row.name} {row.peak_bytes / 1e9:.2f} GB" for row in result.rows if row.peak_bytes]:
+        yield f"most memory beyond weights: {', '.join(peaks)}"
+
+
+def _number(x: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}" if x >= 1e-4 else f"{x:.0e}"
+
+
+def _share(rate: float, peak: float) -> str:
+    return f"{100 * rate / peak:.0f} %" if rate and peak else ""
+
+
+def _ratio(ratio: Spread | None) -> str:
+    return "" if ratio is None else f"{ratio.median:.0f}" if ratio.median >= 100 else f"{ratio.median:.2f}"
+
+
+def _error(row: Row) -> str:
+    worst = max((error.error for error in row.errors), default=0.0)
+    return f"{worst:.1e}" if worst else "exact"

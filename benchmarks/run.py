@@ -1,0 +1,158 @@
+"""Measure xmae_fast on this machine: `python benchmarks/run.py --help`.
+
+Every implementation is compared with float64 before it is timed; all are timed in turns in one process. Exit code: 0,
+1 when an implementation's numbers are wrong, 2 when the arguments cannot be served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # an installed xmae_fast goes before the source tree,
+import xmae_fast
+
+sys.path.insert(0, sys.path[-1])  # and this folder's package before any other of its name
+
+import h5py
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks import plot, report
+from benchmarks.contest import Result, failures, measure
+from benchmarks.context import COMPILE_LEVELS, Context
+from benchmarks.machine import Machine, measure_machine
+from benchmarks.suites import loader, model, ops, train
+from xmae_fast import backend
+
+SUITES = {"ops": ops, "model": model, "train": train, "loader": loader}
+PLOTTED = ("masks", "embed", "forward", "train")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if problem := _problem(options):
+        return _refuse(problem)
+    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    compiling = options.compile or ("quick" if options.quick else "default")
+    context = Context(torch.device(device), tuple(options.data), options.quick, compiling)
+    try:
+        source = context.source
+    except (OSError, ValueError) as error:
+        return _refuse(f"--data: {error}")
+    return _run(context, source, options)
+
+
+def _problem(options: argparse.Namespace) -> str:
+    """Why these options cannot be served, or ''."""
+    if unknown := set(options.suite) - set(SUITES):
+        return f"--suite: expected some of {', '.join(SUITES)}, got {', '.join(sorted(unknown))}"
+    if options.device == "cuda" and not torch.cuda.is_available():
+        return "--device: cuda was asked for, but torch finds no CUDA device"
+    if options.threads is not None and options.threads < 1:
+        return f"--threads: expected at least 1, got {options.threads}"
+    for name in ("json", "plot"):
+        path = getattr(options, name)
+        if path is not None and not path.absolute().parent.is_dir():
+            return f"--{name}: expected a file in an existing folder, got {path}"
+    return ""
+
+
+def _refuse(problem: str) -> int:
+    print(f"error: {problem}", file=sys.stderr)
+    return 2
+
+
+def _run(context: Context, source: str, options: argparse.Namespace) -> int:
+    start, device = time.perf_counter(), context.device
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    machine = measure_machine(device)
+    console.print(machine.line(), style="bold", soft_wrap=True)
+    console.print(f"Signals: {source}. Precision: {context.dtype}".replace("torch.", ""), soft_wrap=True)
+    console.print(_what_auto_is(device), soft_wrap=True)
+    console.print(report.LEGEND, style="dim")
+    suites: dict[str, list[Result]] = {}
+    with _progress(console) as progress:
+        task = progress.add_task("")
+        for name in options.suite:
+            console.rule(name)
+            suites[name] = []
+            for group in SUITES[name].groups(context):
+                began = time.perf_counter()
+                result = measure(group, device, context.effort, lambda text: progress.update(task, description=text))
+                suites[name].append(result)
+                took = f"{time.perf_counter() - began:.1f} s"
+                console.print(f"{group.title}: {len(result.timed())} timed in {took}", style="dim")
+            report.print_suite(console, suites[name], machine)
+    results = [result for group in suites.values() for result in group]
+    _summarise(console, results, machine, time.perf_counter() - start)
+    about = {
+        "versions": _versions(),
+        "settings": {"device": str(device), "quick": context.quick, "compile": context.compiling, "signals": source},
+        "auto": {op: backend.resolve(op, "auto", device) for op in backend.OPS},
+    }
+    if options.json:
+        report.write_json(options.json, machine, about, suites)
+    if options.plot:
+        plot.draw(options.plot, machine, [r for r in results if r.group.title.startswith(PLOTTED)])
+    return 1 if list(failures(results)) else 0
+
+
+def _summarise(console: Console, results: list[Result], machine: Machine, seconds: float) -> None:
+    console.rule("summary")
+    console.print(machine.line(), style="bold", soft_wrap=True)
+    for line in filter(None, map(report.headline, results)):
+        console.print(line, style="green", soft_wrap=True)
+    for line in failures(results):
+        console.print(f"FAILED {line}", style="bold red", soft_wrap=True)
+    busy = sum(result.other_work > report.BUSY for result in results)
+    if busy:
+        console.print(f"WARNING: {busy} groups were timed while other processes were at work", style="bold yellow")
+    console.print(f"{len(results)} groups in {seconds:.0f} s")
+
+
+def _what_auto_is(device: torch.device) -> str:
+    """A line per operator: what impl="auto" runs here."""
+    lines = []
+    for op in backend.OPS:
+        chosen = xmae_fast.explain(op, device=device).partition(";")[0]
+        same = backend.resolve(op, "auto", device) == "reference"
+        lines.append(f"  {chosen}{': the plain path, no faster kernel yet' if same else ''}")
+    return "\n".join(["What impl='auto' runs here:", *lines])
+
+
+def _progress(console: Console) -> Progress:
+    columns = SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _versions() -> dict[str, str]:
+    modules = {"xmae_fast": xmae_fast, "torch": torch, "numpy": np, "h5py": h5py}
+    return {"python": sys.version.split()[0]} | {name: module.__version__ for name, module in modules.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", nargs="+", default=[], metavar="FILE", help="shards (default: simulated signals)")
+    parser.add_argument(
+        "--suite", type=lambda text: text.split(","), default=list(SUITES), metavar="A,B",
+        help=f"some of {','.join(SUITES)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--quick", action="store_true", help="small sizes, little compilation: under two minutes")
+    parser.add_argument("--compile", choices=COMPILE_LEVELS, help="how many baselines to compile (default: by --quick)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument("--json", type=Path, metavar="F", help="write everything that was measured")
+    parser.add_argument("--plot", type=Path, metavar="F.png", help="write a picture of the speeds")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

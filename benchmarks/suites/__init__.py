@@ -1,0 +1,1 @@
+"""What is measured: each module has `groups(context)`, the contests of one suite."""

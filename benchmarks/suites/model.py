@@ -1,0 +1,141 @@
+"""Inference: embeddings of PPG, and reconstruction of masked ECG in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.baselines import compiled, forget_compiled, stock_model
+from benchmarks.contest import BASELINE, OURS, PLAIN, Contestant, Group
+from benchmarks.context import ROTATION, Context
+from benchmarks.counts import embed_flops, forward_flops
+from benchmarks.models import Batch, batches, our_model, our_reconstruction, plain_model
+from benchmarks.numerics import Yardstick, check_same_maths
+from benchmarks.timing import Run
+from xmae_fast.testing import Error
+
+Work = Callable[[Batch], Tensor]
+
+
+class Levels(NamedTuple):
+    """The least --compile level at which each compiled baseline is run."""
+
+    plain: str
+    tuned: str
+    most_tuned: str
+    stock: str
+
+
+LEVELS = {
+    ("embed", "one"): Levels("default", "default", "all", "default"),
+    ("embed", "large"): Levels("quick", "default", "default", "quick"),
+    ("forward", "one"): Levels("all", "all", "all", "all"),
+    ("forward", "large"): Levels("all", "all", "all", "default"),
+}
+
+
+def groups(context: Context) -> Iterator[Group]:
+    """`embed` and the forward, at batch size 1 and at a large one."""
+    large = 16 if context.quick else 512 if context.device.type == "cuda" else 64
+    for (work, size), levels in LEVELS.items():
+        forget_compiled()
+        yield _Inference(context, work, large if size == "large" else 1, levels).group()
+
+
+class _Inference:
+    """One batch size of one kind of work, with its float64 results."""
+
+    def __init__(self, context: Context, work: str, B: int, levels: Levels) -> None:
+        self.context, self.work, self.B, self.levels = context, work, B, levels
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        return batches(self.context, self.B)
+
+    def group(self) -> Group:
+        cfg, B = self.context.cfg, self.B
+        return Group(
+            title=f"{self.work}: B={B}",
+            contestants=[
+                Contestant("published-style model", lambda: self._run(self._plain()), self._check_plain, PLAIN),
+                *self._baselines(),
+                Contestant("xmae_fast impl=auto", lambda: self._run(self._ours("auto")), self._check, OURS),
+            ],
+            items=B,
+            unit="embeddings" if self.work == "embed" else "samples",
+            flops=embed_flops(cfg, B) if self.work == "embed" else forward_flops(cfg, B, self.context.kept),
+        )
+
+    def _baselines(self) -> list[Contestant]:
+        """What PyTorch offers; freezing folds BatchNorm and packs weights on a CPU, max-autotune tries kernels."""
+        levels, cuda = self.levels, self.context.device.type == "cuda"
+
+        def compile_reference(**how: bool) -> Callable[[], Work]:
+            return lambda: compiled(self._ours("reference"), **how)
+
+        if cuda:
+            tuned = [("torch.compile, max-autotune", compile_reference(tuned=True), levels.tuned)]
+        else:
+            tuned = [
+                ("torch.compile, freezing", compile_reference(freezing=True), levels.tuned),
+                ("torch.compile, freezing, autotune", compile_reference(freezing=True, tuned=True), levels.most_tuned),
+            ]
+        rows = [
+            ("xmae_fast impl=reference", lambda: self._ours("reference"), "none"),
+            ("torch.compile of reference", compile_reference(), levels.plain),
+            *tuned,
+            ("stock: channels-last, SDPA", self._stock, "none"),
+            ("stock: the same + torch.compile", lambda: compiled(self._stock(), tuned=cuda), levels.stock),
+        ]
+        return [self._baseline(*row) for row in rows]
+
+    def _baseline(self, name: str, make: Callable[[], Work], level: str) -> Contestant:
+        left_out = self.context.left_out(level)
+        return Contestant(name, lambda: self._run(make()), self._check, BASELINE, left_out=left_out)
+
+    def _ours(self, impl: str) -> Work:
+        return self._work_of(our_model(self.context, impl))
+
+    def _plain(self) -> Work:
+        return self._work_of(plain_model(self.context))
+
+    def _stock(self) -> Work:
+        return self._work_of(stock_model(plain_model(self.context)))
+
+    def _work_of(self, model: torch.nn.Module) -> Work:
+        if self.work == "embed":
+            return lambda batch: model.embed(batch.ppg)
+        if hasattr(model, "impl"):
+            reconstruct = our_reconstruction(model)
+            return lambda batch: reconstruct(batch)[0]
+        return lambda batch: model(*batch)[0]
+
+    def _run(self, work: Work) -> Run:
+        @torch.no_grad()
+        def run(i: int) -> Tensor:
+            with self.context.autocast():
+                return work(self.batches[i % ROTATION])
+
+        return run
+
+    @cached_property
+    def _results(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """float64 results of ours and of the plain model, and the plain model's in the precision of the run."""
+        batch = self.batches[0].double()
+        with torch.no_grad():
+            want = self._work_of(our_model(self.context, "reference").double())(batch)
+            plain64 = self._work_of(plain_model(self.context).double())(batch)
+        name = "prediction"
+        return {name: want}, {name: plain64}, {name: self._run(self._plain())(0).clone()}
+
+    def _check(self, run: Run) -> list[Error]:
+        want, _, plain = self._results
+        return Yardstick(want, plain, self.context.dtype).check({"prediction": run(0).clone()})
+
+    def _check_plain(self, run: Run) -> list[Error]:
+        want, plain64, plain = self._results
+        return self._check(run) + check_same_maths(plain64, want, plain)

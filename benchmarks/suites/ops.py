@@ -1,0 +1,114 @@
+"""Every operator on its benchmark sizes: each usable implementation, forward and forward + backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import torch
+
+from benchmarks.contest import OURS, PLAIN, Contestant, Group
+from benchmarks.context import ROTATION, Context
+from benchmarks.suites import masks
+from benchmarks.timing import Run
+from xmae_fast import backend
+from xmae_fast.ops.cases import Case, Maker, OpCases, all_cases
+from xmae_fast.testing import Error, check_op, named_tensors
+
+QUICK_B = 16
+
+
+def groups(context: Context) -> Iterator[Group]:
+    """One per size and direction; random_masking also against the published procedure."""
+    for op, cases in all_cases().items():
+        impls = usable_impls(op, context.device)
+        for case in _sizes(cases, context.quick):
+            check = _checker(cases, case, context.device)
+            yield _group(cases, case, impls, check, context.device, backward=False)
+            if cases.differentiable and case.sizes.get("training", True):
+                yield _group(cases, case, impls, check, context.device, backward=True)
+    yield from masks.groups(context)
+
+
+def usable_impls(op: str, device: torch.device) -> list[str]:
+    """Implementations of an operator that run here, the reference first."""
+    usable = []
+    for impl in backend.IMPLS:
+        try:
+            backend.check_usable(op, impl, device)
+        except backend.BackendError:
+            continue
+        usable.append(impl)
+    return usable
+
+
+def _sizes(cases: OpCases, quick: bool) -> tuple[Case, ...]:
+    """The benchmark sizes; quick: the first of them, in a smaller batch where there is arithmetic."""
+    if not quick:
+        return cases.benches
+    sizes = dict(cases.benches[0].sizes)
+    if cases.flops(sizes):
+        sizes["B"] = min(sizes["B"], QUICK_B)
+    return (Case("-".join(f"{key}{value}" for key, value in sizes.items()), sizes),)
+
+
+def _checker(cases: OpCases, case: Case, device: torch.device) -> Callable[[str], list[Error]]:
+    """impl -> errors of results and gradients; both directions share one check."""
+    return cache(lambda impl: check_op(cases, case, lambda inputs: cases.call(inputs, impl), device=device))
+
+
+def _group(
+    cases: OpCases,
+    case: Case,
+    impls: list[str],
+    check: Callable[[str], list[Error]],
+    device: torch.device,
+    backward: bool,
+) -> Group:
+    def contestant(impl: str) -> Contestant:
+        make = _backward_run if backward else _forward_run
+        role = PLAIN if impl == "reference" else OURS
+        return Contestant(impl, lambda: make(cases, case, impl, device), lambda run: check(impl), role)
+
+    sizes = " ".join(f"{key}={value}" for key, value in case.sizes.items())
+    return Group(
+        title=f"{cases.op} {'forward + backward' if backward else 'forward'}: {sizes}",
+        contestants=[contestant(impl) for impl in impls],
+        flops=cases.flops(case.sizes) * (3 if backward else 1),
+        bytes_moved=0 if backward else cases.bytes_moved(case.sizes),
+        cold=True,
+    )
+
+
+def _inputs(cases: OpCases, case: Case, device: torch.device) -> list[dict]:
+    return [cases.make_inputs(case.sizes, Maker(seed, device=device)) for seed in range(ROTATION)]
+
+
+def _forward_run(cases: OpCases, case: Case, impl: str, device: torch.device) -> Run:
+    inputs = _inputs(cases, case, device)
+
+    @torch.no_grad()
+    def run(i: int):
+        return cases.call(inputs[i % ROTATION], impl)
+
+    return run
+
+
+def _backward_run(cases: OpCases, case: Case, impl: str, device: torch.device) -> Run:
+    inputs = _inputs(cases, case, device)
+    leaves = []
+    for one in inputs:
+        named = ((name.rsplit(".", 1)[-1], x) for name, x in named_tensors(one) if x.is_floating_point())
+        leaves.append([x.requires_grad_() for name, x in named if name not in cases.no_grad])
+    maker = Maker(ROTATION, device=device)
+
+    def outputs(i: int):
+        result = cases.call(inputs[i % ROTATION], impl)
+        return [x for x in (result if isinstance(result, tuple) else (result,)) if x.requires_grad]
+
+    cotangents = [maker.normal(*x.shape) for x in outputs(0)]
+
+    def run(i: int):
+        return torch.autograd.grad(outputs(i), leaves[i % ROTATION], cotangents, allow_unused=True)
+
+    return run

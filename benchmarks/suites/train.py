@@ -1,0 +1,118 @@
+"""The training step: masks, forward, masked MSE, backward, AdamW; dropout 0.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from benchmarks.baselines import compiled, forget_compiled, published_masks, stock_model
+from benchmarks.contest import BASELINE, OURS, PLAIN, Contestant, Group
+from benchmarks.context import MASK_RATIO, Context
+from benchmarks.counts import forward_flops
+from benchmarks.models import Batch, Loss, Trainer, batches, our_loss, our_model, plain_loss, plain_model
+from benchmarks.numerics import Yardstick, check_same_maths
+from xmae_fast import random_masking
+from xmae_fast.testing import Error
+
+Masks = Callable[[], tuple[Tensor, Tensor]]  # ids_keep, ids_restore
+
+
+def groups(context: Context) -> Iterator[Group]:
+    """One batch size: 64 on a CPU, 512 on a GPU, 8 when quick."""
+    forget_compiled()
+    yield _Training(context, 8 if context.quick else 512 if context.device.type == "cuda" else 64).group()
+
+
+class _Training:
+    """The contestants of one batch size and their float64 results.
+
+    Every contestant is checked as it is timed, with its dropout rates set to 0 for the moment.
+    """
+
+    def __init__(self, context: Context, B: int) -> None:
+        self.context, self.B = context, B
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        return batches(self.context, self.B)
+
+    def group(self) -> Group:
+        return Group(
+            title=f"train: B={self.B}",
+            contestants=[
+                Contestant("published style, row-loop masks", self._published, self._check_plain, PLAIN),
+                self._baseline("published style, vectorised masks", self._plain),
+                self._baseline("xmae_fast impl=reference", lambda: self._ours("reference")),
+                self._baseline("stock: fused AdamW + torch.compile", lambda: self._stock(False, True), "all"),
+                self._baseline("stock: channels-last, fused AdamW", lambda: self._stock(True, False)),
+                self._baseline("stock: the same + torch.compile", lambda: self._stock(True, True), "default"),
+                Contestant("xmae_fast impl=auto, fused AdamW", lambda: self._ours("auto", True), self._check, OURS),
+            ],
+            items=self.B,
+            unit="samples",
+            flops=3 * forward_flops(self.context.cfg, self.B, self.context.kept),
+        )  # fmt: skip
+
+    def _baseline(self, name: str, build: Callable[[], Trainer], compile_level: str = "none") -> Contestant:
+        left_out = self.context.left_out(compile_level)
+        return Contestant(name, build, self._check_baseline, BASELINE, left_out=left_out)
+
+    def _published(self) -> Trainer:
+        model = plain_model(self.context, training=True)
+        return self._trainer(model, plain_loss(model), self._row_loop)
+
+    def _plain(self) -> Trainer:
+        model = plain_model(self.context, training=True)
+        return self._trainer(model, plain_loss(model), self._vectorised)
+
+    def _ours(self, impl: str, fused: bool | None = None) -> Trainer:
+        model = our_model(self.context, impl, training=True)
+        masks = self._vectorised if impl == "reference" else self._fast
+        return self._trainer(model, our_loss(model), masks, fused)
+
+    def _stock(self, channels_last: bool, compiling: bool) -> Trainer:
+        plain = plain_model(self.context, training=True)
+        model = stock_model(plain, channels_last=channels_last, compiled=compiling)
+        loss = plain_loss(model)
+        return self._trainer(model, compiled(loss) if compiling else loss, self._vectorised, fused=True)
+
+    def _trainer(self, model: nn.Module, loss: Loss, masks: Masks, fused: bool | None = None) -> Trainer:
+        return Trainer(model, loss, masks, self.batches, fused=fused, autocast=self.context.autocast)
+
+    def _row_loop(self) -> tuple[Tensor, Tensor]:
+        N = self.context.cfg.num_patches
+        return published_masks(self.B, N, round(MASK_RATIO * N), "anchor", self.context.device)[1:]
+
+    def _vectorised(self) -> tuple[Tensor, Tensor]:
+        return self._masks(rng="exact", impl="reference")
+
+    def _fast(self) -> tuple[Tensor, Tensor]:
+        return self._masks()
+
+    def _masks(self, **how: str) -> tuple[Tensor, Tensor]:
+        return random_masking(self.B, self.context.cfg.num_patches, MASK_RATIO, device=self.context.device, **how)[1:]
+
+    @cached_property
+    def _results(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """float64 results of ours and of the plain model, and the plain model's in the precision of the run."""
+        ours = our_model(self.context, "reference", training=True).double()
+        plain = plain_model(self.context, training=True).double()
+        doubles = [batch.double() for batch in self.batches[:1]]
+        want = Trainer(ours, our_loss(ours), self._vectorised, doubles).probe()
+        plain64 = Trainer(plain, plain_loss(plain), self._vectorised, doubles).probe()
+        return want, plain64, self._plain().probe()
+
+    def _check(self, run: Trainer) -> list[Error]:
+        want, _, plain = self._results
+        return Yardstick(want, plain, self.context.dtype).check(run.probe())
+
+    def _check_baseline(self, run: Trainer) -> list[Error]:
+        want, _, plain = self._results
+        summed = self.batches[0].ppg.numel()
+        return Yardstick(want, plain, self.context.dtype).check(run.probe(), summed)
+
+    def _check_plain(self, run: Trainer) -> list[Error]:
+        want, plain64, plain = self._results
+        return self._check(run) + check_same_maths(plain64, want, plain)

@@ -13,7 +13,8 @@
 
 namespace xmae_fast {
 
-constexpr int kLanes = 8;  // draws made side by side: one AVX2 register
+constexpr int kLanes = 16;     // draws made by one call
+constexpr int kRegister = 8;  // lanes worked on together: they and the state stay in AVX2 registers, 16 would not
 
 struct PhiloxStream {
   uint64_t seed;    // the key
@@ -25,34 +26,37 @@ struct PhiloxWords {
   alignas(32) uint32_t word[4][kLanes];
 };
 
-// Draws (row + lane * row_step, block + lane * block_step) for every lane.
-XMAE_FAST_AVX2_CLONE inline void philox(
-    const PhiloxStream& stream, uint32_t row, uint32_t row_step, uint32_t block, uint32_t block_step, PhiloxWords& out) {
-  alignas(32) uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) {
-    c0[lane] = block + lane * block_step;
-    c1[lane] = row + lane * row_step;
-    c2[lane] = static_cast<uint32_t>(stream.offset);
-    c3[lane] = static_cast<uint32_t>(stream.offset >> 32);
-  }
-  uint32_t k0 = static_cast<uint32_t>(stream.seed), k1 = static_cast<uint32_t>(stream.seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const uint64_t p0 = 0xD2511F53ull * c0[lane];
-      const uint64_t p1 = 0xCD9E8D57ull * c2[lane];
-      c0[lane] = static_cast<uint32_t>(p1 >> 32) ^ c1[lane] ^ k0;
-      c2[lane] = static_cast<uint32_t>(p0 >> 32) ^ c3[lane] ^ k1;
-      c1[lane] = static_cast<uint32_t>(p1);
-      c3[lane] = static_cast<uint32_t>(p0);
+// Draws (row + lane / blocks, block + lane % blocks) for every lane.
+template <int blocks>
+__attribute__((always_inline)) inline void philox(const PhiloxStream& stream, uint32_t row, uint32_t block, PhiloxWords& out) {
+  for (int first = 0; first < kLanes; first += kRegister) {
+    alignas(32) uint32_t c0[kRegister], c1[kRegister], c2[kRegister], c3[kRegister];
+    for (int lane = 0; lane < kRegister; ++lane) {
+      c0[lane] = block + (first + lane) % blocks;
+      c1[lane] = row + (first + lane) / blocks;
+      c2[lane] = static_cast<uint32_t>(stream.offset);
+      c3[lane] = static_cast<uint32_t>(stream.offset >> 32);
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    out.word[0][lane] = c0[lane];
-    out.word[1][lane] = c1[lane];
-    out.word[2][lane] = c2[lane];
-    out.word[3][lane] = c3[lane];
+    uint32_t k0 = static_cast<uint32_t>(stream.seed), k1 = static_cast<uint32_t>(stream.seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+#pragma GCC unroll 1  // or GCC unrolls this into scalars before it looks for vectors
+      for (int lane = 0; lane < kRegister; ++lane) {
+        const uint64_t p0 = 0xD2511F53ull * c0[lane];
+        const uint64_t p1 = 0xCD9E8D57ull * c2[lane];
+        c0[lane] = static_cast<uint32_t>(p1 >> 32) ^ c1[lane] ^ k0;
+        c2[lane] = static_cast<uint32_t>(p0 >> 32) ^ c3[lane] ^ k1;
+        c1[lane] = static_cast<uint32_t>(p1);
+        c3[lane] = static_cast<uint32_t>(p0);
+      }
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    for (int lane = 0; lane < kRegister; ++lane) {
+      out.word[0][first + lane] = c0[lane];
+      out.word[1][first + lane] = c1[lane];
+      out.word[2][first + lane] = c2[lane];
+      out.word[3][first + lane] = c3[lane];
+    }
   }
 }
 

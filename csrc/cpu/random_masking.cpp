@@ -38,7 +38,7 @@ struct Output {
       : patch_mask(torch::stable::empty({B, N}, ScalarType::Bool)),
         ids_keep(torch::stable::empty({B, N - k}, ScalarType::Long)),
         ids_restore(torch::stable::empty({B, N}, ScalarType::Long)),
-        rows{static_cast<int32_t>(N), static_cast<int32_t>(k), static_cast<bool*>(patch_mask.mutable_data_ptr()),
+        rows{N, k, static_cast<bool*>(patch_mask.mutable_data_ptr()),
              static_cast<int64_t*>(ids_keep.mutable_data_ptr()), static_cast<int64_t*>(ids_restore.mutable_data_ptr())} {}
 
   Masks result() const { return {patch_mask, ids_keep, ids_restore}; }
@@ -52,29 +52,39 @@ void check_sizes(int64_t B, int64_t N, int64_t k, int64_t mode) {
   STD_TORCH_CHECK(mode >= kScatter && mode <= kMixed, "random_masking: expected mode 0..3, got ", mode);
 }
 
-// Scatter keys of one row: the upper 24 bits of word i of blocks 1, 2, ..., made distinct by the position i.
-void draw_keys(const PhiloxStream& stream, uint32_t row, ScatterRow<int64_t>& scatter, PhiloxWords& words) {
-  for (int32_t n = 0; n < scatter.N; n += 4 * kLanes) {
-    philox(stream, row, 0, 1 + n / 4, 1, words);
-    const int32_t count = std::min(4 * kLanes, scatter.N - n);
-    for (int32_t i = 0; i < count; ++i) {
-      scatter.keys[n + i] = (static_cast<int64_t>(words.word[i % 4][i / 4] >> 8) << 32) | (n + i);
+// Scatter keys of a long row: the upper 24 bits of word i of blocks 1, 2, ...
+void draw_long_keys(const PhiloxStream& stream, uint32_t row, ScatterRow<int32_t>& scatter) {
+  PhiloxWords words;
+  for (int64_t n = 0; n < scatter.N; n += 4 * kLanes) {
+    philox<kLanes>(stream, row, static_cast<uint32_t>(1 + n / 4), words);
+    const int64_t count = std::min<int64_t>(4 * kLanes, scatter.N - n);
+    for (int64_t i = 0; i < count; ++i) scatter.keys[n + i] = static_cast<int32_t>(words.word[i % 4][i / 4] >> 8);
+  }
+}
+
+// Rows [begin, end), all scattered.
+void scatter_rows(const PhiloxStream& stream, const RowWriter& out, int64_t begin, int64_t end, ScatterRow<int32_t>& row) {
+  const auto k = static_cast<int32_t>(out.k);
+  int64_t b = begin;
+  for (; out.N <= 2 * kLanes - 4 && b + 1 < end; b += 2) {
+    draw_two_scatters(stream, static_cast<uint32_t>(b), out.N, k, row.keys.data(), out.at(b).mask);
+    out.write_ids(b, row.order.data());
+    out.write_ids(b + 1, row.order.data());
+  }
+  for (; b < end; ++b) {
+    if (out.N <= kShortRow) {
+      draw_short_scatter(stream, static_cast<uint32_t>(b), out.N, k, row.keys.data(), out.at(b).mask);
+      out.write_ids(b, row.order.data());
+    } else {
+      draw_long_keys(stream, static_cast<uint32_t>(b), row);
+      out.write_scatter(b, row);
     }
   }
 }
 
-// The same for N <= kShortRow, in 32 bits: 24 of the word, 8 of the position, flipped so that signed order is theirs.
-void draw_short_keys(const PhiloxStream& stream, uint32_t row, ScatterRow<int32_t>& scatter, PhiloxWords& words) {
-  for (int32_t n = 0; n < scatter.N; n += 4 * kLanes) {
-    philox(stream, row, 0, 1 + n / 4, 1, words);
-    for (int32_t lane = 0; lane < kLanes; ++lane) {
-      for (int32_t w = 0; w < 4; ++w) {  // the padding is drawn too and written over below
-        const int32_t i = n + 4 * lane + w;
-        scatter.keys[i] = static_cast<int32_t>(((words.word[w][lane] & ~0xFFu) | i) ^ 0x80000000u);
-      }
-    }
-  }
-  std::fill(scatter.keys.begin() + scatter.N, scatter.keys.end(), std::numeric_limits<int32_t>::max());
+// Coin and start of kLanes rows.
+XMAE_FAST_AVX2_CLONE void draw_heads(const PhiloxStream& stream, uint32_t row, PhiloxWords& heads) {
+  philox<1>(stream, row, 0, heads);
 }
 
 // The stream: block 0 of a row holds [coin of `mixed`, start of the run, -, -]; word i of blocks 1, 2, ... is the
@@ -86,26 +96,18 @@ Masks masks_philox(const Tensor& seed, int64_t B, int64_t N, int64_t k, int64_t 
   const auto* key = static_cast<const int64_t*>(seed.const_data_ptr());
   const PhiloxStream stream{static_cast<uint64_t>(key[0]), static_cast<uint64_t>(key[1])};
   const Output out(B, N, k);
-  const bool run_is_masked = mode != kAnchor;
-  const RunTable table(out.rows, run_is_masked, mode == kScatter ? 0 : B);
+  const RunTable table(out.rows, mode != kAnchor, mode == kScatter ? 0 : B);
   torch::stable::parallel_for(0, B, rows_per_thread(mode), [&](int64_t begin, int64_t end) {
-    ScatterRow<int32_t> short_row(has_scatter(mode) && N <= kShortRow ? N : 0);
-    ScatterRow<int64_t> long_row(has_scatter(mode) && N > kShortRow ? N : 0);
-    PhiloxWords heads, words;
+    ScatterRow<int32_t> row(has_scatter(mode) ? N : 0);
+    if (mode == kScatter) return scatter_rows(stream, out.rows, begin, end, row);
+    PhiloxWords heads;
     for (int64_t first = begin; first < end; first += kLanes) {
-      if (mode != kScatter) philox(stream, static_cast<uint32_t>(first), 1, 0, 0, heads);
+      draw_heads(stream, static_cast<uint32_t>(first), heads);
       for (int64_t lane = 0; lane < std::min<int64_t>(kLanes, end - first); ++lane) {
-        const int64_t b = first + lane;
-        if (mode == kScatter || (mode == kMixed && heads.word[0][lane] >= 0x80000000u)) {
-          if (N <= kShortRow) {
-            draw_short_keys(stream, static_cast<uint32_t>(b), short_row, words);
-            out.rows.write_distinct_scatter(b, short_row);
-          } else {
-            draw_keys(stream, static_cast<uint32_t>(b), long_row, words);
-            out.rows.write_scatter(b, long_row);
-          }
+        if (mode == kMixed && heads.word[0][lane] >= 0x80000000u) {
+          scatter_rows(stream, out.rows, first + lane, first + lane + 1, row);
         } else {
-          table.write(b, static_cast<int32_t>(bounded(heads.word[1][lane], table.choices)));
+          table.write(first + lane, bounded(heads.word[1][lane], table.choices));
         }
       }
     }
@@ -126,7 +128,7 @@ void from_draws(const Output& out, int64_t B, int64_t N, const Tensor& scores, c
         std::copy_n(score_bits + b * N, N, row.keys.begin());
         out.rows.write_scatter(b, row);
       } else {
-        table.write(b, static_cast<int32_t>(start[b]));
+        table.write(b, start[b]);
       }
     }
   });

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import warnings
 from typing import NamedTuple
@@ -16,6 +15,8 @@ from xmae_fast.ops.random_masking import reference, schema  # noqa: F401
 backend.register("random_masking", "cpu", "masks_philox")
 
 MODES = tuple(reference.MODES)
+_masks_philox_kernel = torch.ops.xmae_fast.masks_philox.default
+_masks_from_draws_kernel = torch.ops.xmae_fast.masks_from_draws.default
 
 
 class PatchMask(NamedTuple):
@@ -82,7 +83,7 @@ def random_masking(
             draws = reference.published_draws(B, N, k, mode, generator, device)
         if chosen == "reference":
             return PatchMask(*reference.masks_from_draws(*draws, k, mode))
-        return PatchMask(*torch.ops.xmae_fast.masks_from_draws(*draws, k, reference.MODES[mode]))
+        return PatchMask(*_masks_from_draws_kernel(*draws, k, reference.MODES[mode]))
     seed = _draw_seed(generator, device) if 0 < k < N else torch.zeros(2, dtype=torch.int64, device=device)
     return _masks_from_seed(seed, B, N, k, mode, chosen)
 
@@ -99,7 +100,7 @@ def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: st
 def _masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, chosen: str) -> PatchMask:
     if chosen == "reference":
         return PatchMask(*reference.masks_philox(seed, B, N, k, mode))
-    return PatchMask(*torch.ops.xmae_fast.masks_philox(seed, B, N, k, reference.MODES[mode]))
+    return PatchMask(*_masks_philox_kernel(seed, B, N, k, reference.MODES[mode]))
 
 
 def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:
@@ -108,11 +109,11 @@ def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tenso
 
 
 def _check(B: int, N: int, ratio: float, mode: str, rng: str) -> tuple[int, str]:
-    if not isinstance(B, numbers.Integral) or B < 0:
+    if not (type(B) is int or isinstance(B, numbers.Integral)) or B < 0:  # the ABC's check costs 0.3 us
         raise ValueError(f"B: expected a whole number >= 0, got {B!r}")
-    if not isinstance(N, numbers.Integral) or N < 1:
+    if not (type(N) is int or isinstance(N, numbers.Integral)) or N < 1:
         raise ValueError(f"N: expected a whole number >= 1, got {N!r}")
-    if not isinstance(ratio, numbers.Real) or not math.isfinite(ratio) or not 0 <= ratio <= 1:
+    if not (type(ratio) is float or isinstance(ratio, numbers.Real)) or not 0 <= ratio <= 1:
         raise ValueError(f"ratio: expected a number in [0, 1], got {ratio!r}")
     if rng not in ("fast", "exact"):
         raise ValueError(f"rng: expected 'fast' or 'exact', got {rng!r}")

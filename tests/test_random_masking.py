@@ -206,5 +206,15 @@ def test_the_operator_itself_refuses_what_it_cannot_do(call, message, need_impl)
         call(torch.ops.xmae_fast)
 
 
+def test_bad_arguments_of_masks_from_seed():
+    seed = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"k: expected a whole number in 0\.\.25, got 26"):
+        masks_from_seed(seed, 2, 25, 26, "anchor")
+    with pytest.raises(ValueError, match="mode: expected one of .*, got 'run'"):
+        masks_from_seed(seed, 2, 25, 20, "run")
+    with pytest.raises(ValueError, match=r"seed: expected int64 of shape \[2\], got torch.float32 of shape \[2\]"):
+        masks_from_seed(seed.float(), 2, 25, 20, "anchor")
+
+
 def test_numpy_sizes_are_welcome():
     assert random_masking(np.int64(2), np.int32(25), np.float32(0.8)).ids_keep.shape == (2, 5)

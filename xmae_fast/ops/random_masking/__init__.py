@@ -67,7 +67,7 @@ def random_masking(
         ValueError: an argument is out of its range; the message names it.
         BackendError: `impl` cannot serve this call.
 
-    Source: `spec` of the published system, arXiv 2605.00973; k = 0 and k = N draw nothing.
+    k = 0 and k = N draw nothing. Source: the masking of xMAE, arXiv 2605.00973; Philox: Salmon et al., SC'11.
     """
     k, mode = _check(B, N, ratio, mode, rng)
     device = torch.empty(0).device if device is None else torch.device(device)
@@ -92,8 +92,13 @@ def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: st
     """`random_masking(rng="fast")` with the seed given: int64 [2], (seed, offset), on the device of the result.
 
     One seed with offsets 0, 1, 2, ... gives independent masks without asking a generator (and so without
-    synchronising a GPU).
+    synchronising a GPU). k is the number of masked patches, 0 <= k <= N. ValueError names a wrong argument.
     """
+    _check(B, N, 0.0, mode, "fast")
+    if not 0 <= k <= N:
+        raise ValueError(f"k: expected a whole number in 0..{N}, got {k!r}")
+    if seed.shape != (2,) or seed.dtype != torch.int64:
+        raise ValueError(f"seed: expected int64 of shape [2], got {seed.dtype} of shape {list(seed.shape)}")
     return _masks_from_seed(seed, B, N, k, mode, backend.resolve("random_masking", impl, seed.device))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -104,6 +105,32 @@ def test_foreign_file(tmp_path, name):
     (tmp_path / name).write_text("these are not weights\n" * 100)
     with pytest.raises(CheckpointError, match=f"{name}: expected a"):
         load_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_dtype_is_kept(model, tmp_path, dtype):
+    save_checkpoint(model.to(dtype), tmp_path / "model.safetensors")
+    assert_same(load_checkpoint(tmp_path / "model.safetensors"), model)
+
+
+def test_checkpoint_of_a_compiled_model(model, tmp_path):
+    state = {f"model._orig_mod.{key}": x for key, x in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "c.ckpt")
+    assert_same(load_checkpoint(tmp_path / "c.ckpt", CFG), model)
+
+
+def test_refused_classes_are_named(model, tmp_path):
+    content = {"state_dict": dict(model.state_dict()), "hyper_parameters": argparse.Namespace(a=1)}
+    torch.save(content, tmp_path / "h.ckpt")
+    with pytest.raises(CheckpointError, match=r"argparse.Namespace\); save its 'state_dict' alone"):
+        load_checkpoint(tmp_path / "h.ckpt", CFG)
+
+
+def test_a_folder_and_a_state_dict_are_refused(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="which is a folder"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(TypeError, match="model: expected an xMAE, got OrderedDict"):
+        save_checkpoint(model.state_dict(), tmp_path / "x.ckpt")
 
 
 class RunsCode:

@@ -175,6 +175,8 @@ def test_lag_profile_of_indifferent_attention_is_uniform():
 
 def test_lag_profile_errors():
     signal = torch.randn(2, 200)
+    with pytest.raises(ValueError, match="ppg, ecg: expected both signals with one batch size, got .* and None"):
+        lag_profile(xMAE(ModelCfg(**TINY)), signal, None)
     with pytest.raises(ValueError, match="model: expected one with a bridge"):
         lag_profile(xMAE(ModelCfg(**TINY, use_cross_bridge=False)), signal, signal)
     with pytest.raises(ValueError, match="queries: expected 'all' or 'masked', got 'some'"):

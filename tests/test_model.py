@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -195,6 +197,47 @@ def test_bf16_autocast():
         loss = masked_mse(results["ecg_reconstructed"], ecg, results["seq_mask_used_ecg"])
     loss.backward()
     assert torch.isfinite(loss)
+
+
+def test_data_and_evaluation_come_with_the_package():
+    code = "import xmae_fast; print(xmae_fast.data.simulate, xmae_fast.evaluation.lag_profile)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+
+
+def test_frozen_parts_stay_frozen():
+    """eval() on a part, or on all BatchNorms, holds for that part as it does for any module."""
+    ppg, ecg, ids = batch()
+    for freeze in (lambda model: model.ppg_path, lambda model: model.ppg_path.stem):
+        model = tiny().train()
+        freeze(model).eval()
+        before = {name: x.clone() for name, x in model.named_buffers()}
+        model(ppg, ecg, **ids)
+        changed = {name.split(".")[0] for name, x in model.named_buffers() if not torch.equal(x, before[name])}
+        assert changed == {"ecg_path"}
+    model.ppg_path.stem.enc1.train()
+    with pytest.raises(ValueError, match="stem: expected all of its BatchNorms in one mode"):
+        model(ppg, ecg, **ids)
+
+
+def test_dropout_rates_are_those_of_the_modules():
+    model = tiny().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, torch.nn.MultiheadAttention):
+            module.dropout = 0.0
+    ppg, ecg, ids = batch()
+    outputs = [model(ppg, ecg, **ids)["ecg_reconstructed"] for _ in range(2)]
+    assert torch.equal(*outputs)
+    model.ecg_path.dec_blk.mlp[3].p = 0.5
+    assert not torch.equal(model(ppg, ecg, **ids)["ecg_reconstructed"], outputs[0])
+
+
+def test_the_configuration_is_the_models_own():
+    cfg = ModelCfg(**TINY)
+    model = xMAE(cfg)
+    cfg.seq_len, cfg.lag = 100, "gaussian"
+    assert model.cfg == ModelCfg(**TINY)
 
 
 def test_copies_and_pickles():

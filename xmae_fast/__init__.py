@@ -1,5 +1,7 @@
 """xmae_fast: a high-performance drop-in xMAE (arXiv 2605.00973). Importing it needs torch and numpy alone."""
 
+from importlib import import_module
+
 from xmae_fast import ops
 from xmae_fast.backend import available, explain
 from xmae_fast.config import ModelCfg
@@ -23,3 +25,10 @@ __all__ = [
     "save_checkpoint",
     "xMAE",
 ]
+
+
+def __getattr__(name: str):
+    """`xmae_fast.data` and `xmae_fast.evaluation`, imported when first used."""
+    if name in ("data", "evaluation"):
+        return import_module(f"xmae_fast.{name}")
+    raise AttributeError(f"module 'xmae_fast' has no attribute {name!r}")

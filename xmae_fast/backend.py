@@ -154,11 +154,10 @@ def _explain_op(op: str, impl: str, device: torch.device) -> str:
         chosen = resolve(op, impl, device)
     except BackendError as error:
         return f"{op}: nothing can run: {error}"
-    others = [
-        f"{name} no: {why}"
-        for name in IMPLS
-        if name != "reference" and name != chosen and (why := _not_here(op, name, device))
-    ]
+    missing = [name for name in IMPLS[1:] if (op, name) not in _KERNELS]
+    others = [f"no {' or '.join(missing)} kernels in this version"] if missing else []
+    existing = [name for name in IMPLS[1:] if name not in missing and name != chosen]
+    others += [f"{name} not: {why}" for name in existing if (why := _not_here(op, name, device))]
     return f"{op}: {chosen} (impl={impl!r}, {device})" + (f"; {'; '.join(others)}" if others else "")
 
 

@@ -201,6 +201,7 @@ def cfg_from_dict(cfg: Mapping[str, Any]) -> ModelCfg:
     if "model_params" not in cfg and "seq_len" in cfg:
         _check_keys(cfg, [field.name for field in fields(ModelCfg)], "cfg")
         return ModelCfg(**cfg)
+    _check_top_level(cfg)
     params = cfg.get("model_params") or {}
     if not isinstance(params, Mapping):
         raise TypeError(f"model_params: expected a dictionary, got {type(params).__name__}")
@@ -214,6 +215,17 @@ def cfg_from_dict(cfg: Mapping[str, Any]) -> ModelCfg:
     _expect(isinstance(source, str), "source", f"one of {', '.join(map(repr, SOURCES))}", source)
     values = {field: params.get(key, default) for key, (field, default) in _MODEL_PARAMS.items()}
     return ModelCfg(seq_len=round(samples), source=source.lower(), sampling_freq=rate, **values)
+
+
+def _check_top_level(cfg: Mapping[str, Any]) -> None:
+    """Keys of others are welcome there, but not ours in the wrong place or slightly misspelt."""
+    known = ("model_params", "sampling_freq", "seg_len", "source")
+    for key in cfg:
+        if "model_params" not in cfg and key in _MODEL_PARAMS:
+            raise ValueError(f"cfg: expected {key!r} under 'model_params', got it at the top level")
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
+        if key not in known and near and near[0] not in cfg:
+            raise ValueError(f"cfg: unknown key {key!r} (did you mean {near[0]!r}?)")
 
 
 def _check_keys(got: Mapping[str, Any], known: list[str], where: str) -> None:

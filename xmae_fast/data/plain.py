@@ -165,7 +165,10 @@ class _Selection:
         if split is not None:
             names = split_subjects(names, seed, exclude_prefixes=exclude_prefixes)[split]
         self.names, self.exclude_prefixes = frozenset(names), exclude_prefixes
-        self.ppg_quality, self.ecg_quality = quality if isinstance(quality, tuple) else (quality, quality)
+        pair = quality if isinstance(quality, (tuple, list)) else (quality, quality)
+        if len(pair) != 2 or not all(isinstance(value, (int, float)) for value in pair):
+            raise ValueError(f"quality: expected a number or a pair (ppg, ecg) of numbers, got {quality!r}")
+        self.ppg_quality, self.ecg_quality = pair
         self.rejected: Counter[str] = Counter()
 
     def __call__(self, subject: str, key: SegmentKey) -> bool:

@@ -95,8 +95,8 @@ def simulate(
     relation does. ValueError if a count is below 1 or seed is not in [0, 2^64)."""
     cfg = cfg or SimulationCfg()
     for name, count in (("num_subjects", num_subjects), ("segments_per_subject", segments_per_subject)):
-        if count < 1:
-            raise ValueError(f"{name}: expected at least 1, got {count}")
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name}: expected a whole number, at least 1, got {count!r}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected an integer in [0, 2^64), got {seed}")
     total = num_subjects * segments_per_subject

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ def save_checkpoint(model: xMAE, path: str | os.PathLike[str]) -> None:
 
     Nothing is left half-written: the file appears under its name when it is complete, or not at all.
     """
+    if not isinstance(model, xMAE):
+        raise TypeError(f"model: expected an xMAE, got {type(model).__name__}")
     path = Path(path)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     cfg = json.dumps(model.cfg.to_dict())
@@ -51,7 +54,7 @@ def save_checkpoint(model: xMAE, path: str | os.PathLike[str]) -> None:
 def load_checkpoint(
     path: str | os.PathLike[str], cfg: ModelCfg | Mapping[str, Any] | None = None, impl: str = "auto"
 ) -> xMAE:
-    """A model from a checkpoint file, in evaluation mode on the CPU.
+    """A model from a checkpoint file, in evaluation mode, on the CPU, in the dtype that was saved.
 
     Args:
         path: a Lightning checkpoint ({"state_dict": {"model.<key>": ...}}), a flat dictionary of such keys (with or
@@ -65,7 +68,8 @@ def load_checkpoint(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"path: expected a checkpoint file, got {str(path)!r}, which does not exist")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"path: expected a checkpoint file, got {str(path)!r}, which {found}")
     state, stored_cfg = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     if cfg is None:
         if stored_cfg is None:
@@ -73,7 +77,7 @@ def load_checkpoint(
         cfg = stored_cfg
     model = xMAE(cfg if isinstance(cfg, ModelCfg) else cfg_from_dict(cfg), impl=impl)
     _check_fit(path, state, model.state_dict())
-    model.load_state_dict(state)
+    model.to(state["mask_token"].dtype).load_state_dict(state)
     return model.eval()
 
 
@@ -108,7 +112,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: expected a checkpoint of tensors and plain values; it is foreign or holds objects that would run "
-            f"code when loaded: {_first_line(error)}"
+            f"code when loaded ({_refused(error)}); save its 'state_dict' alone, or without them"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError, TypeError) as error:
         raise CheckpointError(
@@ -128,7 +132,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 
 def _strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(PREFIX): value for key, value in state.items()}
+    """Keys without the prefix of Lightning and that of torch.compile."""
+    return {key.removeprefix(PREFIX).removeprefix("_orig_mod."): value for key, value in state.items()}
 
 
 def _parse_cfg(path: Path, text: object) -> dict[str, Any] | None:
@@ -152,6 +157,12 @@ def _check_fit(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Ten
         shown = "\n  ".join(problems[:_SHOWN_KEYS])
         more = f"\n  ... and {len(problems) - _SHOWN_KEYS} more" if len(problems) > _SHOWN_KEYS else ""
         raise CheckpointError(f"{path}: {len(problems)} keys do not fit the configuration:\n  {shown}{more}")
+
+
+def _refused(error: Exception) -> str:
+    """The class that `weights_only=True` refused, where torch names it."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return found.group(1) if found else "torch does not say which"
 
 
 def _first_line(error: Exception) -> str:

@@ -72,6 +72,13 @@ class Stem(nn.Module):
         mixes = {name: getattr(self, name).weight for name in ("lat2", "lat1", "red3to2", "red2to1")}
         return StemParams(**levels, **layers, **mixes, skip=conv_bn_params(self.skip, self.skip_bn))
 
+    def uses_batch_statistics(self) -> bool:
+        """Whether the BatchNorms are in training mode; ValueError when some are and some are not."""
+        modes = {module.training for module in self.modules() if isinstance(module, nn.BatchNorm1d)}
+        if len(modes) > 1:
+            raise ValueError("stem: expected all of its BatchNorms in one mode, got some in training and some not")
+        return modes.pop()
+
 
 def attention_params(norm_q: nn.LayerNorm, norm_kv: nn.LayerNorm, attn: nn.MultiheadAttention) -> AttentionParams:
     return AttentionParams(
@@ -82,6 +89,16 @@ def attention_params(norm_q: nn.LayerNorm, norm_kv: nn.LayerNorm, attn: nn.Multi
 
 def feed_forward_params(norm: nn.LayerNorm, up: nn.Linear, down: nn.Linear) -> FeedForwardParams:
     return FeedForwardParams(norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias)
+
+
+def dropout_rate(module: nn.Dropout, inference: bool) -> float:
+    """The rate that `module` would apply now."""
+    return module.p if module.training and not inference else 0.0
+
+
+def attention_dropout(attn: nn.MultiheadAttention, inference: bool) -> float:
+    """The rate that `attn` would apply to its probabilities now."""
+    return attn.dropout if attn.training and not inference else 0.0
 
 
 def attention_module(cfg: ModelCfg) -> nn.MultiheadAttention:
@@ -97,18 +114,19 @@ class Block(nn.Module):
     def __init__(self, cfg: ModelCfg, hidden: int, norm_names: tuple[str, str]) -> None:
         super().__init__()
         self.norm_names = norm_names
-        self.dropout, self.num_heads = cfg.dropout, cfg.nhead
         D = cfg.d_model
         self.add_module(norm_names[0], nn.LayerNorm(D))
         self.attn = attention_module(cfg)
         self.add_module(norm_names[1], nn.LayerNorm(D))
         self.mlp = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D), nn.Dropout(cfg.dropout))
 
-    def forward(self, x: Tensor, *, training: bool, impl: str) -> Tensor:
+    def forward(self, x: Tensor, *, inference: bool = False, impl: str = "auto") -> Tensor:
+        """[B, N, D] -> [B, N, D]; `inference` switches dropout off whatever the mode."""
         norm1, norm2 = (getattr(self, name) for name in self.norm_names)
-        p = self.dropout if training else 0.0
         params = attention_params(norm1, norm1, self.attn)
-        x = ops.lag_attention(x, None, params, num_heads=self.num_heads, dropout_p=p, impl=impl)
+        p = attention_dropout(self.attn, inference)
+        x = ops.lag_attention(x, None, params, num_heads=self.attn.num_heads, dropout_p=p, impl=impl)
+        p = dropout_rate(self.mlp[3], inference)
         return ops.feed_forward(x, feed_forward_params(norm2, self.mlp[0], self.mlp[2]), dropout_p=p, impl=impl)
 
 
@@ -118,7 +136,6 @@ class CrossBlock(nn.Module):
     def __init__(self, cfg: ModelCfg, lag: LagBias | None) -> None:
         super().__init__()
         D = cfg.d_model
-        self.dropout, self.num_heads = cfg.dropout, cfg.nhead
         self.nq, self.nkv = nn.LayerNorm(D), nn.LayerNorm(D)
         self.attn = attention_module(cfg)
         self.ffn = nn.Sequential(
@@ -129,18 +146,20 @@ class CrossBlock(nn.Module):
     def _lag_arguments(self, key_pos: Tensor | None) -> dict[str, Tensor | None]:
         return {} if self.lag is None else {"bias_table": self.lag(), "key_pos": key_pos}
 
-    def forward(self, q: Tensor, kv: Tensor, key_pos: Tensor | None, *, training: bool, impl: str) -> Tensor:
-        p = self.dropout if training else 0.0
+    def forward(
+        self, q: Tensor, kv: Tensor, key_pos: Tensor | None = None, *, inference: bool = False, impl: str = "auto"
+    ) -> Tensor:
+        """q [B, Nq, D], kv [B, Nk, D], key_pos [B, Nk] or None (0..Nk-1) -> [B, Nq, D]; `inference` as in Block."""
         params = attention_params(self.nq, self.nkv, self.attn)
-        q = ops.lag_attention(
-            q, kv, params, num_heads=self.num_heads, dropout_p=p, impl=impl, **self._lag_arguments(key_pos)
-        )
+        p, lag = attention_dropout(self.attn, inference), self._lag_arguments(key_pos)
+        q = ops.lag_attention(q, kv, params, num_heads=self.attn.num_heads, dropout_p=p, impl=impl, **lag)
+        p = dropout_rate(self.ffn[4], inference)
         return ops.feed_forward(q, feed_forward_params(self.ffn[0], self.ffn[1], self.ffn[3]), dropout_p=p, impl=impl)
 
     def attention_weights(self, q: Tensor, kv: Tensor, key_pos: Tensor | None) -> Tensor:
         """Attention probabilities [B, H, Nq, Nk] of this block, without dropout."""
         params = attention_params(self.nq, self.nkv, self.attn)
-        return ops.attention_weights(q, kv, params, num_heads=self.num_heads, **self._lag_arguments(key_pos))
+        return ops.attention_weights(q, kv, params, num_heads=self.attn.num_heads, **self._lag_arguments(key_pos))
 
 
 def truncated_normal(*shape: int) -> nn.Parameter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,30 +59,31 @@ class ModalityPath(nn.Module):
         self.mask_loc_table = nn.Embedding(cfg.num_patches, cfg.d_model)
         nn.init.xavier_uniform_(self.mask_loc_table.weight)
 
-    def encode(self, signal: Tensor, ids_keep: Tensor | None, *, training: bool, impl: str) -> Tensor:
+    def encode(self, signal: Tensor, ids_keep: Tensor | None, *, inference: bool = False, impl: str = "auto") -> Tensor:
         """Tokens of the visible patches: signal [B, 1, L], ids_keep [B, Nk] or None (all) -> [B, Nk, D].
 
         The stem runs over the visible patches side by side, and the first Nk positions are added, not those of the
-        kept patches: both as published.
+        kept patches: both as published. `inference`: running statistics and no dropout, whatever the mode.
         """
         if ids_keep is not None:
             signal = ops.gather_patches(signal, ids_keep, self.patch_len, impl=impl)
         kept = signal.shape[-1] // self.patch_len
         if kept == 0:
             return self.pos.new_empty(signal.shape[0], 0, self.pos.shape[-1])
+        training = not inference and self.stem.uses_batch_statistics()
         features = ops.conv_stem(signal, self.stem.params(), training=training, impl=impl)
         x = ops.patch_embed(features, self.patcher.proj.weight, self.patcher.proj.bias, self.pos[:, :kept], impl=impl)
         for block in self.encoder.blocks:
-            x = block(x, training=training, impl=impl)
+            x = block(x, inference=inference, impl=impl)
         return x
 
     def embedding(self, tokens: Tensor) -> Tensor:
         """Mean over tokens, LayerNorm, Linear: [B, Nk, D] -> [B, proj_dim]."""
         return self.proj(tokens.mean(dim=1))
 
-    def decode(self, tokens: Tensor, *, training: bool, impl: str) -> Tensor:
+    def decode(self, tokens: Tensor, *, impl: str = "auto") -> Tensor:
         """All N tokens -> waveform: [B, N, D] -> [B, 1, L]."""
-        x = self.dec_blk(tokens, training=training, impl=impl)
+        x = self.dec_blk(tokens, impl=impl)
         return ops.decode_waveform(x, self.decoder.deconv.weight, self.decoder.deconv.bias, impl=impl)
 
 
@@ -113,8 +115,7 @@ class xMAE(nn.Module):
             raise TypeError(
                 f"cfg: expected a ModelCfg (build_model_from_cfg takes dictionaries), got {type(cfg).__name__}"
             )
-        cfg.validate()
-        self.cfg = cfg
+        self.cfg = cfg = replace(cfg)  # a copy, checked anew: later changes to the caller's do not reach the model
         self.impl = impl
         self.has_bridge = cfg.use_cross_bridge and cfg.source == "ppg+ecg"
         self.mask_token = truncated_normal(1, 1, cfg.d_model)
@@ -159,8 +160,8 @@ class xMAE(nn.Module):
 
         Returns:
             A dictionary with what can be computed and is asked for: `ppg_embedding` [B, proj_dim] (its projection gets
-            no gradient from pretraining), `ecg_reconstructed` [B, 1, L], `seq_mask_used_ecg` [B, 1, L], 1 on masked
-            samples.
+            no gradient from pretraining; NaN where no PPG patch is visible), `ecg_reconstructed` [B, 1, L],
+            `seq_mask_used_ecg` [B, 1, L], 1 on masked samples.
 
         Raises:
             ValueError, TypeError: naming the argument. BackendError: impl.
@@ -182,15 +183,15 @@ class xMAE(nn.Module):
         want_recon = want_recon and ecg is not None
         bridged = self.has_bridge and ppg is not None and want_recon
         if ppg is not None and (want_embedding or bridged):
-            ppg_tokens = self.ppg_path.encode(ppg, ids_keep_ppg, training=self.training, impl=self.impl)
+            ppg_tokens = self.ppg_path.encode(ppg, ids_keep_ppg, impl=self.impl)
             if want_embedding:
                 result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
         if want_recon:
-            ecg_tokens = self.ecg_path.encode(ecg, ids_keep_ecg, training=self.training, impl=self.impl)
+            ecg_tokens = self.ecg_path.encode(ecg, ids_keep_ecg, impl=self.impl)
             if bridged:
                 ecg_tokens = self.bridge_queries(ecg_tokens, ids_keep_ecg)
                 for block in self.bridger.ecg2ppg:
-                    ecg_tokens = block(ecg_tokens, ppg_tokens, ids_keep_ppg, training=self.training, impl=self.impl)
+                    ecg_tokens = block(ecg_tokens, ppg_tokens, ids_keep_ppg, impl=self.impl)
             result["ecg_reconstructed"] = self._decode_ecg(ecg_tokens, ids_restore_ecg)
             result["seq_mask_used_ecg"] = self._sample_mask(ecg, ids_keep_ecg, ids_restore_ecg)
         return result
@@ -211,7 +212,7 @@ class xMAE(nn.Module):
         if self.cfg.source == "ecg":
             raise ValueError("embed: expected a model with a PPG encoder, got source='ecg'")
         signal = self.as_signal("ppg", ppg)
-        return self.ppg_path.embedding(self.ppg_path.encode(signal, None, training=False, impl=self.impl))
+        return self.ppg_path.embedding(self.ppg_path.encode(signal, None, inference=True, impl=self.impl))
 
     def bridge_queries(self, ecg_tokens: Tensor, ids_keep_ecg: Tensor | None) -> Tensor:
         """Encoder tokens [B, Nk, D] -> queries of the bridge [B, N, D]."""
@@ -224,7 +225,7 @@ class xMAE(nn.Module):
         path = self.ecg_path
         if tokens.shape[1] < self.cfg.num_patches:
             tokens = ops.restore_tokens(tokens, ids_restore, self.mask_token, path.pos, impl=self.impl)
-        return path.decode(tokens, training=self.training, impl=self.impl)
+        return path.decode(tokens, impl=self.impl)
 
     def _sample_mask(self, ecg: Tensor, ids_keep: Tensor | None, ids_restore: Tensor | None) -> Tensor:
         if ids_keep is None:

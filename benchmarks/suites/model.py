@@ -32,7 +32,7 @@ class Levels(NamedTuple):
 
 LEVELS = {
     ("embed", "one"): Levels("default", "default", "all", "default"),
-    ("embed", "large"): Levels("quick", "default", "default", "quick"),
+    ("embed", "large"): Levels("default", "default", "default", "quick"),
     ("forward", "one"): Levels("all", "all", "all", "all"),
     ("forward", "large"): Levels("all", "all", "all", "default"),
 }

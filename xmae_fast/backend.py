@@ -23,7 +23,8 @@ OPS = (
     "feed_forward",
     "waveform_loss",
 )
-# What each implementation is called to a person, and the only device type it serves (None: any).
+MODEL_OPS = tuple(op for op in OPS if op != "random_masking")  # those that a forward runs
+# The only device type that each implementation serves (None: any).
 _DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
 
@@ -141,7 +142,7 @@ def explain(what: object = None, *, impl: str = "auto", device: torch.device | s
         return "\n".join(_explain_op(op, impl, torch.device(device)) for op in OPS)
     if isinstance(what, torch.nn.Module) and hasattr(what, "impl"):
         at = next(what.parameters()).device
-        lines = [_explain_op(op, what.impl, at) for op in OPS if op != "random_masking"]
+        lines = [_explain_op(op, what.impl, at) for op in MODEL_OPS]
         return "\n".join([f"{type(what).__name__} on {at}, impl={what.impl!r}:", *(f"  {line}" for line in lines)])
     name = getattr(what, "__name__", what)
     if name not in OPS:

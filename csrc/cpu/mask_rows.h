@@ -1,5 +1,5 @@
 // Writes one row of a patch mask: patch_mask [N], ids_keep [N - k], ids_restore [N]. Kept patches come first in ascending
-// order, then masked ones; ids_restore inverts that. Knows neither random numbers nor torch.
+// order, then masked ones; ids_restore inverts that. Knows nothing of torch.
 #pragma once
 
 #include <algorithm>
@@ -37,8 +37,13 @@ __attribute__((always_inline)) inline void mask_by_rank(const int32_t* keys, int
   }
 }
 
-// Scatter mask of one short row (N <= kShortRow) from its keys: the upper 24 bits of word i of blocks 1, 2, ..., made
-// distinct by the position i in the low 8 bits; signs are flipped so that signed order is unsigned order.
+// Scatter key of patch i in a short row: 24 bits of its random word, made distinct by the position in the low 8 bits; the
+// sign is flipped so that signed order is unsigned order.
+__attribute__((always_inline)) inline int32_t short_key(uint32_t word, uint32_t i) {
+  return static_cast<int32_t>(((word & ~0xFFu) | i) ^ 0x80000000u);
+}
+
+// Scatter mask of one short row (N <= kShortRow); word i of blocks 1, 2, ... belongs to patch i.
 XMAE_FAST_AVX2_CLONE inline void draw_short_scatter(
     const PhiloxStream& stream, uint32_t row, int64_t N, int32_t k, int32_t* keys, bool* mask) {
   PhiloxWords words;
@@ -48,14 +53,14 @@ XMAE_FAST_AVX2_CLONE inline void draw_short_scatter(
     for (int64_t lane = 0; lane < lanes; ++lane) {
       for (int64_t w = 0; w < 4; ++w) {
         const int64_t i = n + 4 * lane + w;
-        keys[i] = static_cast<int32_t>(((words.word[w][lane] & ~0xFFu) | static_cast<uint32_t>(i)) ^ 0x80000000u);
+        keys[i] = short_key(words.word[w][lane], static_cast<uint32_t>(i));
       }
     }
   }
   mask_by_rank(keys, N, k, mask);
 }
 
-// Two rows of up to 28 patches, as most are: one set of draws serves both. keys: [2, kPad].
+// Two rows of up to kPad patches, as most are: one set of draws serves both. keys: [2, kPad].
 XMAE_FAST_AVX2_CLONE inline void draw_two_scatters(
     const PhiloxStream& stream, uint32_t row, int64_t N, int32_t k, int32_t* keys, bool* mask) {
   PhiloxWords words;
@@ -63,7 +68,7 @@ XMAE_FAST_AVX2_CLONE inline void draw_two_scatters(
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     for (int64_t w = 0; w < 4; ++w) {
       const uint32_t i = static_cast<uint32_t>(4 * (lane % (kLanes / 2)) + w);
-      keys[4 * lane + w] = static_cast<int32_t>(((words.word[w][lane] & ~0xFFu) | i) ^ 0x80000000u);
+      keys[4 * lane + w] = short_key(words.word[w][lane], i);
     }
   }
   mask_by_rank(keys, N, k, mask);

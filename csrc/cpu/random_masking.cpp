@@ -27,7 +27,7 @@ enum Mode : int64_t { kScatter = 0, kBlock = 1, kAnchor = 2, kMixed = 3 };
 
 bool has_scatter(int64_t mode) { return mode == kScatter || mode == kMixed; }
 
-// Waking a thread costs 5-10 us; a run copied from a table takes some 15 ns, a scatter row some 60 ns.
+// Waking a thread costs 5-10 us; a run copied from a table takes some 15 ns, a scatter row some 150 ns.
 int64_t rows_per_thread(int64_t mode) { return has_scatter(mode) ? 256 : 4096; }
 
 struct Output {
@@ -66,7 +66,7 @@ void draw_long_keys(const PhiloxStream& stream, uint32_t row, ScatterRow<int32_t
 void scatter_rows(const PhiloxStream& stream, const RowWriter& out, int64_t begin, int64_t end, ScatterRow<int32_t>& row) {
   const auto k = static_cast<int32_t>(out.k);
   int64_t b = begin;
-  for (; out.N <= 2 * kLanes - 4 && b + 1 < end; b += 2) {
+  for (; out.N <= kPad && b + 1 < end; b += 2) {
     draw_two_scatters(stream, static_cast<uint32_t>(b), out.N, k, row.keys.data(), out.at(b).mask);
     out.write_ids(b, row.order.data());
     out.write_ids(b + 1, row.order.data());

@@ -16,8 +16,6 @@ from xmae_fast.model.layers import Block, CrossBlock, Stem, truncated_normal
 from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
 
-MODEL_OPS = tuple(op for op in backend.OPS if op != "random_masking")
-
 
 class PatchProjection(nn.Module):
     """Patch embedding's parameters: Conv1d(S -> D, kernel P, stride P)."""
@@ -133,7 +131,7 @@ class xMAE(nn.Module):
 
     @impl.setter
     def impl(self, value: str) -> None:
-        for op in MODEL_OPS:
+        for op in backend.MODEL_OPS:
             backend.check_usable(op, value)
         self._impl = value
 

@@ -7,7 +7,9 @@ back silently and no environment variable changes numerics: `explain` tells what
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +28,8 @@ OPS = (
 MODEL_OPS = tuple(op for op in OPS if op != "random_masking")  # those that a forward runs
 # The only device type that each implementation serves (None: any).
 _DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
+# The dtypes of floating-point tensors that each implementation serves (None: any).
+_DTYPES_OF = {"reference": None, "cpu": (torch.float32,), "triton": None, "cuda": None}
 
 
 class BackendError(RuntimeError):
@@ -53,6 +57,40 @@ def _load_extension(stem: str) -> str:
 
 _EXTENSION_REASON = {"cpu": _load_extension("_C_cpu")}
 _KERNELS: dict[tuple[str, str], str] = {}
+
+
+_library = torch.library.Library("xmae_fast", "FRAGMENT")
+_library.define("cpu_kernels() -> str")
+_library.define("use_cpu_kernels(str name) -> ()")
+
+
+def cpu_kernels() -> str:
+    """The instruction set whose kernels serve the CPU: "avx512", "avx2" or "baseline" (portable vectors).
+
+    Raises:
+        BackendError: the C++ operators are not here.
+    """
+    if reason := _EXTENSION_REASON["cpu"]:
+        raise BackendError(f"cpu_kernels: {reason}")
+    return torch.ops.xmae_fast.cpu_kernels()
+
+
+@contextlib.contextmanager
+def use_cpu_kernels(name: str) -> Iterator[None]:
+    """Within it, all threads of this process use the kernels of another instruction set; for tests and measurements.
+
+    Args:
+        name: as `cpu_kernels` returns; one that this processor has.
+
+    Raises:
+        BackendError: the C++ operators are not here. RuntimeError: the processor lacks it.
+    """
+    before = cpu_kernels()
+    torch.ops.xmae_fast.use_cpu_kernels(name)
+    try:
+        yield
+    finally:
+        torch.ops.xmae_fast.use_cpu_kernels(before)
 
 
 def register(op: str, impl: str, torch_op: str) -> None:
@@ -86,8 +124,10 @@ def check_impl_name(impl: str) -> None:
         raise ValueError(f"impl: expected 'auto' or one of {', '.join(map(repr, IMPLS))}, got {impl!r}")
 
 
-def check_usable(op: str, impl: str, device: torch.device | None = None) -> None:
-    """Raise ValueError or BackendError unless the explicit choice `impl` can run `op` here (and on `device`)."""
+def check_usable(
+    op: str, impl: str, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Raise ValueError or BackendError unless the explicit choice `impl` can run `op` here (on `device`, in `dtype`)."""
     check_impl_name(impl)
     if impl in ("auto", "reference"):
         return
@@ -96,16 +136,27 @@ def check_usable(op: str, impl: str, device: torch.device | None = None) -> None
     wanted = _DEVICE_OF[impl]
     if device is not None and wanted is not None and device.type != wanted:
         raise BackendError(f"impl={impl!r} was asked for {op}: expected tensors on {wanted}, got them on {device}")
+    if not _serves(impl, dtype):
+        names = " or ".join(str(served) for served in _DTYPES_OF[impl])
+        raise BackendError(f"impl={impl!r} was asked for {op}: it computes in {names}, got {dtype}; impl='reference' takes it")
 
 
-def resolve(op: str, impl: str, device: torch.device) -> str:
-    """The implementation that serves this call: `impl` itself if explicit and possible, else the fastest usable."""
+def _serves(impl: str, dtype: torch.dtype | None) -> bool:
+    return dtype is None or _DTYPES_OF[impl] is None or dtype in _DTYPES_OF[impl]
+
+
+def resolve(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
+    """The implementation that serves this call: `impl` itself if explicit and possible, else the fastest usable.
+
+    Args:
+        device, dtype: of the tensors; no dtype: the operator has no floating-point input.
+    """
     if impl == "reference":
         return "reference"
     if impl != "auto":
-        check_usable(op, impl, device)
+        check_usable(op, impl, device, dtype)
         return impl
-    if device.type == "cpu" and _usable(op, "cpu"):
+    if device.type == "cpu" and _serves("cpu", dtype) and _usable(op, "cpu"):
         return "cpu"
     if device.type == "cuda" and _usable(op, "cuda"):
         return "cuda"

@@ -12,27 +12,27 @@
 namespace xmae_fast {
 
 constexpr int64_t kShortRow = 256;  // up to here counting ranks (no branches, vectorised) beats nth_element
-constexpr int64_t kPad = 32;        // patches whose ranks are counted together: four AVX2 registers
+constexpr int64_t kRankPad = 32;    // patches whose ranks are counted together: four AVX2 registers
 
 // Keys of one row and room to work on them; made once per thread.
 template <typename Key>
 struct ScatterRow {
   int64_t N;
-  std::vector<Key> keys;       // [N, rounded up to kPad; at least 2 kPad]
+  std::vector<Key> keys;       // [N, rounded up to kRankPad; at least 2 kRankPad]
   std::vector<int64_t> order;  // [N + 1]
 
-  explicit ScatterRow(int64_t N_) : N(N_), keys(std::max((N_ + kPad - 1) / kPad, int64_t{2}) * kPad), order(N_ + 1) {}
+  explicit ScatterRow(int64_t N_) : N(N_), keys(std::max((N_ + kRankPad - 1) / kRankPad, int64_t{2}) * kRankPad), order(N_ + 1) {}
 };
 
-// mask[n] = fewer than k of the N distinct keys are smaller than keys[n]. keys: [N, rounded up to kPad].
+// mask[n] = fewer than k of the N distinct keys are smaller than keys[n]. keys: [N, rounded up to kRankPad].
 __attribute__((always_inline)) inline void mask_by_rank(const int32_t* keys, int64_t N, int32_t k, bool* mask) {
-  for (int64_t first = 0; first < N; first += kPad) {
-    int32_t rank[kPad] = {};
+  for (int64_t first = 0; first < N; first += kRankPad) {
+    int32_t rank[kRankPad] = {};
     for (int64_t j = 0; j < N; ++j) {
       const int32_t key = keys[j];
-      for (int64_t i = 0; i < kPad; ++i) rank[i] += key < keys[first + i];
+      for (int64_t i = 0; i < kRankPad; ++i) rank[i] += key < keys[first + i];
     }
-    const int64_t count = std::min(kPad, N - first);
+    const int64_t count = std::min(kRankPad, N - first);
     for (int64_t i = 0; i < count; ++i) mask[first + i] = rank[i] < k;
   }
 }
@@ -60,7 +60,7 @@ XMAE_FAST_AVX2_CLONE inline void draw_short_scatter(
   mask_by_rank(keys, N, k, mask);
 }
 
-// Two rows of up to kPad patches, as most are: one set of draws serves both. keys: [2, kPad].
+// Two rows of up to kRankPad patches, as most are: one set of draws serves both. keys: [2, kRankPad].
 XMAE_FAST_AVX2_CLONE inline void draw_two_scatters(
     const PhiloxStream& stream, uint32_t row, int64_t N, int32_t k, int32_t* keys, bool* mask) {
   PhiloxWords words;
@@ -72,7 +72,7 @@ XMAE_FAST_AVX2_CLONE inline void draw_two_scatters(
     }
   }
   mask_by_rank(keys, N, k, mask);
-  mask_by_rank(keys + kPad, N, k, mask + N);
+  mask_by_rank(keys + kRankPad, N, k, mask + N);
 }
 
 // ids of a row whose visible patches are one run of V from `start`. Fixed loop lengths and no branches: with random starts,

@@ -66,7 +66,7 @@ void draw_long_keys(const PhiloxStream& stream, uint32_t row, ScatterRow<int32_t
 void scatter_rows(const PhiloxStream& stream, const RowWriter& out, int64_t begin, int64_t end, ScatterRow<int32_t>& row) {
   const auto k = static_cast<int32_t>(out.k);
   int64_t b = begin;
-  for (; out.N <= kPad && b + 1 < end; b += 2) {
+  for (; out.N <= kRankPad && b + 1 < end; b += 2) {
     draw_two_scatters(stream, static_cast<uint32_t>(b), out.N, k, row.keys.data(), out.at(b).mask);
     out.write_ids(b, row.order.data());
     out.write_ids(b + 1, row.order.data());

@@ -1,0 +1,48 @@
+// The kernels that exist once per instruction set, as a table of functions.
+#pragma once
+
+#include "stem_layout.h"
+
+namespace xmae_fast {
+
+struct Digest {
+  uint64_t low, high;
+  bool operator==(const Digest& other) const { return low == other.low && high == other.high; }
+};
+
+// A unit in evaluation: BatchNorm folded into weights and bias.
+struct FoldedUnit {
+  PackedMatrix matrix;
+  AlignedFloats bias;  // [c_out, rounded up to a panel]
+  int64_t stride, reach;
+};
+
+struct FoldedStem {
+  FoldedUnit units[kUnits];
+  PackedMatrix lat2, lat1, red3to2, red2to1;
+  AlignedFloats skip_scale, skip_shift;  // [S, rounded up to a panel]: skip path = x * scale + shift
+  int64_t widths[3], channels;
+};
+
+// Floats in one activation buffer of a sample: the largest level, and behind level 3 its reduction to level 2's channels.
+inline int64_t stem_eval_buffer(const FoldedStem& stem, int64_t L) {
+  const int64_t L2 = (L + 1) / 2, L3 = (L2 + 1) / 2, pad = 2 * kPad;
+  const int64_t third = (L3 + pad) * stem.widths[2] + L3 * stem.widths[1];
+  const int64_t most = std::max({(L + pad) * stem.widths[0], (L2 + pad) * stem.widths[1], third, L2 * stem.widths[0]});
+  return (most + 15) / 16 * 16 + 16;
+}
+
+struct Kernels {
+  const char* name;
+  int64_t width;  // floats in a vector
+
+  Digest (*fingerprint)(const float* data, int64_t count);
+
+  // x [B, L] -> out [B, L, S]
+  void (*stem_eval)(const FoldedStem& stem, const float* x, int64_t B, int64_t L, float* out);
+};
+
+// The table in use: the best that this processor has, or the one that `use_kernels` chose.
+const Kernels& kernels();
+
+}  // namespace xmae_fast

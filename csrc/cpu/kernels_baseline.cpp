@@ -1,0 +1,11 @@
+// Portable vectors of four floats: baseline x86-64 (SSE2), and any other processor (NEON on Arm).
+#include "kernels.h"
+
+#define XMAE_ISA baseline
+#define XMAE_VECTOR_BYTES 16
+#if defined(__aarch64__)
+#define XMAE_TILE_ROWS 12  // 32 registers
+#else
+#define XMAE_TILE_ROWS 6
+#endif
+#include "kernels.inc"

@@ -1,0 +1,79 @@
+// Lays weights out as a PackedMatrix. Compiled once, for every processor; the vector width is an argument.
+#pragma once
+
+#include <algorithm>
+
+#include "common.h"
+
+namespace xmae_fast {
+
+// Steps of the reduction whose weights for one column lie at equal distances.
+struct Run {
+  int64_t offset, length;  // floats from the start of A's row; steps
+};
+
+// Weights of one column for one run: weights[step * stride] * scale; null where the column takes no part.
+struct RunWeights {
+  const float* weights = nullptr;
+  int64_t stride = 1;
+  float scale = 1.0f;
+};
+
+// source(run, column) -> RunWeights.
+template <typename Source>
+PackedMatrix pack(int64_t width, int64_t columns, const std::vector<Run>& runs, const Source& source) {
+  PackedMatrix packed;
+  packed.columns = columns;
+  packed.width = width;
+  const int64_t panel_width = kPanelVectors * width, count = static_cast<int64_t>(runs.size());
+  std::vector<std::vector<int64_t>> vectors;  // [panel][run]: how many of the panel's vectors take part
+  int64_t total = 0;
+  for (int64_t column = 0; column < columns; column += panel_width) {
+    auto& active = vectors.emplace_back(count, 0);
+    for (int64_t run = 0; run < count; ++run) {
+      for (int64_t i = 0; i < std::min(panel_width, columns - column); ++i) {
+        if (source(run, column + i).weights != nullptr) active[run] = std::max(active[run], i / width + 1);
+      }
+      total += active[run] * width * runs[run].length;
+    }
+  }
+  packed.data = aligned_floats(total);
+  int64_t at = 0;
+  for (int64_t p = 0; p < static_cast<int64_t>(vectors.size()); ++p) {
+    Panel panel{p * panel_width, std::min(panel_width, columns - p * panel_width),
+                static_cast<int64_t>(packed.segments.size()), 0, at};
+    for (int64_t run = 0; run < count; ++run) {
+      const int64_t active = vectors[p][run], length = runs[run].length;
+      if (active == 0 || length == 0) continue;
+      float* out = packed.data.get() + at;
+      for (int64_t i = 0; i < active * width; ++i) {
+        const RunWeights from = i < panel.columns ? source(run, panel.column + i) : RunWeights{};
+        if (from.weights == nullptr) {
+          for (int64_t k = 0; k < length; ++k) out[k * active * width + i] = 0.0f;
+        } else {
+          for (int64_t k = 0; k < length; ++k) out[k * active * width + i] = from.weights[k * from.stride] * from.scale;
+        }
+      }
+      at += active * width * length;
+      Segment* last = panel.num_segments > 0 ? &packed.segments.back() : nullptr;
+      if (last != nullptr && last->vectors == active && last->offset + last->length == runs[run].offset) {
+        last->length += length;
+      } else {
+        packed.segments.push_back({runs[run].offset, length, active});
+        ++panel.num_segments;
+      }
+    }
+    packed.panels.push_back(panel);
+  }
+  return packed;
+}
+
+// B[k, n] = weights[n * row_stride + k * step_stride]: K steps, N columns.
+inline PackedMatrix pack_matrix(
+    int64_t width, int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride) {
+  return pack(width, columns, {{0, steps}}, [&](int64_t, int64_t n) {
+    return RunWeights{weights + n * row_stride, step_stride, 1.0f};
+  });
+}
+
+}  // namespace xmae_fast

@@ -67,7 +67,9 @@ CASES = OpCases(
         *(
             {"B": B, "L": L, "S": S, "training": training, "widths": widths}
             for training in (False, True)
-            for B, L, S, widths in ((2, 40, 32, (32, 64, 128)), (3, 37, 16, (32, 64, 128)), (2, 5, 3, (4, 7, 9)))
+            # Fewer than eight samples of five would leave BatchNorm too few values for float32, and narrower branches
+            # gradients of one number, whose relative error is a matter of luck.
+            for B, L, S, widths in ((2, 40, 32, (32, 64, 128)), (3, 37, 16, (32, 64, 128)), (8, 5, 3, (13, 22, 31)))
         ),
         {"B": 1, "L": 1, "S": 4, "training": False, "widths": (4, 8, 8)},
     ),

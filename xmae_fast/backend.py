@@ -62,6 +62,7 @@ _KERNELS: dict[tuple[str, str], str] = {}
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("cpu_kernels() -> str")
 _library.define("use_cpu_kernels(str name) -> ()")
+_library.define("release_cpu_memory() -> ()")
 
 
 def cpu_kernels() -> str:
@@ -73,6 +74,12 @@ def cpu_kernels() -> str:
     if reason := _EXTENSION_REASON["cpu"]:
         raise BackendError(f"cpu_kernels: {reason}")
     return torch.ops.xmae_fast.cpu_kernels()
+
+
+def release_cpu_memory() -> None:
+    """Give memory that the CPU kernels keep between training steps back to the system (no tensor in use is touched)."""
+    if not _EXTENSION_REASON["cpu"]:
+        torch.ops.xmae_fast.release_cpu_memory()
 
 
 @contextlib.contextmanager

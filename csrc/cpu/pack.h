@@ -92,7 +92,8 @@ inline PackedMatrix pack_separable(
   }
   packed.data = aligned_floats(total);
   // A number costs some 2 ns: it is read from the second-level cache.
-  parallel(static_cast<int64_t>(packed.panels.size()), 8192 / (K * panel_width + 1) + 1, [&](int64_t begin, int64_t end) {
+  const int64_t panels = static_cast<int64_t>(packed.panels.size()), grain = 8192 / (K * panel_width + 1) + 1;
+  parallel(panels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const Panel& panel = packed.panels[p];
       const int64_t lanes = packed.segments[p].vectors * width;

@@ -18,8 +18,8 @@ Sizes sizes(const Tensor& features, const Tensor& weight) {
   STD_TORCH_CHECK(features.dim() == 3 && weight.dim() == 3 && weight.numel() > 0,
                   "patch_embed: expected features [B, L, S] and a weight [D, S, P] that is not empty");
   const int64_t D = weight.size(0), S = weight.size(1), P = weight.size(2), L = features.size(1);
-  STD_TORCH_CHECK(features.size(2) == S && L % P == 0, "patch_embed: expected features [B, N * ", P, ", ", S, "], got [",
-                  features.size(0), ", ", L, ", ", features.size(2), "]");
+  STD_TORCH_CHECK(features.size(2) == S && L % P == 0, "patch_embed: expected features [B, N * ", P, ", ", S,
+                  "], got [", features.size(0), ", ", L, ", ", features.size(2), "]");
   return {features.size(0), L / P, D, S, P};
 }
 
@@ -38,14 +38,16 @@ WeightsCache<PackedMatrix>& cache() {
   return *instance;
 }
 
-// features [B, L, S], weight [D, S, P], bias [D], pos [1, N, D] -> [B, N, D]. keep: the weights may come again unchanged.
+// features [B, L, S], weight [D, S, P], bias [D], pos [1, N, D] -> [B, N, D]. keep: the weights may come again unchanged,
+// so what was packed is kept.
 Tensor patch_embed(
     const Tensor& features_, const Tensor& weight_, const Tensor& bias_, const Tensor& pos_, bool keep) {
   const Tensor features = dense("patch_embed", "features", features_), weight = dense("patch_embed", "weight", weight_);
   const Tensor bias = dense("patch_embed", "bias", bias_), pos = dense("patch_embed", "pos", pos_);
   const Sizes n = sizes(features, weight);
   STD_TORCH_CHECK(bias.numel() == n.D, "patch_embed: expected a bias [", n.D, "], got ", bias.numel(), " numbers");
-  STD_TORCH_CHECK(pos.numel() == n.N * n.D, "patch_embed: expected pos [1, ", n.N, ", ", n.D, "], got ", pos.numel(), " numbers");
+  STD_TORCH_CHECK(pos.numel() == n.N * n.D, "patch_embed: expected pos [1, ", n.N, ", ", n.D, "], got ", pos.numel(),
+                  " numbers");
   Tensor out = empty({n.B, n.N, n.D});
   const auto pack = [&] {
     return pack_separable(kernels().width, data(weight), patch_steps(n), places(n.D, n.steps()));
@@ -74,7 +76,8 @@ void unpack(const float* from, const Sizes& n, float* out) {
 
 // grad [B, N, D] -> gradients of features [B, L, S], weight [D, S, P], bias [D], pos [1, N, D]; empty where not wanted.
 std::tuple<Tensor, Tensor, Tensor, Tensor> patch_embed_backward(
-    const Tensor& grad_, const Tensor& features_, const Tensor& weight_, bool want_features, bool want_weight, bool want_sums) {
+    const Tensor& grad_, const Tensor& features_, const Tensor& weight_, bool want_features, bool want_weight,
+    bool want_sums) {
   const Tensor grad = dense("patch_embed", "grad", grad_), features = dense("patch_embed", "features", features_);
   const Tensor weight = dense("patch_embed", "weight", weight_);
   const Sizes n = sizes(features, weight);

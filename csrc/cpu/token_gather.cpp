@@ -50,7 +50,9 @@ Tensor gather_patches(const Tensor& signal_, const Tensor& ids_keep, int64_t P) 
   constexpr const char* op = "gather_patches";
   STD_TORCH_CHECK(signal_.dim() == 3 && signal_.size(1) == 1 && P >= 1 && signal_.size(2) % P == 0, op,
                   ": expected signal [B, 1, N * ", P, "]");
-  const Tensor signal = signal_.scalar_type() == ScalarType::Float && signal_.stride(2) == 1 ? signal_ : dense(op, "signal", signal_);
+  const Tensor signal = signal_.scalar_type() == ScalarType::Float && signal_.stride(2) == 1
+                            ? signal_
+                            : dense(op, "signal", signal_);
   const int64_t B = signal.size(0), stride = signal.stride(0);
   const Ids ids(op, "ids_keep", ids_keep, B, signal.size(2) / P);
   Tensor out = empty({B, 1, ids.count * P});
@@ -58,7 +60,8 @@ Tensor gather_patches(const Tensor& signal_, const Tensor& ids_keep, int64_t P) 
   float* to = mutable_data(out);
   parallel(B, grain(ids.count * P), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      for (int64_t j = 0; j < ids.count; ++j) copy(to + (b * ids.count + j) * P, from + b * stride + ids.row(b)[j] * P, P);
+      float* kept = to + b * ids.count * P;
+      for (int64_t j = 0; j < ids.count; ++j) copy(kept + j * P, from + b * stride + ids.row(b)[j] * P, P);
     }
   });
   return out;
@@ -86,13 +89,15 @@ Tensor gather_patches_backward(const Tensor& grad_, const Tensor& ids_keep, int6
 // tokens [B, Nk, D], ids_keep [B, Nk], pos [1, N, D], mask_loc [N, D] -> [B, N, D]
 Tensor assemble_queries(const Tensor& tokens_, const Tensor& ids_keep, const Tensor& pos_, const Tensor& mask_loc_) {
   constexpr const char* op = "assemble_queries";
-  const Tensor tokens = dense(op, "tokens", tokens_), pos = dense(op, "pos", pos_), mask_loc = dense(op, "mask_loc", mask_loc_);
+  const Tensor tokens = dense(op, "tokens", tokens_), pos = dense(op, "pos", pos_);
+  const Tensor mask_loc = dense(op, "mask_loc", mask_loc_);
   STD_TORCH_CHECK(tokens.dim() == 3 && mask_loc.dim() == 2, op, ": expected tokens [B, Nk, D] and mask_loc [N, D]");
   const int64_t B = tokens.size(0), kept = tokens.size(1), D = tokens.size(2), N = mask_loc.size(0);
   const Ids ids(op, "ids_keep", ids_keep, B, N);
   check_count(op, "mask_loc", mask_loc, N * D);
   check_count(op, "pos", pos, N * D);
-  STD_TORCH_CHECK(ids.count == kept && kept <= N, op, ": expected one of ", N, " patch indices for each of ", kept, " tokens");
+  STD_TORCH_CHECK(ids.count == kept && kept <= N, op, ": expected one of ", N, " patch indices for each of ", kept,
+                  " tokens");
   Tensor out = empty({B, N, D});
   const float *x = data(tokens), *p = data(pos), *m = data(mask_loc);
   float* to = mutable_data(out);
@@ -110,9 +115,11 @@ Tensor assemble_queries(const Tensor& tokens_, const Tensor& ids_keep, const Ten
   return out;
 }
 
-// Sums over samples of grad [B, N, D]: chosen [N, D] where `chosen_rows` [B, N] says so, rest [N, D] elsewhere. 32 samples
-// at a time: shorter chains of rounding.
-void sum_samples(const float* grad, const std::vector<uint8_t>& chosen_rows, int64_t B, int64_t N, int64_t D, float* chosen, float* rest) {
+// Sums over samples of grad [B, N, D]: chosen [N, D] where `chosen_rows` [B, N] says so, rest [N, D] elsewhere. 32
+// samples at a time: shorter chains of rounding.
+void sum_samples(
+    const float* grad, const std::vector<uint8_t>& chosen_rows, int64_t B, int64_t N, int64_t D, float* chosen,
+    float* rest) {
   parallel(N, grain(B * D), [&](int64_t begin, int64_t end) {
     std::vector<float> parts(2 * D);
     for (int64_t n = begin; n < end; ++n) {
@@ -129,9 +136,10 @@ void sum_samples(const float* grad, const std::vector<uint8_t>& chosen_rows, int
   });
 }
 
-// grad [B, N, D], ids_keep [B, Nk] -> gradients of tokens [B, Nk, D], pos [1, N, D], mask_loc [N, D]; the latter two are
-// empty unless wanted.
-std::tuple<Tensor, Tensor, Tensor> assemble_queries_backward(const Tensor& grad_, const Tensor& ids_keep, bool want_sums) {
+// grad [B, N, D], ids_keep [B, Nk] -> gradients of tokens [B, Nk, D], pos [1, N, D], mask_loc [N, D]; the latter two
+// are empty unless wanted.
+std::tuple<Tensor, Tensor, Tensor> assemble_queries_backward(
+    const Tensor& grad_, const Tensor& ids_keep, bool want_sums) {
   constexpr const char* op = "assemble_queries";
   const Tensor grad = dense(op, "grad", grad_);
   STD_TORCH_CHECK(grad.dim() == 3, op, ": expected grad [B, N, D]");
@@ -163,11 +171,13 @@ std::tuple<Tensor, Tensor, Tensor> assemble_queries_backward(const Tensor& grad_
 // tokens [B, Nk, D], ids_restore [B, N], mask_token [1, 1, D], pos [1, N, D] -> [B, N, D]
 Tensor restore_tokens(const Tensor& tokens_, const Tensor& ids_restore, const Tensor& mask_token_, const Tensor& pos_) {
   constexpr const char* op = "restore_tokens";
-  const Tensor tokens = dense(op, "tokens", tokens_), mask_token = dense(op, "mask_token", mask_token_), pos = dense(op, "pos", pos_);
+  const Tensor tokens = dense(op, "tokens", tokens_), mask_token = dense(op, "mask_token", mask_token_);
+  const Tensor pos = dense(op, "pos", pos_);
   STD_TORCH_CHECK(tokens.dim() == 3 && pos.dim() == 3, op, ": expected tokens [B, Nk, D] and pos [1, N, D]");
   const int64_t B = tokens.size(0), kept = tokens.size(1), D = tokens.size(2), N = pos.size(1);
   const Ids ids(op, "ids_restore", ids_restore, B, N);
-  STD_TORCH_CHECK(ids.count == N && kept <= N, op, ": ids_restore: expected N = ", N, " >= ", kept, " columns, got ", ids.count);
+  STD_TORCH_CHECK(ids.count == N && kept <= N, op, ": ids_restore: expected N = ", N, " >= ", kept, " columns, got ",
+                  ids.count);
   check_count(op, "mask_token", mask_token, D);
   check_count(op, "pos", pos, N * D);
   Tensor out = empty({B, N, D});
@@ -186,15 +196,17 @@ Tensor restore_tokens(const Tensor& tokens_, const Tensor& ids_restore, const Te
   return out;
 }
 
-// grad [B, N, D], ids_restore [B, N] -> gradients of tokens [B, Nk, D], mask_token [1, 1, D], pos [1, N, D]; the latter two
-// are empty unless wanted.
-std::tuple<Tensor, Tensor, Tensor> restore_tokens_backward(const Tensor& grad_, const Tensor& ids_restore, int64_t kept, bool want_sums) {
+// grad [B, N, D], ids_restore [B, N] -> gradients of tokens [B, Nk, D], mask_token [1, 1, D], pos [1, N, D]; the latter
+// two are empty unless wanted.
+std::tuple<Tensor, Tensor, Tensor> restore_tokens_backward(
+    const Tensor& grad_, const Tensor& ids_restore, int64_t kept, bool want_sums) {
   constexpr const char* op = "restore_tokens";
   const Tensor grad = dense(op, "grad", grad_);
   STD_TORCH_CHECK(grad.dim() == 3, op, ": expected grad [B, N, D]");
   const int64_t B = grad.size(0), N = grad.size(1), D = grad.size(2);
   const Ids ids(op, "ids_restore", ids_restore, B, N);
-  STD_TORCH_CHECK(ids.count == N && kept >= 0 && kept <= N, op, ": ids_restore: expected N = ", N, " >= ", kept, " columns, got ", ids.count);
+  STD_TORCH_CHECK(ids.count == N && kept >= 0 && kept <= N, op, ": ids_restore: expected N = ", N, " >= ", kept,
+                  " columns, got ", ids.count);
   Tensor tokens_grad = empty({B, kept, D});
   const float* from = data(grad);
   float* tokens = mutable_data(tokens_grad);

@@ -1,5 +1,5 @@
-// Squared errors of waveforms and their gradients, patch by patch. Patches in which nothing counts are passed over: they
-// are neither decoded nor touched by a gradient. Sums are taken in double, one per patch, so that whoever merges them in
+// Squared errors of waveforms and their gradients, patch by patch. Patches in which nothing counts are passed over:
+// neither decoded nor touched by a gradient. Sums are taken in double, one per patch, so that whoever merges them in
 // order gets the same result for any number of threads.
 #pragma once
 
@@ -74,7 +74,8 @@ struct UsedRows {
     if (count == 0) return;
     rows = x + index[0] * columns;
     if (index[count - 1] - index[0] == count - 1) return;  // they are neighbours already
-    for (int64_t i = 0; i < count; ++i) std::memcpy(room + i * columns, x + index[i] * columns, columns * sizeof(float));
+    const size_t bytes = columns * sizeof(float);
+    for (int64_t i = 0; i < count; ++i) std::memcpy(room + i * columns, x + index[i] * columns, bytes);
     rows = room;
   }
 };
@@ -129,8 +130,8 @@ inline void waveform_token_gradient(
   });
 }
 
-// out [P, D] = gradient^T tokens over the used rows; threads own columns of the result. A column's chain of sums does not
-// depend on them: it runs over chunks of the used rows.
+// out [P, D] = gradient^T tokens over the used rows; threads own columns of the result. A column's chain of sums does
+// not depend on them: it runs over chunks of the used rows.
 inline void waveform_weight_gradient(
     const float* gradient, const float* tokens, const uint8_t* used, int64_t rows, int64_t P, int64_t D, float* out) {
   constexpr int64_t panel = 2 * W;

@@ -15,7 +15,8 @@ struct Sizes {
 };
 
 Sizes sizes(const Tensor& tokens, const Tensor& weight) {
-  STD_TORCH_CHECK(tokens.dim() == 3 && weight.dim() == 3 && weight.size(1) == 1 && weight.size(0) == tokens.size(2) && weight.numel() > 0,
+  STD_TORCH_CHECK(tokens.dim() == 3 && weight.dim() == 3 && weight.size(1) == 1 && weight.size(0) == tokens.size(2) &&
+                      weight.numel() > 0,
                   "waveform_loss: expected tokens [B, N, D] and a weight [D, 1, P] that is not empty");
   return {tokens.size(0), tokens.size(1), weight.size(0), weight.size(2)};
 }
@@ -57,19 +58,23 @@ struct Patches {
 
 // tokens [B, N, D], weight [D, 1, P], bias [1] -> [B, 1, N * P]
 Tensor decode_waveform(const Tensor& tokens_, const Tensor& weight_, const Tensor& bias_) {
-  const Tensor tokens = dense(kOp, "tokens", tokens_), weight = dense(kOp, "weight", weight_), bias = dense(kOp, "bias", bias_);
+  const Tensor tokens = dense(kOp, "tokens", tokens_), weight = dense(kOp, "weight", weight_);
+  const Tensor bias = dense(kOp, "bias", bias_);
   const Sizes n = sizes(tokens, weight);
   check_count("bias", bias, 1);
   Tensor out = empty({n.B, 1, n.N * n.P});
   if (n.rows() == 0) return out;
   const std::vector<float> every_sample(n.P, *data(bias));
-  kernels().patch_linear(data(tokens), n.rows(), n.D, pack_decoder(weight, n), every_sample.data(), nullptr, 1, mutable_data(out));
+  kernels().patch_linear(data(tokens), n.rows(), n.D, pack_decoder(weight, n), every_sample.data(), nullptr, 1,
+                         mutable_data(out));
   return out;
 }
 
 // prediction, target, mask [B, L] -> loss [] and, if wanted, its gradient by the prediction [B, L]; else [0].
-std::tuple<Tensor, Tensor> masked_mse(const Tensor& prediction_, const Tensor& target_, const Tensor& mask_, bool want_gradient) {
-  const Tensor prediction = dense(kOp, "prediction", prediction_), target = dense(kOp, "target", target_), mask = dense(kOp, "mask", mask_);
+std::tuple<Tensor, Tensor> masked_mse(
+    const Tensor& prediction_, const Tensor& target_, const Tensor& mask_, bool want_gradient) {
+  const Tensor prediction = dense(kOp, "prediction", prediction_), target = dense(kOp, "target", target_);
+  const Tensor mask = dense(kOp, "mask", mask_);
   STD_TORCH_CHECK(prediction.dim() == 2, "waveform_loss: expected prediction [B, L]");
   const int64_t B = prediction.size(0), L = prediction.size(1);
   check_count("target", target, B * L);
@@ -84,11 +89,13 @@ std::tuple<Tensor, Tensor> masked_mse(const Tensor& prediction_, const Tensor& t
   return {scalar(sum_in_order(sums) / denominator), gradient};
 }
 
-// tokens [B, N, D], weight [D, 1, P], bias [1], target and mask [B, 1, L] -> loss [] and, if wanted, its gradient by the
-// prediction [B, 1, L]; else [0].
+// tokens [B, N, D], weight [D, 1, P], bias [1], target and mask [B, 1, L] -> loss [] and, if wanted, its gradient by
+// the prediction [B, 1, L]; else [0].
 std::tuple<Tensor, Tensor> waveform_loss(
-    const Tensor& tokens_, const Tensor& weight_, const Tensor& bias_, const Tensor& target_, const Tensor& mask_, bool want_gradient) {
-  const Tensor tokens = dense(kOp, "tokens", tokens_), weight = dense(kOp, "weight", weight_), bias = dense(kOp, "bias", bias_);
+    const Tensor& tokens_, const Tensor& weight_, const Tensor& bias_, const Tensor& target_, const Tensor& mask_,
+    bool want_gradient) {
+  const Tensor tokens = dense(kOp, "tokens", tokens_), weight = dense(kOp, "weight", weight_);
+  const Tensor bias = dense(kOp, "bias", bias_);
   const Tensor target = dense(kOp, "target", target_), mask = dense(kOp, "mask", mask_);
   const Sizes n = sizes(tokens, weight);
   check_count("bias", bias, 1);
@@ -101,15 +108,19 @@ std::tuple<Tensor, Tensor> waveform_loss(
   const ErrorTerms terms{data(target), data(mask), want_gradient ? mutable_data(gradient) : nullptr,
                          static_cast<float>(2.0 / denominator), n.P};
   std::vector<double> sums(n.rows());
-  kernels().waveform_errors(data(tokens), n.D, pack_decoder(weight, n), *data(bias), terms, patches.used.data(), n.rows(), sums.data());
+  kernels().waveform_errors(data(tokens), n.D, pack_decoder(weight, n), *data(bias), terms, patches.used.data(),
+                            n.rows(), sums.data());
   return {scalar(sum_in_order(sums) / denominator), gradient};
 }
 
 // gradient [B, 1, L] by the waveform, to be multiplied by `scale` [] if given -> gradients of tokens [B, N, D],
-// weight [D, 1, P], bias [1]; empty where not wanted. Patches whose gradient is zero add nothing, whatever their tokens hold.
+// weight [D, 1, P], bias [1]; empty where not wanted. Patches whose gradient is zero add nothing, whatever their tokens
+// hold.
 std::tuple<Tensor, Tensor, Tensor> decode_waveform_backward(
-    const Tensor& gradient_, std::optional<Tensor> scale_, const Tensor& tokens_, const Tensor& weight_, bool want_tokens, bool want_weight) {
-  const Tensor gradient = dense(kOp, "gradient", gradient_), tokens = dense(kOp, "tokens", tokens_), weight = dense(kOp, "weight", weight_);
+    const Tensor& gradient_, std::optional<Tensor> scale_, const Tensor& tokens_, const Tensor& weight_,
+    bool want_tokens, bool want_weight) {
+  const Tensor gradient = dense(kOp, "gradient", gradient_), tokens = dense(kOp, "tokens", tokens_);
+  const Tensor weight = dense(kOp, "weight", weight_);
   const Sizes n = sizes(tokens, weight);
   check_count("gradient", gradient, n.rows() * n.P);
   float scale = 1.0f;
@@ -118,15 +129,18 @@ std::tuple<Tensor, Tensor, Tensor> decode_waveform_backward(
     scale = *data(dense(kOp, "scale", *scale_));
   }
   Tensor tokens_grad = want_tokens ? empty({n.B, n.N, n.D}) : empty({0});
-  Tensor weight_grad = want_weight ? empty({n.D, 1, n.P}) : empty({0}), bias_grad = want_weight ? empty({1}) : empty({0});
+  Tensor weight_grad = want_weight ? empty({n.D, 1, n.P}) : empty({0});
+  Tensor bias_grad = want_weight ? empty({1}) : empty({0});
   const Patches patches(gradient, n.rows(), n.P);
   if (want_tokens) {
     const PackedMatrix matrix = pack_separable(kernels().width, data(weight), places(n.P, 1), places(n.D, n.P));
-    kernels().waveform_token_gradient(data(gradient), n.P, matrix, scale, patches.used.data(), n.rows(), mutable_data(tokens_grad));
+    kernels().waveform_token_gradient(data(gradient), n.P, matrix, scale, patches.used.data(), n.rows(),
+                                      mutable_data(tokens_grad));
   }
   if (want_weight) {
     float* by_sample = scratch(kSlotGradient, n.P * n.D);
-    kernels().waveform_weight_gradient(data(gradient), data(tokens), patches.used.data(), n.rows(), n.P, n.D, by_sample);
+    kernels().waveform_weight_gradient(data(gradient), data(tokens), patches.used.data(), n.rows(), n.P, n.D,
+                                       by_sample);
     float* out = mutable_data(weight_grad);
     for (int64_t d = 0; d < n.D; ++d) {
       for (int64_t p = 0; p < n.P; ++p) out[d * n.P + p] = scale * by_sample[p * n.D + d];

@@ -64,12 +64,12 @@ Tensor patch_embed(
   return out;
 }
 
-// [P * S, D] -> [D, S, P]
+// [D, P * S] -> [D, S, P]
 void unpack(const float* from, const Sizes& n, float* out) {
   const std::vector<int64_t> steps = patch_steps(n);
   parallel(n.D, 8192 / n.steps() + 1, [&](int64_t begin, int64_t end) {
     for (int64_t d = begin; d < end; ++d) {
-      for (int64_t k = 0; k < n.steps(); ++k) out[d * n.steps() + steps[k]] = from[k * n.D + d];
+      for (int64_t k = 0; k < n.steps(); ++k) out[d * n.steps() + steps[k]] = from[d * n.steps() + k];
     }
   });
 }
@@ -90,8 +90,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_embed_backward(
     kernels().patch_linear(data(grad), n.rows(), n.D, matrix, nullptr, nullptr, 1, mutable_data(features_grad));
   }
   if (want_weight) {
-    float* by_step = scratch(kSlotGradient, n.steps() * n.D);
-    kernels().patch_outer(data(features), n.steps(), data(grad), n.D, n.rows(), by_step);
+    float* by_step = scratch(kSlotGradient, n.D * n.steps());
+    kernels().patch_outer(data(grad), n.D, data(features), n.steps(), n.rows(), by_step);
     unpack(by_step, n, mutable_data(weight_grad));
   }
   if (want_sums) {

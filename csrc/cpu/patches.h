@@ -49,11 +49,39 @@ inline void patch_linear(
   });
 }
 
-// out [M, N] = a^T b for a [rows, M], b [rows, N]; threads own rows of the result.
+// out [M, N] = a^T b for a [rows, M], b [rows, N], M the smaller one; threads own panels of columns. Chunk by chunk of
+// rows, a's tiles are packed once and stay in the second-level cache while panels of b, read once, meet them all.
 inline void patch_outer(const float* a, int64_t M, const float* b, int64_t N, int64_t rows, float* out) {
-  parallel(M, kThreadWork / (rows * N + 1) + 1, [&](int64_t begin, int64_t end) {
-    std::memset(out + begin * N, 0, (end - begin) * N * sizeof(float));
-    if (rows > 0) add_outer(a + begin, M, b, N, rows, end - begin, N, out + begin * N, N);
+  constexpr int64_t panel = 2 * W;
+  const int64_t tiles = (M + kRows - 1) / kRows;
+  const auto tile_start = [&](int64_t t) { return M * t / tiles; };
+  parallel((N + panel - 1) / panel, kThreadWork / (rows * M * panel + 1) + 1, [&](int64_t begin, int64_t end) {
+    const int64_t from = begin * panel, to = end * panel < N ? end * panel : N;
+    float* packed_a = scratch(kSlotMain, kOuterRows * (M + panel));
+    float* packed_b = packed_a + kOuterRows * M;
+    for (int64_t m = 0; m < M; ++m) std::memset(out + m * N + from, 0, (to - from) * sizeof(float));
+    for (int64_t first = 0; first < rows; first += kOuterRows) {
+      const int64_t count = rows - first < kOuterRows ? rows - first : kOuterRows;
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t m = tile_start(t), height = tile_start(t + 1) - m;
+        float* tile = packed_a + m * count;
+        for (int64_t l = 0; l < count; ++l) {
+          for (int64_t r = 0; r < height; ++r) tile[l * height + r] = a[(first + l) * M + m + r];
+        }
+      }
+      for (int64_t n = from; n < to; n += panel) {
+        const int64_t columns = to - n < panel ? to - n : panel;
+        for (int64_t l = 0; l < count; ++l) {
+          const float* row = b + (first + l) * N + n;
+          store(packed_b + l * panel, load_some(row, columns));
+          store(packed_b + l * panel + W, columns > W ? load_some(row + W, columns - W) : Vec{});
+        }
+        for (int64_t t = 0; t < tiles; ++t) {
+          const int64_t m = tile_start(t), height = tile_start(t + 1) - m;
+          outer_rows<kRows>(height, packed_a + m * count, packed_b, panel, count, out + m * N + n, N, columns);
+        }
+      }
+    }
   });
 }
 

@@ -165,14 +165,13 @@ std::vector<Tensor> lag_attention_backward(
   } else {
     gradients.skip();
   }
-  const AlignedFloats dq = aligned_floats(rows_q * row_stride(a.D)), dkv = aligned_floats(rows_kv * row_stride(2 * a.D));
-  const AlignedFloats normed_q = aligned_floats(rows_q * a.D), normed_kv = aligned_floats(a.cross ? rows_kv * a.D : 0);
-  const AlignedFloats partials = aligned_floats(a.B * attention_partials(a));
-  back.dq = dq.get();
-  back.dkv = dkv.get();
-  back.normed_q = normed_q.get();
-  back.normed_kv = a.cross ? normed_kv.get() : normed_q.get();
-  back.partials = partials.get();
+  const int64_t size_q = rows_q * row_stride(a.D), size_kv = rows_kv * row_stride(2 * a.D), normed_q = round_up(rows_q * a.D, 16);
+  const int64_t normed_kv = a.cross ? round_up(rows_kv * a.D, 16) : 0;
+  back.dq = scratch(kSlotGradient, size_q + size_kv + normed_q + normed_kv + a.B * attention_partials(a));
+  back.dkv = back.dq + size_q;
+  back.normed_q = back.dkv + size_kv;
+  back.normed_kv = a.cross ? back.normed_q + normed_q : back.normed_q;
+  back.partials = back.normed_q + normed_q + normed_kv;
   kernels().attention_backward(a, saved_of(a, projected, context, stats), back);
   return gradients.tensors();
 }

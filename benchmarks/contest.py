@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from benchmarks.load import OtherWork
 from benchmarks.timing import Effort, Run, Spread, interleave, ratio
 from xmae_fast.testing import Error
 
-PLAIN, BASELINE, OURS = "plain path", "baseline", "xmae_fast"
+PLAIN, BASELINE, OURS, INFO = "plain path", "baseline", "xmae_fast", "information"
 OK, FAILED, BROKEN, LEFT_OUT = "ok", "FAILED", "could not run", "left out"
 
 
@@ -26,8 +26,11 @@ class Contestant:
     Attributes:
         build: makes the callable that is timed (inputs, weights, compilation); only now is memory taken.
         check: compares what that callable computes with float64; AssertionError where it is out of bounds.
-        role: PLAIN (what ratios refer to), BASELINE or OURS.
+        role: PLAIN (what ratios refer to), BASELINE, OURS, or INFO (another precision: shown, never a baseline).
         left_out: why it is not run at all; it is listed all the same.
+        part: the part of the work that it does, where a group is divided into parts; only those of one part compete.
+        flops: of that part.
+        peak: measures the most memory in bytes that one call holds, where counting in this process would not do.
     """
 
     name: str
@@ -36,11 +39,19 @@ class Contestant:
     role: str = BASELINE
     note: str = ""
     left_out: str = ""
+    part: str = ""
+    flops: int = 0
+    peak: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Contestants that do the same work on the same sizes: `items` of `unit`, `flops` and `bytes_moved` per call."""
+    """Contestants that do the same work on the same sizes: `items` of `unit`, `flops` and `bytes_moved` per call.
+
+    Attributes:
+        settle_s: pause before each sample, where threads of one runtime would spin on while the next one is timed.
+        not_in_sum: those of the contestants' parts that do not add up to the work.
+    """
 
     title: str
     contestants: list[Contestant]
@@ -49,6 +60,8 @@ class Group:
     flops: int = 0
     bytes_moved: int = 0
     cold: bool = False
+    settle_s: float = 0.0
+    not_in_sum: tuple[str, ...] = ()
 
 
 @dataclass
@@ -63,6 +76,8 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     setup_s: float = 0.0
     peak_bytes: int = 0
+    part: str = ""
+    flops: int = 0
 
 
 @dataclass
@@ -95,6 +110,14 @@ class Result:
         """How many times as fast as `reference` a row is, by paired rounds."""
         return ratio(reference.seconds, row.seconds) if reference and row.seconds else None
 
+    def parts(self) -> dict[str, Result]:
+        """A result for each part, in order; empty where the work is not divided."""
+        rows: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.part:
+                rows.setdefault(row.part, []).append(row)
+        return {name: Result(replace(self.group, title=name, flops=part[0].flops), part) for name, part in rows.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values."""
         about = {key: value for key, value in vars(self.group).items() if key != "contestants"}
@@ -109,7 +132,8 @@ def measure(group: Group, device: torch.device, effort: Effort, report: Callable
     """
     rows, runs = [], {}
     for contestant in group.contestants:
-        row = Row(contestant.name, contestant.role, note=contestant.note)
+        about = {"part": contestant.part, "flops": contestant.flops}
+        row = Row(contestant.name, contestant.role, note=contestant.note, **about)
         rows.append(row)
         if contestant.left_out:
             row.status, row.note = LEFT_OUT, contestant.left_out
@@ -128,11 +152,14 @@ def measure(group: Group, device: torch.device, effort: Effort, report: Callable
             row.status = FAILED if contestant.role == OURS else BROKEN
             row.note = f"{type(error).__name__}: {_shortened(error)}"
         else:
-            row.peak_bytes = _peak_bytes(run, device)
             runs[contestant.name] = run
+            try:
+                row.peak_bytes = contestant.peak() if contestant.peak else _peak_bytes(run, device)
+            except (OSError, RuntimeError) as error:
+                row.note = f"peak memory not measured: {_shortened(error)}"
     report(f"{group.title}: timing")
     others = OtherWork()
-    for name, seconds in interleave(runs, device, effort, group.cold).items():
+    for name, seconds in interleave(runs, device, effort, group.cold, group.settle_s).items():
         next(row for row in rows if row.name == name).seconds = seconds
     return Result(group, rows, others.share())
 
@@ -150,7 +177,7 @@ def _shortened(error: Exception) -> str:
 
 
 def _peak_bytes(run: Run, device: torch.device) -> int:
-    """Most device memory that one call holds beyond what was there; 0 on a CPU, where it is not counted."""
+    """Most device memory that one call holds beyond what was there; 0 on a CPU, which does not count it."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)

@@ -53,6 +53,19 @@ class Context:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
+    def bfloat16(self) -> torch.autocast:
+        """bfloat16 autocast, whatever the precision of the run."""
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def without_bfloat16(self) -> str:
+        """Why the CPU's rows in bfloat16 are not run, or ''."""
+        if self.quick:
+            return "not with --quick"
+        names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+        if any(getattr(torch.cpu, name, bool)() for name in names):
+            return ""
+        return "torch reports no bfloat16 arithmetic of this processor"
+
     @property
     def cfg(self) -> ModelCfg:
         """The published model."""

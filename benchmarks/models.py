@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -78,6 +78,11 @@ def plain_loss(model: PlainXMAE) -> Loss:
     return loss
 
 
+def adamw(parameters: Iterable[Tensor], fused: bool | None = None) -> torch.optim.AdamW:
+    """The published optimiser; `fused`: PyTorch's fused form of it instead of its default one."""
+    return torch.optim.AdamW(parameters, lr=3e-4, weight_decay=0.01, betas=(0.9, 0.95), fused=fused)
+
+
 class Trainer:
     """One contestant's training: calling it makes one step (masks, forward, loss, backward, AdamW) as published.
 
@@ -137,6 +142,4 @@ class Trainer:
 
     def _restart(self) -> None:
         self.model.load_state_dict(self.initial)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=3e-4, weight_decay=0.01, betas=(0.9, 0.95), fused=self.fused
-        )
+        self.optimizer = adamw(self.model.parameters(), self.fused)

@@ -14,48 +14,73 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.contest import BASELINE, FAILED, OK, OURS, PLAIN, Result, Row
+from benchmarks.contest import BASELINE, FAILED, INFO, OK, OURS, PLAIN, Result, Row
 from benchmarks.machine import Machine
 from benchmarks.timing import Spread, spread
 from xmae_fast.atomic import atomic_path
 
-STYLES = {OURS: "bold green", PLAIN: "bold", BASELINE: ""}
+STYLES = {OURS: "bold green", PLAIN: "bold", BASELINE: "", INFO: "dim"}
 COLUMNS = ("implementation", "ms", "+-", "items/s", "GFLOP/s", "GEMM", "FMA", "copy", "x plain", "x best", "error")
+PART_COLUMNS = (
+    "part", *(name for role in (PLAIN, OURS) for name in (f"{role} ms", "share", "GFLOP/s", "FMA")), "x plain", "error",
+)  # fmt: skip
+MEMORY = "MB"
 BUSY = 0.05  # share of the processors that others may use before times are called unreliable
 LEGEND = """\
 ms: median of the rounds; +-: half the distance between their 10 % and 90 % quantiles. GEMM, FMA, copy: share of the
 peaks above, of the operations and the bytes that the work needs. x plain, x best: time of the plain path (bold) and of
 the best baseline (*), divided by the row's, median over paired rounds; above 1 is faster. error: the largest against
-float64, relative to the norm; `exact` where results are equal bit for bit."""
+float64, relative to the norm; `exact` where results are equal bit for bit. `info` rows compute in another precision:
+they are no baseline. MB: most memory of one call beyond weights, optimiser and data."""
 
 
 def print_suite(console: Console, results: list[Result], machine: Machine) -> None:
     """One table with all groups of a suite, then what was left out or failed."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for i, name in enumerate(COLUMNS):
-        table.add_column(name, justify="right" if i else "left", no_wrap=i > 0, min_width=len(name))
+    with_memory = any(row.peak_bytes for result in results for row in result.rows)
+    _add_columns(table, (*COLUMNS, MEMORY) if with_memory else COLUMNS)
     for result in results:
         table.add_row(Text(_title(result), style="cyan"))
         for row in result.rows:
             if row.seconds or row.status == FAILED:
                 style = "bold red" if row.status == FAILED else STYLES[row.role]
-                table.add_row(*_cells(result, row, machine), style=style)
+                table.add_row(*list(_cells(result, row, machine))[: len(table.columns)], style=style)
         table.add_section()
     console.print(table)
+    _print_remarks(console, results)
+
+
+def print_parts(console: Console, results: list[Result], machine: Machine) -> None:
+    """A table for each group that is divided into parts: time, share of the sum, and arithmetic rate of each part."""
     for result in results:
-        for line in _remarks(result):
-            console.print(f"{result.group.title}: {line}", style="dim", markup=False)
-    console.print()
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        _add_columns(table, PART_COLUMNS)
+        table.add_row(Text(result.group.title, style="cyan"))
+        parts = result.parts()
+        inside = [part for name, part in parts.items() if name not in result.group.not_in_sum]
+        sums = {role: sum(_median(part, role) for part in inside) for role in (PLAIN, OURS)}
+        for part in parts.values():
+            table.add_row(*_part_cells(part, sums if part in inside else {}, machine))
+        table.add_row("sum of the parts", *(cell for s in sums.values() for cell in (_number(s * 1e3), "", "", "")))
+        console.print(table)
+    _print_remarks(console, results)
 
 
-def headline(result: Result) -> str:
-    """Our best against the best baseline, and then against the plain path; '' where nothing of ours was timed."""
+def headline(result: Result, machine: Machine) -> str:
+    """Our best against the best baseline and the plain path, and its share of the FMA peak; '' without ours.
+
+    Of a group that is divided into parts: which of ours takes longest.
+    """
+    if parts := result.parts():
+        return _longest_part(result, parts)
     ours, best, plain = result.best_ours, result.best_baseline, result.plain
     if ours is None or best is None:
         return ""
     parts = [f"{result.speed(ours, best).median:.2f}x the best baseline ({best.name})"]
     if plain is not None and plain is not best:
         parts.append(f"{result.speed(ours, plain).median:.2f}x the plain path ({plain.name})")
+    if share := _share(result.group.flops / spread(ours.seconds).median, machine.fma):
+        parts.append(f"{share} of the FMA peak")
     return f"=> {result.group.title}: {ours.name} is {', '.join(parts)}"
 
 
@@ -94,6 +119,48 @@ def _cells(result: Result, row: Row, machine: Machine) -> Iterator[str]:
     yield _ratio(result.speed(row, result.plain))
     yield _ratio(result.speed(row, result.best_baseline))
     yield _error(row)
+    yield f"{row.peak_bytes / 1e6:,.0f}" if row.peak_bytes else ""
+
+
+def _part_cells(part: Result, sums: dict[str, float], machine: Machine) -> Iterator[str]:
+    """One line of `print_parts`; a part outside the sum has no share of it."""
+    yield part.group.title
+    for role in (PLAIN, OURS):
+        seconds = _median(part, role)
+        rate = part.group.flops / seconds if seconds else 0.0
+        yield _number(seconds * 1e3) if seconds else FAILED
+        yield _share(seconds, sums.get(role, 0.0))
+        yield _number(rate / 1e9) if rate else ""
+        yield _share(rate, machine.fma)
+    yield _ratio(part.speed(part.best_ours, part.plain) if part.best_ours else None)
+    yield _error(part.best_ours) if part.best_ours else ""
+
+
+def _longest_part(result: Result, parts: dict[str, Result]) -> str:
+    """Our longest part of those that add up to the work."""
+    times = {name: _median(part, OURS) for name, part in parts.items() if name not in result.group.not_in_sum}
+    if not any(times.values()):
+        return ""
+    name = max(times, key=times.get)
+    share = _share(times[name], sum(times.values()))
+    return f"=> {result.group.title}: the longest part of ours is {name}, {share} ({times[name] * 1e3:.3g} ms)"
+
+
+def _median(part: Result, role: str) -> float:
+    """Seconds of the fastest row of that role; 0 where none was timed."""
+    return next((spread(row.seconds).median for row in part.timed(role)), 0.0)
+
+
+def _add_columns(table: Table, names: tuple[str, ...]) -> None:
+    for i, name in enumerate(names):
+        table.add_column(name, justify="right" if i else "left", no_wrap=i > 0, min_width=len(name))
+
+
+def _print_remarks(console: Console, results: list[Result]) -> None:
+    for result in results:
+        for line in _remarks(result):
+            console.print(f"{result.group.title}: {line}", style="dim", markup=False)
+    console.print()
 
 
 def _remarks(result: Result) -> Iterator[str]:
@@ -103,12 +170,15 @@ def _remarks(result: Result) -> Iterator[str]:
     for row in result.rows:
         if row.status != OK:
             reasons[row.status, row.note].append(row.name)
+        elif row.note:
+            yield f"{row.name}: {row.note}"
         elif "compile" in row.name:
             yield f"{row.name} took {row.setup_s:.0f} s to compile"
     for (status, note), names in reasons.items():
         yield f"{status} ({note}): {'; '.join(names)}"
-    if peaks := [f"{row.name} {row.peak_bytes / 1e9:.2f} GB" for row in result.rows if row.peak_bytes]:
-        yield f"most memory beyond weights: {', '.join(peaks)}"
+    if plain := result.plain and result.plain.peak_bytes:
+        peaks = [f"{row.name} {row.peak_bytes / plain:.2f}x" for row in result.rows if row.peak_bytes]
+        yield f"peak memory beyond weights, optimiser and data, against the plain path's: {', '.join(peaks)}"
 
 
 def _number(x: float) -> str:

@@ -26,10 +26,10 @@ from benchmarks import plot, report
 from benchmarks.contest import Result, failures, measure
 from benchmarks.context import COMPILE_LEVELS, Context
 from benchmarks.machine import Machine, measure_machine
-from benchmarks.suites import loader, model, ops, train
+from benchmarks.suites import loader, model, ops, stages, train
 from xmae_fast import backend
 
-SUITES = {"ops": ops, "model": model, "train": train, "loader": loader}
+SUITES = {"ops": ops, "model": model, "train": train, "stages": stages, "loader": loader}
 PLOTTED = ("masks", "embed", "forward", "train")
 
 
@@ -90,7 +90,7 @@ def _run(context: Context, source: str, options: argparse.Namespace) -> int:
                 suites[name].append(result)
                 took = f"{time.perf_counter() - began:.1f} s"
                 console.print(f"{group.title}: {len(result.timed())} timed in {took}", style="dim")
-            report.print_suite(console, suites[name], machine)
+            (report.print_parts if name == "stages" else report.print_suite)(console, suites[name], machine)
     results = [result for group in suites.values() for result in group]
     _summarise(console, results, machine, time.perf_counter() - start)
     about = {
@@ -108,7 +108,7 @@ def _run(context: Context, source: str, options: argparse.Namespace) -> int:
 def _summarise(console: Console, results: list[Result], machine: Machine, seconds: float) -> None:
     console.rule("summary")
     console.print(machine.line(), style="bold", soft_wrap=True)
-    for line in filter(None, map(report.headline, results)):
+    for line in filter(None, (report.headline(result, machine) for result in results)):
         console.print(line, style="green", soft_wrap=True)
     for line in failures(results):
         console.print(f"FAILED {line}", style="bold red", soft_wrap=True)

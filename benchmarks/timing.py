@@ -43,12 +43,12 @@ def ratio(numerator: list[float], denominator: list[float]) -> Spread:
 
 
 def interleave(
-    runs: Mapping[str, Run], device: torch.device, effort: Effort, cold: bool = False
+    runs: Mapping[str, Run], device: torch.device, effort: Effort, cold: bool = False, settle_s: float = 0.0
 ) -> dict[str, list[float]]:
     """Seconds per call of each run, one figure per round: A B C, A B C, ...
 
     A sample is one call, or as many as take 2 ms. Every run is warmed up first. On a GPU, device events are read and
-    `cold` empties the L2 cache before each call (there a sample is a single call).
+    `cold` empties the L2 cache before each call (there a sample is a single call). `settle_s`: pause before a sample.
     """
     clock = _cuda_clock(device, cold) if device.type == "cuda" else _cpu_sample
     with _no_gc():
@@ -62,6 +62,7 @@ def interleave(
         seconds = {name: [] for name in runs}
         for i in range(rounds):
             for name, run in runs.items():
+                time.sleep(settle_s)
                 seconds[name].append(clock(run, i, calls[name]))
     return seconds
 

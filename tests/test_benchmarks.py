@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("rich", reason="the benchmarks need rich (pip install xmae-fast[bench])")
 
-from benchmarks import run
-from benchmarks.contest import OURS, PLAIN, Contestant, Group
-from xmae_fast.testing import Error
+from rich.console import Console
+
+from benchmarks import report, run, runtimes
+from benchmarks.baselines import stock_model
+from benchmarks.contest import BASELINE, INFO, LEFT_OUT, OURS, PLAIN, Contestant, Group, Result, Row, measure
+from benchmarks.context import Context
+from benchmarks.counts import embed_flops, forward_flops
+from benchmarks.machine import Machine
+from benchmarks.models import batches, plain_model
+from benchmarks.peak_memory import peak_in_new_process
+from benchmarks.stages import WHOLE
+from benchmarks.suites import model, stages, train
+from benchmarks.timing import Effort
+from xmae_fast.testing import Error, relative_error
+
+CPU = torch.device("cpu")
+MACHINE = Machine("CPU", 1, 1, 0.0, "2", "", "float32", 80e9, 100e9, "", 40e9)
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    return Context(CPU, quick=True, compiling="none")
 
 
 def suite(*contestants: Contestant) -> SimpleNamespace:
@@ -53,7 +76,7 @@ def test_quick_loader_suite(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--data", "nothing.h5"], "shard nothing.h5: expected an HDF5 file, found nothing"),
-        (["--suite", "speed"], "--suite: expected some of ops, model, train, loader, got speed"),
+        (["--suite", "speed"], "--suite: expected some of ops, model, train, stages, loader, got speed"),
         (["--json", "no/such/out.json"], "--json: expected a file in an existing folder, got no/such/out.json"),
     ],
 )
@@ -62,3 +85,139 @@ def test_bad_arguments_end_with_one_line_and_exit_code_2(arguments, message, cap
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert message in said[0]
+
+
+def printed(show, *results: Result) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    show(console, list(results), MACHINE)
+    return console.file.getvalue()
+
+
+def test_counted_operations_are_those_that_torch_counts(context):
+    plain, batch = plain_model(context, training=True), batches(context, 2)[0]
+    with FlopCounterMode(display=False) as embedding:
+        plain.embed(batch.ppg)
+    with FlopCounterMode(display=False) as forward:
+        plain(*batch)
+    assert embedding.get_total_flops() == embed_flops(context.cfg, 2)
+    assert forward.get_total_flops() == forward_flops(context.cfg, 2, context.kept)
+
+
+def test_another_precision_is_shown_but_is_no_baseline():
+    rows = [
+        Row("plain", PLAIN, seconds=[4.0] * 3),
+        Row("info, bfloat16: plain", INFO, seconds=[1.0] * 3),
+        Row("ours", OURS, seconds=[2.0] * 3),
+    ]
+    result = Result(Group("work", [], flops=100_000_000_000), rows)
+    assert result.best_baseline.name == "plain"
+    assert report.headline(result, MACHINE) == "=> work: ours is 2.00x the best baseline (plain), 50 % of the FMA peak"
+    assert "info, bfloat16: plain" in printed(report.print_suite, result)
+
+
+def test_parts_have_shares_of_the_sum():
+    rows = [
+        Row(f"{part} {role}", role, seconds=[seconds] * 3, part=part, flops=10**9)
+        for part, times in {"stem": (3.0, 1.0), "head": (1.0, 1.0), WHOLE: (4.1, 2.1)}.items()
+        for role, seconds in zip((PLAIN, OURS), times, strict=True)
+    ]
+    result = Result(Group("stages of work", [], not_in_sum=(WHOLE,)), rows)
+    text = printed(report.print_parts, result)
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert lines["stem"][1:4] == ["3,000", "75", "%"]
+    assert "50" in lines["head"]
+    assert "sum of the parts" in text
+    assert list(result.parts()) == ["stem", "head", WHOLE]
+    assert report.headline(result, MACHINE) == "=> stages of work: the longest part of ours is stem, 50 % (1e+03 ms)"
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_stages_are_right_and_add_up(context, training):
+    group = stages.group(context, 2, training=training)
+    parts = {one.part: one.flops for one in group.contestants}
+    whole = parts.pop(WHOLE)
+    assert sum(parts.values()) == pytest.approx(whole, rel=1e-3)
+    for contestant in group.contestants:
+        timed = contestant.build()
+        timed(0)
+        assert contestant.check(timed)
+
+
+def test_stages_see_a_wrong_result(context):
+    """The check of a stage compares what is timed."""
+    stem = stages.group(context, 2, training=False).contestants[1]
+    timed = stem.build()
+    with pytest.raises(AssertionError, match="output is off by"):
+        stem.check(lambda i: tuple(x * 1.001 for x in timed(i)))
+
+
+@pytest.fixture
+def need_runtime():
+    def need(runtime: str) -> None:
+        if reason := runtimes.not_installed(runtime):
+            pytest.skip(reason)
+
+    return need
+
+
+@pytest.mark.parametrize("two_dimensional", [False, True])
+@pytest.mark.parametrize("runtime", [runtimes.ONNX_RUNTIME, runtimes.OPENVINO])
+def test_other_runtimes_compute_the_embedding(context, need_runtime, runtime, two_dimensional, capfd):
+    need_runtime(runtime)
+    plain, ppg = plain_model(context), context.batches(4)[0][0]
+    want = plain.embed(ppg).detach()
+    exported = stock_model(plain) if two_dimensional else plain
+    start = runtimes.onnx_runtime if runtime == runtimes.ONNX_RUNTIME else runtimes.openvino
+    assert relative_error(start(runtimes.export_embed(exported, 4, 1000))(ppg), want) < 2e-6
+    if runtime == runtimes.OPENVINO:
+        streams = runtimes.openvino_streams(runtimes.export_embed(exported, 2, 1000), 2, 4)
+        assert relative_error(streams(ppg), want) < 2e-6
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_runtimes_are_named(context, monkeypatch):
+    find = importlib.util.find_spec
+    absent = {"onnxruntime", "openvino"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name in absent else find(name))
+    groups = {group.title: group for group in model.groups(context)}
+    rows = {one.name: one.left_out for one in groups["embed: B=16"].contestants}
+    assert "not installed: onnxruntime" in rows["ONNX Runtime"]
+    assert "not installed: openvino" in rows["OpenVINO, the same, streams of 8"]
+    assert not any("OpenVINO" in one.name for one in groups["forward: B=16"].contestants)
+    row = Row("OpenVINO", BASELINE, LEFT_OUT, note=rows["OpenVINO"])
+    assert "pip install xmae-fast[bench]): OpenVINO" in printed(report.print_suite, Result(Group("embed", []), [row]))
+
+
+def test_bfloat16_needs_a_processor_that_has_it(monkeypatch):
+    assert Context(CPU, quick=True).without_bfloat16() == "not with --quick"
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert Context(CPU).without_bfloat16() == "torch reports no bfloat16 arithmetic of this processor"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert Context(CPU).without_bfloat16() == ""
+
+
+def test_bfloat16_rows_report_their_error(context, monkeypatch):
+    monkeypatch.setattr(Context, "without_bfloat16", lambda self: "")
+    embedding = next(group for group in model.groups(context) if group.title == "embed: B=16")
+    for group in (embedding, train.group(context, 4)):
+        row = next(one for one in group.contestants if one.role == INFO and not one.left_out)
+        timed = row.build()
+        assert 1e-4 < max(error.error for error in row.check(timed)) < 0.2
+
+
+def test_peak_memory_grows_with_the_batch(context):
+    small, large = (peak_in_new_process(context, B, "xmae_fast impl=auto, fused AdamW") for B in (4, 12))
+    assert 8 * 4e6 < large - small < 8 * 40e6  # activations of a sample: about 11 MB in plain PyTorch
+    with pytest.raises(RuntimeError, match="no such contestant"):
+        peak_in_new_process(context, 4, "no such contestant")
+
+
+def test_peak_memory_that_cannot_be_measured_is_said_and_the_row_is_timed():
+    def peak() -> int:
+        raise RuntimeError("no room")
+
+    group = Group("addition", [Contestant("ours", lambda: lambda i: i + 1, right, OURS, peak=peak)])
+    result = measure(group, CPU, Effort(0.01, 1, 1), lambda text: None)
+    assert result.rows[0].seconds
+    assert "peak memory not measured: no room" in printed(report.print_suite, result)

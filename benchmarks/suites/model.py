@@ -10,15 +10,27 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines import compiled, forget_compiled, stock_model
-from benchmarks.contest import BASELINE, OURS, PLAIN, Contestant, Group
+from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
 from benchmarks.context import ROTATION, Context
 from benchmarks.counts import embed_flops, forward_flops
 from benchmarks.models import Batch, batches, our_model, our_reconstruction, plain_model
-from benchmarks.numerics import Yardstick, check_same_maths
+from benchmarks.numerics import Yardstick, check_another_precision, check_same_maths
+from benchmarks.runtimes import (
+    ONNX_RUNTIME,
+    OPENVINO,
+    Embedding,
+    export_embed,
+    not_installed,
+    onnx_runtime,
+    openvino,
+    openvino_streams,
+)
 from benchmarks.timing import Run
 from xmae_fast.testing import Error
 
 Work = Callable[[Batch], Tensor]
+STREAMED = 8  # samples of one request where a batch is divided
+SETTLE_S = 0.01  # threads of libgomp and of the other runtimes go on spinning for some milliseconds
 
 
 class Levels(NamedTuple):
@@ -51,23 +63,27 @@ class _Inference:
 
     def __init__(self, context: Context, work: str, B: int, levels: Levels) -> None:
         self.context, self.work, self.B, self.levels = context, work, B, levels
+        self.exported: dict[tuple[bool, int], bytes] = {}
 
     @cached_property
     def batches(self) -> list[Batch]:
         return batches(self.context, self.B)
 
     def group(self) -> Group:
-        cfg, B = self.context.cfg, self.B
+        cfg, B, on_cpu = self.context.cfg, self.B, self.context.device.type == "cpu"
         return Group(
             title=f"{self.work}: B={B}",
             contestants=[
                 Contestant("published-style model", lambda: self._run(self._plain()), self._check_plain, PLAIN),
                 *self._baselines(),
+                *(self._other_runtimes() if self.work == "embed" and on_cpu else []),
+                *(self._information() if self.work == "embed" and on_cpu and B > 1 else []),
                 Contestant("xmae_fast impl=auto", lambda: self._run(self._ours("auto")), self._check, OURS),
             ],
             items=B,
             unit="embeddings" if self.work == "embed" else "samples",
             flops=embed_flops(cfg, B) if self.work == "embed" else forward_flops(cfg, B, self.context.kept),
+            settle_s=SETTLE_S if self.work == "embed" and on_cpu else 0.0,
         )
 
     def _baselines(self) -> list[Contestant]:
@@ -93,6 +109,53 @@ class _Inference:
         ]
         return [self._baseline(*row) for row in rows]
 
+    def _other_runtimes(self) -> list[Contestant]:
+        """Each from the plain model and from the one whose stem is two-dimensional, which their kernels prefer."""
+        rows = []
+        for runtime, start in ((ONNX_RUNTIME, onnx_runtime), (OPENVINO, openvino)):
+            least = "quick" if runtime == ONNX_RUNTIME and self.B > 1 else "default"
+            rows += [
+                (runtime, runtime, lambda start=start: start(self._onnx(False, self.B)), "default"),
+                (f"{runtime}, Conv2d stem", runtime, lambda start=start: start(self._onnx(True, self.B)), least),
+            ]
+        if self.B > STREAMED and self.B % STREAMED == 0:
+            name = f"{OPENVINO}, the same, streams of {STREAMED}"
+            row = name, OPENVINO, lambda: openvino_streams(self._onnx(True, STREAMED), STREAMED, self.B), "default"
+            rows.append(row)
+        return [self._runtime(*row) for row in rows]
+
+    def _runtime(self, name: str, runtime: str, start: Callable[[], Embedding], level: str) -> Contestant:
+        def build() -> Run:
+            embedding = start()
+            return self._run(lambda batch: embedding(batch.ppg))
+
+        left_out = not_installed(runtime) or self.context.left_out(level)
+        return Contestant(name, build, self._check, BASELINE, left_out=left_out)
+
+    def _onnx(self, two_dimensional: bool, B: int) -> bytes:
+        """The exported model for B samples; made once."""
+        key = two_dimensional, B
+        if key not in self.exported:
+            plain = plain_model(self.context)
+            model = stock_model(plain) if two_dimensional else plain
+            self.exported[key] = export_embed(model, B, self.context.cfg.seq_len)
+        return self.exported[key]
+
+    def _information(self) -> list[Contestant]:
+        """Stock PyTorch in bfloat16 autocast, on a CPU; a GPU's run is in bfloat16 anyway."""
+
+        def row(name: str, make: Callable[[], Work], level: str) -> Contestant:
+            def build() -> Run:
+                return self._run(make(), self.context.bfloat16)
+
+            left_out = self.context.without_bfloat16() or self.context.left_out(level)
+            return Contestant(f"info, bfloat16: {name}", build, self._check_bfloat16, INFO, left_out=left_out)
+
+        return [
+            row("published-style model", self._plain, "none"),
+            row("stock + torch.compile", lambda: compiled(self._stock()), "default"),
+        ]
+
     def _baseline(self, name: str, make: Callable[[], Work], level: str) -> Contestant:
         left_out = self.context.left_out(level)
         return Contestant(name, lambda: self._run(make()), self._check, BASELINE, left_out=left_out)
@@ -114,10 +177,10 @@ class _Inference:
             return lambda batch: reconstruct(batch)[0]
         return lambda batch: model(*batch)[0]
 
-    def _run(self, work: Work) -> Run:
+    def _run(self, work: Work, autocast: Callable[[], torch.autocast] | None = None) -> Run:
         @torch.no_grad()
         def run(i: int) -> Tensor:
-            with self.context.autocast():
+            with (autocast or self.context.autocast)():
                 return work(self.batches[i % ROTATION])
 
         return run
@@ -135,6 +198,9 @@ class _Inference:
     def _check(self, run: Run) -> list[Error]:
         want, _, plain = self._results
         return Yardstick(want, plain, self.context.dtype).check({"prediction": run(0).clone()})
+
+    def _check_bfloat16(self, run: Run) -> list[Error]:
+        return check_another_precision({"prediction": run(0).clone()}, self._results[0])
 
     def _check_plain(self, run: Run) -> list[Error]:
         want, plain64, plain = self._results

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 
 from torch import Tensor, nn
 
 from benchmarks.baselines import compiled, forget_compiled, published_masks, stock_model
-from benchmarks.contest import BASELINE, OURS, PLAIN, Contestant, Group
+from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
 from benchmarks.context import MASK_RATIO, Context
 from benchmarks.counts import forward_flops
 from benchmarks.models import Batch, Loss, Trainer, batches, our_loss, our_model, plain_loss, plain_model
-from benchmarks.numerics import Yardstick, check_same_maths
+from benchmarks.numerics import Yardstick, check_another_precision, check_same_maths
+from benchmarks.peak_memory import peak_in_new_process
 from xmae_fast import random_masking
 from xmae_fast.testing import Error
 
 Masks = Callable[[], tuple[Tensor, Tensor]]  # ids_keep, ids_restore
+MEASURED_FOR_MEMORY = (
+    "published style, row-loop masks",
+    "stock: channels-last, fused AdamW",
+    "xmae_fast impl=auto, fused AdamW",
+)
 
 
 def groups(context: Context) -> Iterator[Group]:
     """One batch size: 64 on a CPU, 512 on a GPU, 8 when quick."""
     forget_compiled()
-    yield _Training(context, 8 if context.quick else 512 if context.device.type == "cuda" else 64).group()
+    yield group(context, 8 if context.quick else 512 if context.device.type == "cuda" else 64)
+
+
+def group(context: Context, B: int) -> Group:
+    """The contest of one batch size."""
+    return _Training(context, B).group()
 
 
 class _Training:
@@ -39,25 +51,52 @@ class _Training:
         return batches(self.context, self.B)
 
     def group(self) -> Group:
+        contestants = [
+            Contestant("published style, row-loop masks", self._published, self._check_plain, PLAIN),
+            self._baseline("published style, vectorised masks", self._plain),
+            self._baseline("xmae_fast impl=reference", lambda: self._ours("reference")),
+            self._baseline("stock: fused AdamW + torch.compile", lambda: self._stock(False, True), "all"),
+            self._baseline("stock: channels-last, fused AdamW", lambda: self._stock(True, False)),
+            self._baseline("stock: the same + torch.compile", lambda: self._stock(True, True), "default"),
+            *self._information(),
+            Contestant("xmae_fast impl=auto, fused AdamW", lambda: self._ours("auto", True), self._check, OURS),
+        ]
         return Group(
             title=f"train: B={self.B}",
-            contestants=[
-                Contestant("published style, row-loop masks", self._published, self._check_plain, PLAIN),
-                self._baseline("published style, vectorised masks", self._plain),
-                self._baseline("xmae_fast impl=reference", lambda: self._ours("reference")),
-                self._baseline("stock: fused AdamW + torch.compile", lambda: self._stock(False, True), "all"),
-                self._baseline("stock: channels-last, fused AdamW", lambda: self._stock(True, False)),
-                self._baseline("stock: the same + torch.compile", lambda: self._stock(True, True), "default"),
-                Contestant("xmae_fast impl=auto, fused AdamW", lambda: self._ours("auto", True), self._check, OURS),
-            ],
+            contestants=[self._with_peak(one) if one.name in MEASURED_FOR_MEMORY else one for one in contestants],
             items=self.B,
             unit="samples",
             flops=3 * forward_flops(self.context.cfg, self.B, self.context.kept),
-        )  # fmt: skip
+        )
 
     def _baseline(self, name: str, build: Callable[[], Trainer], compile_level: str = "none") -> Contestant:
         left_out = self.context.left_out(compile_level)
         return Contestant(name, build, self._check_baseline, BASELINE, left_out=left_out)
+
+    def _information(self) -> list[Contestant]:
+        """Stock PyTorch in bfloat16 autocast, on a CPU; a GPU's run is in bfloat16 anyway."""
+        if self.context.device.type != "cpu":
+            return []
+
+        def row(name: str, make: Callable[[], Trainer], level: str) -> Contestant:
+            def build() -> Trainer:
+                trainer = make()
+                trainer.autocast = self.context.bfloat16
+                return trainer
+
+            left_out = self.context.without_bfloat16() or self.context.left_out(level)
+            return Contestant(f"info, bfloat16: {name}", build, self._check_bfloat16, INFO, left_out=left_out)
+
+        return [
+            row("published style", self._plain, "none"),
+            row("stock + torch.compile", lambda: self._stock(True, True), "all"),
+        ]
+
+    def _with_peak(self, contestant: Contestant) -> Contestant:
+        """Its peak memory is measured too, on a CPU and unless quick (a GPU's counter needs no other process)."""
+        if self.context.quick or self.context.device.type != "cpu":
+            return contestant
+        return replace(contestant, peak=lambda: peak_in_new_process(self.context, self.B, contestant.name))
 
     def _published(self) -> Trainer:
         model = plain_model(self.context, training=True)
@@ -112,6 +151,9 @@ class _Training:
         want, _, plain = self._results
         summed = self.batches[0].ppg.numel()
         return Yardstick(want, plain, self.context.dtype).check(run.probe(), summed)
+
+    def _check_bfloat16(self, run: Trainer) -> list[Error]:
+        return check_another_precision(run.probe(), self._results[0])
 
     def _check_plain(self, run: Trainer) -> list[Error]:
         want, plain64, plain = self._results

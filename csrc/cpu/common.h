@@ -69,7 +69,8 @@ struct Panel {
 // B of C = A B, laid out for one instruction set's micro-kernel. A's rows may overlap (a convolution's windows do).
 struct PackedMatrix {
   int64_t columns = 0;
-  int64_t width = 0;  // W: floats in a vector
+  int64_t width = 0;   // W: floats in a vector
+  int64_t chain = 64;  // multiply-adds in one chain of sums: much longer ones round worse than the framework's do
   std::vector<Segment> segments;
   std::vector<Panel> panels;
   AlignedFloats data;

@@ -1,6 +1,6 @@
 // C = A B for packed B (`common.h`): registers hold R rows x 2 vectors of C, A is read where it lies (rows may overlap:
 // a convolution over [L, C] activations is this product with k * C numbers in a row and C between rows), B streams by.
-// Each output is one chain of multiply-adds in a fixed order, so results do not depend on how rows are split.
+// Each output is summed in chains of a fixed length and order, so results do not depend on how rows are split.
 #pragma once
 
 #include "vec.h"
@@ -36,23 +36,65 @@ XMAE_INLINE const float* multiply_segment(
   return b;
 }
 
+// total (+)= acc, acc = 0. GCC does not see that `total` is written before it is read.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+template <int R>
+XMAE_INLINE void add_chain(Vec (&acc)[R][kPanelVectors], float* total, bool has_total) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVectors; ++v) {
+      float* place = total + (kPanelVectors * r + v) * W;
+      store(place, has_total ? load(place) + acc[r][v] : acc[r][v]);
+      acc[r][v] = Vec{};
+    }
+  }
+}
+
 template <int R, typename Epilogue>
 void multiply_tile(
     const float* a, int64_t row_stride, const PackedMatrix& matrix, const Panel& panel, const Segment* segments,
     int64_t row, const Epilogue& epilogue) {
   Vec acc[R][kPanelVectors] = {};
+  alignas(XMAE_VECTOR_BYTES) float total[R * kPanelVectors * W];  // sum of the finished chains
+  bool has_total = false;
+  int64_t left = matrix.chain;
   const float* b = matrix.data.get() + panel.weights;
   for (int64_t s = 0; s < panel.num_segments; ++s) {
     const Segment& segment = segments[s];
-    if (segment.vectors == 2) {
-      b = multiply_segment<R, 2>(a + segment.offset, row_stride, b, segment.length, acc);
-    } else {
-      b = multiply_segment<R, 1>(a + segment.offset, row_stride, b, segment.length, acc);
+    for (int64_t done = 0; done < segment.length;) {
+      if (left == 0) {
+        add_chain(acc, total, has_total);
+        has_total = true;
+        left = matrix.chain;
+      }
+      const int64_t rest = segment.length - done, length = rest < left ? rest : left;
+      if (segment.vectors == 2) {
+        b = multiply_segment<R, 2>(a + segment.offset + done, row_stride, b, length, acc);
+      } else {
+        b = multiply_segment<R, 1>(a + segment.offset + done, row_stride, b, length, acc);
+      }
+      done += length;
+      left -= length;
+    }
+  }
+  if (has_total) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      acc[r][0] += load(total + 2 * r * W);
+      acc[r][1] += load(total + (2 * r + 1) * W);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) epilogue(RowOut{row + r, panel.column, panel.columns}, acc[r][0], acc[r][1]);
 }
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 // Chooses the instantiation for `rows` in 1..R.
 template <int R, typename Epilogue>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "blocks.h"
-#include "stem_layout.h"
+#include "stem_training.h"
 
 namespace xmae_fast {
 
@@ -41,6 +41,13 @@ struct Kernels {
 
   // x [B, L] -> out [B, L, S]
   void (*stem_eval)(const FoldedStem& stem, const float* x, int64_t B, int64_t L, float* out);
+
+  // Training; see stem_train.h and stem_backward.h.
+  void (*input_statistics)(const float* x, int64_t B, int64_t L, float* statistics);
+  void (*stem_forward_unit)(const StemTraining& run, int u, float* statistics);
+  void (*stem_features)(const StemTraining& run, float* features);
+  void (*stem_head_gradient)(const StemBackward& back, const float* grad, float x_mean, float* sums, float* skip_sums);
+  void (*stem_backward_unit)(const StemBackward& back, int u, int64_t groups, float* weights, float* sums);
 
   // blocks.h has the shapes
   void (*feed_forward)(

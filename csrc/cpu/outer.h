@@ -1,22 +1,18 @@
 // out += A^T B: weights' gradients. A [rows, M] and B [rows, N] lie row by row, so every row adds an outer product; rows
-// may overlap (a convolution's windows). Sums run over the rows in order, in chunks that do not depend on threads.
+// may overlap (a convolution's windows). Each chunk of rows is summed from zero and then added: shorter chains of rounding,
+// and the same ones whatever the threads.
 #pragma once
 
 #include "gemm.h"
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kOuterRows = 256;  // rows at a time: the packed tile of A stays in the first-level cache
+constexpr int64_t kOuterRows = 64;  // rows at a time: the packed tile of A stays in the first-level cache
 
 // out [R, 2 W] += tile^T b; tile [rows, R], b [rows, b_stride].
 template <int R>
 void outer_tile(const float* tile, const float* b, int64_t b_stride, int64_t rows, float* out, int64_t out_stride, int64_t columns) {
-  Vec acc[R][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    acc[r][0] = load_some(out + r * out_stride, columns);
-    acc[r][1] = columns > W ? load_some(out + r * out_stride + W, columns - W) : Vec{};
-  }
+  Vec acc[R][2] = {};
   for (int64_t l = 0; l < rows; ++l) {
     const Vec b0 = load(b), b1 = load(b + W);
 #pragma GCC unroll 16
@@ -30,8 +26,9 @@ void outer_tile(const float* tile, const float* b, int64_t b_stride, int64_t row
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    store_some(out + r * out_stride, acc[r][0], columns);
-    if (columns > W) store_some(out + r * out_stride + W, acc[r][1], columns - W);
+    float* row = out + r * out_stride;
+    store_some(row, load_some(row, columns) + acc[r][0], columns);
+    if (columns > W) store_some(row + W, load_some(row + W, columns - W) + acc[r][1], columns - W);
   }
 }
 

@@ -19,6 +19,7 @@ struct ConvNorm {
   const float* mean;    // [c_out]
   const float* var;     // [c_out]
   int64_t c_out, k;
+  int conv;  // its place among the stem's convolutions
 };
 
 struct StemUnit {

@@ -7,13 +7,13 @@ ConvNorm conv_norm(const StemWeights& weights, int conv) {
   const Tensor& w = weights.weight(conv);
   STD_TORCH_CHECK(w.dim() == 3, "conv_stem: expected convolution weights [c_out, c_in, k], got ", w.dim(), " dimensions");
   const int64_t c_out = w.size(0);
-  for (int kind = 0; kind < kPerConv - 1; ++kind) {
+  for (int kind = 0; kind < (weights.has_running ? kNorms : kTrained); ++kind) {
     STD_TORCH_CHECK(weights.statistic(kind, conv).numel() == c_out, "conv_stem: expected ", c_out,
                     " numbers for each of BatchNorm's vectors of convolution ", conv, ", got ",
                     weights.statistic(kind, conv).numel());
   }
-  return {data(w), data(weights.statistic(0, conv)), data(weights.statistic(1, conv)), data(weights.statistic(2, conv)),
-          data(weights.statistic(3, conv)), c_out, w.size(2)};
+  const auto running = [&](int kind) { return weights.has_running ? data(weights.statistic(kind, conv)) : nullptr; };
+  return {data(w), data(weights.statistic(0, conv)), data(weights.statistic(1, conv)), running(2), running(3), c_out, w.size(2), conv};
 }
 
 // A unit of one convolution (at `conv`), reading channels in the published order.
@@ -62,9 +62,10 @@ const float* mix(const StemWeights& weights, int i, int64_t c_out, int64_t c_in)
 }  // namespace
 
 StemWeights stem_weights(const std::vector<Tensor>& tensors) {
-  STD_TORCH_CHECK(tensors.size() == kPerConv * kConvs + kMixes, "conv_stem: expected ", kPerConv * kConvs + kMixes,
+  constexpr size_t all = (1 + kNorms) * kConvs + kMixes, trained = (1 + kTrained) * kConvs + kMixes;
+  STD_TORCH_CHECK(tensors.size() == all || tensors.size() == trained, "conv_stem: expected ", all, " or ", trained,
                   " weights, got ", tensors.size());
-  StemWeights weights{dense("conv_stem", "a weight", tensors), {}};
+  StemWeights weights{dense("conv_stem", "a weight", tensors), tensors.size() == all, {}};
   Stem& stem = weights.stem;
   int conv = 0;
   const int first_unit[] = {kEnc1, kEnc2, kEnc3};

@@ -1,0 +1,76 @@
+// conv_stem's forward when gradients are wanted: features, the statistics used, and what backward needs.
+
+#include "stem_statistics.h"
+
+namespace xmae_fast {
+namespace {
+
+void set_skip(const StemWeights& weights, int64_t first, const Statistics& statistics, StemTraining& run) {
+  const ConvNorm& skip = weights.stem.skip;
+  run.skip_scale = zeros(skip.c_out);
+  run.skip_shift = zeros(skip.c_out);
+  for (int64_t s = 0; s < skip.c_out; ++s) {
+    const double scale = skip.gamma[s] / std::sqrt(static_cast<double>(statistics.var[first + s]) + kNormEps);
+    run.skip_scale[s] = static_cast<float>(skip.weight[s] * scale);
+    run.skip_shift[s] = static_cast<float>(skip.beta[s] - statistics.mean[first + s] * scale);
+  }
+}
+
+using Training = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
+
+// x [B, 1, L], B >= 1 -> features [B, L, S], statistics [3, channels], kept
+Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool batch_statistics) {
+  const StemWeights weights = stem_weights(tensors);
+  const Stem& stem = weights.stem;
+  const Tensor x = dense("conv_stem", "x", x_);
+  STD_TORCH_CHECK(x.size(0) > 0 && x.size(2) > 0, "conv_stem: expected at least one sample");
+  const Kernels& table = kernels();
+  StemTraining run = training_run(weights, x);
+  const auto first = first_channels(weights);
+  const Tensor statistics_tensor = empty({3, first.back()});
+  const Statistics statistics = rows_of(statistics_tensor);
+  for (int conv = 0; conv < kConvs; ++conv) {
+    for (int64_t c = 0; c < first[conv + 1] - first[conv]; ++c) {
+      statistics.set(first[conv] + c, {data(weights.statistic(2, conv))[c], data(weights.statistic(3, conv))[c]}, 0);
+    }
+  }
+  for (int m = 0; m < kMerges; ++m) {
+    const int64_t fine = stem.units[kMergePlan[m].fine].c_out, coarse = stem.units[kMergePlan[m].coarse].c_out;
+    run.lateral[m] = pack_matrix(table.width, fine, fine, m == 0 ? stem.lat2 : stem.lat1, fine, 1);
+    run.reduce[m] = pack_matrix(table.width, fine, coarse, m == 0 ? stem.red3to2 : stem.red2to1, coarse, 1);
+  }
+  std::vector<Tensor> kept;
+  for (int u = 0; u < kUnits; ++u) kept.push_back(empty({run.B, run.length(u), stem.units[u].c_out}));
+  for (const MergePlan& plan : kMergePlan) kept.push_back(empty({run.B, run.length(plan.fine), stem.units[plan.fine].c_out}));
+  for (int i = 0; i < kUnits + kMerges; ++i) run.kept[i] = mutable_data(kept[i]);
+  for (int u = 0; u < kUnits; ++u) {
+    const StemUnit& unit = stem.units[u];
+    run.units[u] = pack_forward(table.width, unit, nullptr);
+    std::vector<float> partial(run.B * 2 * unit.c_out);
+    table.stem_forward_unit(run, u, partial.data());
+    for (int64_t c = 0; batch_statistics && c < unit.c_out; ++c) {
+      const auto [part, channel] = part_of(unit, c);
+      statistics.set(first[part->conv] + channel, merge(partial.data(), run.B, unit.c_out, run.length(u), c),
+                     run.B * run.length(u));
+    }
+    set_norm(weights, first, statistics, u, run.norms[u]);
+  }
+  if (batch_statistics) {
+    std::vector<float> partial(run.B * 2);
+    table.input_statistics(run.x, run.B, run.L, partial.data());
+    const Moments input = merge(partial.data(), run.B, 1, run.L, 0);
+    for (int64_t s = 0; s < stem.channels; ++s) {
+      const double w = stem.skip.weight[s];
+      statistics.set(first[kConvs - 1] + s, {w * input.mean, w * w * input.var}, run.B * run.L);
+    }
+  }
+  set_skip(weights, first[kConvs - 1], statistics, run);
+  Tensor features = empty({run.B, run.L, stem.channels});
+  table.stem_features(run, mutable_data(features));
+  return {features, statistics_tensor, kept};
+}
+
+}  // namespace
+}  // namespace xmae_fast
+
+STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) { m.impl("conv_stem_train", TORCH_BOX(&xmae_fast::conv_stem_train)); }

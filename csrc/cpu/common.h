@@ -41,7 +41,7 @@ int64_t num_threads();
 // Room for `count` floats, 64-byte aligned, kept by the thread for the next call (a fresh megabyte costs page faults).
 // Slots are independent; what a slot held is lost when it is asked for again.
 float* scratch(int slot, int64_t count);
-enum ScratchSlot : int { kSlotMain = 0, kSlotGradient, kSlotTile, kSlotTail, kScratchSlots };
+enum ScratchSlot : int { kSlotMain = 0, kSlotGradient, kSlotTile, kSlotTail, kSlotHead, kScratchSlots };
 
 struct AlignedDelete {
   void operator()(float* p) const;

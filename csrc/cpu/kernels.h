@@ -1,6 +1,7 @@
 // The kernels that exist once per instruction set, as a table of functions.
 #pragma once
 
+#include "blocks.h"
 #include "stem_training.h"
 
 namespace xmae_fast {
@@ -75,6 +76,16 @@ struct Kernels {
       float* out);
   void (*waveform_weight_gradient)(
       const float* gradient, const float* tokens, const uint8_t* used, int64_t rows, int64_t P, int64_t D, float* out);
+
+  // blocks.h has the shapes
+  void (*feed_forward)(
+      const FeedForward& f, const PackedMatrix& up, const PackedMatrix& down, const FeedForwardSaved& saved, float* out);
+  void (*feed_forward_backward)(const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back);
+  void (*attention)(const Attention& a, const AttentionWeights& weights, const AttentionSaved& saved, float* out);
+  void (*attention_backward)(const Attention& a, const AttentionSaved& saved, const AttentionBackward& back);
+
+  // 0 or scale, for row `row` of a mask: out [columns, rounded up to kDropoutColumns]
+  void (*dropout_row)(const Dropout& dropout, int64_t row, int64_t columns, float* out);
 };
 
 // The table in use: the best that this processor has, or the one that `use_kernels` chose.

@@ -39,6 +39,16 @@ XMAE_INLINE void outer_rows(
   if constexpr (R > 1) outer_rows<R - 1>(height, tile, b, b_stride, rows, out, out_stride, columns);
 }
 
+// tile [rows, height] = those columns of A; a copy of known width, because for N = 256 an unknown one takes a fifth of the time.
+template <int R>
+XMAE_INLINE void outer_pack(int64_t height, const float* from, int64_t a_stride, int64_t rows, float* tile) {
+  if (height == R) {
+    for (int64_t l = 0; l < rows; ++l) std::memcpy(tile + l * R, from + l * a_stride, R * sizeof(float));
+  } else if constexpr (R > 1) {
+    outer_pack<R - 1>(height, from, a_stride, rows, tile);
+  }
+}
+
 // out [M, N] (rows out_stride apart) += sum over rows of A[row, m] B[row, n]. Reads nothing outside A and B.
 inline void add_outer(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t M, int64_t N, float* out, int64_t out_stride) {
@@ -57,9 +67,7 @@ inline void add_outer(
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t m = M * t / tiles, height = M * (t + 1) / tiles - m;
       const float* from = a + first * a_stride + m;
-      for (int64_t l = 0; l < count; ++l) {
-        for (int64_t r = 0; r < height; ++r) tile[l * height + r] = from[l * a_stride + r];
-      }
+      outer_pack<kRows>(height, from, a_stride, count, tile);
       for (int64_t n = 0; n < whole; n += panel) {
         outer_rows<kRows>(height, tile, b_chunk + n, b_stride, count, out + m * out_stride + n, out_stride, panel);
       }

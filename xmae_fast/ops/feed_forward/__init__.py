@@ -6,10 +6,12 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, check_probability, dims
-from xmae_fast.ops.feed_forward import reference
+from xmae_fast.ops.feed_forward import reference, schema
 from xmae_fast.ops.feed_forward.params import FeedForwardParams
 
 __all__ = ["FeedForwardParams", "feed_forward"]
+
+backend.register("feed_forward", "cpu", "feed_forward_eval")
 
 
 def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0, impl: str = "auto") -> Tensor:
@@ -29,5 +31,6 @@ def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0
     dims("down_weight", params.down_weight, "D F", D=D, F=hidden)
     check_like("x", x, "up_weight", params.up_weight)
     check_probability("dropout_p", dropout_p)
-    backend.resolve("feed_forward", impl, x.device)
+    if backend.resolve("feed_forward", impl, x.device, x.dtype) == "cpu":
+        return schema.feed_forward(x, params, float(dropout_p))
     return reference.feed_forward(x, params, dropout_p)

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, check_probability, dims
-from xmae_fast.ops.lag_attention import reference
+from xmae_fast.ops.lag_attention import reference, schema
 from xmae_fast.ops.lag_attention.params import AttentionParams
 from xmae_fast.ops.lag_attention.tables import gaussian_table, lag_seconds, window_table
 
 __all__ = ["AttentionParams", "attention_weights", "gaussian_table", "lag_attention", "lag_seconds", "window_table"]
+
+backend.register("lag_attention", "cpu", "lag_attention_eval")
 
 
 def lag_attention(
@@ -53,7 +55,9 @@ def lag_attention(
     """
     query_pos, key_pos = _check(x, key_value, params, num_heads, bias_table, query_pos, key_pos)
     check_probability("dropout_p", dropout_p)
-    backend.resolve("lag_attention", impl, x.device)
+    if backend.resolve("lag_attention", impl, x.device, x.dtype) == "cpu":
+        table = None if bias_table is None else bias_table.to(x.dtype)
+        return schema.lag_attention(x, key_value, params, num_heads, table, query_pos, key_pos, float(dropout_p))
     return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
 
 

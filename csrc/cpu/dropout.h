@@ -1,0 +1,34 @@
+// Masks of dropout. Columns 64 g .. 64 g + 63 of a row are made of 16 Philox draws, (row, block 16 g + lane): column
+// 64 g + 16 w + lane takes word w of its lane's draw, so that neighbouring columns come from neighbouring lanes.
+#pragma once
+
+#include "blocks.h"
+#include "philox.h"
+#include "vec.h"
+
+namespace xmae_fast::XMAE_ISA {
+
+XMAE_INLINE int64_t dropout_stride(int64_t columns) {
+  return (columns + kDropoutColumns - 1) / kDropoutColumns * kDropoutColumns;
+}
+
+// 0 or `scale` for the columns of a row: out [dropout_stride(columns)].
+inline void dropout_row(const Dropout& dropout, int64_t row, int64_t columns, float* out) {
+  const PhiloxStream stream{dropout.seed, dropout.offset};
+  const uint32_t threshold = dropout.threshold;
+  const float scale = dropout.scale;
+  PhiloxWords words;
+  for (int64_t c = 0; c < columns; c += kDropoutColumns) {
+    philox<kLanes>(stream, static_cast<uint32_t>(row), static_cast<uint32_t>(c / 4), words);
+    for (int64_t w = 0; w < 4; ++w) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) out[c + w * kLanes + lane] = words.word[w][lane] < threshold ? 0.0f : scale;
+    }
+  }
+}
+
+// out [rows, dropout_stride(columns)], of rows first ...
+inline void dropout_rows(const Dropout& dropout, int64_t first, int64_t rows, int64_t columns, float* out) {
+  for (int64_t row = 0; row < rows; ++row) dropout_row(dropout, first + row, columns, out + row * dropout_stride(columns));
+}
+
+}  // namespace xmae_fast::XMAE_ISA

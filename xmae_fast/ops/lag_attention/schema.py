@@ -1,0 +1,99 @@
+"""torch.library schemas of lag_attention's kernels, their fakes, and autograd around them.
+
+weights: the tensors of AttentionParams in order; seed: int64 [2], or None where nothing is dropped. Positions are
+[B or 1, Nq] and [B or 1, Nk], and None exactly where bias_table is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from xmae_fast.ops._dropout import bits, draw_seed, needs_gradient
+from xmae_fast.ops.lag_attention.params import AttentionParams
+
+_INPUTS = (
+    "Tensor x, Tensor? key_value, Tensor[] weights, int num_heads, Tensor? bias_table, Tensor? query_pos, "
+    "Tensor? key_pos, Tensor? seed, float p"
+)
+_library = torch.library.Library("xmae_fast", "FRAGMENT")
+_library.define(f"lag_attention_eval({_INPUTS}) -> Tensor")
+# out, and for the backward: projected (q [B Nq, D], then k | v [B Nk, 2 D]), context [B, Nq, D], stats of the LayerNorms
+_library.define(f"lag_attention_train({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+# gradients of x, key_value, the weights and bias_table; those whose bit in `needs` is not set, or that do not exist
+# (key_value and its norm in self-attention), are empty
+_library.define(
+    f"lag_attention_backward(Tensor grad, {_INPUTS}, Tensor projected, Tensor context, Tensor stats, int needs) -> Tensor[]"
+)
+
+
+@torch.library.register_fake("xmae_fast::lag_attention_eval")
+def _(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p):
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("xmae_fast::lag_attention_train")
+def _(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p):
+    B, queries, D = x.shape
+    keys = queries if key_value is None else key_value.shape[1]
+    normed = queries if key_value is None else queries + keys
+    projected = x.new_empty(B * D * (queries + 2 * keys))
+    return x.new_empty(x.shape), projected, x.new_empty(x.shape), x.new_empty(2 * B * normed)
+
+
+@torch.library.register_fake("xmae_fast::lag_attention_backward")
+def _(
+    grad, x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, projected, context, stats, needs
+):
+    of_self = key_value is None
+    tensors = (x, key_value, *weights[:2], *((None, None) if of_self else weights[2:4]), *weights[4:], bias_table)
+    return [
+        t.new_empty(t.shape) if t is not None and needs >> i & 1 else x.new_empty(0) for i, t in enumerate(tensors)
+    ]
+
+
+_eval = torch.ops.xmae_fast.lag_attention_eval.default
+_train = torch.ops.xmae_fast.lag_attention_train.default
+_backward = torch.ops.xmae_fast.lag_attention_backward.default
+
+
+class _LagAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, key_value, bias_table, query_pos, key_pos, seed, p, num_heads, *weights):
+        out, *saved = _train(x, key_value, list(weights), num_heads, bias_table, query_pos, key_pos, seed, p)
+        ctx.save_for_backward(x, key_value, bias_table, query_pos, key_pos, seed, *saved, *weights)
+        ctx.p, ctx.num_heads = p, num_heads
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, key_value, table, query_pos, key_pos, seed, projected, context, stats, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        of_self = key_value is None
+        norm_kv = (False, False) if of_self else wanted[10:12]
+        needs = (wanted[0], wanted[1], *wanted[8:10], *norm_kv, *wanted[12:], wanted[2])
+        gradients = _backward(
+            grad, x, key_value, weights, ctx.num_heads, table, query_pos, key_pos, seed, ctx.p, projected, context, stats,
+            bits(needs),
+        )  # fmt: skip
+        dx, dkey_value, *dweights, dtable = (g if need else None for g, need in zip(gradients, needs, strict=True))
+        return dx, dkey_value, dtable, None, None, None, None, None, *dweights
+
+
+def lag_attention(
+    x: Tensor,
+    key_value: Tensor | None,
+    params: AttentionParams,
+    num_heads: int,
+    table: Tensor | None,
+    query_pos: Tensor | None,
+    key_pos: Tensor | None,
+    p: float,
+) -> Tensor:
+    """The C++ kernels: x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
+    seed = draw_seed(p)
+    if needs_gradient(x, key_value, table, *params):
+        return _LagAttention.apply(x, key_value, table, query_pos, key_pos, seed, p, num_heads, *params)
+    return _eval(x, key_value, list(params), num_heads, table, query_pos, key_pos, seed, p)

@@ -6,7 +6,7 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kGroupRows = 8 * kRows;         // rows that stay in the second-level cache while all panels pass
+constexpr int64_t kPatchRows = 8 * kRows;         // rows that stay in the second-level cache while all panels pass
 constexpr int64_t kThreadWork = int64_t{1} << 18;  // multiply-adds that take as long as waking a thread, some 5 us
 
 // C = A B for dense A [rows, steps]: many rows are split among threads by rows, few by panels.
@@ -22,7 +22,7 @@ void multiply_patches(
   }
   const int64_t least = kThreadWork / (steps * matrix.columns + 1) + 1;
   parallel(rows, least > 4 * kRows ? least : 4 * kRows, [&](int64_t begin, int64_t end) {
-    const int64_t count = end - begin, groups = (count + kGroupRows - 1) / kGroupRows;
+    const int64_t count = end - begin, groups = (count + kPatchRows - 1) / kPatchRows;
     for (int64_t g = 0; g < groups; ++g) {
       multiply(a, steps, matrix, begin + count * g / groups, begin + count * (g + 1) / groups, 0, panels, epilogue);
     }

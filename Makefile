@@ -1,5 +1,5 @@
 # make sanitize: the operators' tests against C++ operators built with AddressSanitizer and UndefinedBehaviorSanitizer.
-# Needs GCC. The build lies apart from the installed one; the tests choose every instruction set that this processor has.
+# Needs GCC. The build lies apart from the installed one; the tests choose every instruction set of this processor.
 
 PYTHON ?= python
 CXX := g++
@@ -8,10 +8,13 @@ BUILD := $(CURDIR)/build/sanitize
 PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
 # Fresh memory holds NaN.
 ASAN := detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000
+UBSAN := halt_on_error=1:print_stacktrace=1
+TESTS = $(CURDIR)/tests/test_ops.py $(wildcard $(CURDIR)/tests/test_cpu_*.py)
 
 .PHONY: sanitize
 sanitize:
-	CXX=$(CXX) XMAE_FAST_BUILD=cpu XMAE_FAST_SANITIZE=1 $(PYTHON) setup.py -q build --build-base $(BUILD) --build-lib $(BUILD)/lib
-	cd $(BUILD)/lib && LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=$(ASAN) UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-		$(PYTHON) -m pytest -q -p no:cacheprovider --capture=sys --require-backend=cpu --import-mode=append -c $(CURDIR)/pyproject.toml \
-		-k cpu $(CURDIR)/tests/test_ops.py $(wildcard $(CURDIR)/tests/test_cpu_*.py)
+	CXX=$(CXX) XMAE_FAST_BUILD=cpu XMAE_FAST_SANITIZE=1 \
+		$(PYTHON) setup.py -q build --build-base $(BUILD) --build-lib $(BUILD)/lib
+	cd $(BUILD)/lib && LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=$(ASAN) UBSAN_OPTIONS=$(UBSAN) \
+		$(PYTHON) -m pytest -q -p no:cacheprovider --capture=sys --require-backend=cpu --import-mode=append \
+		-c $(CURDIR)/pyproject.toml -k cpu $(TESTS)

@@ -38,8 +38,8 @@ WeightsCache<PackedMatrix>& cache() {
   return *instance;
 }
 
-// features [B, L, S], weight [D, S, P], bias [D], pos [1, N, D] -> [B, N, D]. keep: the weights may come again unchanged,
-// so what was packed is kept.
+// features [B, L, S], weight [D, S, P], bias [D], pos [1, N, D] -> [B, N, D]. keep: the weights may come again
+// unchanged, so what was packed is kept.
 Tensor patch_embed(
     const Tensor& features_, const Tensor& weight_, const Tensor& bias_, const Tensor& pos_, bool keep) {
   const Tensor features = dense("patch_embed", "features", features_), weight = dense("patch_embed", "weight", weight_);

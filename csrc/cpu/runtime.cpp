@@ -10,7 +10,7 @@
 namespace xmae_fast {
 namespace {
 
-// AddressSanitizer sees only what lies beyond an allocation, so under it none is larger or older than what was asked for.
+// AddressSanitizer sees only what lies beyond an allocation: under it none is larger or older than what was asked for.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kExactAllocations = true;
 #else

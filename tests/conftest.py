@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
 from xmae_fast import available
+from xmae_fast.backend import use_cpu_kernels
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +42,17 @@ def need_impl(request: pytest.FixtureRequest):
         pytest.skip(reason)
 
     return need
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def kernels(request: pytest.FixtureRequest):
+    """Runs the test once on the CPU kernels of each instruction set; skipped where this processor lacks it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(use_cpu_kernels(request.param))
+        except RuntimeError as error:
+            pytest.skip(str(error))
+        yield request.param
 
 
 @pytest.fixture(autouse=True)

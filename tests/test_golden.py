@@ -12,7 +12,7 @@ from tests.golden_cases import FOLDER, INDEX, build, read
 from xmae_fast import masked_mse, random_masking
 
 # One entry per implementation that can run the whole model.
-IMPLS = ("auto", "reference")
+IMPLS = ("auto", "cpu", "reference")
 TRAINED = [case for case, entry in INDEX.items() if "train/loss" in entry["keys"]]
 
 

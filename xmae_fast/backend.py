@@ -57,11 +57,13 @@ def _load_extension(stem: str) -> str:
 
 _EXTENSION_REASON = {"cpu": _load_extension("_C_cpu")}
 _KERNELS: dict[tuple[str, str], str] = {}
+_USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
 
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("cpu_kernels() -> str")
 _library.define("use_cpu_kernels(str name) -> ()")
+_library.define("release_cpu_memory() -> ()")
 
 
 def cpu_kernels() -> str:
@@ -73,6 +75,12 @@ def cpu_kernels() -> str:
     if reason := _EXTENSION_REASON["cpu"]:
         raise BackendError(f"cpu_kernels: {reason}")
     return torch.ops.xmae_fast.cpu_kernels()
+
+
+def release_cpu_memory() -> None:
+    """Give memory that the CPU kernels keep between training steps back to the system (no tensor in use is touched)."""
+    if not _EXTENSION_REASON["cpu"]:
+        torch.ops.xmae_fast.release_cpu_memory()
 
 
 @contextlib.contextmanager
@@ -96,6 +104,7 @@ def use_cpu_kernels(name: str) -> Iterator[None]:
 def register(op: str, impl: str, torch_op: str) -> None:
     """Declare that `op` has an implementation `impl`, which is the operator `xmae_fast::<torch_op>`."""
     _KERNELS[op, impl] = torch_op
+    _USABLE[op, impl] = not _why_not(op, impl)
 
 
 def _why_not(op: str, impl: str) -> str:
@@ -124,21 +133,21 @@ def check_impl_name(impl: str) -> None:
         raise ValueError(f"impl: expected 'auto' or one of {', '.join(map(repr, IMPLS))}, got {impl!r}")
 
 
-def check_usable(
-    op: str, impl: str, device: torch.device | None = None, dtype: torch.dtype | None = None
-) -> None:
-    """Raise ValueError or BackendError unless the explicit choice `impl` can run `op` here (on `device`, in `dtype`)."""
+def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+    """Raise ValueError or BackendError unless the choice `impl` can run `op` here (on `device`, in `dtype`)."""
     check_impl_name(impl)
     if impl in ("auto", "reference"):
         return
-    if reason := _why_not(op, impl):
-        raise BackendError(f"impl={impl!r} was asked for {op}, but {reason}")
+    if not _usable(op, impl):
+        raise BackendError(f"impl={impl!r} was asked for {op}, but {_why_not(op, impl)}")
     wanted = _DEVICE_OF[impl]
     if device is not None and wanted is not None and device.type != wanted:
         raise BackendError(f"impl={impl!r} was asked for {op}: expected tensors on {wanted}, got them on {device}")
     if not _serves(impl, dtype):
         names = " or ".join(str(served) for served in _DTYPES_OF[impl])
-        raise BackendError(f"impl={impl!r} was asked for {op}: it computes in {names}, got {dtype}; impl='reference' takes it")
+        raise BackendError(
+            f"impl={impl!r} was asked for {op}: it computes in {names}, got {dtype}; impl='reference' takes it"
+        )
 
 
 def _serves(impl: str, dtype: torch.dtype | None) -> bool:
@@ -165,16 +174,8 @@ def resolve(op: str, impl: str, device: torch.device, dtype: torch.dtype | None 
     return "reference"
 
 
-_usable_cache: dict[tuple[str, str], bool] = {}
-
-
 def _usable(op: str, impl: str) -> bool:
-    key = (op, impl)
-    if key not in _KERNELS:
-        return False
-    if key not in _usable_cache:
-        _usable_cache[key] = not _why_not(op, impl)
-    return _usable_cache[key]
+    return _USABLE.get((op, impl), False)
 
 
 def explain(what: object = None, *, impl: str = "auto", device: torch.device | str = "cpu") -> str:

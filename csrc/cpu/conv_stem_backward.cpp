@@ -137,13 +137,13 @@ std::vector<Tensor> conv_stem_backward(
   StemBackward back{};
   back.run = &run;
   back.dz_stride = run.largest();
-  const Tensor dz = empty({B, back.dz_stride});
+  const Tensor dz = pooled({B, back.dz_stride});
   back.dz = mutable_data(dz);
   back.dx = want_x ? mutable_data(dx) : nullptr;
   std::vector<Tensor> branches;
   for (int m = 0; m < kMerges; ++m) {
     const int64_t fine = stem.units[kMergePlan[m].fine].c_out, coarse = stem.units[kMergePlan[m].coarse].c_out;
-    branches.push_back(empty({B, run.size(kMergePlan[m].fine)}));
+    branches.push_back(pooled({B, run.size(kMergePlan[m].fine)}));
     back.branch[m] = mutable_data(branches[m]);
     back.lateral[m] = pack_matrix(table.width, fine, fine, m == 0 ? stem.lat2 : stem.lat1, 1, fine);
     back.reduce[m] = pack_matrix(table.width, coarse, fine, m == 0 ? stem.red3to2 : stem.red2to1, 1, coarse);

@@ -40,8 +40,8 @@ Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool bat
     run.reduce[m] = pack_matrix(table.width, fine, coarse, m == 0 ? stem.red3to2 : stem.red2to1, coarse, 1);
   }
   std::vector<Tensor> kept;
-  for (int u = 0; u < kUnits; ++u) kept.push_back(empty({run.B, run.length(u), stem.units[u].c_out}));
-  for (const MergePlan& plan : kMergePlan) kept.push_back(empty({run.B, run.length(plan.fine), stem.units[plan.fine].c_out}));
+  for (int u = 0; u < kUnits; ++u) kept.push_back(pooled({run.B, run.length(u), stem.units[u].c_out}));
+  for (const MergePlan& plan : kMergePlan) kept.push_back(pooled({run.B, run.length(plan.fine), stem.units[plan.fine].c_out}));
   for (int i = 0; i < kUnits + kMerges; ++i) run.kept[i] = mutable_data(kept[i]);
   for (int u = 0; u < kUnits; ++u) {
     const StemUnit& unit = stem.units[u];
@@ -65,7 +65,7 @@ Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool bat
     }
   }
   set_skip(weights, first[kConvs - 1], statistics, run);
-  Tensor features = empty({run.B, run.L, stem.channels});
+  Tensor features = pooled({run.B, run.L, stem.channels});
   table.stem_features(run, mutable_data(features));
   return {features, statistics_tensor, kept};
 }

@@ -33,6 +33,15 @@ inline int64_t stem_eval_buffer(const FoldedStem& stem, int64_t L) {
   return (most + 15) / 16 * 16 + 16;
 }
 
+// What a waveform's squared errors are taken of, patches of P samples.
+struct ErrorTerms {
+  const float* target;  // [rows, P]
+  const float* mask;    // [rows, P]
+  float* gradient;      // [rows, P], or null: factor * mask * (prediction - target)
+  float factor;
+  int64_t P;
+};
+
 struct Kernels {
   const char* name;
   int64_t width;  // floats in a vector
@@ -48,6 +57,25 @@ struct Kernels {
   void (*stem_features)(const StemTraining& run, float* features);
   void (*stem_head_gradient)(const StemBackward& back, const float* grad, float x_mean, float* sums, float* skip_sums);
   void (*stem_backward_unit)(const StemBackward& back, int u, int64_t groups, float* weights, float* sums);
+
+  // Products of patches and sums over them; see patches.h.
+  void (*patch_linear)(
+      const float* a, int64_t rows, int64_t steps, const PackedMatrix& matrix, const float* bias, const float* added,
+      int64_t period, float* out);
+  void (*patch_outer)(const float* a, int64_t M, const float* b, int64_t N, int64_t rows, float* out);
+  void (*column_sums)(const float* x, int64_t rows, int64_t columns, float* out);
+
+  // Waveforms; see waveform.h.
+  void (*patch_sums)(const float* x, int64_t rows, int64_t P, double* sums, uint8_t* used);
+  void (*squared_errors)(const float* prediction, const ErrorTerms& terms, int64_t rows, double* sums);
+  void (*waveform_errors)(
+      const float* tokens, int64_t D, const PackedMatrix& decoder, float bias, const ErrorTerms& terms,
+      const uint8_t* used, int64_t rows, double* sums);
+  void (*waveform_token_gradient)(
+      const float* gradient, int64_t P, const PackedMatrix& encoder, float scale, const uint8_t* used, int64_t rows,
+      float* out);
+  void (*waveform_weight_gradient)(
+      const float* gradient, const float* tokens, const uint8_t* used, int64_t rows, int64_t P, int64_t D, float* out);
 
   // blocks.h has the shapes
   void (*feed_forward)(

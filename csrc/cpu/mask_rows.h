@@ -138,7 +138,7 @@ struct RowWriter {
       masked += is_masked;
       kept += 1 - is_masked;
     }
-    std::memcpy(row.keep, order, (N - k) * sizeof(int64_t));
+    std::copy_n(order, N - k, row.keep);
   }
 };
 
@@ -169,8 +169,8 @@ struct RunTable {
     const int64_t N = out.N, visible = N - out.k;
     const RowWriter row = out.at(b);
     std::memcpy(row.mask, masks.data() + start * N, N);
-    std::memcpy(row.keep, keeps.data() + start * visible, visible * sizeof(int64_t));
-    std::memcpy(row.restore, restores.data() + start * N, N * sizeof(int64_t));
+    std::copy_n(keeps.data() + start * visible, visible, row.keep);
+    std::copy_n(restores.data() + start * N, N, row.restore);
   }
 };
 

@@ -112,4 +112,43 @@ inline PackedMatrix pack_matrix(
   return packed;
 }
 
+// B[k, n] = weights[steps[k] + columns[n]], panels in parallel.
+inline PackedMatrix pack_separable(
+    int64_t width, const float* weights, const std::vector<int64_t>& steps, const std::vector<int64_t>& columns) {
+  PackedMatrix packed;
+  packed.columns = static_cast<int64_t>(columns.size());
+  packed.width = width;
+  const int64_t panel_width = kPanelVectors * width, K = static_cast<int64_t>(steps.size());
+  int64_t total = 0;
+  for (int64_t column = 0; column < packed.columns; column += panel_width) {
+    const int64_t count = std::min(panel_width, packed.columns - column), vectors = (count + width - 1) / width;
+    packed.panels.push_back({column, count, static_cast<int64_t>(packed.segments.size()), 1, total});
+    packed.segments.push_back({0, K, vectors});
+    total += K * vectors * width;
+  }
+  packed.data = aligned_floats(total);
+  // A number costs some 2 ns: it is read from the second-level cache.
+  const int64_t panels = static_cast<int64_t>(packed.panels.size()), grain = 8192 / (K * panel_width + 1) + 1;
+  parallel(panels, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const Panel& panel = packed.panels[p];
+      const int64_t lanes = packed.segments[p].vectors * width;
+      float* out = packed.data.get() + panel.weights;
+      for (int64_t k = 0; k < K; ++k, out += lanes) {
+        const float* from = weights + steps[k];
+        for (int64_t i = 0; i < panel.columns; ++i) out[i] = from[columns[panel.column + i]];
+        for (int64_t i = panel.columns; i < lanes; ++i) out[i] = 0.0f;
+      }
+    }
+  });
+  return packed;
+}
+
+// 0, stride, 2 stride, ...
+inline std::vector<int64_t> places(int64_t count, int64_t stride) {
+  std::vector<int64_t> out(count);
+  for (int64_t i = 0; i < count; ++i) out[i] = i * stride;
+  return out;
+}
+
 }  // namespace xmae_fast

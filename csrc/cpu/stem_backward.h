@@ -12,44 +12,50 @@ namespace xmae_fast::XMAE_ISA {
 // g, g_extra (or null), y [rows, channels]; dz may be g.
 inline void through_activation(
     const float* g, const float* g_extra, const float* y, const UnitNorm& norm, int64_t rows, int64_t channels, float* dz, float* sums) {
-  for (int64_t c = 0; c < channels; c += W) {
-    const int64_t count = channels - c;
-    const Vec scale = load(norm.scale.get() + c), shift = load(norm.shift.get() + c), mean = load(norm.mean.get() + c);
-    Vec total{}, product{};
-    for (int64_t first = 0; first < rows; first += kSumRows) {
-      Vec part{}, part_product{};
-      const int64_t last = first + kSumRows < rows ? first + kSumRows : rows;
-      for (int64_t l = first; l < last; ++l) {
-        const int64_t at = l * channels + c;
-        const Vec distance = load_some(y + at, count) - mean;
-        Vec incoming = load_some(g + at, count);
-        if (g_extra != nullptr) incoming += load_some(g_extra + at, count);
-        const Vec d = incoming * silu_gradient(distance * scale + shift);
-        store_some(dz + at, d, count);
-        part += d;
-        part_product += d * distance;
+  over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
+    const auto scale = Block<V>::read(norm.scale.get() + c, W), shift = Block<V>::read(norm.shift.get() + c, W);
+    const auto mean = Block<V>::read(norm.mean.get() + c, W);
+    Block<V> total[2];
+    sum_rows<V, 2>(rows, total, [&](int64_t l, Block<V>(&part)[2]) {
+      const int64_t at = l * channels + c;
+      const auto value = Block<V>::read(y + at, count);
+      Block<V> d = Block<V>::read(g + at, count);
+      if (g_extra != nullptr) {
+        const auto more = Block<V>::read(g_extra + at, count);
+#pragma GCC unroll 4
+        for (int i = 0; i < V; ++i) d.v[i] += more.v[i];
       }
-      total += part;
-      product += part_product;
-    }
-    store_some(sums + c, total, count);
-    store_some(sums + channels + c, product, count);
-  }
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) {
+        const Vec distance = value.v[i] - mean.v[i];
+        d.v[i] *= silu_gradient(distance * scale.v[i] + shift.v[i]);
+        part[0].v[i] += d.v[i];
+        part[1].v[i] += d.v[i] * distance;
+      }
+      d.write(dz + at, count);
+    });
+    total[0].write(sums + c, count);
+    total[1].write(sums + channels + c, count);
+  });
 }
 
 // BatchNorm's backward: out [rows, channels] = gain * dz - offset + slope * (y - mean).
 inline void through_norm(
     const float* dz, const float* y, const UnitNorm& norm, const UnitBackward& back, int64_t rows, int64_t channels, float* out) {
-  for (int64_t c = 0; c < channels; c += W) {
-    const int64_t count = channels - c;
-    const Vec gain = load(back.gain.get() + c), offset = load(back.offset.get() + c);
-    const Vec slope = load(back.slope.get() + c), mean = load(norm.mean.get() + c);
+  over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
+    const auto gain = Block<V>::read(back.gain.get() + c, W), offset = Block<V>::read(back.offset.get() + c, W);
+    const auto slope = Block<V>::read(back.slope.get() + c, W), mean = Block<V>::read(norm.mean.get() + c, W);
     for (int64_t l = 0; l < rows; ++l) {
       const int64_t at = l * channels + c;
-      const Vec d = gain * load_some(dz + at, count) - offset;
-      store_some(out + at, d + slope * (load_some(y + at, count) - mean), count);
+      const auto value = Block<V>::read(y + at, count);
+      Block<V> d = Block<V>::read(dz + at, count);
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) {
+        d.v[i] = (gain.v[i] * d.v[i] - offset.v[i]) + slope.v[i] * (value.v[i] - mean.v[i]);
+      }
+      d.write(out + at, count);
     }
-  }
+  });
 }
 
 // out [rows, stride] = a [rows, row_stride] B
@@ -173,23 +179,21 @@ inline void stem_head_gradient(const StemBackward& back, const float* grad, floa
     for (int64_t b = begin; b < end; ++b) {
       through_activation(grad + b * size, nullptr, run.kept[kHead] + b * size, run.norms[kHead], run.L, channels,
                          back.dz + b * back.dz_stride, sums + b * 2 * channels);
-      for (int64_t c = 0; c < channels; c += W) {
-        const int64_t count = channels - c;
-        Vec total{}, product{};
-        for (int64_t first = 0; first < run.L; first += kSumRows) {
-          Vec part{}, part_product{};
-          const int64_t last = first + kSumRows < run.L ? first + kSumRows : run.L;
-          for (int64_t l = first; l < last; ++l) {
-            const Vec g = load_some(grad + b * size + l * channels + c, count);
-            part += g;
-            part_product += g * (run.x[b * run.L + l] - x_mean);
+      float* own = skip_sums + b * 2 * channels;
+      over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
+        Block<V> total[2];
+        sum_rows<V, 2>(run.L, total, [&](int64_t l, Block<V>(&part)[2]) {
+          const auto g = Block<V>::read(grad + b * size + l * channels + c, count);
+          const float distance = run.x[b * run.L + l] - x_mean;
+#pragma GCC unroll 4
+          for (int i = 0; i < V; ++i) {
+            part[0].v[i] += g.v[i];
+            part[1].v[i] += g.v[i] * distance;
           }
-          total += part;
-          product += part_product;
-        }
-        store_some(skip_sums + b * 2 * channels + c, total, count);
-        store_some(skip_sums + (b * 2 + 1) * channels + c, product, count);
-      }
+        });
+        total[0].write(own + c, count);
+        total[1].write(own + channels + c, count);
+      });
     }
   });
 }

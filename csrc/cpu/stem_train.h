@@ -7,17 +7,72 @@
 
 namespace xmae_fast::XMAE_ISA {
 
+// body.template operator()<V>(c, count) for blocks of V vectors of channels from c on: memory is read nearly in order,
+// and the V sums of a block stay in registers. The last block has one vector, of which `count` channels exist.
+template <typename Body>
+XMAE_INLINE void over_channels(int64_t channels, const Body& body) {
+  int64_t c = 0;
+  for (; c + 4 * W <= channels; c += 4 * W) body.template operator()<4>(c, 4 * W);
+  for (; c + 2 * W <= channels; c += 2 * W) body.template operator()<2>(c, 2 * W);
+  for (; c < channels; c += W) body.template operator()<1>(c, channels - c);
+}
+
+// V vectors at p, of which `count` floats exist (all, unless V is 1).
+template <int V>
+struct Block {
+  Vec v[V];
+
+  static XMAE_INLINE Block read(const float* p, int64_t count) {
+    Block block;
+    if constexpr (V == 1) {
+      block.v[0] = load_some(p, count);
+    } else {
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) block.v[i] = load(p + i * W);
+    }
+    return block;
+  }
+  XMAE_INLINE void write(float* p, int64_t count) const {
+    if constexpr (V == 1) {
+      store_some(p, v[0], count);
+    } else {
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) store(p + i * W, v[i]);
+    }
+  }
+};
+
+constexpr int64_t kSumRows = 32;  // rows of one chain of sums
+
+// terms(row, sums) adds one row's terms to `sums`; the total over the rows goes to total[0..S) [S sums, V vectors].
+template <int V, int S, typename Terms>
+XMAE_INLINE void sum_rows(int64_t rows, Block<V> (&total)[S], const Terms& terms) {
+  for (Block<V>& block : total) block = {};
+  for (int64_t first = 0; first < rows; first += kSumRows) {
+    Block<V> part[S] = {};
+    const int64_t last = first + kSumRows < rows ? first + kSumRows : rows;
+    for (int64_t l = first; l < last; ++l) terms(l, part);
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) total[s].v[i] += part[s].v[i];
+    }
+  }
+}
+
 // out = silu((y - mean) * scale + shift): y, out [rows, channels]. The mean is taken away first: folded into the shift it
 // would leave its rounding on a whole channel.
 inline void activate(const float* y, const UnitNorm& norm, int64_t rows, int64_t channels, float* out) {
-  for (int64_t c = 0; c < channels; c += W) {
-    const int64_t count = channels - c;
-    const Vec scale = load(norm.scale.get() + c), shift = load(norm.shift.get() + c), mean = load(norm.mean.get() + c);
+  over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
+    const auto scale = Block<V>::read(norm.scale.get() + c, W), shift = Block<V>::read(norm.shift.get() + c, W);
+    const auto mean = Block<V>::read(norm.mean.get() + c, W);
     for (int64_t l = 0; l < rows; ++l) {
-      const int64_t at = l * channels + c;
-      store_some(out + at, silu((load_some(y + at, count) - mean) * scale + shift), count);
+      Block<V> value = Block<V>::read(y + l * channels + c, count);
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) value.v[i] = silu((value.v[i] - mean.v[i]) * scale.v[i] + shift.v[i]);
+      value.write(out + l * channels + c, count);
     }
-  }
+  });
 }
 
 // The activated output of unit u for sample b.
@@ -25,33 +80,25 @@ inline void activate_unit(const StemTraining& run, int u, int64_t b, float* out)
   activate(run.kept[u] + b * run.size(u), run.norms[u], run.length(u), run.stem->units[u].c_out, out);
 }
 
-constexpr int64_t kSumRows = 32;  // rows of one chain of sums
-
 // Per channel of y [rows, channels]: the mean and the sum of squared distances from it; statistics [2, channels].
 inline void sample_statistics(const float* y, int64_t rows, int64_t channels, float* statistics) {
-  for (int64_t c = 0; c < channels; c += W) {
-    const int64_t count = channels - c;
-    Vec total{};
-    for (int64_t first = 0; first < rows; first += kSumRows) {
-      Vec part{};
-      const int64_t last = first + kSumRows < rows ? first + kSumRows : rows;
-      for (int64_t l = first; l < last; ++l) part += load_some(y + l * channels + c, count);
-      total += part;
-    }
-    const Vec mean = total / static_cast<float>(rows);
-    Vec squares{};
-    for (int64_t first = 0; first < rows; first += kSumRows) {
-      Vec part{};
-      const int64_t last = first + kSumRows < rows ? first + kSumRows : rows;
-      for (int64_t l = first; l < last; ++l) {
-        const Vec distance = load_some(y + l * channels + c, count) - mean;
-        part += distance * distance;
-      }
-      squares += part;
-    }
-    store_some(statistics + c, mean, count);
-    store_some(statistics + channels + c, squares, count);
-  }
+  over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
+    Block<V> mean[1], squares[1];
+    sum_rows<V, 1>(rows, mean, [&](int64_t l, Block<V>(&sums)[1]) {
+      const auto value = Block<V>::read(y + l * channels + c, count);
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) sums[0].v[i] += value.v[i];
+    });
+#pragma GCC unroll 4
+    for (int i = 0; i < V; ++i) mean[0].v[i] /= static_cast<float>(rows);
+    sum_rows<V, 1>(rows, squares, [&](int64_t l, Block<V>(&sums)[1]) {
+      const auto value = Block<V>::read(y + l * channels + c, count);
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) sums[0].v[i] += (value.v[i] - mean[0].v[i]) * (value.v[i] - mean[0].v[i]);
+    });
+    mean[0].write(statistics + c, count);
+    squares[0].write(statistics + channels + c, count);
+  });
 }
 
 // merged [fine rows, channels] of sample b; memory: three activation buffers.
@@ -112,16 +159,18 @@ inline void input_statistics(const float* x, int64_t B, int64_t L, float* statis
 inline void stem_features(const StemTraining& run, float* features) {
   const int64_t channels = run.stem->channels;
   const UnitNorm& norm = run.norms[kHead];
+  const float* scale = run.skip_scale.get();
+  const float* shift = run.skip_shift.get();
   parallel(run.B, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * run.L; i < end * run.L; ++i) {
-      const float* y = run.kept[kHead] + i * channels;
-      const float sample = run.x[i];
-      for (int64_t c = 0; c < channels; c += W) {
-        const int64_t count = channels - c;
-        const Vec distance = load_some(y + c, count) - load(norm.mean.get() + c);
-        const Vec z = distance * load(norm.scale.get() + c) + load(norm.shift.get() + c);
-        const Vec skip = sample * load(run.skip_scale.get() + c) + load(run.skip_shift.get() + c);
-        store_some(features + i * channels + c, silu(z) + skip, count);
+    for (int64_t b = begin; b < end; ++b) {
+      float* out = features + b * run.L * channels;
+      activate(run.kept[kHead] + b * run.L * channels, norm, run.L, channels, out);
+      for (int64_t l = 0; l < run.L; ++l) {
+        const float sample = run.x[b * run.L + l];
+        for (int64_t c = 0; c < channels; c += W) {
+          float* p = out + l * channels + c;
+          store_some(p, load_some(p, channels - c) + (sample * load(scale + c) + load(shift + c)), channels - c);
+        }
       }
     }
   });

@@ -29,6 +29,8 @@ inline Tensor empty(std::initializer_list<int64_t> sizes) {
   const std::vector<int64_t> shape(sizes);
   return torch::stable::empty(torch::headeronly::HeaderOnlyArrayRef<int64_t>(shape), ScalarType::Float);
 }
+// Like `empty`, for large tensors that every training step makes anew; see pool.cpp.
+Tensor pooled(std::initializer_list<int64_t> sizes);
 inline void add_bytes(std::vector<Bytes>& bytes, const Tensor& x) { bytes.push_back({data(x), x.numel()}); }
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 

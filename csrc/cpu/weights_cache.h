@@ -19,14 +19,15 @@ struct Bytes {
 template <typename Packed>
 class WeightsCache {
  public:
-  // build() -> Packed. Entries beyond `capacity` are dropped, the longest unused first.
+  // build() -> Packed, of weights of this shape. Entries beyond `capacity` are dropped, the longest unused first.
   template <typename Build>
-  std::shared_ptr<const Packed> get(const std::vector<Bytes>& weights, const Build& build) {
+  std::shared_ptr<const Packed> get(
+      const std::vector<Bytes>& weights, const Build& build, const std::vector<int64_t>& shape = {}) {
     const Kernels* table = &kernels();
     const std::vector<Digest> digests = digest(*table, weights);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      const auto found = find(table, weights);
+      const auto found = find(table, weights, shape);
       if (found != entries_.end()) {
         entries_.splice(entries_.begin(), entries_, found);
         if (found->digests == digests) return found->packed;
@@ -34,9 +35,9 @@ class WeightsCache {
     }
     auto packed = std::make_shared<const Packed>(build());
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = find(table, weights);
+    const auto found = find(table, weights, shape);
     if (found != entries_.end()) entries_.erase(found);
-    entries_.push_front({table, weights, digests, packed});
+    entries_.push_front({table, weights, shape, digests, packed});
     if (entries_.size() > kCapacity) entries_.pop_back();
     return packed;
   }
@@ -57,14 +58,17 @@ class WeightsCache {
   struct Entry {
     const Kernels* table;
     std::vector<Bytes> weights;
+    std::vector<int64_t> shape;
     std::vector<Digest> digests;
     std::shared_ptr<const Packed> packed;
   };
 
-  typename std::list<Entry>::iterator find(const Kernels* table, const std::vector<Bytes>& weights) {
+  typename std::list<Entry>::iterator find(
+      const Kernels* table, const std::vector<Bytes>& weights, const std::vector<int64_t>& shape) {
     return std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) {
-      return entry.table == table && std::equal(entry.weights.begin(), entry.weights.end(), weights.begin(), weights.end(),
-                                                [](const Bytes& a, const Bytes& b) { return a.data == b.data && a.count == b.count; });
+      return entry.table == table && entry.shape == shape &&
+             std::equal(entry.weights.begin(), entry.weights.end(), weights.begin(), weights.end(),
+                        [](const Bytes& a, const Bytes& b) { return a.data == b.data && a.count == b.count; });
     });
   }
 

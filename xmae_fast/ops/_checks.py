@@ -45,6 +45,16 @@ def check_like(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
         raise TypeError(f"{name}: expected dtype {like.dtype}, that of {like_name}, got {x.dtype}")
 
 
+def kernel_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype that a kernel must serve to take all of them: float32 if all are, else the first other floating one."""
+    return next((x.dtype for x in tensors if x.is_floating_point() and x.dtype != torch.float32), torch.float32)
+
+
+def wants_gradient(*tensors: Tensor) -> bool:
+    """Whether autograd will ask for a gradient of one of them."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
 def check_probability(name: str, p: float) -> None:
     """ValueError unless 0 <= p < 1."""
     if not 0 <= p < 1:

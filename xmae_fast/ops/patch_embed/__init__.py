@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops._checks import check_like, dims
-from xmae_fast.ops.patch_embed import reference
+from xmae_fast.ops._checks import check_like, dims, kernel_dtype
+from xmae_fast.ops.patch_embed import reference, schema
+
+backend.register("patch_embed", "cpu", "patch_embed")
 
 
 def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, impl: str = "auto") -> Tensor:
@@ -26,5 +28,7 @@ def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, 
     dims("features", features, "B S L", S=S, L=N * P)
     dims("bias", bias, "D", D=D)
     check_like("features", features, "weight", weight)
-    backend.resolve("patch_embed", impl, features.device)
+    dtype = kernel_dtype(features, weight, bias, pos)
+    if backend.resolve("patch_embed", impl, features.device, dtype) == "cpu":
+        return schema.patch_embed(features, weight, bias, pos)
     return reference.patch_embed(features, weight, bias, pos)

@@ -20,7 +20,7 @@ def _(seed, rows, columns, p):
 
 
 def draw_seed(p: float) -> Tensor | None:
-    """(seed, offset) from torch's default generator of the CPU, int64 [2]; nothing, and no draw, if nothing is dropped."""
+    """(seed, offset), int64 [2], from torch's default generator of the CPU; for p = 0 nothing is drawn."""
     return torch.empty(2, dtype=torch.int64, device="cpu").random_() if p > 0 else None
 
 

@@ -18,8 +18,8 @@ _library.define("feed_forward_eval(Tensor x, Tensor[] weights, Tensor? seed, flo
 _library.define("feed_forward_train(Tensor x, Tensor[] weights, Tensor? seed, float p) -> (Tensor, Tensor, Tensor)")
 # gradients of x and of the weights; those whose bit in `needs` is not set are empty
 _library.define(
-    "feed_forward_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor? seed, float p, Tensor hidden, Tensor stats, "
-    "int needs) -> Tensor[]"
+    "feed_forward_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor? seed, float p, Tensor hidden, "
+    "Tensor stats, int needs) -> Tensor[]"
 )
 
 

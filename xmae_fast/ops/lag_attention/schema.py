@@ -19,12 +19,13 @@ _INPUTS = (
 )
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define(f"lag_attention_eval({_INPUTS}) -> Tensor")
-# out, and for the backward: projected (q [B Nq, D], then k | v [B Nk, 2 D]), context [B, Nq, D], stats of the LayerNorms
+# out, and for the backward: projected (q [B Nq, D], then k | v [B Nk, 2 D]), context [B, Nq, D], LayerNorms' statistics
 _library.define(f"lag_attention_train({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 # gradients of x, key_value, the weights and bias_table; those whose bit in `needs` is not set, or that do not exist
 # (key_value and its norm in self-attention), are empty
 _library.define(
-    f"lag_attention_backward(Tensor grad, {_INPUTS}, Tensor projected, Tensor context, Tensor stats, int needs) -> Tensor[]"
+    f"lag_attention_backward(Tensor grad, {_INPUTS}, Tensor projected, Tensor context, Tensor stats, int needs)"
+    " -> Tensor[]"
 )
 
 
@@ -75,8 +76,8 @@ class _LagAttention(torch.autograd.Function):
         norm_kv = (False, False) if of_self else wanted[10:12]
         needs = (wanted[0], wanted[1], *wanted[8:10], *norm_kv, *wanted[12:], wanted[2])
         gradients = _backward(
-            grad, x, key_value, weights, ctx.num_heads, table, query_pos, key_pos, seed, ctx.p, projected, context, stats,
-            bits(needs),
+            grad, x, key_value, weights, ctx.num_heads, table, query_pos, key_pos, seed, ctx.p,
+            projected, context, stats, bits(needs),
         )  # fmt: skip
         dx, dkey_value, *dweights, dtable = (g if need else None for g, need in zip(gradients, needs, strict=True))
         return dx, dkey_value, dtable, None, None, None, None, None, *dweights

@@ -144,19 +144,27 @@ def test_compiles_whole_forward_and_backward(compiler):
         torch.testing.assert_close(compiled(x, key_value), want.detach())
 
 
-def test_compiles_with_dropout():
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_compiles_with_dropout(compiler):
     inputs = CASES["feed_forward"].make_inputs({"B": 2, "N": 8, "D": 64, "F": 16}, Maker())
-    x = inputs["x"].requires_grad_()
-    compiled = torch.compile(
-        lambda x: ops.feed_forward(x, inputs["params"], dropout_p=0.5, impl="cpu"), fullgraph=True, backend="aot_eager"
-    )
-    torch.manual_seed(2)
-    out = compiled(x)
-    (gradient,) = torch.autograd.grad(out.sum(), x)
-    assert 0.3 < (out == x).double().mean() < 0.7
-    torch.manual_seed(2)
-    assert torch.equal(compiled(x), out)
-    assert gradient.isfinite().all()
+    x, p = inputs["x"].requires_grad_(), 0.5
+
+    def run(x):
+        return ops.feed_forward(x, inputs["params"], dropout_p=p, impl="cpu")
+
+    compiled = torch.compile(run, fullgraph=True, backend=compiler)
+    outs = []
+    for seed in (2, 3, 2):
+        torch.manual_seed(seed)
+        outs.append(compiled(x))
+        assert 0.3 < (outs[-1] == x).double().mean() < 0.7
+    assert torch.equal(outs[0], outs[2])
+    assert not torch.equal(outs[0], outs[1])
+    kept = (outs[0] != x).to(x.dtype)
+    plain = ops.feed_forward(x, inputs["params"], impl="cpu")
+    torch.testing.assert_close(outs[0], x + (plain - x) * kept / (1 - p))
+    (want,) = torch.autograd.grad((x + (plain - x) * kept / (1 - p)).sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(outs[0].sum(), x)[0], want)
 
 
 def test_opcheck():

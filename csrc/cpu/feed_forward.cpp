@@ -48,7 +48,7 @@ Tensor feed_forward_eval(const Tensor& x, std::vector<Tensor> weights, std::opti
   std::vector<Bytes> bytes;
   add_bytes(bytes, call.weights[2]);
   add_bytes(bytes, call.weights[4]);
-  const auto packed = cache().get(bytes, [&] { return pack_weights(call); });
+  const auto packed = cache().get(bytes, [&] { return pack_weights(call); }, {call.f.D, call.f.F});
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
   kernels().feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
   return out;
@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor> feed_forward_train(
   const Call call = prepare(x, weights, seed, p);
   const Packed packed = pack_weights(call);
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
-  Tensor hidden = empty({call.f.rows, call.f.F}), stats = empty({call.f.rows, 2});
+  Tensor hidden = pooled({call.f.rows, call.f.F}), stats = empty({call.f.rows, 2});
   kernels().feed_forward(call.f, packed.up, packed.down, {mutable_data(hidden), mutable_data(stats)}, mutable_data(out));
   return {out, hidden, stats};
 }
@@ -90,8 +90,9 @@ std::vector<Tensor> feed_forward_backward(
   back.down_bias = gradients.next(w[5]);
   const bool drop = call.f.dropout.active();
   const int64_t narrow = round_up(rows * D, 16), blocks = (rows + kSumRows - 1) / kSumRows;
-  // Kept by the thread: freshly mapped, 15 MB cost 7 ms of page faults (B = 64, D = 256), a quarter of all arithmetic here.
-  back.activation = scratch(kSlotGradient, 2 * rows * wide + (drop ? 2 : 1) * narrow + blocks * (F + 3 * D));
+  // Pooled: freshly mapped, 15 MB cost 7 ms of page faults (B = 64, D = 256), a quarter of all arithmetic here.
+  const Tensor room = pooled({2 * rows * wide + (drop ? 2 : 1) * narrow + blocks * (F + 3 * D)});
+  back.activation = mutable_data(room);
   back.hidden = back.activation + rows * wide;
   back.normed = back.hidden + rows * wide;
   back.branch = drop ? back.normed + narrow : nullptr;

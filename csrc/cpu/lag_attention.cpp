@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lag_attention_train(
   const Call call = prepare(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p);
   const AttentionWeights packed = pack_weights(call);
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float), context = torch::stable::empty(x.sizes(), ScalarType::Float);
-  Tensor projected = empty({projected_size(call.a)}), stats = empty({stats_size(call.a)});
+  Tensor projected = pooled({projected_size(call.a)}), stats = empty({stats_size(call.a)});
   kernels().attention(call.a, packed, saved_of(call.a, projected, context, stats), mutable_data(out));
   return {out, projected, context, stats};
 }
@@ -167,7 +167,8 @@ std::vector<Tensor> lag_attention_backward(
   }
   const int64_t size_q = rows_q * row_stride(a.D), size_kv = rows_kv * row_stride(2 * a.D), normed_q = round_up(rows_q * a.D, 16);
   const int64_t normed_kv = a.cross ? round_up(rows_kv * a.D, 16) : 0;
-  back.dq = scratch(kSlotGradient, size_q + size_kv + normed_q + normed_kv + a.B * attention_partials(a));
+  const Tensor room = pooled({size_q + size_kv + normed_q + normed_kv + a.B * attention_partials(a)});
+  back.dq = mutable_data(room);
   back.dkv = back.dq + size_q;
   back.normed_q = back.dkv + size_kv;
   back.normed_kv = a.cross ? back.normed_q + normed_q : back.normed_q;

@@ -21,7 +21,7 @@ def _(seed, rows, columns, p):
 
 def draw_seed(p: float) -> Tensor | None:
     """(seed, offset), int64 [2], from torch's default generator of the CPU; for p = 0 nothing is drawn."""
-    return torch.empty(2, dtype=torch.int64, device="cpu").random_() if p > 0 else None
+    return torch.randint(2**62, (2,), dtype=torch.int64, device="cpu") if p > 0 else None
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:

@@ -6,6 +6,8 @@ weights: the tensors of AttentionParams in order; seed: int64 [2], or None where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -59,10 +61,15 @@ _train = torch.ops.xmae_fast.lag_attention_train.default
 _backward = torch.ops.xmae_fast.lag_attention_backward.default
 
 
+def _complete(weights: Sequence[Tensor | None]) -> list[Tensor]:
+    """Eight weights: the place of norm_kv, absent in self-attention, is taken by norm_q, which nothing reads there."""
+    return [*weights[:2], *(weights[:2] if weights[2] is None else weights[2:4]), *weights[4:]]
+
+
 class _LagAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, key_value, bias_table, query_pos, key_pos, seed, p, num_heads, *weights):
-        out, *saved = _train(x, key_value, list(weights), num_heads, bias_table, query_pos, key_pos, seed, p)
+        out, *saved = _train(x, key_value, _complete(weights), num_heads, bias_table, query_pos, key_pos, seed, p)
         ctx.save_for_backward(x, key_value, bias_table, query_pos, key_pos, seed, *saved, *weights)
         ctx.p, ctx.num_heads = p, num_heads
         return out
@@ -76,7 +83,7 @@ class _LagAttention(torch.autograd.Function):
         norm_kv = (False, False) if of_self else wanted[10:12]
         needs = (wanted[0], wanted[1], *wanted[8:10], *norm_kv, *wanted[12:], wanted[2])
         gradients = _backward(
-            grad, x, key_value, weights, ctx.num_heads, table, query_pos, key_pos, seed, ctx.p,
+            grad, x, key_value, _complete(weights), ctx.num_heads, table, query_pos, key_pos, seed, ctx.p,
             projected, context, stats, bits(needs),
         )  # fmt: skip
         dx, dkey_value, *dweights, dtable = (g if need else None for g, need in zip(gradients, needs, strict=True))
@@ -96,5 +103,7 @@ def lag_attention(
     """The C++ kernels: x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
     seed = draw_seed(p)
     if needs_gradient(x, key_value, table, *params):
-        return _LagAttention.apply(x, key_value, table, query_pos, key_pos, seed, p, num_heads, *params)
+        norm_kv = (None, None) if key_value is None else params[2:4]  # torch.compile takes no tensor twice
+        weights = (*params[:2], *norm_kv, *params[4:])
+        return _LagAttention.apply(x, key_value, table, query_pos, key_pos, seed, p, num_heads, *weights)
     return _eval(x, key_value, list(params), num_heads, table, query_pos, key_pos, seed, p)

@@ -100,41 +100,39 @@ Tensor lag_attention_eval(
   return out;
 }
 
-// The tensors that training keeps, as the kernels see them. projected: q [B Nq, D], then k | v [B Nk, 2 D]; stats: of x's
+// What training keeps, as the kernels see it. kept: q [B Nq, D], k | v [B Nk, 2 D], context [B Nq, D]; stats: of x's
 // LayerNorm [B Nq, 2], then, for cross-attention, of key_value's [B Nk, 2].
-AttentionSaved saved_of(const Attention& a, const Tensor& projected, const Tensor& context, const Tensor& stats) {
-  const int64_t rows_q = a.B * a.Nq;
-  float *q = mutable_data(projected), *stats_q = mutable_data(stats);
-  return {q, q + rows_q * a.D, mutable_data(context), stats_q, a.cross ? stats_q + 2 * rows_q : stats_q};
+AttentionSaved saved_of(const Attention& a, const Tensor& kept, const Tensor& stats) {
+  const int64_t rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk;
+  float *q = mutable_data(kept), *kv = q + rows_q * a.D, *stats_q = mutable_data(stats);
+  return {q, kv, kv + rows_kv * 2 * a.D, stats_q, a.cross ? stats_q + 2 * rows_q : stats_q};
 }
-int64_t projected_size(const Attention& a) { return a.B * a.D * (a.Nq + 2 * a.Nk); }
+int64_t kept_size(const Attention& a) { return 2 * a.B * a.D * (a.Nq + a.Nk); }
 int64_t stats_size(const Attention& a) { return 2 * a.B * (a.Nq + (a.cross ? a.Nk : 0)); }
 
-// out [B, Nq, D], and what the backward needs: projected, context [B, Nq, D], stats.
-std::tuple<Tensor, Tensor, Tensor, Tensor> lag_attention_train(
+// out [B, Nq, D], and what the backward needs: kept, stats.
+std::tuple<Tensor, Tensor, Tensor> lag_attention_train(
     const Tensor& x, Optional key_value, std::vector<Tensor> weights, int64_t num_heads, Optional bias_table,
     Optional query_pos, Optional key_pos, Optional seed, double p) {
   const Call call = prepare(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p);
   const AttentionWeights packed = pack_weights(call);
-  Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float), context = torch::stable::empty(x.sizes(), ScalarType::Float);
-  Tensor projected = pooled({projected_size(call.a)}), stats = empty({stats_size(call.a)});
-  kernels().attention(call.a, packed, saved_of(call.a, projected, context, stats), mutable_data(out));
-  return {out, projected, context, stats};
+  Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
+  Tensor kept = pooled({kept_size(call.a)}), stats = empty({stats_size(call.a)});
+  kernels().attention(call.a, packed, saved_of(call.a, kept, stats), mutable_data(out));
+  return {out, kept, stats};
 }
 
 // Gradients of x, key_value, the eight weights and bias_table; needs: a bit for each, in that order.
 std::vector<Tensor> lag_attention_backward(
     const Tensor& grad_, const Tensor& x, Optional key_value, std::vector<Tensor> weights, int64_t num_heads,
-    Optional bias_table, Optional query_pos, Optional key_pos, Optional seed, double p, const Tensor& projected_,
-    const Tensor& context_, const Tensor& stats_, int64_t needs) {
+    Optional bias_table, Optional query_pos, Optional key_pos, Optional seed, double p, const Tensor& kept_,
+    const Tensor& stats_, int64_t needs) {
   const Call call = prepare(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p);
   const auto& w = call.weights;
   const Attention& a = call.a;
   const int64_t rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk;
-  const Tensor grad = dense(kOp, "the gradient", grad_), projected = dense(kOp, "projected", projected_);
-  const Tensor context = dense(kOp, "context", context_), stats = dense(kOp, "stats", stats_);
-  STD_TORCH_CHECK(grad.numel() == rows_q * a.D && projected.numel() == projected_size(a) && context.numel() == rows_q * a.D &&
-                      stats.numel() == stats_size(a),
+  const Tensor grad = dense(kOp, "the gradient", grad_), kept = dense(kOp, "kept", kept_), stats = dense(kOp, "stats", stats_);
+  STD_TORCH_CHECK(grad.numel() == rows_q * a.D && kept.numel() == kept_size(a) && stats.numel() == stats_size(a),
                   kOp, ": backward: expected the shapes that the forward returned");
   const AttentionWeights packed = pack_backward(call);
   Gradients gradients(needs);
@@ -173,7 +171,7 @@ std::vector<Tensor> lag_attention_backward(
   back.normed_q = back.dkv + size_kv;
   back.normed_kv = a.cross ? back.normed_q + normed_q : back.normed_q;
   back.partials = back.normed_q + normed_q + normed_kv;
-  kernels().attention_backward(a, saved_of(a, projected, context, stats), back);
+  kernels().attention_backward(a, saved_of(a, kept, stats), back);
   return gradients.tensors();
 }
 

@@ -19,13 +19,12 @@ _INPUTS = (
 )
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define(f"lag_attention_eval({_INPUTS}) -> Tensor")
-# out, and for the backward: projected (q [B Nq, D], then k | v [B Nk, 2 D]), context [B, Nq, D], LayerNorms' statistics
-_library.define(f"lag_attention_train({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+# out, and for the backward: kept (q [B Nq, D], k | v [B Nk, 2 D], context [B Nq, D]), statistics of the LayerNorms
+_library.define(f"lag_attention_train({_INPUTS}) -> (Tensor, Tensor, Tensor)")
 # gradients of x, key_value, the weights and bias_table; those whose bit in `needs` is not set, or that do not exist
 # (key_value and its norm in self-attention), are empty
 _library.define(
-    f"lag_attention_backward(Tensor grad, {_INPUTS}, Tensor projected, Tensor context, Tensor stats, int needs)"
-    " -> Tensor[]"
+    f"lag_attention_backward(Tensor grad, {_INPUTS}, Tensor kept, Tensor stats, int needs) -> Tensor[]"
 )
 
 
@@ -39,14 +38,11 @@ def _(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p)
     B, queries, D = x.shape
     keys = queries if key_value is None else key_value.shape[1]
     normed = queries if key_value is None else queries + keys
-    projected = x.new_empty(B * D * (queries + 2 * keys))
-    return x.new_empty(x.shape), projected, x.new_empty(x.shape), x.new_empty(2 * B * normed)
+    return x.new_empty(x.shape), x.new_empty(2 * B * D * (queries + keys)), x.new_empty(2 * B * normed)
 
 
 @torch.library.register_fake("xmae_fast::lag_attention_backward")
-def _(
-    grad, x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, projected, context, stats, needs
-):
+def _(grad, x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, kept, stats, needs):
     of_self = key_value is None
     tensors = (x, key_value, *weights[:2], *((None, None) if of_self else weights[2:4]), *weights[4:], bias_table)
     return [
@@ -62,22 +58,22 @@ _backward = torch.ops.xmae_fast.lag_attention_backward.default
 class _LagAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, key_value, bias_table, query_pos, key_pos, seed, p, num_heads, *weights):
-        out, *saved = _train(x, key_value, list(weights), num_heads, bias_table, query_pos, key_pos, seed, p)
-        ctx.save_for_backward(x, key_value, bias_table, query_pos, key_pos, seed, *saved, *weights)
+        out, kept, stats = _train(x, key_value, list(weights), num_heads, bias_table, query_pos, key_pos, seed, p)
+        ctx.save_for_backward(x, key_value, bias_table, query_pos, key_pos, seed, kept, stats, *weights)
         ctx.p, ctx.num_heads = p, num_heads
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, key_value, table, query_pos, key_pos, seed, projected, context, stats, *weights = ctx.saved_tensors
+        x, key_value, table, query_pos, key_pos, seed, kept, stats, *weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         of_self = key_value is None
         norm_kv = (False, False) if of_self else wanted[10:12]
         needs = (wanted[0], wanted[1], *wanted[8:10], *norm_kv, *wanted[12:], wanted[2])
         gradients = _backward(
             grad, x, key_value, weights, ctx.num_heads, table, query_pos, key_pos, seed, ctx.p,
-            projected, context, stats, bits(needs),
+            kept, stats, bits(needs),
         )  # fmt: skip
         dx, dkey_value, *dweights, dtable = (g if need else None for g, need in zip(gradients, needs, strict=True))
         return dx, dkey_value, dtable, None, None, None, None, None, *dweights

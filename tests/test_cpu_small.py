@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 
 import pytest
 import torch
 
 from xmae_fast import ops
-from xmae_fast.backend import BackendError, use_cpu_kernels
+from xmae_fast.backend import BackendError
 from xmae_fast.ops.cases import Maker, all_cases, cases
 from xmae_fast.ops.token_gather import reference as token_reference
 from xmae_fast.ops.waveform_loss import reference as waveform_reference
@@ -29,14 +28,8 @@ BUSY = {
     "waveform_loss": cases({"B": 20, "N": 25, "Nk": 5, "P": 40, "D": 200}),
     "by_parts": cases({"B": 20, "N": 25, "Nk": 5, "P": 40, "D": 200}),
 }
-EVERY_CASE = [
-    pytest.param(name, case, id=f"{name}-{case.name}")
-    for name, subject in SUBJECTS.items()
-    for case in (*subject.tests, *BUSY[name])
-]
-
 busy_cases = pytest.mark.parametrize(
-    ("name", "case"), [param for param in EVERY_CASE if param.values[1] in BUSY[param.values[0]]]
+    ("name", "case"), [pytest.param(name, case, id=f"{name}-{case.name}") for name in BUSY for case in BUSY[name]]
 )
 
 
@@ -49,16 +42,6 @@ def _by_parts(functions, x, **impl):
 def _built(need_impl):
     for op in ("patch_embed", "token_gather", "waveform_loss"):
         need_impl(op, "cpu")
-
-
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
-def kernels(request):
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(use_cpu_kernels(request.param))
-        except RuntimeError as error:
-            pytest.skip(str(error))
-        yield request.param
 
 
 def make(name, case, seed=0, **sizes):
@@ -88,7 +71,7 @@ def same(left, right):
     return all((a is None and b is None) or torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize(("name", "case"), EVERY_CASE)
+@busy_cases
 def test_every_instruction_set(name, case, kernels):
     call = SUBJECTS[name].call
     check_op(SUBJECTS[name], case, lambda inputs: call(inputs, "cpu"))

@@ -1,7 +1,7 @@
 """torch.library schemas of lag_attention's kernels, their fakes, and autograd around them.
 
-weights: the tensors of AttentionParams in order; seed: int64 [2], or None where nothing is dropped. Positions are
-[B or 1, Nq] and [B or 1, Nk], and None exactly where bias_table is.
+weights: the tensors of AttentionParams in order, without norm_kv_* for self-attention; seed: int64 [2], or None where
+nothing is dropped. Positions are [B or 1, Nq] and [B or 1, Nk], and None exactly where bias_table is.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define(f"lag_attention_eval({_INPUTS}) -> Tensor")
 # out, and for the backward: kept (q [B Nq, D], k | v [B Nk, 2 D], context [B Nq, D]), statistics of the LayerNorms
 _library.define(f"lag_attention_train({_INPUTS}) -> (Tensor, Tensor, Tensor)")
-# gradients of x, key_value, the weights and bias_table; those whose bit in `needs` is not set, or that do not exist
-# (key_value and its norm in self-attention), are empty
+# gradients of x, key_value, the weights and bias_table, empty where the bit in `needs` is not set or there is none
 _library.define(
     f"lag_attention_backward(Tensor grad, {_INPUTS}, Tensor kept, Tensor stats, int needs) -> Tensor[]"
 )
@@ -43,11 +42,8 @@ def _(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p)
 
 @torch.library.register_fake("xmae_fast::lag_attention_backward")
 def _(grad, x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, kept, stats, needs):
-    of_self = key_value is None
-    tensors = (x, key_value, *weights[:2], *((None, None) if of_self else weights[2:4]), *weights[4:], bias_table)
-    return [
-        t.new_empty(t.shape) if t is not None and needs >> i & 1 else x.new_empty(0) for i, t in enumerate(tensors)
-    ]
+    tensors = enumerate((x, key_value, *weights, bias_table))
+    return [x.new_empty(0 if t is None or not needs >> i & 1 else t.shape) for i, t in tensors]
 
 
 _eval = torch.ops.xmae_fast.lag_attention_eval.default
@@ -68,9 +64,7 @@ class _LagAttention(torch.autograd.Function):
     def backward(ctx, grad):
         x, key_value, table, query_pos, key_pos, seed, kept, stats, *weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        of_self = key_value is None
-        norm_kv = (False, False) if of_self else wanted[10:12]
-        needs = (wanted[0], wanted[1], *wanted[8:10], *norm_kv, *wanted[12:], wanted[2])
+        needs = (*wanted[:2], *wanted[8:], wanted[2])
         gradients = _backward(
             grad, x, key_value, weights, ctx.num_heads, table, query_pos, key_pos, seed, ctx.p,
             kept, stats, bits(needs),
@@ -90,7 +84,13 @@ def lag_attention(
     p: float,
 ) -> Tensor:
     """The C++ kernels: x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
-    seed = draw_seed(p)
-    if needs_gradient(x, key_value, table, *params):
-        return _LagAttention.apply(x, key_value, table, query_pos, key_pos, seed, p, num_heads, *params)
-    return _eval(x, key_value, list(params), num_heads, table, query_pos, key_pos, seed, p)
+    seed, weights = draw_seed(p), kernel_weights(params, key_value is not None)
+    if needs_gradient(x, key_value, table, *weights):
+        return _LagAttention.apply(x, key_value, table, query_pos, key_pos, seed, p, num_heads, *weights)
+    return _eval(x, key_value, weights, num_heads, table, query_pos, key_pos, seed, p)
+
+
+def kernel_weights(params: AttentionParams, cross: bool) -> list[Tensor]:
+    """The weights as the kernels take them. One norm given twice would be two inputs to autograd, and to torch.compile
+    an error."""
+    return [*params] if cross else [*params[:2], *params[4:]]

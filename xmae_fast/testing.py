@@ -1,9 +1,9 @@
 """Checks of implementations against the float64 oracle, shared by the tests and by the benchmarks.
 
 The error budget is derived, never tuned: an implementation may be off by at most twice the plain path's own error in
-the same dtype, plus four units of rounding, both relative to the norm of the float64 result. The plain path's own error
-is the largest of three runs, on the inputs as they are and twice with every number moved by up to half a unit in its last
-place: one run alone can be right by luck, above all where a result is a single number.
+the same dtype, plus four units of rounding, both relative to the norm of the float64 result. The plain path's own
+error is the largest of three runs, on the inputs as they are and twice with every number moved by up to half a unit in
+its last place: one run alone can be right by luck, above all where a result is a single number.
 """
 
 from __future__ import annotations

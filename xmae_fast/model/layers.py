@@ -18,7 +18,7 @@ STEM_WIDTHS = (32, 64, 128)
 
 
 def attribute(module: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer as `getattr` finds it, five times as fast: a stem has 150, and a segment takes 2 ms in all."""
+    """A parameter or buffer as `getattr` finds it, five times as fast: a stem has 150, and a segment takes 2 ms."""
     found = module._parameters.get(name)
     if found is None:
         found = module._buffers.get(name)

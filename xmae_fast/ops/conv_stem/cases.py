@@ -70,8 +70,8 @@ CASES = OpCases(
             for B, L, S, widths in ((2, 40, 32, (32, 64, 128)), (3, 37, 16, (32, 64, 128)))
         ),
         {"B": 2, "L": 5, "S": 3, "training": False, "widths": (13, 22, 31)},
-        # Fewer values on level 3 would make BatchNorm chaotic in float32; narrower branches have gradients of one number,
-        # whose relative error is a matter of luck.
+        # Fewer values on level 3 would make BatchNorm chaotic in float32; narrower branches have gradients of one
+        # number, whose relative error is a matter of luck.
         {"B": 8, "L": 13, "S": 3, "training": True, "widths": (22, 31, 45)},
         {"B": 1, "L": 1, "S": 4, "training": False, "widths": (4, 8, 8)},
     ),

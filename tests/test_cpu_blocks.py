@@ -10,6 +10,7 @@ from xmae_fast import ModelCfg, available, ops
 from xmae_fast.backend import BackendError
 from xmae_fast.model.layers import Block, attention_params, feed_forward_params
 from xmae_fast.ops.cases import Case, Maker
+from xmae_fast.ops.lag_attention.schema import kernel_weights
 from xmae_fast.testing import check_op, named_tensors
 
 
@@ -128,6 +129,7 @@ def test_compiles_whole_forward_and_backward(compiler):
     leaves = [*block.parameters(), table]
 
     def run(x, key_value):
+        x = block(x, impl="cpu")  # one LayerNorm for queries and keys
         x = ops.lag_attention(
             x, key_value, attention, num_heads=2, bias_table=table, key_pos=key_pos, dropout_p=0.0, impl="cpu"
         )
@@ -182,12 +184,12 @@ def test_opcheck():
         x, table = inputs["x"], inputs.get("bias_table")
         query_pos = None if table is None else torch.arange(x.shape[1])[None]
         key_pos = None if table is None else inputs.get("key_pos", query_pos)
-        weights = list(inputs["params"])
+        weights = kernel_weights(inputs["params"], inputs["key_value"] is not None)
         args = (x, inputs["key_value"], weights, inputs["num_heads"], table, query_pos, key_pos, seed, p)
         torch.library.opcheck(KERNELS.lag_attention_eval.default, args)
         torch.library.opcheck(KERNELS.lag_attention_train.default, args)
         out, *saved = KERNELS.lag_attention_train(*args)
-        for needs in (2**11 - 1, 0b10000010001):
+        for needs in (2 ** (len(weights) + 3) - 1, 0b00110010001):
             torch.library.opcheck(KERNELS.lag_attention_backward.default, (out, *args, *saved, needs))
     torch.library.opcheck(KERNELS.dropout_mask.default, (seed, 3, 70, p))
 
@@ -207,10 +209,10 @@ def test_other_dtypes(op):
 def test_positions_out_of_range_are_refused_by_the_kernel():
     inputs = CASES["lag_attention"].make_inputs(CASES["lag_attention"].tests[4].sizes, Maker())
     x, table = inputs["x"], inputs["bias_table"]
-    query_pos = torch.arange(x.shape[1])[None]
+    query_pos, weights = torch.arange(x.shape[1])[None], kernel_weights(inputs["params"], cross=False)
     for key_pos, match in ((query_pos + 1, r"0\.\.4, got 5"), (query_pos - 1, r"0\.\.4, got -1")):
         with pytest.raises(RuntimeError, match=match):
-            KERNELS.lag_attention_eval(x, None, list(inputs["params"]), 8, table, query_pos, key_pos, None, 0.0)
+            KERNELS.lag_attention_eval(x, None, weights, 8, table, query_pos, key_pos, None, 0.0)
 
 
 def test_no_queries():

@@ -1,6 +1,6 @@
-// Attention of one head of one sample, forward and backward; definition and derivation: xmae_fast/ops/lag_attention/README.md.
-// Scores are computed transposed, [key, query] with queries in the lanes of the vectors, a panel of P queries at a time:
-// softmax then reduces from vector to vector, never within one.
+// Attention of one head of one sample, forward and backward; definition and derivation are in
+// xmae_fast/ops/lag_attention/README.md. Scores are computed transposed, [key, query], with queries in the lanes of the
+// vectors, a panel of P queries at a time, so that softmax reduces from vector to vector, never within one.
 #pragma once
 
 #include "dropout.h"
@@ -56,7 +56,8 @@ inline int64_t head_backward_size(int64_t Nq, int64_t Nk, int64_t d) {
 // A tile of R rows of A B; element (r, k) of A is a[r * a_stride + k], or a[k * a_stride + r] if `across`.
 template <int R, bool across, typename Epilogue>
 void small_tile(
-    const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t row, const Epilogue& epilogue) {
+    const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t row,
+    const Epilogue& epilogue) {
   Vec acc[R][2] = {};
   for (int64_t k = 0; k < steps; ++k) {
     const Vec b0 = load(b), b1 = load(b + W);
@@ -89,19 +90,21 @@ XMAE_INLINE void small_rows(
 // P columns of A [rows, steps] B [steps, P]; epilogue(row, Vec, Vec).
 template <bool across, typename Epilogue>
 XMAE_INLINE void small_product(
-    const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t rows, const Epilogue& epilogue) {
+    const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t rows,
+    const Epilogue& epilogue) {
   const int64_t tiles = (rows + kRows - 1) / kRows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
-    small_rows<kRows, across>(to - from, a + from * (across ? 1 : a_stride), a_stride, b, b_stride, steps, from, epilogue);
+    const float* tile = a + from * (across ? 1 : a_stride);
+    small_rows<kRows, across>(to - from, tile, a_stride, b, b_stride, steps, from, epilogue);
   }
 }
 
 // out [rows, d] (rows out_stride apart) = or += A B * factor, B's rows padded to whole panels.
 template <bool across>
 XMAE_INLINE void small_matrix(
-    const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t rows, int64_t d, float factor,
-    bool add, float* out, int64_t out_stride) {
+    const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t rows, int64_t d,
+    float factor, bool add, float* out, int64_t out_stride) {
   for (int64_t c = 0; c < d; c += P) {
     small_product<across>(a, a_stride, b + c, b_stride, steps, rows, [&](int64_t row, Vec v0, Vec v1) {
       float* p = out + row * out_stride + c;
@@ -261,11 +264,12 @@ inline void head_backward(const Head& head, const HeadGradient& grad) {
       apply_dropout(mask, first, count, Nk, dscores, dscores);
     }
     const float* weights = drop ? dropped : probs;
-    small_matrix<false>(weights, P, g.data + first * g.stride, g.stride, count, Nk, d, 1.0f, add, grad.v, grad.kv_stride);
+    const float *g_rows = g.data + first * g.stride, *q_rows = q.data + first * q.stride;
+    small_matrix<false>(weights, P, g_rows, g.stride, count, Nk, d, 1.0f, add, grad.v, grad.kv_stride);
     softmax_gradient(probs, dscores, Nk);
-    small_matrix<false>(dscores, P, q.data + first * q.stride, q.stride, count, Nk, d, head.scale, add, grad.k, grad.kv_stride);
-    small_matrix<true>(
-        dscores, P, k.data, k.stride, Nk, count, d, head.scale, false, grad.q + first * grad.q_stride, grad.q_stride);
+    small_matrix<false>(dscores, P, q_rows, q.stride, count, Nk, d, head.scale, add, grad.k, grad.kv_stride);
+    float* dq = grad.q + first * grad.q_stride;
+    small_matrix<true>(dscores, P, k.data, k.stride, Nk, count, d, head.scale, false, dq, grad.q_stride);
     if (grad.table != nullptr) {
       int64_t shift[P];
       lane_shifts(head, first, count, shift);

@@ -59,15 +59,17 @@ inline void project(
   });
 }
 
-// Samples [first, first + samples). Between input and output everything stays in scratch memory unless training keeps it.
+// Samples [first, first + samples). Between input and output everything stays in scratch memory unless training keeps
+// it.
 inline void attention_group(
-    const Attention& a, const AttentionWeights& weights, int64_t first, int64_t samples, const AttentionSaved& saved, float* out) {
+    const Attention& a, const AttentionWeights& weights, int64_t first, int64_t samples, const AttentionSaved& saved,
+    float* out) {
   const int64_t D = a.D, d = D / a.H, rows_q = samples * a.Nq, rows_kv = samples * a.Nk;
   const int64_t from_q = first * a.Nq, from_kv = first * a.Nk, narrow = row_stride(D), wide = row_stride(2 * D);
   const bool keep = saved.q != nullptr;
-  const int64_t normed_kv_rows = a.cross ? rows_kv : 0;
-  float* normed_q = scratch(kSlotMain, (rows_q + normed_kv_rows) * narrow + (keep ? 0 : 2 * rows_q * narrow + rows_kv * wide));
-  float *normed_kv = a.cross ? normed_q + rows_q * narrow : normed_q, *free = normed_q + (rows_q + normed_kv_rows) * narrow;
+  const int64_t normed_size = (rows_q + (a.cross ? rows_kv : 0)) * narrow;
+  float* normed_q = scratch(kSlotMain, normed_size + (keep ? 0 : 2 * rows_q * narrow + rows_kv * wide));
+  float *normed_kv = a.cross ? normed_q + rows_q * narrow : normed_q, *free = normed_q + normed_size;
   Projected at{free, free + rows_q * narrow, narrow, wide};
   float* context = free + rows_q * narrow + rows_kv * wide;
   int64_t context_stride = narrow;
@@ -86,8 +88,9 @@ inline void attention_group(
   parallel(samples * a.H, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t sample = i / a.H, h = i % a.H;
-      const Projected here{at.q + sample * a.Nq * at.q_stride, at.kv + sample * a.Nk * at.kv_stride, at.q_stride, at.kv_stride};
-      head_forward(head_of(a, here, first + sample, h), context + sample * a.Nq * context_stride + h * d, context_stride);
+      float *q = at.q + sample * a.Nq * at.q_stride, *kv = at.kv + sample * a.Nk * at.kv_stride;
+      const Head head = head_of(a, {q, kv, at.q_stride, at.kv_stride}, first + sample, h);
+      head_forward(head, context + sample * a.Nq * context_stride + h * d, context_stride);
     }
   });
   product(context, context_stride, weights.out, rows_q, [&](const RowOut& row, Vec v0, Vec v1) {
@@ -108,7 +111,7 @@ inline void attention(const Attention& a, const AttentionWeights& weights, const
 inline void input_gradient(
     const AttentionWeights& weights, const Projected* q, const Projected* kv, int64_t rows, float* dn, int64_t stride) {
   if (q != nullptr) {
-    product(q->q, q->q_stride, weights.q, rows, [&](const RowOut& at, Vec v0, Vec v1) { store_row(dn, stride, at, v0, v1); });
+    product_into(q->q, q->q_stride, weights.q, rows, dn, stride);
   }
   if (kv == nullptr) return;
   const bool add = q != nullptr;
@@ -128,12 +131,14 @@ XMAE_INLINE void norm_gradient(
     const float* x, const float* stats, const Norm& norm, float* dn, int64_t stride, int64_t rows, int64_t D,
     const float* residual, float* dx, float* dweight, float* dbias) {
   for (int64_t row = 0; row < rows; ++row) {
-    norm_gradient_row(x + row * D, stats + 2 * row, norm.weight, dn + row * stride, D,
-                      residual != nullptr ? residual + row * D : nullptr, dx != nullptr ? dx + row * D : nullptr, dweight, dbias);
+    const float* add = residual != nullptr ? residual + row * D : nullptr;
+    float* to = dx != nullptr ? dx + row * D : nullptr;
+    norm_gradient_row(x + row * D, stats + 2 * row, norm.weight, dn + row * stride, D, add, to, dweight, dbias);
   }
 }
 
-XMAE_INLINE void normalise_again(const float* x, const float* stats, const Norm& norm, int64_t rows, int64_t D, float* out) {
+XMAE_INLINE void normalise_again(
+    const float* x, const float* stats, const Norm& norm, int64_t rows, int64_t D, float* out) {
   for (int64_t row = 0; row < rows; ++row) {
     normalise_row(x + row * D, {stats[2 * row], stats[2 * row + 1]}, norm, D, out + row * D);
   }
@@ -150,17 +155,17 @@ inline void attention_backward_group(
   float *dn = dcontext + rows_q * narrow, *partials = back.partials + first * size;
   std::memset(partials, 0, samples * size * sizeof(float));
   const float* grad = back.grad + from_q * D;
-  product(grad, D, back.weights->out, rows_q, [&](const RowOut& at, Vec v0, Vec v1) { store_row(dcontext, narrow, at, v0, v1); });
+  product_into(grad, D, back.weights->out, rows_q, dcontext, narrow);
   const Projected at{saved.q + from_q * D, saved.kv + from_kv * 2 * D, D, 2 * D};
   const Projected dat{back.dq + from_q * narrow, back.dkv + from_kv * wide, narrow, wide};
   parallel(samples * H, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t sample = i / H, h = i % H;
       const Projected here{at.q + sample * Nq * D, at.kv + sample * Nk * 2 * D, D, 2 * D};
-      float* dkv = dat.kv + sample * Nk * wide + h * d;
-      const HeadGradient into{
-          dcontext + sample * Nq * narrow + h * d, narrow, dat.q + sample * Nq * narrow + h * d, dkv, dkv + D, narrow, wide,
-          back.table != nullptr ? partials + sample * size + 8 * D + h * a.columns : nullptr};
+      const float* dhead = dcontext + sample * Nq * narrow + h * d;
+      float *dq = dat.q + sample * Nq * narrow + h * d, *dkv = dat.kv + sample * Nk * wide + h * d;
+      float* dtable = back.table != nullptr ? partials + sample * size + 8 * D + h * a.columns : nullptr;
+      const HeadGradient into{dhead, narrow, dq, dkv, dkv + D, narrow, wide, dtable};
       head_backward(head_of(a, here, first + sample, h), into);
     }
   });
@@ -173,17 +178,20 @@ inline void attention_backward_group(
   if (back.needs_x()) {
     input_gradient(*back.weights, &dat, a.cross ? nullptr : &dat, rows_q, dn, narrow);
     for (int64_t s = 0; s < samples; ++s) {
-      float* dx = back.x != nullptr ? back.x + (from_q + s * Nq) * D : nullptr;
-      norm_gradient(x + s * Nq * D, stats_q + 2 * s * Nq, a.norm_q, dn + s * Nq * narrow, narrow, Nq, D, grad + s * Nq * D, dx,
-                    partials + s * size, partials + s * size + D);
+      const int64_t row = s * Nq;
+      float *dx = back.x != nullptr ? back.x + (from_q + row) * D : nullptr, *partial = partials + s * size;
+      norm_gradient(x + row * D, stats_q + 2 * row, a.norm_q, dn + row * narrow, narrow, Nq, D, grad + row * D, dx,
+                    partial, partial + D);
     }
   }
   if (a.cross && back.needs_key_value()) {
     input_gradient(*back.weights, nullptr, &dat, rows_kv, dn, narrow);
     for (int64_t s = 0; s < samples; ++s) {
-      float* dx = back.key_value != nullptr ? back.key_value + (from_kv + s * Nk) * D : nullptr;
-      norm_gradient(key_value + s * Nk * D, stats_kv + 2 * s * Nk, a.norm_kv, dn + s * Nk * narrow, narrow, Nk, D, nullptr, dx,
-                    partials + s * size + 2 * D, partials + s * size + 3 * D);
+      const int64_t row = s * Nk;
+      float* dx = back.key_value != nullptr ? back.key_value + (from_kv + row) * D : nullptr;
+      float* partial = partials + s * size;
+      norm_gradient(key_value + row * D, stats_kv + 2 * row, a.norm_kv, dn + row * narrow, narrow, Nk, D, nullptr, dx,
+                    partial + 2 * D, partial + 3 * D);
     }
   }
   for (int64_t s = 0; s < samples; ++s) {

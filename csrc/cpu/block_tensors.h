@@ -32,7 +32,10 @@ class Gradients {
     return wanted ? mutable_data(tensors_.back()) : nullptr;
   }
   // One that does not exist in this call.
-  void skip() { tensors_.push_back(empty({0})); }
+  float* none() {
+    tensors_.push_back(empty({0}));
+    return nullptr;
+  }
   const std::vector<Tensor>& tensors() const { return tensors_; }
 
  private:

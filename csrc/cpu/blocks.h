@@ -1,5 +1,5 @@
-// The two sublayers of a block as their kernels see them: sizes, weights, saved activations, gradients. Tensors are dense;
-// letters as in CONTRIBUTING.md.
+// The two sublayers of a block as their kernels see them: sizes, weights, saved activations, gradients. Tensors are
+// dense; letters as in CONTRIBUTING.md.
 #pragma once
 
 #include "pack.h"

@@ -21,14 +21,16 @@ inline void dropout_row(const Dropout& dropout, int64_t row, int64_t columns, fl
   for (int64_t c = 0; c < columns; c += kDropoutColumns) {
     philox<kLanes>(stream, static_cast<uint32_t>(row), static_cast<uint32_t>(c / 4), words);
     for (int64_t w = 0; w < 4; ++w) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) out[c + w * kLanes + lane] = words.word[w][lane] < threshold ? 0.0f : scale;
+      float* to = out + c + w * kLanes;
+      for (int64_t lane = 0; lane < kLanes; ++lane) to[lane] = words.word[w][lane] < threshold ? 0.0f : scale;
     }
   }
 }
 
 // out [rows, dropout_stride(columns)], of rows first ...
 inline void dropout_rows(const Dropout& dropout, int64_t first, int64_t rows, int64_t columns, float* out) {
-  for (int64_t row = 0; row < rows; ++row) dropout_row(dropout, first + row, columns, out + row * dropout_stride(columns));
+  const int64_t stride = dropout_stride(columns);
+  for (int64_t row = 0; row < rows; ++row) dropout_row(dropout, first + row, columns, out + row * stride);
 }
 
 }  // namespace xmae_fast::XMAE_ISA

@@ -27,9 +27,11 @@ Call prepare(const Tensor& x, const std::vector<Tensor>& weights, const std::opt
   Call call{dense(kOp, "one of the weights", weights), dense(kOp, "x", x), {}};
   const auto& w = call.weights;
   const int64_t D = x.size(2), F = w[3].numel();
-  STD_TORCH_CHECK(w[0].numel() == D && w[1].numel() == D && w[2].numel() == F * D && w[4].numel() == D * F && w[5].numel() == D,
+  STD_TORCH_CHECK(w[0].numel() == D && w[1].numel() == D && w[2].numel() == F * D && w[4].numel() == D * F &&
+                      w[5].numel() == D,
                   kOp, ": params: expected sizes D, D, F D, F, D F, D with D = ", D, " and F = ", F);
-  call.f = {x.size(0) * x.size(1), D, F, data(call.x), {data(w[0]), data(w[1])}, data(w[3]), data(w[5]), dropout_of(kOp, seed, p)};
+  const int64_t rows = x.size(0) * x.size(1);
+  call.f = {rows, D, F, data(call.x), {data(w[0]), data(w[1])}, data(w[3]), data(w[5]), dropout_of(kOp, seed, p)};
   return call;
 }
 
@@ -61,7 +63,8 @@ std::tuple<Tensor, Tensor, Tensor> feed_forward_train(
   const Packed packed = pack_weights(call);
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
   Tensor hidden = pooled({call.f.rows, call.f.F}), stats = empty({call.f.rows, 2});
-  kernels().feed_forward(call.f, packed.up, packed.down, {mutable_data(hidden), mutable_data(stats)}, mutable_data(out));
+  const FeedForwardSaved saved{mutable_data(hidden), mutable_data(stats)};
+  kernels().feed_forward(call.f, packed.up, packed.down, saved, mutable_data(out));
   return {out, hidden, stats};
 }
 
@@ -72,7 +75,8 @@ std::vector<Tensor> feed_forward_backward(
   const Call call = prepare(x, weights, seed, p);
   const auto& w = call.weights;
   const int64_t rows = call.f.rows, D = call.f.D, F = call.f.F, width = kernels().width, wide = row_stride(F);
-  const Tensor grad = dense(kOp, "the gradient", grad_), hidden = dense(kOp, "hidden", hidden_), stats = dense(kOp, "stats", stats_);
+  const Tensor grad = dense(kOp, "the gradient", grad_);
+  const Tensor hidden = dense(kOp, "hidden", hidden_), stats = dense(kOp, "stats", stats_);
   STD_TORCH_CHECK(grad.numel() == rows * D && hidden.numel() == rows * F && stats.numel() == 2 * rows,
                   kOp, ": backward: expected the shapes that the forward returned");
   const Packed packed{pack_matrix(width, D, F, data(w[2]), 1, D), pack_matrix(width, F, D, data(w[4]), 1, F)};

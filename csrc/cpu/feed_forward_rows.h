@@ -45,13 +45,16 @@ inline void feed_forward_group(
 
 inline void feed_forward(
     const FeedForward& f, const PackedMatrix& up, const PackedMatrix& down, const FeedForwardSaved& saved, float* out) {
-  over_groups(f.rows, 1, [&](int64_t first, int64_t rows) { feed_forward_group(f, up, down, first, rows, saved, out); });
+  over_groups(f.rows, 1, [&](int64_t first, int64_t rows) {
+    feed_forward_group(f, up, down, first, rows, saved, out);
+  });
 }
 
 // Everything but the weights' gradients, for blocks of kSumRows rows. partials of a block: up_bias [F], down_bias,
 // norm weight, norm bias [D].
 inline void feed_forward_backward_group(
-    const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back, int64_t first_block, int64_t blocks) {
+    const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back, int64_t first_block,
+    int64_t blocks) {
   const int64_t D = f.D, F = f.F, narrow = row_stride(D), wide = row_stride(F), mask_stride = dropout_stride(D);
   const int64_t first = first_block * kSumRows, end = first + blocks * kSumRows;
   const int64_t rows = (end < f.rows ? end : f.rows) - first;
@@ -78,7 +81,7 @@ inline void feed_forward_backward_group(
     store_row(dhidden, wide, at, v0 * (below0 + h0 * gauss0 * density), v1 * (below1 + h1 * gauss1 * density));
   });
   if (back.needs_input()) {
-    product(dhidden, wide, *back.up, rows, [&](const RowOut& at, Vec v0, Vec v1) { store_row(dn, narrow, at, v0, v1); });
+    product_into(dhidden, wide, *back.up, rows, dn, narrow);
   }
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t from = block * kSumRows, count = rows - from < kSumRows ? rows - from : kSumRows;
@@ -99,9 +102,12 @@ inline void feed_forward_backward_group(
   }
 }
 
-inline void feed_forward_backward(const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back) {
+inline void feed_forward_backward(
+    const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back) {
   const int64_t D = f.D, F = f.F, wide = row_stride(F), blocks = (f.rows + kSumRows - 1) / kSumRows, stride = F + 3 * D;
-  over_groups(blocks, kSumRows, [&](int64_t first, int64_t count) { feed_forward_backward_group(f, saved, back, first, count); });
+  over_groups(blocks, kSumRows, [&](int64_t first, int64_t count) {
+    feed_forward_backward_group(f, saved, back, first, count);
+  });
   const float* branch = f.dropout.active() ? back.branch : back.grad;
   if (back.down_weight != nullptr) outer(branch, D, back.activation, wide, f.rows, D, F, back.down_weight);
   if (back.up_weight != nullptr) outer(back.hidden, wide, back.normed, D, f.rows, F, D, back.up_weight);

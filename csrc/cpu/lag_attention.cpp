@@ -1,5 +1,6 @@
 // lag_attention: operators over the kernels of attention_rows.h.
-//   weights: norm_q weight, bias, norm_kv weight, bias [D]; in weight [3 D, D], bias [3 D]; out weight [D, D], bias [D]
+//   weights: norm_q weight, bias, (cross-attention:) norm_kv weight, bias [D]; in weight [3 D, D], bias [3 D];
+//   out weight [D, D], bias [D]
 //   bias_table [H, 2 N - 1] with query_pos [B or 1, Nq] and key_pos [B or 1, Nk], or none of the three
 //   seed: int64 [2] or nothing without dropout
 
@@ -23,8 +24,8 @@ using Optional = std::optional<Tensor>;
 
 // Positions are checked here too: a compiled model skips the check in Python, and they are addresses.
 Tensor positions(const char* name, const Optional& pos, int64_t B, int64_t count, int64_t N) {
-  STD_TORCH_CHECK(pos.has_value() && pos->dim() == 2 && pos->scalar_type() == ScalarType::Long && pos->size(1) == count &&
-                      (pos->size(0) == 1 || pos->size(0) == B),
+  STD_TORCH_CHECK(pos.has_value() && pos->scalar_type() == ScalarType::Long && pos->dim() == 2 &&
+                      pos->size(1) == count && (pos->size(0) == 1 || pos->size(0) == B),
                   kOp, ": ", name, ": expected int64 of shape [", B, " or 1, ", count, "]");
   const Tensor dense_pos = torch::stable::contiguous(*pos);
   const auto* p = static_cast<const int64_t*>(dense_pos.const_data_ptr());
@@ -37,21 +38,26 @@ Tensor positions(const char* name, const Optional& pos, int64_t B, int64_t count
 Call prepare(
     const Tensor& x, const Optional& key_value, const std::vector<Tensor>& weights, int64_t H, const Optional& table,
     const Optional& query_pos, const Optional& key_pos, const Optional& seed, double p) {
-  STD_TORCH_CHECK(x.dim() == 3 && weights.size() == 8, kOp, ": expected x [B, Nq, D] and eight weights");
   const bool cross = key_value.has_value();
-  Call call{dense(kOp, "one of the weights", weights), dense(kOp, "x", x), cross ? dense(kOp, "key_value", *key_value) : x};
-  if (!cross) call.key_value = call.x;
-  const auto& w = call.weights;
+  const size_t expected = cross ? 8 : 6;
+  STD_TORCH_CHECK(x.dim() == 3 && weights.size() == expected,
+                  kOp, ": expected x [B, Nq, D] and ", expected, " weights");
+  Call call{dense(kOp, "one of the weights", weights), dense(kOp, "x", x), x};
+  call.key_value = cross ? dense(kOp, "key_value", *key_value) : call.x;
+  auto& w = call.weights;
+  if (!cross) w.insert(w.begin() + 2, {w[0], w[1]});
   const int64_t B = x.size(0), Nq = x.size(1), D = x.size(2);
   STD_TORCH_CHECK(H > 0 && D % H == 0, kOp, ": num_heads: expected a divisor of D = ", D, ", got ", H);
   STD_TORCH_CHECK(call.key_value.dim() == 3 && call.key_value.size(0) == B && call.key_value.size(2) == D,
                   kOp, ": key_value: expected shape [", B, ", Nk, ", D, "]");
   const int64_t Nk = call.key_value.size(1), sizes[8] = {D, D, D, D, 3 * D * D, 3 * D, D * D, D};
   for (int i = 0; i < 8; ++i) {
-    STD_TORCH_CHECK(w[i].numel() == sizes[i], kOp, ": params: expected ", sizes[i], " numbers in weight ", i, ", got ", w[i].numel());
+    const int64_t got = w[i].numel();
+    STD_TORCH_CHECK(got == sizes[i], kOp, ": params: expected ", sizes[i], " numbers in weight ", i, ", got ", got);
   }
-  call.a = {B, Nq, Nk, D, H, cross, data(call.x), data(call.key_value), {data(w[0]), data(w[1])}, {data(w[2]), data(w[3])},
-            data(w[5]), data(w[7]), nullptr, 0, nullptr, nullptr, 0, 0, dropout_of(kOp, seed, p)};
+  const Norm norm_q{data(w[0]), data(w[1])}, norm_kv{data(w[2]), data(w[3])};
+  call.a = {B, Nq, Nk, D, H, cross, data(call.x), data(call.key_value), norm_q, norm_kv, data(w[5]), data(w[7]),
+            nullptr, 0, nullptr, nullptr, 0, 0, dropout_of(kOp, seed, p)};
   if (table.has_value()) {
     call.table = dense(kOp, "bias_table", *table);
     STD_TORCH_CHECK(call.table->dim() == 2 && call.table->size(0) == H && call.table->size(1) % 2 == 1,
@@ -72,14 +78,16 @@ Call prepare(
 AttentionWeights pack_weights(const Call& call) {
   const int64_t D = call.a.D, width = kernels().width;
   const float *in = data(call.weights[4]), *out = data(call.weights[6]);
-  return {pack_matrix(width, D, D, in, D, 1), pack_matrix(width, 2 * D, D, in + D * D, D, 1), pack_matrix(width, D, D, out, D, 1)};
+  return {pack_matrix(width, D, D, in, D, 1), pack_matrix(width, 2 * D, D, in + D * D, D, 1),
+          pack_matrix(width, D, D, out, D, 1)};
 }
 
 // Of the gradients of what those products take.
 AttentionWeights pack_backward(const Call& call) {
   const int64_t D = call.a.D, width = kernels().width;
   const float *in = data(call.weights[4]), *out = data(call.weights[6]);
-  return {pack_matrix(width, D, D, in, 1, D), pack_matrix(width, D, 2 * D, in + D * D, 1, D), pack_matrix(width, D, D, out, 1, D)};
+  return {pack_matrix(width, D, D, in, 1, D), pack_matrix(width, D, 2 * D, in + D * D, 1, D),
+          pack_matrix(width, D, D, out, 1, D)};
 }
 
 WeightsCache<AttentionWeights>& cache() {
@@ -100,41 +108,40 @@ Tensor lag_attention_eval(
   return out;
 }
 
-// The tensors that training keeps, as the kernels see them. projected: q [B Nq, D], then k | v [B Nk, 2 D]; stats: of x's
+// What training keeps, as the kernels see it. kept: q [B Nq, D], k | v [B Nk, 2 D], context [B Nq, D]; stats: of x's
 // LayerNorm [B Nq, 2], then, for cross-attention, of key_value's [B Nk, 2].
-AttentionSaved saved_of(const Attention& a, const Tensor& projected, const Tensor& context, const Tensor& stats) {
-  const int64_t rows_q = a.B * a.Nq;
-  float *q = mutable_data(projected), *stats_q = mutable_data(stats);
-  return {q, q + rows_q * a.D, mutable_data(context), stats_q, a.cross ? stats_q + 2 * rows_q : stats_q};
+AttentionSaved saved_of(const Attention& a, const Tensor& kept, const Tensor& stats) {
+  const int64_t rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk;
+  float *q = mutable_data(kept), *kv = q + rows_q * a.D, *stats_q = mutable_data(stats);
+  return {q, kv, kv + rows_kv * 2 * a.D, stats_q, a.cross ? stats_q + 2 * rows_q : stats_q};
 }
-int64_t projected_size(const Attention& a) { return a.B * a.D * (a.Nq + 2 * a.Nk); }
+int64_t kept_size(const Attention& a) { return 2 * a.B * a.D * (a.Nq + a.Nk); }
 int64_t stats_size(const Attention& a) { return 2 * a.B * (a.Nq + (a.cross ? a.Nk : 0)); }
 
-// out [B, Nq, D], and what the backward needs: projected, context [B, Nq, D], stats.
-std::tuple<Tensor, Tensor, Tensor, Tensor> lag_attention_train(
+// out [B, Nq, D], and what the backward needs: kept, stats.
+std::tuple<Tensor, Tensor, Tensor> lag_attention_train(
     const Tensor& x, Optional key_value, std::vector<Tensor> weights, int64_t num_heads, Optional bias_table,
     Optional query_pos, Optional key_pos, Optional seed, double p) {
   const Call call = prepare(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p);
   const AttentionWeights packed = pack_weights(call);
-  Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float), context = torch::stable::empty(x.sizes(), ScalarType::Float);
-  Tensor projected = pooled({projected_size(call.a)}), stats = empty({stats_size(call.a)});
-  kernels().attention(call.a, packed, saved_of(call.a, projected, context, stats), mutable_data(out));
-  return {out, projected, context, stats};
+  Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
+  Tensor kept = pooled({kept_size(call.a)}), stats = empty({stats_size(call.a)});
+  kernels().attention(call.a, packed, saved_of(call.a, kept, stats), mutable_data(out));
+  return {out, kept, stats};
 }
 
-// Gradients of x, key_value, the eight weights and bias_table; needs: a bit for each, in that order.
+// Gradients of x, key_value, the weights and bias_table; needs: a bit for each, in that order.
 std::vector<Tensor> lag_attention_backward(
     const Tensor& grad_, const Tensor& x, Optional key_value, std::vector<Tensor> weights, int64_t num_heads,
-    Optional bias_table, Optional query_pos, Optional key_pos, Optional seed, double p, const Tensor& projected_,
-    const Tensor& context_, const Tensor& stats_, int64_t needs) {
+    Optional bias_table, Optional query_pos, Optional key_pos, Optional seed, double p, const Tensor& kept_,
+    const Tensor& stats_, int64_t needs) {
   const Call call = prepare(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p);
   const auto& w = call.weights;
   const Attention& a = call.a;
   const int64_t rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk;
-  const Tensor grad = dense(kOp, "the gradient", grad_), projected = dense(kOp, "projected", projected_);
-  const Tensor context = dense(kOp, "context", context_), stats = dense(kOp, "stats", stats_);
-  STD_TORCH_CHECK(grad.numel() == rows_q * a.D && projected.numel() == projected_size(a) && context.numel() == rows_q * a.D &&
-                      stats.numel() == stats_size(a),
+  const Tensor grad = dense(kOp, "the gradient", grad_);
+  const Tensor kept = dense(kOp, "kept", kept_), stats = dense(kOp, "stats", stats_);
+  STD_TORCH_CHECK(grad.numel() == rows_q * a.D && kept.numel() == kept_size(a) && stats.numel() == stats_size(a),
                   kOp, ": backward: expected the shapes that the forward returned");
   const AttentionWeights packed = pack_backward(call);
   Gradients gradients(needs);
@@ -142,38 +149,27 @@ std::vector<Tensor> lag_attention_backward(
   back.grad = data(grad);
   back.weights = &packed;
   back.x = gradients.next(call.x);
-  if (a.cross) {
-    back.key_value = gradients.next(call.key_value);
-  } else {
-    gradients.skip();
-  }
+  back.key_value = a.cross ? gradients.next(call.key_value) : gradients.none();
   back.norm_q.weight = gradients.next(w[0]);
   back.norm_q.bias = gradients.next(w[1]);
   if (a.cross) {
     back.norm_kv.weight = gradients.next(w[2]);
     back.norm_kv.bias = gradients.next(w[3]);
-  } else {
-    gradients.skip();
-    gradients.skip();
   }
   back.in_weight = gradients.next(w[4]);
   back.in_bias = gradients.next(w[5]);
   back.out_weight = gradients.next(w[6]);
   back.out_bias = gradients.next(w[7]);
-  if (call.table.has_value()) {
-    back.table = gradients.next(*call.table);
-  } else {
-    gradients.skip();
-  }
-  const int64_t size_q = rows_q * row_stride(a.D), size_kv = rows_kv * row_stride(2 * a.D), normed_q = round_up(rows_q * a.D, 16);
-  const int64_t normed_kv = a.cross ? round_up(rows_kv * a.D, 16) : 0;
+  back.table = call.table.has_value() ? gradients.next(*call.table) : gradients.none();
+  const int64_t size_q = rows_q * row_stride(a.D), size_kv = rows_kv * row_stride(2 * a.D);
+  const int64_t normed_q = round_up(rows_q * a.D, 16), normed_kv = a.cross ? round_up(rows_kv * a.D, 16) : 0;
   const Tensor room = pooled({size_q + size_kv + normed_q + normed_kv + a.B * attention_partials(a)});
   back.dq = mutable_data(room);
   back.dkv = back.dq + size_q;
   back.normed_q = back.dkv + size_kv;
   back.normed_kv = a.cross ? back.normed_q + normed_q : back.normed_q;
   back.partials = back.normed_q + normed_q + normed_kv;
-  kernels().attention_backward(a, saved_of(a, projected, context, stats), back);
+  kernels().attention_backward(a, saved_of(a, kept, stats), back);
   return gradients.tensors();
 }
 

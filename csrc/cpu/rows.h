@@ -39,7 +39,8 @@ XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& nor
 }
 
 // x [rows, D] -> out [rows, D] (rows `stride` apart); stats [rows, 2] or null.
-inline void normalise(const float* x, const Norm& norm, int64_t rows, int64_t D, float* out, int64_t stride, float* stats) {
+inline void normalise(
+    const float* x, const Norm& norm, int64_t rows, int64_t D, float* out, int64_t stride, float* stats) {
   for (int64_t row = 0; row < rows; ++row) {
     const Moments m = moments(x + row * D, D);
     normalise_row(x + row * D, m, norm, D, out + row * stride);
@@ -51,8 +52,8 @@ inline void normalise(const float* x, const Norm& norm, int64_t rows, int64_t D,
 }
 
 // Backward of LayerNorm for one row. With h = (x - mean) rstd and g = dn weight:
-// dx = residual + rstd (g - mean(g) - h mean(g h)), dweight += dn h, dbias += dn; dx and residual may be null. g takes the
-// place of dn: multiplied anew it could be fused with the subtraction, and for D = 1 g - mean(g) would not vanish.
+// dx = residual + rstd (g - mean(g) - h mean(g h)), dweight += dn h, dbias += dn; dx and residual may be null. g takes
+// the place of dn: multiplied anew it could be fused with the subtraction, and for D = 1 g - mean(g) would not vanish.
 inline void norm_gradient_row(
     const float* x, const float* stats, const float* weight, float* dn, int64_t D, const float* residual, float* dx,
     float* dweight, float* dbias) {
@@ -111,8 +112,9 @@ XMAE_INLINE void load_row(const float* row, const RowOut& at, Vec& v0, Vec& v1) 
   v1 = at.count > W ? load_some(row + at.column + W, at.count - W) : Vec{};
 }
 
-// A view of an epilogue, without ownership. All products below share one instantiation of `multiply` through it: inlined
-// into every row of every tile height, each epilogue would be compiled 78 times, and behind 256 steps a call costs nothing.
+// A view of an epilogue, without ownership. All products below share one instantiation of `multiply` through it:
+// inlined into every row of every tile height, each epilogue would be compiled 78 times (minutes in all), and behind 256
+// steps a call costs nothing.
 class RowFunction {
  public:
   template <typename F>
@@ -129,21 +131,30 @@ class RowFunction {
 };
 
 inline void multiply_panels(
-    const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, int64_t first, int64_t last, const RowFunction& epilogue) {
+    const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, int64_t first, int64_t last,
+    const RowFunction& epilogue) {
   multiply(a, stride, matrix, 0, rows, first, last, epilogue);
 }
 
 // A B for all rows; by columns on several threads where no parallel loop runs yet. epilogue as in `multiply`.
 template <typename Epilogue>
-XMAE_INLINE void product(const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, const Epilogue& epilogue) {
+XMAE_INLINE void product(
+    const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, const Epilogue& epilogue) {
   parallel(matrix.panels.size(), 1, [&](int64_t first, int64_t last) {
     multiply_panels(a, stride, matrix, rows, first, last, RowFunction(epilogue));
   });
 }
 
+// out [rows, matrix.columns] (rows out_stride apart) = A B.
+inline void product_into(
+    const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, float* out, int64_t out_stride) {
+  product(a, stride, matrix, rows, [&](const RowOut& at, Vec v0, Vec v1) { store_row(out, out_stride, at, v0, v1); });
+}
+
 // out [M, N] = A^T B, a thread owning whole rows of out.
 inline void outer(
-    const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t M, int64_t N, float* out) {
+    const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t M, int64_t N,
+    float* out) {
   parallel((M + kRows - 1) / kRows, 1, [&](int64_t first, int64_t last) {
     const int64_t from = first * kRows, to = last * kRows < M ? last * kRows : M;
     std::memset(out + from * N, 0, (to - from) * N * sizeof(float));
@@ -155,7 +166,8 @@ inline void outer(
 // one after the other, and `body` splits them by columns and heads. A result must not depend on its group.
 template <typename Body>
 XMAE_INLINE void over_groups(int64_t units, int64_t rows_each, const Body& body) {
-  const int64_t most = rows_each == 0 ? units : rows_each < kGroupRows ? kGroupRows / rows_each : 1, threads = num_threads();
+  const int64_t threads = num_threads();
+  const int64_t most = rows_each == 0 ? units : rows_each < kGroupRows ? kGroupRows / rows_each : 1;
   const auto in_groups = [&](int64_t begin, int64_t end) {
     const int64_t groups = (end - begin + most - 1) / most;
     for (int64_t g = 0; g < groups; ++g) {  // of nearly equal size

@@ -1,12 +1,10 @@
 """torch.library schemas of lag_attention's kernels, their fakes, and autograd around them.
 
-weights: the tensors of AttentionParams in order; seed: int64 [2], or None where nothing is dropped. Positions are
-[B or 1, Nq] and [B or 1, Nk], and None exactly where bias_table is.
+weights: the tensors of AttentionParams in order, without norm_kv_* for self-attention; seed: int64 [2], or None where
+nothing is dropped. Positions are [B or 1, Nq] and [B or 1, Nk], and None exactly where bias_table is.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,13 +19,11 @@ _INPUTS = (
 )
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define(f"lag_attention_eval({_INPUTS}) -> Tensor")
-# out, and for the backward: projected (q [B Nq, D], then k | v [B Nk, 2 D]), context [B, Nq, D], LayerNorms' statistics
-_library.define(f"lag_attention_train({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
-# gradients of x, key_value, the weights and bias_table; those whose bit in `needs` is not set, or that do not exist
-# (key_value and its norm in self-attention), are empty
+# out, and for the backward: kept (q [B Nq, D], k | v [B Nk, 2 D], context [B Nq, D]), statistics of the LayerNorms
+_library.define(f"lag_attention_train({_INPUTS}) -> (Tensor, Tensor, Tensor)")
+# gradients of x, key_value, the weights and bias_table, empty where the bit in `needs` is not set or there is none
 _library.define(
-    f"lag_attention_backward(Tensor grad, {_INPUTS}, Tensor projected, Tensor context, Tensor stats, int needs)"
-    " -> Tensor[]"
+    f"lag_attention_backward(Tensor grad, {_INPUTS}, Tensor kept, Tensor stats, int needs) -> Tensor[]"
 )
 
 
@@ -41,19 +37,13 @@ def _(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p)
     B, queries, D = x.shape
     keys = queries if key_value is None else key_value.shape[1]
     normed = queries if key_value is None else queries + keys
-    projected = x.new_empty(B * D * (queries + 2 * keys))
-    return x.new_empty(x.shape), projected, x.new_empty(x.shape), x.new_empty(2 * B * normed)
+    return x.new_empty(x.shape), x.new_empty(2 * B * D * (queries + keys)), x.new_empty(2 * B * normed)
 
 
 @torch.library.register_fake("xmae_fast::lag_attention_backward")
-def _(
-    grad, x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, projected, context, stats, needs
-):
-    of_self = key_value is None
-    tensors = (x, key_value, *weights[:2], *((None, None) if of_self else weights[2:4]), *weights[4:], bias_table)
-    return [
-        t.new_empty(t.shape) if t is not None and needs >> i & 1 else x.new_empty(0) for i, t in enumerate(tensors)
-    ]
+def _(grad, x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, kept, stats, needs):
+    tensors = enumerate((x, key_value, *weights, bias_table))
+    return [x.new_empty(0 if t is None or not needs >> i & 1 else t.shape) for i, t in tensors]
 
 
 _eval = torch.ops.xmae_fast.lag_attention_eval.default
@@ -61,30 +51,23 @@ _train = torch.ops.xmae_fast.lag_attention_train.default
 _backward = torch.ops.xmae_fast.lag_attention_backward.default
 
 
-def _complete(weights: Sequence[Tensor | None]) -> list[Tensor]:
-    """Eight weights: the place of norm_kv, absent in self-attention, is taken by norm_q, which nothing reads there."""
-    return [*weights[:2], *(weights[:2] if weights[2] is None else weights[2:4]), *weights[4:]]
-
-
 class _LagAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, key_value, bias_table, query_pos, key_pos, seed, p, num_heads, *weights):
-        out, *saved = _train(x, key_value, _complete(weights), num_heads, bias_table, query_pos, key_pos, seed, p)
-        ctx.save_for_backward(x, key_value, bias_table, query_pos, key_pos, seed, *saved, *weights)
+        out, kept, stats = _train(x, key_value, list(weights), num_heads, bias_table, query_pos, key_pos, seed, p)
+        ctx.save_for_backward(x, key_value, bias_table, query_pos, key_pos, seed, kept, stats, *weights)
         ctx.p, ctx.num_heads = p, num_heads
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, key_value, table, query_pos, key_pos, seed, projected, context, stats, *weights = ctx.saved_tensors
+        x, key_value, table, query_pos, key_pos, seed, kept, stats, *weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        of_self = key_value is None
-        norm_kv = (False, False) if of_self else wanted[10:12]
-        needs = (wanted[0], wanted[1], *wanted[8:10], *norm_kv, *wanted[12:], wanted[2])
+        needs = (*wanted[:2], *wanted[8:], wanted[2])
         gradients = _backward(
-            grad, x, key_value, _complete(weights), ctx.num_heads, table, query_pos, key_pos, seed, ctx.p,
-            projected, context, stats, bits(needs),
+            grad, x, key_value, weights, ctx.num_heads, table, query_pos, key_pos, seed, ctx.p,
+            kept, stats, bits(needs),
         )  # fmt: skip
         dx, dkey_value, *dweights, dtable = (g if need else None for g, need in zip(gradients, needs, strict=True))
         return dx, dkey_value, dtable, None, None, None, None, None, *dweights
@@ -101,9 +84,13 @@ def lag_attention(
     p: float,
 ) -> Tensor:
     """The C++ kernels: x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
-    seed = draw_seed(p)
-    if needs_gradient(x, key_value, table, *params):
-        norm_kv = (None, None) if key_value is None else params[2:4]  # torch.compile takes no tensor twice
-        weights = (*params[:2], *norm_kv, *params[4:])
+    seed, weights = draw_seed(p), kernel_weights(params, key_value is not None)
+    if needs_gradient(x, key_value, table, *weights):
         return _LagAttention.apply(x, key_value, table, query_pos, key_pos, seed, p, num_heads, *weights)
-    return _eval(x, key_value, list(params), num_heads, table, query_pos, key_pos, seed, p)
+    return _eval(x, key_value, weights, num_heads, table, query_pos, key_pos, seed, p)
+
+
+def kernel_weights(params: AttentionParams, cross: bool) -> list[Tensor]:
+    """The weights as the kernels take them. One norm given twice would be two inputs to autograd, and to torch.compile
+    an error."""
+    return [*params] if cross else [*params[:2], *params[4:]]

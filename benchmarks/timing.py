@@ -14,6 +14,7 @@ import torch
 
 Run = Callable[[int], Any]  # the number of the call, for rotating inputs
 MIN_SAMPLE_S = 2e-3
+WAKE_BELOW_S = 2e-2  # runs so short that what a pause leaves behind would show
 
 
 class Effort(NamedTuple):
@@ -48,21 +49,25 @@ def interleave(
     """Seconds per call of each run, one figure per round: A B C, A B C, ...
 
     A sample is one call, or as many as take 2 ms. Every run is warmed up first. On a GPU, device events are read and
-    `cold` empties the L2 cache before each call (there a sample is a single call). `settle_s`: pause before a sample.
+    `cold` empties the L2 cache before each call (there a sample is a single call). `settle_s`: pause before a sample,
+    after which short runs make one untimed call: threads that slept are awake again, weights are back in the cache.
     """
     clock = _cuda_clock(device, cold) if device.type == "cuda" else _cpu_sample
     with _no_gc():
-        calls, round_s = {}, 0.0
+        calls, wakes, round_s = {}, {}, 0.0
         for name, run in runs.items():
             clock(run, 0, 1)
             seconds = min(clock(run, 1, 1), clock(run, 2, 1))
             calls[name] = 1 if cold and device.type == "cuda" else max(1, math.ceil(MIN_SAMPLE_S / seconds))
-            round_s += seconds * calls[name]
+            round_s += (seconds + settle_s) * calls[name]
+            wakes[name] = settle_s > 0 and seconds < WAKE_BELOW_S
         rounds = min(max(int(effort.budget_s / max(round_s, 1e-9)), effort.min_rounds), effort.max_rounds)
         seconds = {name: [] for name in runs}
         for i in range(rounds):
             for name, run in runs.items():
                 time.sleep(settle_s)
+                if wakes[name]:
+                    run(i)
                 seconds[name].append(clock(run, i, calls[name]))
     return seconds
 

@@ -29,16 +29,29 @@ XMAE_INLINE void over_rows(int64_t rows, const Body& body) {
   parallel(rows, kRowsPerThread, body);
 }
 
-inline void eval_unit(const FoldedStem& stem, int u, const Activation& in, const Activation& out) {
+// Rows [begin, end) of unit u's output.
+inline void eval_rows(const FoldedStem& stem, int u, const Activation& in, const Activation& out, int64_t begin, int64_t end) {
   const FoldedUnit& unit = stem.units[u];
   const float* bias = unit.bias.get();
   const float* a = in.rows - unit.reach * in.channels;
+  multiply(a, unit.stride * in.channels, unit.matrix, begin, end, 0, unit.matrix.panels.size(),
+           [&](const RowOut& at, Vec v0, Vec v1) {
+             const float* b = bias + at.column;
+             store_row(out.rows, out.channels, at, silu(v0 + load(b)), silu(v1 + load(b + W)));
+           });
+}
+
+inline void eval_unit(const FoldedStem& stem, int u, const Activation& in, const Activation& out) {
+  over_rows(out.length, [&](int64_t begin, int64_t end) { eval_rows(stem, u, in, out, begin, end); });
+}
+
+// One Inception block: merged branches, then the 1x1 convolution that fuses them, which reads no row but its own, so that
+// threads need not wait for each other in between. `out` may not be `in`.
+inline void eval_inception(
+    const FoldedStem& stem, int u, const Activation& in, const Activation& branches, const Activation& out) {
   over_rows(out.length, [&](int64_t begin, int64_t end) {
-    multiply(a, unit.stride * in.channels, unit.matrix, begin, end, 0, unit.matrix.panels.size(),
-             [&](const RowOut& at, Vec v0, Vec v1) {
-               const float* b = bias + at.column;
-               store_row(out.rows, out.channels, at, silu(v0 + load(b)), silu(v1 + load(b + W)));
-             });
+    eval_rows(stem, u, in, branches, begin, end);
+    eval_rows(stem, u + 1, branches, out, begin, end);
   });
 }
 
@@ -81,18 +94,12 @@ inline void eval_head(const FoldedStem& stem, const Activation& in, const float*
   });
 }
 
-// One Inception block: merged branches, then the 1x1 convolution that fuses them.
-inline void eval_inception(const FoldedStem& stem, int u, const Activation& in, const Activation& branches, const Activation& out) {
-  eval_unit(stem, u, in, branches);
-  eval_unit(stem, u + 1, branches, out);
-}
-
 // x [L] -> out [L, S]; memory: stem_eval_memory(...) floats.
 inline void eval_sample(const FoldedStem& stem, const float* x, int64_t L, float* memory, float* out) {
   const int64_t c1 = stem.widths[0], c2 = stem.widths[1], c3 = stem.widths[2];
   const int64_t L2 = (L + 1) / 2, L3 = (L2 + 1) / 2;
   const int64_t most = stem_eval_buffer(stem, L);
-  float *input = memory, *a = input + L + 2 * kPad, *b = a + most, *keep1 = b + most, *keep2 = keep1 + most;
+  float *input = memory, *a = input + L + 2 * kPad, *b = a + most, *c = b + most, *keep1 = c + most, *keep2 = keep1 + most;
 
   const Activation in = Activation::at(input, L, 1);
   std::memcpy(in.rows, x, L * sizeof(float));
@@ -100,22 +107,20 @@ inline void eval_sample(const FoldedStem& stem, const float* x, int64_t L, float
   const Activation e1 = Activation::at(keep1, L, c1);
   eval_inception(stem, kEnc1 + 2, {b + kPad * c1, L, c1}, Activation::at(a, L, c1), e1);
 
-  Activation down = Activation::at(b, L2, c2);
-  eval_unit(stem, kDown1, e1, down);
+  const Activation down1 = Activation::at(b, L2, c2), middle2 = Activation::at(c, L2, c2);
+  eval_unit(stem, kDown1, e1, down1);
   const Activation e2 = Activation::at(keep2, L2, c2);
-  eval_inception(stem, kEnc2, down, Activation::at(a, L2, c2), e2);
-  eval_unit(stem, kEnc2 + 2, e2, Activation::at(a, L2, c2));
-  eval_unit(stem, kEnc2 + 3, {a + kPad * c2, L2, c2}, e2);
+  eval_inception(stem, kEnc2, down1, Activation::at(a, L2, c2), middle2);
+  eval_inception(stem, kEnc2 + 2, middle2, {a + kPad * c2, L2, c2}, e2);
 
-  down = Activation::at(b, L3, c3);
-  eval_unit(stem, kDown2, e2, down);
-  const Activation branches = Activation::at(a, L3, c3);
-  eval_inception(stem, kEnc3, down, branches, down);
-  eval_inception(stem, kEnc3 + 2, down, branches, down);
+  const Activation e3 = Activation::at(b, L3, c3), middle3 = Activation::at(c, L3, c3);
+  eval_unit(stem, kDown2, e2, e3);
+  eval_inception(stem, kEnc3, e3, Activation::at(a, L3, c3), middle3);
+  eval_inception(stem, kEnc3 + 2, middle3, {a + kPad * c3, L3, c3}, e3);
 
   const Activation m2 = Activation::at(a, L2, c2);
   float* reduced = b + Activation::size(L3, c3);
-  eval_merge(stem.lat2, stem.red3to2, e2, down, reduced, m2);
+  eval_merge(stem.lat2, stem.red3to2, e2, e3, reduced, m2);
   const Activation t2 = Activation::at(b, L2, c2);
   eval_unit(stem, kSmooth2, m2, t2);
   const Activation m1 = Activation::at(a, L, c1);
@@ -126,7 +131,7 @@ inline void eval_sample(const FoldedStem& stem, const float* x, int64_t L, float
 }
 
 inline void stem_eval(const FoldedStem& stem, const float* x, int64_t B, int64_t L, float* out) {
-  const int64_t size = L + 2 * kPad + 4 * stem_eval_buffer(stem, L);
+  const int64_t size = L + 2 * kPad + 5 * stem_eval_buffer(stem, L);
   const int64_t together = B - B % num_threads();  // the rest would leave threads idle
   parallel(together, 1, [&](int64_t begin, int64_t end) {
     float* memory = scratch(kSlotMain, size);

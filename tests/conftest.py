@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 import torch
 
+from tests.instruction_sets import SETS, on
 from xmae_fast import available
-from xmae_fast.backend import use_cpu_kernels
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,14 +42,10 @@ def need_impl(request: pytest.FixtureRequest):
     return need
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
+@pytest.fixture(params=SETS)
 def kernels(request: pytest.FixtureRequest):
     """Runs the test once on the CPU kernels of each instruction set; skipped where this processor lacks it."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(use_cpu_kernels(request.param))
-        except RuntimeError as error:
-            pytest.skip(str(error))
+    with on(request.param):
         yield request.param
 
 

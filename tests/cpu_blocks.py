@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xmae_fast import backend
 from xmae_fast.ops.cases import all_cases, cases
 
 CASES = {op: all_cases()[op] for op in ("feed_forward", "lag_attention")}
 KERNELS = torch.ops.xmae_fast
-SETS = ("baseline", "avx2", "avx512")
 # Groups of rows, split columns and single samples: several groups, fewer rows than threads want, one sample.
 SPLITS = {
     "feed_forward": cases(
@@ -23,13 +21,3 @@ SPLITS = {
     ),
 }
 EVERY_SPLIT = [pytest.param(op, case, id=f"{op}-{case.name}") for op in CASES for case in SPLITS[op]]
-
-
-def on(name: str):
-    """A context in which the kernels of that instruction set run; skips where the processor lacks it."""
-    try:
-        with backend.use_cpu_kernels(name):
-            pass
-    except RuntimeError as error:
-        pytest.skip(str(error).splitlines()[0])
-    return backend.use_cpu_kernels(name)

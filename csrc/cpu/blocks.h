@@ -7,7 +7,6 @@
 namespace xmae_fast {
 
 constexpr int64_t kDropoutColumns = 64;  // of the mask, made at a time: 16 draws of four words
-constexpr int64_t kSumRows = 32;         // rows behind one partial sum of a bias or LayerNorm gradient
 
 // Counter-based dropout: whether an element is kept depends on (seed, offset, row, column) alone.
 struct Dropout {

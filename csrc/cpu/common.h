@@ -49,6 +49,7 @@ struct AlignedDelete {
 using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
 AlignedFloats aligned_floats(int64_t count);
 
+constexpr int64_t kSumRows = 32;       // rows of one chain of sums: longer ones round worse
 constexpr int64_t kPanelVectors = 2;  // vectors of output columns that a micro-kernel works on
 
 // Consecutive steps of the reduction, as one panel sees them: where in the input row they begin, and how many of the

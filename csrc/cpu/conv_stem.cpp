@@ -38,11 +38,10 @@ FoldedStem fold(const Stem& stem, int64_t width) {
   }
   // Without batch statistics rounding is not amplified from layer to layer: long chains still beat the framework's error.
   for (FoldedUnit& unit : folded.units) unit.matrix.chain = 256;
-  const int64_t c1 = stem.widths[0], c2 = stem.widths[1], c3 = stem.widths[2];
-  folded.lat2 = pack_matrix(width, c2, c2, stem.lat2, c2, 1);
-  folded.lat1 = pack_matrix(width, c1, c1, stem.lat1, c1, 1);
-  folded.red3to2 = pack_matrix(width, c2, c3, stem.red3to2, c3, 1);
-  folded.red2to1 = pack_matrix(width, c1, c2, stem.red2to1, c2, 1);
+  for (int m = 0; m < kMerges; ++m) {
+    folded.lateral[m] = pack_lateral(width, stem, m);
+    folded.reduce[m] = pack_reduce(width, stem, m);
+  }
   Fold skip;
   skip.add(stem.skip);
   for (int64_t s = 0; s < stem.channels; ++s) skip.scale[s] *= stem.skip.weight[s];

@@ -47,10 +47,20 @@ void write_weights(const StemWeights& weights, int u, int64_t groups, std::vecto
     }
   }
   if (const int m = merge_of(u); m >= 0) {
-    const int64_t fine = weights.stem.units[kMergePlan[m].fine].c_out, coarse = weights.stem.units[kMergePlan[m].coarse].c_out;
+    const int64_t fine = weights.stem.fine(m);
     std::copy_n(from, fine * fine, out.mix(m));
-    std::copy_n(from + fine * fine, fine * coarse, out.mix(kMixes / 2 + m));
+    std::copy_n(from + fine * fine, fine * weights.stem.coarse(m), out.mix(kMerges + m));
   }
+}
+
+// Both of channel c's sums [B, 2, channels], added up over the samples in order.
+std::pair<double, double> over_samples(const std::vector<float>& sums, int64_t B, int64_t channels, int64_t c) {
+  double first = 0.0, second = 0.0;
+  for (int64_t b = 0; b < B; ++b) {
+    first += sums[b * 2 * channels + c];
+    second += sums[(b * 2 + 1) * channels + c];
+  }
+  return {first, second};
 }
 
 // gamma's and beta's gradients of unit u from its sums [B, 2, c_out] (of dz, and of dz * (y - mean)), and what BatchNorm's
@@ -62,11 +72,7 @@ void use_sums(const StemWeights& weights, int u, const std::vector<float>& sums,
   const double n = static_cast<double>(B * back.run->length(u));
   back.units[u] = {zeros(channels), zeros(channels), zeros(channels)};
   for (int64_t c = 0; c < channels; ++c) {
-    double total = 0.0, product = 0.0;
-    for (int64_t b = 0; b < B; ++b) {
-      total += sums[b * 2 * channels + c];
-      product += sums[(b * 2 + 1) * channels + c];
-    }
+    const auto [total, product] = over_samples(sums, B, channels, c);
     const auto [part, channel] = part_of(unit, c);
     const int conv = part->conv;
     const double invstd = norm.invstd[c], gain = part->gamma[channel] * invstd;
@@ -88,11 +94,7 @@ void skip_gradients(
   const double n = static_cast<double>(B * L);
   std::vector<float> gain(S), offset(S), slope(S);
   for (int64_t s = 0; s < S; ++s) {
-    double P = 0.0, Q = 0.0;
-    for (int64_t b = 0; b < B; ++b) {
-      P += sums[b * 2 * S + s];
-      Q += sums[(b * 2 + 1) * S + s];
-    }
+    const auto [P, Q] = over_samples(sums, B, S, s);
     const double w = skip.weight[s], invstd = 1.0 / std::sqrt(static_cast<double>(statistics.var[first + s]) + kNormEps);
     const double product = batch_statistics ? w * Q : w * (Q + x_mean * P) - statistics.mean[first + s] * P;  // sum g (y - mean)
     out.gamma(kConvs - 1)[s] = static_cast<float>(invstd * product);
@@ -142,11 +144,11 @@ std::vector<Tensor> conv_stem_backward(
   back.dx = want_x ? mutable_data(dx) : nullptr;
   std::vector<Tensor> branches;
   for (int m = 0; m < kMerges; ++m) {
-    const int64_t fine = stem.units[kMergePlan[m].fine].c_out, coarse = stem.units[kMergePlan[m].coarse].c_out;
+    const int64_t fine = stem.fine(m), coarse = stem.coarse(m);
     branches.push_back(pooled({B, run.size(kMergePlan[m].fine)}));
     back.branch[m] = mutable_data(branches[m]);
-    back.lateral[m] = pack_matrix(table.width, fine, fine, m == 0 ? stem.lat2 : stem.lat1, 1, fine);
-    back.reduce[m] = pack_matrix(table.width, coarse, fine, m == 0 ? stem.red3to2 : stem.red2to1, 1, coarse);
+    back.lateral[m] = pack_matrix(table.width, fine, fine, stem.lateral[m], 1, fine);
+    back.reduce[m] = pack_matrix(table.width, coarse, fine, stem.reduce[m], 1, coarse);
   }
   std::vector<float> input(2 * B), sums(2 * B * stem.channels), skip_sums(2 * B * stem.channels);
   table.input_statistics(run.x, B, run.L, input.data());
@@ -157,8 +159,7 @@ std::vector<Tensor> conv_stem_backward(
     back.input[u] = pack_input_gradient(table.width, stem.units[u], 0);
     if (stem.units[u].stride == 2) back.odd_input[u] = pack_input_gradient(table.width, stem.units[u], 1);
     std::vector<float> gradients(groups * weight_floats(stem, u));
-    const int m = merge_of(u);
-    sums.assign(B * 2 * (m >= 0 ? stem.units[kMergePlan[m].coarse].c_out : stem.units[u].c_in), 0.0f);
+    sums.assign(B * 2 * source_channels(stem, u), 0.0f);
     table.stem_backward_unit(back, u, groups, gradients.data(), sums.data());
     write_weights(weights, u, groups, gradients, out);
   }

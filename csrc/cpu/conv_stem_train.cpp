@@ -30,18 +30,16 @@ Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool bat
   const Tensor statistics_tensor = empty({3, first.back()});
   const Statistics statistics = rows_of(statistics_tensor);
   for (int conv = 0; conv < kConvs; ++conv) {
-    for (int64_t c = 0; c < first[conv + 1] - first[conv]; ++c) {
-      statistics.set(first[conv] + c, {data(weights.statistic(2, conv))[c], data(weights.statistic(3, conv))[c]}, 0);
-    }
+    const float *mean = data(weights.statistic(2, conv)), *var = data(weights.statistic(3, conv));
+    for (int64_t c = 0; c < first[conv + 1] - first[conv]; ++c) statistics.set(first[conv] + c, {mean[c], var[c]}, 0);
   }
   for (int m = 0; m < kMerges; ++m) {
-    const int64_t fine = stem.units[kMergePlan[m].fine].c_out, coarse = stem.units[kMergePlan[m].coarse].c_out;
-    run.lateral[m] = pack_matrix(table.width, fine, fine, m == 0 ? stem.lat2 : stem.lat1, fine, 1);
-    run.reduce[m] = pack_matrix(table.width, fine, coarse, m == 0 ? stem.red3to2 : stem.red2to1, coarse, 1);
+    run.lateral[m] = pack_lateral(table.width, stem, m);
+    run.reduce[m] = pack_reduce(table.width, stem, m);
   }
   std::vector<Tensor> kept;
   for (int u = 0; u < kUnits; ++u) kept.push_back(pooled({run.B, run.length(u), stem.units[u].c_out}));
-  for (const MergePlan& plan : kMergePlan) kept.push_back(pooled({run.B, run.length(plan.fine), stem.units[plan.fine].c_out}));
+  for (int m = 0; m < kMerges; ++m) kept.push_back(pooled({run.B, run.length(kMergePlan[m].fine), stem.fine(m)}));
   for (int i = 0; i < kUnits + kMerges; ++i) run.kept[i] = mutable_data(kept[i]);
   for (int u = 0; u < kUnits; ++u) {
     const StemUnit& unit = stem.units[u];

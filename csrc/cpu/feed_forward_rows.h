@@ -72,13 +72,11 @@ inline void feed_forward_backward_group(
   }
   float *activation = back.activation + first * wide, *dhidden = back.hidden + first * wide;
   product(branch, D, *back.down, rows, [&](const RowOut& at, Vec v0, Vec v1) {
-    Vec h0, h1, gauss0, gauss1;
+    Vec h0, h1, gradient0, gradient1;
     load_row(hidden + at.row * F, at, h0, h1);
-    const Vec tail0 = normal_tail(h0, gauss0), tail1 = normal_tail(h1, gauss1);
-    const Vec below0 = h0 < 0.0f ? tail0 : 1.0f - tail0, below1 = h1 < 0.0f ? tail1 : 1.0f - tail1;
-    constexpr float density = 0.39894228040143268f;
-    store_row(activation, wide, at, h0 < 0.0f ? h0 * tail0 : h0 - h0 * tail0, h1 < 0.0f ? h1 * tail1 : h1 - h1 * tail1);
-    store_row(dhidden, wide, at, v0 * (below0 + h0 * gauss0 * density), v1 * (below1 + h1 * gauss1 * density));
+    const Vec activated0 = gelu(h0, gradient0), activated1 = gelu(h1, gradient1);
+    store_row(activation, wide, at, activated0, activated1);
+    store_row(dhidden, wide, at, v0 * gradient0, v1 * gradient1);
   });
   if (back.needs_input()) {
     product_into(dhidden, wide, *back.up, rows, dn, narrow);

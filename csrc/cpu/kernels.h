@@ -20,7 +20,7 @@ struct FoldedUnit {
 
 struct FoldedStem {
   FoldedUnit units[kUnits];
-  PackedMatrix lat2, lat1, red3to2, red2to1;
+  PackedMatrix lateral[kMerges], reduce[kMerges];
   AlignedFloats skip_scale, skip_shift;  // [S, rounded up to a panel]: skip path = x * scale + shift
   int64_t widths[3], channels;
 };

@@ -68,22 +68,28 @@ PackedMatrix pack(int64_t width, int64_t columns, const std::vector<Run>& runs, 
   return packed;
 }
 
-// B[k, n] = weights[n * row_stride + k * step_stride]: K steps, N columns. Panels in parallel, because training packs
-// weights in every step; sixteen steps of a panel at a time, so that what is read and written stays in the first cache.
-inline PackedMatrix pack_matrix(
-    int64_t width, int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride) {
+// Room for B of `steps` steps in which every column takes part in every step.
+inline PackedMatrix dense_panels(int64_t width, int64_t columns, int64_t steps) {
   PackedMatrix packed;
   packed.columns = columns;
   packed.width = width;
   const int64_t panel_width = kPanelVectors * width;
   int64_t total = 0;
   for (int64_t column = 0; column < columns; column += panel_width) {
-    const int64_t count = std::min(panel_width, columns - column), active = (count + width - 1) / width;
+    const int64_t count = std::min(panel_width, columns - column), vectors = (count + width - 1) / width;
     packed.panels.push_back({column, count, static_cast<int64_t>(packed.segments.size()), steps > 0 ? 1 : 0, total});
-    if (steps > 0) packed.segments.push_back({0, steps, active});
-    total += active * width * steps;
+    if (steps > 0) packed.segments.push_back({0, steps, vectors});
+    total += vectors * width * steps;
   }
   packed.data = aligned_floats(total);
+  return packed;
+}
+
+// B[k, n] = weights[n * row_stride + k * step_stride]: K steps, N columns. Panels in parallel, because training packs
+// weights in every step; sixteen steps of a panel at a time, so that what is read and written stays in the first cache.
+inline PackedMatrix pack_matrix(
+    int64_t width, int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride) {
+  PackedMatrix packed = dense_panels(width, columns, steps);
   parallel(static_cast<int64_t>(packed.panels.size()), 4, [&](int64_t first, int64_t last) {
     constexpr int64_t block = 16;
     for (int64_t p = first; p < last; ++p) {
@@ -115,24 +121,14 @@ inline PackedMatrix pack_matrix(
 // B[k, n] = weights[steps[k] + columns[n]], panels in parallel.
 inline PackedMatrix pack_separable(
     int64_t width, const float* weights, const std::vector<int64_t>& steps, const std::vector<int64_t>& columns) {
-  PackedMatrix packed;
-  packed.columns = static_cast<int64_t>(columns.size());
-  packed.width = width;
   const int64_t panel_width = kPanelVectors * width, K = static_cast<int64_t>(steps.size());
-  int64_t total = 0;
-  for (int64_t column = 0; column < packed.columns; column += panel_width) {
-    const int64_t count = std::min(panel_width, packed.columns - column), vectors = (count + width - 1) / width;
-    packed.panels.push_back({column, count, static_cast<int64_t>(packed.segments.size()), 1, total});
-    packed.segments.push_back({0, K, vectors});
-    total += K * vectors * width;
-  }
-  packed.data = aligned_floats(total);
+  PackedMatrix packed = dense_panels(width, static_cast<int64_t>(columns.size()), K);
   // A number costs some 2 ns: it is read from the second-level cache.
   const int64_t panels = static_cast<int64_t>(packed.panels.size()), grain = 8192 / (K * panel_width + 1) + 1;
   parallel(panels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const Panel& panel = packed.panels[p];
-      const int64_t lanes = packed.segments[p].vectors * width;
+      const int64_t lanes = (panel.columns + width - 1) / width * width;
       float* out = packed.data.get() + panel.weights;
       for (int64_t k = 0; k < K; ++k, out += lanes) {
         const float* from = weights + steps[k];

@@ -85,16 +85,16 @@ inline void patch_outer(const float* a, int64_t M, const float* b, int64_t N, in
   });
 }
 
-// out [columns] = sums over the rows of x [rows, columns], 32 rows at a time: shorter chains of rounding.
+// out [columns] = sums over the rows of x [rows, columns], kSumRows at a time.
 inline void column_sums(const float* x, int64_t rows, int64_t columns, float* out) {
-  constexpr int64_t together = 32, width = 512;
+  constexpr int64_t width = 512;
   parallel(columns, 65536 / (rows + 1) + 1, [&](int64_t begin, int64_t end) {
     float part[width];
     for (int64_t c = begin; c < end; c += width) {
       const int64_t count = end - c < width ? end - c : width;
       for (int64_t i = 0; i < count; ++i) out[c + i] = 0.0f;
-      for (int64_t first = 0; first < rows; first += together) {
-        const int64_t last = first + together < rows ? first + together : rows;
+      for (int64_t first = 0; first < rows; first += kSumRows) {
+        const int64_t last = first + kSumRows < rows ? first + kSumRows : rows;
         for (int64_t i = 0; i < count; ++i) part[i] = x[first * columns + c + i];
         for (int64_t row = first + 1; row < last; ++row) {
           const float* from = x + row * columns + c;

@@ -149,12 +149,6 @@ inline void unit_gradient(const StemBackward& back, int u, int64_t b, float* mem
   through_activation(g, extra, run.kept[u - 1] + b * run.size(u - 1), run.norms[u - 1], in_rows, unit.c_in, dz, sums);
 }
 
-// Floats of `sums` for one sample.
-inline int64_t source_channels(const Stem& stem, int u) {
-  const int m = merge_of(u);
-  return m >= 0 ? stem.units[kMergePlan[m].coarse].c_out : stem.units[u].c_in;
-}
-
 // weights [groups, weight_floats], sums [B, 2, channels of the source whose gradient comes out]; sums unused for u = 0.
 inline void stem_backward_unit(const StemBackward& back, int u, int64_t groups, float* weights, float* sums) {
   const StemTraining& run = *back.run;

@@ -120,11 +120,11 @@ inline void eval_sample(const FoldedStem& stem, const float* x, int64_t L, float
 
   const Activation m2 = Activation::at(a, L2, c2);
   float* reduced = b + Activation::size(L3, c3);
-  eval_merge(stem.lat2, stem.red3to2, e2, e3, reduced, m2);
+  eval_merge(stem.lateral[0], stem.reduce[0], e2, e3, reduced, m2);
   const Activation t2 = Activation::at(b, L2, c2);
   eval_unit(stem, kSmooth2, m2, t2);
   const Activation m1 = Activation::at(a, L, c1);
-  eval_merge(stem.lat1, stem.red2to1, e1, t2, keep2, m1);
+  eval_merge(stem.lateral[1], stem.reduce[1], e1, t2, keep2, m1);
   const Activation t1 = Activation::at(b, L, c1);
   eval_unit(stem, kSmooth1, m1, t1);
   eval_head(stem, t1, x, out);

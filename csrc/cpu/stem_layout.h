@@ -8,6 +8,7 @@
 namespace xmae_fast {
 
 constexpr int kUnits = 17;
+constexpr int kMerges = 2;           // level 3 into level 2, and that into level 1
 constexpr int64_t kPad = 3;  // rows of zeros around an activation: the widest window's reach
 constexpr float kNormEps = 1e-5f;
 
@@ -38,11 +39,13 @@ enum StemUnitName : int { kEnc1 = 0, kDown1 = 4, kEnc2 = 5, kDown2 = 9, kEnc3 = 
 struct Stem {
   StemUnit units[kUnits];
   ConvNorm skip;
-  const float* lat2;     // [c2, c2]
-  const float* lat1;     // [c1, c1]
-  const float* red3to2;  // [c2, c3]
-  const float* red2to1;  // [c1, c2]
+  const float* lateral[kMerges];  // 1x1 convolutions into the merged levels, of the finer source: [fine, fine]
+  const float* reduce[kMerges];   // and of the coarser one: [fine, coarse]
   int64_t widths[3], channels;
+
+  // Channels of merge m's sources; the merged level has as many as the fine one.
+  int64_t fine(int m) const { return widths[1 - m]; }
+  int64_t coarse(int m) const { return widths[2 - m]; }
 
   int64_t length(int64_t L, int64_t level) const {
     for (; level > 0; --level) L = (L + 1) / 2;
@@ -79,6 +82,14 @@ inline PackedMatrix pack_forward(int64_t width, const StemUnit& unit, const floa
     const int64_t published = unit.in_published[run % unit.num_in];
     return {part->weight + (channel * unit.c_in + published) * part->k + tap, part->k, scale ? scale[column] : 1.0f};
   });
+}
+
+// The 1x1 convolutions of merge m.
+inline PackedMatrix pack_lateral(int64_t width, const Stem& stem, int m) {
+  return pack_matrix(width, stem.fine(m), stem.fine(m), stem.lateral[m], stem.fine(m), 1);
+}
+inline PackedMatrix pack_reduce(int64_t width, const Stem& stem, int m) {
+  return pack_matrix(width, stem.fine(m), stem.coarse(m), stem.reduce[m], stem.coarse(m), 1);
 }
 
 // Weights of the input's gradient, rows of A being rows of the output's gradient. For stride 2 `parity` chooses the even

@@ -42,8 +42,6 @@ struct Block {
   }
 };
 
-constexpr int64_t kSumRows = 32;  // rows of one chain of sums
-
 // terms(row, sums) adds one row's terms to `sums`; the total over the rows goes to total[0..S) [S sums, V vectors].
 template <int V, int S, typename Terms>
 XMAE_INLINE void sum_rows(int64_t rows, Block<V> (&total)[S], const Terms& terms) {

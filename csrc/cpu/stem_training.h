@@ -6,7 +6,6 @@
 
 namespace xmae_fast {
 
-constexpr int kMerges = 2;           // kept[kUnits] is the merged level 2, kept[kUnits + 1] the merged level 1
 constexpr int64_t kGroups = 16;      // groups of samples whose weights' gradients are summed apart, then in order
 constexpr int64_t kNormAlign = 16;   // vectors of channels are padded to the widest vector
 
@@ -31,7 +30,7 @@ struct StemTraining {
   PackedMatrix units[kUnits];
   PackedMatrix lateral[kMerges], reduce[kMerges];
   UnitNorm norms[kUnits];
-  float* kept[kUnits + kMerges];           // [B, length, channels]
+  float* kept[kUnits + kMerges];           // [B, length, channels]: of the units, then the merged levels
   AlignedFloats skip_scale, skip_shift;    // [S, padded]
 
   int64_t length(int u) const { return stem->length(L, stem->units[u].level); }
@@ -67,6 +66,12 @@ struct StemBackward {
   float* dx;               // [B, L] or null
 };
 
+// Channels of the source whose gradient comes out of unit u's backward.
+inline int64_t source_channels(const Stem& stem, int u) {
+  const int m = merge_of(u);
+  return m >= 0 ? stem.coarse(m) : stem.units[u].c_in;
+}
+
 // Floats of unit u's weight gradients in one group: its parts one after the other [c_out, k * c_in], then the lateral and
 // the reducing weights of the merge it reads.
 inline int64_t weight_floats(const Stem& stem, int u) {
@@ -74,8 +79,7 @@ inline int64_t weight_floats(const Stem& stem, int u) {
   int64_t count = 0;
   for (int p = 0; p < unit.num_parts; ++p) count += unit.parts[p].c_out * unit.parts[p].k * unit.c_in;
   if (const int m = merge_of(u); m >= 0) {
-    const int64_t fine = stem.units[kMergePlan[m].fine].c_out, coarse = stem.units[kMergePlan[m].coarse].c_out;
-    count += fine * fine + fine * coarse;
+    count += stem.fine(m) * (stem.fine(m) + stem.coarse(m));
   }
   return count;
 }

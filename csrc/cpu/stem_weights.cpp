@@ -80,10 +80,10 @@ StemWeights stem_weights(const std::vector<Tensor>& tensors) {
   stem.skip = conv_norm(weights, conv++);
   stem.channels = stem.skip.c_out;
   const int64_t c1 = stem.widths[0], c2 = stem.widths[1], c3 = stem.widths[2];
-  stem.lat2 = mix(weights, 0, c2, c2);
-  stem.lat1 = mix(weights, 1, c1, c1);
-  stem.red3to2 = mix(weights, 2, c2, c3);
-  stem.red2to1 = mix(weights, 3, c1, c2);
+  for (int m = 0; m < kMerges; ++m) {
+    stem.lateral[m] = mix(weights, m, stem.fine(m), stem.fine(m));
+    stem.reduce[m] = mix(weights, kMerges + m, stem.fine(m), stem.coarse(m));
+  }
   const int64_t reads[kUnits] = {1, c1, c1, c1, c1, c2, c2, c2, c2, c2, c3, c3, c3, c3, c2, c1, c1};
   const int64_t writes[kUnits] = {c1, c1, c1, c1, c2, c2, c2, c2, c2, c3, c3, c3, c3, c3, c2, c1, stem.channels};
   for (int u = 0; u < kUnits; ++u) {

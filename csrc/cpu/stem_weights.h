@@ -7,7 +7,7 @@
 namespace xmae_fast {
 
 constexpr int kConvs = 30;  // ConvNorms: 6 Inception blocks of 4, 2 down, 2 smooth, head, skip
-constexpr int kMixes = 4;   // lat2, lat1, red3to2, red2to1
+constexpr int kMixes = 2 * kMerges;  // lat2, lat1, red3to2, red2to1
 constexpr int kNorms = 4;   // gamma, beta, running mean, running variance
 constexpr int kTrained = 2;  // the first of these; backward is given no others
 

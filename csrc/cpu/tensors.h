@@ -32,6 +32,9 @@ inline Tensor empty(std::initializer_list<int64_t> sizes) {
 // Like `empty`, for large tensors that every training step makes anew; see pool.cpp.
 Tensor pooled(std::initializer_list<int64_t> sizes);
 inline void add_bytes(std::vector<Bytes>& bytes, const Tensor& x) { bytes.push_back({data(x), x.numel()}); }
+inline void check_count(const char* op, const char* name, const Tensor& x, int64_t count) {
+  STD_TORCH_CHECK(x.numel() == count, op, ": ", name, ": expected ", count, " numbers, got ", x.numel());
+}
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 }  // namespace xmae_fast

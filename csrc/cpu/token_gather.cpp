@@ -36,10 +36,6 @@ struct Ids {
   const int64_t* row(int64_t b) const { return data + b * count; }
 };
 
-void check_count(const char* op, const char* name, const Tensor& x, int64_t count) {
-  STD_TORCH_CHECK(x.numel() == count, op, ": ", name, ": expected ", count, " numbers, got ", x.numel());
-}
-
 void add(float* out, const float* x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] += x[i];
 }
@@ -115,8 +111,7 @@ Tensor assemble_queries(const Tensor& tokens_, const Tensor& ids_keep, const Ten
   return out;
 }
 
-// Sums over samples of grad [B, N, D]: chosen [N, D] where `chosen_rows` [B, N] says so, rest [N, D] elsewhere. 32
-// samples at a time: shorter chains of rounding.
+// Sums over samples of grad [B, N, D]: chosen [N, D] where `chosen_rows` [B, N] says so, rest [N, D] elsewhere.
 void sum_samples(
     const float* grad, const std::vector<uint8_t>& chosen_rows, int64_t B, int64_t N, int64_t D, float* chosen,
     float* rest) {
@@ -125,9 +120,9 @@ void sum_samples(
     for (int64_t n = begin; n < end; ++n) {
       float* sums[] = {rest + n * D, chosen + n * D};
       for (float* sum : sums) std::fill_n(sum, D, 0.0f);
-      for (int64_t first = 0; first < B; first += 32) {
+      for (int64_t first = 0; first < B; first += kSumRows) {
         std::fill(parts.begin(), parts.end(), 0.0f);
-        for (int64_t b = first; b < std::min(B, first + 32); ++b) {
+        for (int64_t b = first; b < std::min(B, first + kSumRows); ++b) {
           add(parts.data() + (chosen_rows[b * N + n] ? D : 0), grad + (b * N + n) * D, D);
         }
         for (int64_t i = 0; i < 2; ++i) add(sums[i], parts.data() + i * D, D);

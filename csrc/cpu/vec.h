@@ -37,16 +37,7 @@ XMAE_INLINE float sum(Vec v) {
   }
   return lanes[0];
 }
-XMAE_INLINE float maximum(Vec v) {
-  float lanes[W];
-  store(lanes, v);
-  for (int64_t half = W / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  }
-  return lanes[0];
-}
 XMAE_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
-XMAE_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 XMAE_INLINE Vec abs(Vec a) { return a < 0.0f ? -a : a; }
 
 // e^x within 1.2 units in the last place; 0 or infinity are reached only beyond +-88, NaN stays NaN.
@@ -97,10 +88,12 @@ XMAE_INLINE Vec gelu(Vec x) {
   const Vec tail = normal_tail(x, gauss);
   return x < 0.0f ? x * tail : x - x * tail;
 }
-XMAE_INLINE Vec gelu_gradient(Vec x) {
+// The same, and its derivative Phi(x) + x phi(x).
+XMAE_INLINE Vec gelu(Vec x, Vec& gradient) {
   Vec gauss;
-  const Vec tail = normal_tail(x, gauss);
-  return (x < 0.0f ? tail : 1.0f - tail) + x * gauss * 0.39894228040143268f;
+  const Vec tail = normal_tail(x, gauss), below = x < 0.0f ? tail : 1.0f - tail;
+  gradient = below + x * gauss * 0.39894228040143268f;
+  return x < 0.0f ? x * tail : x - x * tail;
 }
 
 }  // namespace xmae_fast::XMAE_ISA

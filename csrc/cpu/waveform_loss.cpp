@@ -21,13 +21,9 @@ Sizes sizes(const Tensor& tokens, const Tensor& weight) {
   return {tokens.size(0), tokens.size(1), weight.size(0), weight.size(2)};
 }
 
-void check_count(const char* name, const Tensor& x, int64_t count) {
-  STD_TORCH_CHECK(x.numel() == count, "waveform_loss: expected ", count, " numbers in ", name, ", got ", x.numel());
-}
-
 // Columns are samples of the patch.
 PackedMatrix pack_decoder(const Tensor& weight, const Sizes& n) {
-  return pack_separable(kernels().width, data(weight), places(n.D, n.P), places(n.P, 1));
+  return pack_matrix(kernels().width, n.P, n.D, data(weight), 1, n.P);
 }
 
 Tensor scalar(double value) {
@@ -61,7 +57,7 @@ Tensor decode_waveform(const Tensor& tokens_, const Tensor& weight_, const Tenso
   const Tensor tokens = dense(kOp, "tokens", tokens_), weight = dense(kOp, "weight", weight_);
   const Tensor bias = dense(kOp, "bias", bias_);
   const Sizes n = sizes(tokens, weight);
-  check_count("bias", bias, 1);
+  check_count(kOp, "bias", bias, 1);
   Tensor out = empty({n.B, 1, n.N * n.P});
   if (n.rows() == 0) return out;
   const std::vector<float> every_sample(n.P, *data(bias));
@@ -77,8 +73,8 @@ std::tuple<Tensor, Tensor> masked_mse(
   const Tensor mask = dense(kOp, "mask", mask_);
   STD_TORCH_CHECK(prediction.dim() == 2, "waveform_loss: expected prediction [B, L]");
   const int64_t B = prediction.size(0), L = prediction.size(1);
-  check_count("target", target, B * L);
-  check_count("mask", mask, B * L);
+  check_count(kOp, "target", target, B * L);
+  check_count(kOp, "mask", mask, B * L);
   Tensor gradient = want_gradient ? empty({B, L}) : empty({0});
   if (B * L == 0) return {scalar(0.0), gradient};
   const double denominator = Patches(mask, B, L).denominator();
@@ -98,9 +94,9 @@ std::tuple<Tensor, Tensor> waveform_loss(
   const Tensor bias = dense(kOp, "bias", bias_);
   const Tensor target = dense(kOp, "target", target_), mask = dense(kOp, "mask", mask_);
   const Sizes n = sizes(tokens, weight);
-  check_count("bias", bias, 1);
-  check_count("target", target, n.rows() * n.P);
-  check_count("mask", mask, n.rows() * n.P);
+  check_count(kOp, "bias", bias, 1);
+  check_count(kOp, "target", target, n.rows() * n.P);
+  check_count(kOp, "mask", mask, n.rows() * n.P);
   Tensor gradient = want_gradient ? empty({n.B, 1, n.N * n.P}) : empty({0});
   if (n.rows() == 0) return {scalar(0.0), gradient};
   const Patches patches(mask, n.rows(), n.P);
@@ -122,10 +118,10 @@ std::tuple<Tensor, Tensor, Tensor> decode_waveform_backward(
   const Tensor gradient = dense(kOp, "gradient", gradient_), tokens = dense(kOp, "tokens", tokens_);
   const Tensor weight = dense(kOp, "weight", weight_);
   const Sizes n = sizes(tokens, weight);
-  check_count("gradient", gradient, n.rows() * n.P);
+  check_count(kOp, "gradient", gradient, n.rows() * n.P);
   float scale = 1.0f;
   if (scale_.has_value()) {
-    check_count("scale", *scale_, 1);
+    check_count(kOp, "scale", *scale_, 1);
     scale = *data(dense(kOp, "scale", *scale_));
   }
   Tensor tokens_grad = want_tokens ? empty({n.B, n.N, n.D}) : empty({0});
@@ -133,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor> decode_waveform_backward(
   Tensor bias_grad = want_weight ? empty({1}) : empty({0});
   const Patches patches(gradient, n.rows(), n.P);
   if (want_tokens) {
-    const PackedMatrix matrix = pack_separable(kernels().width, data(weight), places(n.P, 1), places(n.D, n.P));
+    const PackedMatrix matrix = pack_matrix(kernels().width, n.D, n.P, data(weight), n.P, 1);
     kernels().waveform_token_gradient(data(gradient), n.P, matrix, scale, patches.used.data(), n.rows(),
                                       mutable_data(tokens_grad));
   }

@@ -42,15 +42,6 @@ class WeightsCache {
     return packed;
   }
 
-  int64_t size() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return static_cast<int64_t>(entries_.size());
-  }
-  void clear() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    entries_.clear();
-  }
-
  private:
   static constexpr size_t kCapacity = 32;
   static constexpr int64_t kBlock = 16384;  // floats digested at a time: 64 kB

@@ -50,9 +50,9 @@ def kernel_dtype(*tensors: Tensor) -> torch.dtype:
     return next((x.dtype for x in tensors if x.is_floating_point() and x.dtype != torch.float32), torch.float32)
 
 
-def wants_gradient(*tensors: Tensor) -> bool:
+def wants_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd will ask for a gradient of one of them."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def check_probability(name: str, p: float) -> None:

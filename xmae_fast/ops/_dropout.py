@@ -24,11 +24,6 @@ def draw_seed(p: float) -> Tensor | None:
     return torch.randint(2**62, (2,), dtype=torch.int64, device="cpu") if p > 0 else None
 
 
-def needs_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd wants to hear of an operation on these."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-
-
 def bits(flags: tuple[bool, ...]) -> int:
     """Flag i as bit i: how the backward kernels are told which gradients are asked for."""
     return sum(1 << i for i, flag in enumerate(flags) if flag)

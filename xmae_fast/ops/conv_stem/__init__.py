@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops._checks import check_like, dims
+from xmae_fast.ops._checks import check_like, dims, wants_gradient
 from xmae_fast.ops.conv_stem import reference, schema
 from xmae_fast.ops.conv_stem.params import ConvBN, Inception, StemParams
 
@@ -39,7 +39,7 @@ def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "aut
 
 def _cpu(x: Tensor, params: StemParams, training: bool) -> Tensor:
     weights = schema.flatten(params)
-    if not training and not (torch.is_grad_enabled() and any(w.requires_grad for w in (x, *weights))):
+    if not training and not wants_gradient(x, *weights):
         return torch.ops.xmae_fast.conv_stem_eval(x, weights).transpose(1, 2)
     if training and x.shape[0] * -(-x.shape[2] // 4) == 1:  # values per channel on the coarsest level
         raise ValueError(f"x: expected more than one value per channel for BatchNorm in training, got {list(x.shape)}")

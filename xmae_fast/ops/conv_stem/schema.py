@@ -16,10 +16,8 @@ _library.define(
     " bool batch_statistics, bool want_x) -> Tensor[]"
 )
 
-BLOCKS = 2  # Inception blocks on a level that the kernels take
 CONVS, MIXES = 30, 4
 TRAINED = CONVS + MIXES + 2 * CONVS  # of the flattened weights; running statistics follow
-MERGES = 2  # merged levels that are kept for backward, behind the units' outputs
 
 
 def conv_bns(params: StemParams) -> list[ConvBN]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xmae_fast.ops._dropout import bits, draw_seed, needs_gradient
+from xmae_fast.ops._checks import wants_gradient
+from xmae_fast.ops._dropout import bits, draw_seed
 from xmae_fast.ops.feed_forward.params import FeedForwardParams
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
@@ -65,6 +66,6 @@ class _FeedForward(torch.autograd.Function):
 def feed_forward(x: Tensor, params: FeedForwardParams, p: float) -> Tensor:
     """The C++ kernels: x [B, N, D] -> [B, N, D]."""
     seed = draw_seed(p)
-    if needs_gradient(x, *params):
+    if wants_gradient(x, *params):
         return _FeedForward.apply(x, seed, p, *params)
     return _eval(x, list(params), seed, p)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xmae_fast.ops._dropout import bits, draw_seed, needs_gradient
+from xmae_fast.ops._checks import wants_gradient
+from xmae_fast.ops._dropout import bits, draw_seed
 from xmae_fast.ops.lag_attention.params import AttentionParams
 
 _INPUTS = (
@@ -85,7 +86,7 @@ def lag_attention(
 ) -> Tensor:
     """The C++ kernels: x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
     seed, weights = draw_seed(p), kernel_weights(params, key_value is not None)
-    if needs_gradient(x, key_value, table, *weights):
+    if wants_gradient(x, key_value, table, *weights):
         return _LagAttention.apply(x, key_value, table, query_pos, key_pos, seed, p, num_heads, *weights)
     return _eval(x, key_value, weights, num_heads, table, query_pos, key_pos, seed, p)
 

@@ -1,4 +1,5 @@
-"""Builds the C++ operators of csrc/ against the LibTorch stable ABI; everything else is in pyproject.toml.
+"""Builds the C++ operators of csrc/cpu against the LibTorch stable ABI and the segment reader of csrc/io with the
+pybind11 that torch brings along; everything else is in pyproject.toml.
 
 XMAE_FAST_BUILD = auto (default: what this machine can build) | cpu | cuda | none. `auto` falls back to a pure-Python
 install with one sentence saying why; `cpu` and `cuda` fail instead. Nothing is downloaded. XMAE_FAST_SANITIZE=1 builds
@@ -10,8 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
+READER = "xmae_fast._C_io"  # one binary per Python, unlike the operators, which serve all from 3.10 on
 CHOICES = ("auto", "cpu", "cuda", "none")
 OLDEST_TORCH = "0x020b000000000000"  # stable ABI of torch 2.11: one binary serves every later 2.x
 ROOT = Path(__file__).parent
@@ -48,9 +51,18 @@ def extensions(choice: str) -> list:
             print(f"xmae_fast: installing without C++ operators: {why_not}.", file=sys.stderr)
             return []
         raise SystemExit(f"xmae_fast: XMAE_FAST_BUILD={choice}, but {why_not}.")
-    from torch.utils.cpp_extension import CppExtension
+    from torch.utils.cpp_extension import CppExtension, include_paths
 
     return [
+        Extension(
+            READER,
+            sources("io", ".cpp"),
+            include_dirs=[str(ROOT / "csrc" / "io"), *include_paths()],
+            # No fused multiply-add: normalisation is bit-equal to the published arithmetic.
+            extra_compile_args=[*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall", "-ffp-contract=off", "-pthread"],
+            extra_link_args=[*SANITIZE, "-pthread"],
+            language="c++",
+        ),
         CppExtension(
             "xmae_fast._C_cpu",
             sources("cpu", ".cpp"),
@@ -59,7 +71,7 @@ def extensions(choice: str) -> list:
             extra_compile_args=[*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall"],
             extra_link_args=SANITIZE,
             py_limited_api=True,
-        )
+        ),
     ]
 
 
@@ -70,10 +82,12 @@ modules = extensions(choice)
 if modules:
     from torch.utils.cpp_extension import BuildExtension
 
-    setup(
-        ext_modules=modules,
-        cmdclass={"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
-        options={"bdist_wheel": {"py_limited_api": "cp310"}},
-    )
+    class Build(BuildExtension.with_options(no_python_abi_suffix=True)):
+        def get_ext_filename(self, name: str) -> str:
+            if name.endswith(READER.rpartition(".")[2]):
+                return build_ext.get_ext_filename(self, name)
+            return super().get_ext_filename(name)
+
+    setup(ext_modules=modules, cmdclass={"build_ext": Build})
 else:
     setup()

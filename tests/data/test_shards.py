@@ -154,7 +154,7 @@ def test_values_are_checked_on_request(tmp_path):
     flat = np.zeros((10, 3), np.float16)
     path = write_raw(tmp_path / "shard.h5", data=flat)
     assert read_index(path)[0].problem == ""
-    assert read_index(path, check_values=True)[0].problem == "constant"
+    assert read_index(path, check_values="float16")[0].problem == "constant"
 
 
 @pytest.mark.parametrize(

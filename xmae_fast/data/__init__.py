@@ -1,16 +1,23 @@
-"""Segments of synchronised PPG and ECG: the simulator, the published shard layout, splits, and the plain loader."""
+"""Segments of synchronised PPG and ECG: loaders, shards and their layouts, splits, and the simulator."""
 
 from importlib import import_module
 
 _HOME = {
     "AugmentDraw": "augment",
+    "Layout": "layout",
     "PlainSegmentDataset": "plain",
+    "SegmentDataset": "dataset",
+    "SegmentIndex": "index",
     "SegmentKey": "shards",
+    "SegmentLoader": "loader",
+    "ShardChangedError": "segments",
     "Simulation": "simulator",
     "SimulationCfg": "simulator_cfg",
     "apply_augmentation": "augment",
     "draw_augmentation": "augment",
+    "fetch": "remote",
     "load_segments": "plain",
+    "open_index": "index",
     "parse_key": "shards",
     "read_index": "shards",
     "simulate": "simulator",

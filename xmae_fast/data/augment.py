@@ -33,17 +33,27 @@ def apply_augmentation(x: np.ndarray, draw: AugmentDraw, is_ecg: bool) -> np.nda
     return x * x.dtype.type(factor)
 
 
+def augmented(x: np.ndarray, draw: AugmentDraw, is_ecg: bool) -> np.ndarray:
+    """`apply_augmentation`, or `x` itself where that would leave nothing to normalise: a signal whose only change is
+    shifted out, or one whose scaled values overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        changed = apply_augmentation(x, draw, is_ecg)
+    return x if segment_problem(changed[:, None], x.dtype.name) else changed
+
+
 def min_max(x: np.ndarray) -> np.ndarray:
     """2 (x - min) / (max - min) - 1 of `x` (L,), computed in its own dtype, as float32. Published: float16."""
     low, high = x.min(), x.max()
     return (2 * (x - low) / (high - low) - 1).astype(np.float32)
 
 
-def segment_problem(signals: np.ndarray) -> str:
-    """Why `signals` (L, C) cannot be normalised: "non-finite" (or so wide that augmenting and normalising overflows
-    float16), "constant" (any column), or "" when they can."""
+def segment_problem(signals: np.ndarray, normalize_dtype: NormalizeDtype = "float16") -> str:
+    """Why `signals` (L, C) cannot be normalised in that arithmetic: "non-finite" (or so wide that augmenting and
+    normalising overflows it), "constant" (any column), or "" when they can."""
     rows = signals.T.astype(np.float32, order="C")  # reducing strided float16 takes ten times as long
     low, high = rows.min(1), rows.max(1)
-    if not (np.isfinite(low) & np.isfinite(high)).all() or (2.5 * (high - low) > np.finfo(np.float16).max).any():
+    with np.errstate(over="ignore", invalid="ignore"):
+        too_wide = 2.5 * (high - low) > np.float32(np.finfo(normalize_dtype).max)
+    if not (np.isfinite(low) & np.isfinite(high)).all() or too_wide.any():
         return "non-finite"
     return "constant" if (low == high).any() else ""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xmae_fast.data.augment import NormalizeDtype, apply_augmentation, draw_augmentation, min_max, segment_problem
+from xmae_fast.data.augment import NormalizeDtype, augmented, draw_augmentation, min_max, segment_problem
 from xmae_fast.data.shards import (
     SegmentKey,
     SegmentRecord,
@@ -70,7 +70,7 @@ class PlainSegmentDataset(Dataset):
 
         paths = path_list(paths)
         selection = _Selection(paths, quality, subjects, exclude_prefixes, split, seed)
-        index = read_index(paths, select=selection, check_values=on_bad == "skip")
+        index = read_index(paths, select=selection, check_values=normalize_dtype if on_bad == "skip" else None)
         self.records: list[SegmentRecord] = [record for record in index if not record.problem]
         self.rejected = selection.rejected + Counter(record.problem for record in index if record.problem)
         if not self.records:
@@ -85,7 +85,7 @@ class PlainSegmentDataset(Dataset):
         item = range(len(self.records))[item]
         record = self.records[item]
         signals = self._reader(record)
-        problem = segment_problem(signals)
+        problem = segment_problem(signals, self._dtype.name)
         if problem:
             raise ValueError(f"{_where(record)}: segment is {problem}")
         draws = None
@@ -117,7 +117,7 @@ def load_segments(
         raise ValueError(f"limit: expected at least 1 or None, got {limit}")
     paths = path_list(paths)
     selection = _Selection(paths, quality, subjects, exclude_prefixes)
-    usable = (record for record in iter_index(paths, select=selection, check_values=True) if not record.problem)
+    usable = (record for record in iter_index(paths, select=selection, check_values=normalize_dtype) if not record.problem)
     reader, dtype = _Reader(), np.dtype(normalize_dtype)
     rows = [_prepare(reader(record), dtype) for record in islice(usable, limit)]
     if not rows:
@@ -191,7 +191,7 @@ def _prepare(signals: np.ndarray, dtype: np.dtype, draws=None) -> tuple[np.ndarr
     """PPG and ECG, (L,) float32 each, of `signals` (L, 2), augmented by `draws` (PPG, ECG) if given."""
     ppg, ecg = signals.astype(dtype, copy=False).T
     if draws is not None:
-        ppg, ecg = apply_augmentation(ppg, draws[0], is_ecg=False), apply_augmentation(ecg, draws[1], is_ecg=True)
+        ppg, ecg = augmented(ppg, draws[0], is_ecg=False), augmented(ecg, draws[1], is_ecg=True)
     return min_max(ppg), min_max(ecg)
 
 

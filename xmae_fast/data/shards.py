@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xmae_fast.atomic import atomic_path
-from xmae_fast.data.augment import segment_problem
+from xmae_fast.data.augment import NormalizeDtype, segment_problem
 
 KEY_FORM = "<index>+++<SegmentID>+++<WinID>+++<WinSeqID>+++<ppg quality>+++<ecg quality>"
 
@@ -112,7 +112,7 @@ def iter_index(
     *,
     seq_len: int | None = None,
     select: Callable[[str, SegmentKey], bool] | None = None,
-    check_values: bool = False,
+    check_values: NormalizeDtype | None = None,
 ) -> Iterator[SegmentRecord]:
     """The records of the shards, in the order of `paths` and of the names in each; see `read_index`."""
     h5py = import_h5py()
@@ -133,7 +133,7 @@ def iter_index(
                         # The low-level handle: group[key] takes twice as long, which 5 million records feel.
                         record = h5py.h5d.open(group.id, key.encode())
                         seq_len = _check_record(record, seq_len, where)
-                        problem = segment_problem(_read(record)[:, 1:]) if check_values else ""
+                        problem = segment_problem(_read(record)[:, 1:], check_values) if check_values else ""
                     except (KeyError, OSError, RuntimeError) as error:
                         raise ValueError(f"{where}: expected a readable data set ({error})") from error
                     yield SegmentRecord(path, subject, key, fields.ppg_quality, fields.ecg_quality, problem)
@@ -144,11 +144,11 @@ def read_index(
     *,
     seq_len: int | None = None,
     select: Callable[[str, SegmentKey], bool] | None = None,
-    check_values: bool = False,
+    check_values: NormalizeDtype | None = None,
 ) -> list[SegmentRecord]:
     """Scan shards (one path or several). `seq_len`: samples every record must have, by default those of the first;
     `select(subject, key)` keeps records before they are opened; `check_values` also reads each kept one (as slow as
-    loading it) and sets its `problem`. FileNotFoundError for a missing shard; ValueError for one that is not HDF5 or is
+    loading it) and sets its `problem` in that arithmetic. FileNotFoundError for a missing shard; ValueError for one that is not HDF5 or is
     truncated, for a malformed key, and for a record that is not (seq_len, 3) float16, naming shard and record."""
     return list(iter_index(paths, seq_len=seq_len, select=select, check_values=check_values))
 

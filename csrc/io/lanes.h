@@ -1,0 +1,93 @@
+// Vectors of floats of one instruction set and rounding to float16; XMAE_LANES is 16 (AVX-512), 8 (AVX2) or 4.
+#pragma once
+
+#include <cstring>
+
+#include "rows.h"
+
+namespace xmae_io::XMAE_ISA {
+
+typedef float Vec __attribute__((vector_size(XMAE_LANES * 4)));
+typedef int32_t VecInt __attribute__((vector_size(XMAE_LANES * 4)));
+typedef float VecAnywhere __attribute__((vector_size(XMAE_LANES * 4), aligned(4), may_alias));
+
+typedef int16_t VecShort __attribute__((vector_size(XMAE_LANES * 4)));
+typedef int16_t VecShortAnywhere __attribute__((vector_size(XMAE_LANES * 4), aligned(2), may_alias));
+
+constexpr int64_t W = XMAE_LANES;
+constexpr int64_t kHalves = 2 * W;  // float16 numbers in a vector
+
+XMAE_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecAnywhere*>(p); }
+XMAE_INLINE void store(float* p, Vec v) { *reinterpret_cast<VecAnywhere*>(p) = v; }
+XMAE_INLINE VecShort load_bits(const uint16_t* p) { return *reinterpret_cast<const VecShortAnywhere*>(p); }
+XMAE_INLINE Vec broadcast(float s) { return s - Vec{}; }
+
+#if XMAE_LANES == 16
+XMAE_INLINE Vec load_halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+XMAE_INLINE Vec round_half(Vec v) { return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+#elif XMAE_LANES == 8
+XMAE_INLINE Vec load_halves(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+XMAE_INLINE Vec round_half(Vec v) { return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+#else
+XMAE_INLINE Vec load_halves(const uint16_t* p) {
+  VecInt bits;
+  for (int64_t i = 0; i < W; ++i) bits[i] = p[i];
+  const VecInt sign = (bits & 0x8000) << 16, magnitude = (bits & 0x7fff) << 13;
+  // 2^112 moves float16's exponent to float32's, subnormal numbers included; infinity and NaN get the top exponent.
+  const VecInt top = (magnitude >= 0x0f800000) & 0x7f800000;
+  const Vec value = reinterpret_cast<Vec>(magnitude) * 0x1p112f;
+  return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(value) | top | sign);
+}
+XMAE_INLINE Vec round_half(Vec v) {
+  const VecInt bits = reinterpret_cast<VecInt>(v), sign = bits & static_cast<int32_t>(0x80000000), magnitude = bits ^ sign;
+  // To nearest, ties to even: 13 bits less, or a multiple of 2^-24 where float16 is subnormal (0.75's last place).
+  const VecInt normal = (magnitude + 0xfff + ((magnitude >> 13) & 1)) & ~0x1fff;
+  const VecInt subnormal = reinterpret_cast<VecInt>((reinterpret_cast<Vec>(magnitude) + 0.75f) - 0.75f);
+  VecInt rounded = magnitude < 0x38800000 ? subnormal : normal;
+  rounded = rounded >= 0x47800000 ? VecInt{} + 0x7f800000 : rounded;  // 65536 and more
+  rounded = magnitude > 0x7f800000 ? magnitude : rounded;             // NaN
+  return reinterpret_cast<Vec>(rounded | sign);
+}
+#endif
+
+// a / b where both have float16's 11 significant bits: r = 1 / b rounded, and one correction. Equal to the division for all
+// 2^20 pairs of significands (tests/data/test_gather.py tries them); takes a fifth of its time.
+struct Divisor {
+  Vec b, r;
+  XMAE_INLINE explicit Divisor(float x) : b(broadcast(x)), r(broadcast(1.0f / x)) {}
+};
+XMAE_INLINE Vec operator/(Vec a, const Divisor& d) {
+#if XMAE_LANES == 16
+  const Vec q = a * d.r;
+  return _mm512_fmadd_ps(_mm512_fnmadd_ps(q, d.b, a), d.r, q);
+#elif XMAE_LANES == 8
+  const Vec q = a * d.r;
+  return _mm256_fmadd_ps(_mm256_fnmadd_ps(q, d.b, a), d.r, q);
+#else
+  return a / d.b;
+#endif
+}
+
+// The same for one number.
+XMAE_INLINE float round_half(float x) { return round_half(broadcast(x))[0]; }
+
+template <bool kHalf>
+XMAE_INLINE Vec rounded(Vec v) {
+  if constexpr (kHalf) return round_half(v);
+  return v;
+}
+
+// To float32 by rounding to odd: rounding that to float16 is the same as rounding the double itself.
+XMAE_INLINE float to_odd(double x) {
+  float f = static_cast<float>(x);
+  if (static_cast<double>(f) == x || x != x || f - f != 0) return f;
+  int32_t bits;
+  std::memcpy(&bits, &f, 4);
+  const double magnitude = x < 0 ? -x : x, got = f < 0 ? -static_cast<double>(f) : f;
+  if (got > magnitude) --bits;
+  bits |= 1;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+}  // namespace xmae_io::XMAE_ISA

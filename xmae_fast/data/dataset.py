@@ -1,0 +1,82 @@
+"""Segments as a map-style data set for torch's DataLoader."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from xmae_fast.data.segments import Segments
+
+Item = dict[str, torch.Tensor | int]
+
+
+class SegmentDataset(Dataset):
+    """Map-style data set over shards, read from memory maps; items equal those of `PlainSegmentDataset` bit for bit.
+
+    Item: {"ppg": (L,) float32, "ecg": (L,) float32, "subject": int}, signals min-max normalised to [-1, 1] per segment,
+    `subject` an index into `.subjects`. DataLoader fetches whole batches at once (`__getitems__`); any start method.
+
+    paths: files, folders, globs, or fsspec addresses ("s3://bucket/*.h5"; fetched once into a cache).
+    quality: threshold of both signals, or (ppg, ecg); a segment is used when it reaches it.
+    subjects, exclude_subjects: names to keep (default all), names to leave out; names beginning with one of
+        `exclude_prefixes` are left out either way.
+    split: "train", "val", "test" of `split_subjects` over those subjects (whatever their quality), or None for all.
+    augment: True augments training data (`split` "train" or None), never evaluation; "published" does what the public
+        code does, evidently by a slip: augments "val" and "test" and leaves "train" alone. Random numbers depend on
+        (seed, epoch, item) only: not on threads or workers; call `set_epoch` before each epoch.
+    on_bad: what a segment that is selected but malformed, constant or not finite does: "skip" leaves it out and counts
+        it in `.rejected`; "raise" raises ValueError here. A shard that changes later raises ShardChangedError.
+    normalize_dtype: arithmetic of augmentation and normalisation; "float16" is published.
+    num_threads: of the reader, for one batch. layout: names and columns, see `Layout`; by default found out.
+    cache_dir: where indexes (and fetched shards) are kept; by default beside the shards (in the user's cache folder).
+    impl: "cpu" (C++), "reference" (NumPy) or "auto". progress: called while indexes are built, (shard, done, total).
+
+    `.rejected` counts what was left out, by reason; `.subjects` are the sorted names that remain; `.seq_len` is L,
+    `.sampling_freq` Hz or None. Errors: FileNotFoundError, ValueError naming the argument or the record."""
+
+    def __init__(self, paths, **options) -> None:
+        self.segments = Segments(paths, **options)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __getitem__(self, item: int) -> Item:
+        return self.__getitems__([range(len(self))[item]])[0]
+
+    def __getitems__(self, items: list[int]) -> list[Item]:
+        """The items of a batch, rows of two arrays. ValueError where one of them has gone bad since it was indexed."""
+        numbers = np.asarray(items, np.int64)
+        if len(numbers) and not (0 <= numbers.min() and numbers.max() < len(self)):
+            raise IndexError(f"items: expected 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}")
+        ppg, ecg = np.empty((2, len(numbers), self.segments.seq_len), np.float32)
+        good = self.segments.read(numbers, int(self._epoch), ppg, ecg)
+        if not good.all():
+            name = self.segments.index.name(int(self.segments.rows[numbers[~good][0]]))
+            raise ValueError(f"{name}: segment has gone bad since it was indexed")
+        signals = zip(torch.from_numpy(ppg), torch.from_numpy(ecg), strict=True)
+        subjects = self.segments.subject_of(numbers).tolist()
+        return [{"ppg": p, "ecg": e, "subject": s} for (p, e), s in zip(signals, subjects, strict=True)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's random numbers; seen by running workers too (shared memory)."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def subjects(self) -> list[str]:
+        return self.segments.subjects
+
+    @property
+    def rejected(self):
+        return self.segments.rejected
+
+    @property
+    def seq_len(self) -> int:
+        return self.segments.seq_len
+
+    @property
+    def sampling_freq(self) -> float | None:
+        return self.segments.sampling_freq
+
+    def explain(self) -> str:
+        """Which files are mapped and which are not and why, what is used, and what was left out."""
+        return self.segments.explain()

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent
 SANITIZE = ["-fsanitize=address,undefined"] if os.environ.get("XMAE_FAST_SANITIZE") == "1" else []
 # Python's own -fwrapv would hide overflow of signed integers.
 OPTIMIZE = [*SANITIZE, "-fno-wrapv", "-fno-omit-frame-pointer", "-g", "-O1"] if SANITIZE else ["-O3"]
+COMPILE = [*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall"]
 
 
 def sources(folder: str, suffix: str) -> list[str]:
@@ -59,7 +60,7 @@ def extensions(choice: str) -> list:
             sources("io", ".cpp"),
             include_dirs=[str(ROOT / "csrc" / "io"), *include_paths()],
             # No fused multiply-add: normalisation is bit-equal to the published arithmetic.
-            extra_compile_args=[*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall", "-ffp-contract=off", "-pthread"],
+            extra_compile_args=[*COMPILE, "-ffp-contract=off", "-pthread"],
             extra_link_args=[*SANITIZE, "-pthread"],
             language="c++",
         ),
@@ -68,7 +69,7 @@ def extensions(choice: str) -> list:
             sources("cpu", ".cpp"),
             include_dirs=[str(ROOT / "csrc" / "cpu")],
             define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH), ("Py_LIMITED_API", "0x030A0000")],
-            extra_compile_args=[*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall"],
+            extra_compile_args=COMPILE,
             extra_link_args=SANITIZE,
             py_limited_api=True,
         ),

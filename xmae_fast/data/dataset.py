@@ -46,7 +46,7 @@ class SegmentDataset(Dataset):
     def __getitems__(self, items: list[int]) -> list[Item]:
         """The items of a batch, rows of two arrays. ValueError where one of them has gone bad since it was indexed."""
         numbers = np.asarray(items, np.int64)
-        if len(numbers) and not (0 <= numbers.min() and numbers.max() < len(self)):
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
             raise IndexError(f"items: expected 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}")
         ppg, ecg = np.empty((2, len(numbers), self.segments.seq_len), np.float32)
         good = self.segments.read(numbers, int(self._epoch), ppg, ecg)

@@ -104,6 +104,16 @@ def make_gather(maps: list, formats: list[MapFormat], L: int, impl: str = "auto"
     return _C_io.Gather(maps, sizes, swapped, [form.stride for form in formats], L)
 
 
+def gather_arrays(ppg: np.ndarray, ecg: np.ndarray, impl: str = "auto"):
+    """A reader over segments in memory, (k, L) each, and its arguments (file, ppg offsets, ecg offsets) for all."""
+    both = np.ascontiguousarray(np.stack([ppg, ecg]))
+    k, L = ppg.shape
+    row = L * both.itemsize
+    gather = make_gather([both.view(np.uint8).reshape(-1)], [MapFormat(both.dtype, both.itemsize)], L, impl)
+    rows = np.arange(k, dtype=np.int64) * row
+    return gather, (np.zeros(k, np.int32), rows, rows + k * row)
+
+
 def reader_name(impl: str = "auto") -> str:
     """Which reader `make_gather` takes, in words."""
     if impl == "reference" or (_C_io is None and impl == "auto"):

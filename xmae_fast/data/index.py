@@ -47,7 +47,7 @@ class Shard:
 
 
 class SegmentIndex:
-    """n segments of several shards, in the order of the shards and of the segments in each; 37 bytes a segment.
+    """n segments of several shards, in the order of the shards and of the segments in each; 37 bytes each.
 
     subject: (n,) int32 into `subjects`, sorted names; ppg_offset, ecg_offset: (n,) int64 bytes from the start of the
     file, -1 where it is not mapped; quality: (n, 2) float64, PPG and ECG, NaN where a key cannot be read;
@@ -112,8 +112,9 @@ def open_index(
 ) -> SegmentIndex:
     """The index of shards: files, folders, globs or fsspec addresses (fetched once, see `fetch`).
 
-    Indexes that are missing or stale are built, shards in parallel on `num_workers` processes (default: the processors),
-    and kept beside their shards as `.<name>.index.npz`, or in `cache_dir`. `progress(shard, done, total)` is told.
+    Indexes that are missing or stale are built, shards in parallel on `num_workers` processes (default: one for each
+    processor), and kept beside their shards as `.<name>.index.npz`, or in `cache_dir`. `progress`: called with (shard,
+    segments done, segments in all if known).
     on_bad: what a shard that cannot be read at all does: "raise" ValueError, or "skip" it with a warning.
     FileNotFoundError for a missing shard; ValueError when none is left."""
     layout = layout or Layout()

@@ -14,8 +14,8 @@ _SUBJECT_NAMES = ("subject", "subject_id", "patient_id", "patient", "subjects_id
 class Layout:
     """How shards are laid out. Two forms are recognised by themselves:
 
-    published: a group per subject, in it an array (L, C) per segment whose key ends in the qualities; `columns` names the
-        C columns, of which "ppg" and "ecg" are read.
+    published: a group per subject, in it an array (L, C) per segment whose key ends in the qualities; `columns` names
+        the C columns, of which "ppg" and "ecg" are read.
     packed: one data set (n, L) per signal, `ppg` and `ecg`; beside them `subject` (n,), numbers or text (numbers index
         the data set `subjects` where there is one), and the qualities (n,). Without subjects the file is one subject;
         without qualities every segment has quality 1.
@@ -52,23 +52,22 @@ class Layout:
         values = file[found][()]
         if values.dtype.kind in "iu" and "subjects" in file:
             names = _text(file["subjects"][()])
-            if len(values) and not (0 <= values.min() and values.max() < len(names)):
+            if len(values) and (values.min() < 0 or values.max() >= len(names)):
                 raise ValueError(f"{found}: expected indices into 'subjects' of {len(names)}, got others")
             return names[values]
         return _text(values)
 
 
 class Storage(NamedTuple):
-    """Bytes of a data set (n, L) or (L, C) in its file. `offsets`: of each row of n (of the whole, if `rows` is 1);
-    None when it cannot be mapped, for the reason `why_not`. `row_bytes`: distance of rows inside."""
+    """Where the rows of a data set begin in its file, (n,) int64 bytes; None when they cannot be mapped, `why_not`."""
 
     offsets: np.ndarray | None
     why_not: str = ""
 
 
 def row_storage(data_set, shape: tuple[int, int]) -> Storage:
-    """Where each row of an h5py.h5d.DatasetID of `shape` (n, width) begins. A row must be contiguous: contiguous storage,
-    or chunks of whole rows without filters."""
+    """Where each row of an h5py.h5d.DatasetID of `shape` (n, width) begins. A row must lie in one piece: contiguous
+    storage, or chunks of whole rows without filters."""
     h5d = import_h5py().h5d
     n, width = shape
     size = data_set.get_type().get_size()

@@ -5,6 +5,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,8 @@ class LoaderStats:
 
 
 class SegmentLoader:
-    """Iterates batches {"ppg": (B, L), "ecg": (B, L), "subject": (B,)} of shards, float32 and int64, prepared ahead by a
-    background thread that reads from memory maps without the GIL; no worker processes.
+    """Iterates batches {"ppg": (B, L), "ecg": (B, L), "subject": (B,)} of shards, float32 and int64, prepared ahead by
+    a background thread that reads from memory maps without the GIL; no worker processes.
 
     paths, quality, subjects, exclude_subjects, exclude_prefixes, split, augment, on_bad, normalize_dtype, num_threads,
         layout, cache_dir, impl, progress: as for `SegmentDataset`.
@@ -41,13 +42,13 @@ class SegmentLoader:
         is epoch n; `set_epoch` chooses another.
     pin_memory: batches in page-locked memory, for copies to a device.
     drop_last: leave out a last batch of less than `batch_size`.
-    rank, world_size: of this process among those that share an epoch; by default torch.distributed's. The batches of all
-        ranks together are the batches that one process with batch_size * world_size would see. `pad` repeats the first
+    rank, world_size: of this process among those that share an epoch; by default torch.distributed's. The batches of
+        all ranks together are those that one process with batch_size * world_size would see. `pad` repeats the first
         segments so that all ranks get as many; pad=False repeats nothing, and some ranks may get one segment more.
     prefetch: batches prepared ahead.
 
-    A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad since it was indexed is
-    left out of its batch, with a warning. Errors of the background thread are raised here. `state_dict` and
+    A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad since it was indexed
+    is left out of its batch, with a warning. Errors of the background thread are raised here. `state_dict` and
     `load_state_dict` resume in the middle of an epoch; `.stats` says how long the consumer waited."""
 
     def __init__(
@@ -87,7 +88,7 @@ class SegmentLoader:
 
     def __len__(self) -> int:
         """Batches of a whole epoch of this rank."""
-        count = len(rank_order(np.empty(len(self.segments), bool), *self._share, drop_last=self.drop_last, pad=self.pad))
+        count = len(self._share(np.empty(len(self.segments), bool)))
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -112,10 +113,8 @@ class SegmentLoader:
         finally:
             stop.set()
             while thread.is_alive():  # it may be waiting to hand over a batch
-                try:
+                with suppress(queue.Empty):
                     ready.get(timeout=0.01)
-                except queue.Empty:
-                    thread.join(timeout=0.01)
 
     def order(self, epoch: int | None = None) -> np.ndarray:
         """(k,) int32: the segments that this rank visits in an epoch (default: the current one), in order."""
@@ -123,7 +122,7 @@ class SegmentLoader:
             len(self.segments), seed=self.segments.seed, epoch=self.epoch if epoch is None else epoch,
             shuffle=self.shuffle, block_size=self.block_size, window=self.window,
         )  # fmt: skip
-        return rank_order(order, *self._share, drop_last=self.drop_last, pad=self.pad)
+        return self._share(order)
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is this epoch, from its first batch."""
@@ -136,7 +135,7 @@ class SegmentLoader:
         return {"epoch": self.epoch, "batch": self._start, **self._identity()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on behind the last batch that was consumed. ValueError where the loader would not give the same batches."""
+        """Go on behind the last batch that was consumed. ValueError where this loader's batches would be others."""
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ValueError(f"{name}: the state is of a loader with {state.get(name)!r}, this one has {value!r}")
@@ -147,7 +146,8 @@ class SegmentLoader:
         stats = self.stats
         lines = [
             self.segments.explain(),
-            f"{len(self):,} batches of {self.batch_size} an epoch, shuffle={self.shuffle!r}, rank {self.rank} of {self.world_size}",
+            f"{len(self):,} batches of {self.batch_size} an epoch, shuffle={self.shuffle!r}, rank {self.rank} of"
+            f" {self.world_size}",
             f"so far {stats.batches:,} batches, {stats.segments:,} segments; waited {stats.wait_s:.3f} s for them",
         ]
         return "\n".join(lines)
@@ -160,9 +160,9 @@ class SegmentLoader:
     def rejected(self):
         return self.segments.rejected
 
-    @property
-    def _share(self) -> tuple[int, int]:
-        return self.rank, self.world_size
+    def _share(self, order: np.ndarray) -> np.ndarray:
+        """This rank's part of an epoch."""
+        return rank_order(order, self.rank, self.world_size, drop_last=self.drop_last, pad=self.pad)
 
     def _identity(self) -> dict:
         names = "batch_size", "shuffle", "drop_last", "pad", "world_size", "block_size", "window"

@@ -10,8 +10,8 @@ def epoch_order(
 ) -> np.ndarray:
     """(count,) int32 permutation of range(count).
 
-    shuffle: False leaves the order; True draws all permutations alike; "blocks" draws an order of blocks of `block_size`
-    neighbours and then shuffles inside each `window` of blocks, so that a disk reads long runs."""
+    shuffle: False leaves the order; True draws all permutations alike; "blocks" draws an order of blocks of
+    `block_size` neighbours and then shuffles inside each `window` of blocks, so that a disk reads long runs."""
     order = np.arange(count, dtype=np.int32)
     if not shuffle:
         return order

@@ -117,7 +117,8 @@ def load_segments(
         raise ValueError(f"limit: expected at least 1 or None, got {limit}")
     paths = path_list(paths)
     selection = _Selection(paths, quality, subjects, exclude_prefixes)
-    usable = (record for record in iter_index(paths, select=selection, check_values=normalize_dtype) if not record.problem)
+    index = iter_index(paths, select=selection, check_values=normalize_dtype)
+    usable = (record for record in index if not record.problem)
     reader, dtype = _Reader(), np.dtype(normalize_dtype)
     rows = [_prepare(reader(record), dtype) for record in islice(usable, limit)]
     if not rows:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from xmae_fast.data import problems
-from xmae_fast.data.gather import MapFormat, make_gather
+from xmae_fast.data.gather import MapFormat, gather_arrays, make_gather
 from xmae_fast.data.layout import Layout, row_storage, sampling_freq_of
+from xmae_fast.data.segment_reader import SegmentReader
 from xmae_fast.data.shards import import_h5py, open_shard, parse_key
 
 _CHUNK = 4096  # records whose values are checked at a time
@@ -57,48 +58,6 @@ def scan_shard(path: str, layout: Layout, progress: Progress | None = None) -> S
     return scan
 
 
-class SegmentReader:
-    """Segments of a scanned shard through h5py, wherever their bytes are."""
-
-    def __init__(self, file, scan: Scan, layout: Layout) -> None:
-        self.file, self.scan, self.layout = file, scan, layout
-        self.columns = [layout.columns.index(name) for name in ("ppg", "ecg")]
-
-    def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(ppg, ecg, problems): (k, L) of the stored dtype and (k,) uint8, of rows in any order."""
-        signals = np.zeros((2, len(rows), self.scan.seq_len), self.scan.dtype)
-        found = np.zeros(len(rows), np.uint8)
-        if self.scan.form == "packed":
-            self._read_packed(rows, signals, found)
-        else:
-            for i, row in enumerate(rows):
-                try:
-                    record = self.file[self.scan.key[row].decode()][()]
-                    signals[:, i] = record[:, self.columns].T
-                except (KeyError, OSError, RuntimeError, ValueError, IndexError, UnicodeError):
-                    found[i] = problems.UNREADABLE
-        return signals[0], signals[1], found
-
-    def _read_packed(self, rows: np.ndarray, signals: np.ndarray, found: np.ndarray) -> None:
-        order = np.argsort(rows, kind="stable")
-        for start, stop in _runs(rows[order]):
-            at, first = order[start:stop], int(rows[order[start]])
-            last = int(rows[order[stop - 1]])
-            for k, name in enumerate((self.layout.ppg, self.layout.ecg)):
-                try:
-                    block = self.file[name][first : last + 1]
-                    signals[k, at] = block[rows[at] - first]
-                except (KeyError, OSError, RuntimeError, ValueError, IndexError):
-                    found[at] = problems.UNREADABLE
-
-
-def _runs(rows: np.ndarray, gap: int = 16) -> list[tuple[int, int]]:
-    """Parts [start, stop) of sorted rows with no hole of more than `gap` inside."""
-    cuts = np.flatnonzero(np.diff(rows) > gap) + 1
-    bounds = [0, *cuts.tolist(), len(rows)]
-    return [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
-
-
 class _Published:
     """Collects records whose keys end in their qualities."""
 
@@ -111,10 +70,11 @@ class _Published:
         self.rows: list[tuple[int, int, float, float, int]] = []  # subject, offset, qualities, problem
         self.keys: list[bytes] = []
 
-    def add(self, group, name: str, subject: int, prefix: bytes) -> None:
+    def add(self, group, name: str | bytes, subject: int, prefix: bytes) -> None:
+        """A member of a subject's group; h5py gives bytes where a name is not UTF-8."""
         offset, ppg, ecg, problem = -1, np.nan, np.nan, 0
         try:
-            fields = parse_key(name)
+            fields = parse_key(str(name))
             ppg, ecg = fields.ppg_quality, fields.ecg_quality
             offset = self._offset(self.h5py.h5d.open(group.id, name.encode()))
             problem = 0 if offset is not None else problems.WRONG_SHAPE
@@ -123,7 +83,7 @@ class _Published:
         except (KeyError, OSError, RuntimeError, TypeError, MemoryError):
             problem = problems.UNREADABLE
         self.rows.append((subject, -1 if offset is None else offset, ppg, ecg, problem))
-        self.keys.append(prefix + name.encode("utf-8", "surrogateescape"))
+        self.keys.append(prefix + _as_bytes(name))
 
     def _offset(self, record) -> int | None:
         """Where a record begins, -1 where it cannot be mapped, None where it has another shape or type."""
@@ -150,20 +110,20 @@ def _scan_published(file, layout: Layout, progress: Progress) -> Scan:
     h5py = import_h5py()
     found = _Published(h5py, layout)
     for name in file:
-        member = file.get(name) if isinstance(file.get(name, getclass=True), type) else None
-        found.subjects.append(name)
+        member = _member(file, name)
+        found.subjects.append(_as_bytes(name).decode("utf-8", "replace"))
         if not isinstance(member, h5py.Group):
             found.rows.append((len(found.subjects) - 1, -1, np.nan, np.nan, problems.BAD_KEY))
-            found.keys.append(name.encode("utf-8", "surrogateescape"))
+            found.keys.append(_as_bytes(name))
             continue
-        prefix = name.encode("utf-8", "surrogateescape") + b"/"
+        prefix = _as_bytes(name) + b"/"
         for key in member:
             found.add(member, key, len(found.subjects) - 1, prefix)
         progress(len(found.rows), None)
     if found.shape is None:
         raise ValueError(
-            f"expected groups of segments (L, {found.columns}) of columns {layout.columns} in float16, 32 or 64, or data sets"
-            f" {layout.ppg!r} and {layout.ecg!r}; found {_first_names(file)}"
+            f"expected groups of segments (L, {found.columns}) of columns {layout.columns} in float16, 32 or 64, or"
+            f" data sets {layout.ppg!r} and {layout.ecg!r}; found {_first_names(file)}"
         )
     L, size = found.shape[0], found.dtype.itemsize
     subject, offset, ppg, ecg, problem = map(np.array, zip(*found.rows, strict=True))
@@ -175,6 +135,18 @@ def _scan_published(file, layout: Layout, progress: Progress) -> Scan:
         subject.astype(np.int32), *(np.where(mapped & (offset >= 0), offset + start, -1) for start in starts),
         np.stack([ppg, ecg], 1), problem.astype(np.uint8), np.array(found.keys),
     )  # fmt: skip
+
+
+def _member(group, name: str | bytes):
+    """A member of a group, None where it cannot be opened: a broken link, a damaged header."""
+    try:
+        return group.get(name)
+    except (KeyError, OSError, RuntimeError, ValueError, TypeError):
+        return None
+
+
+def _as_bytes(name: str | bytes) -> bytes:
+    return name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
 
 
 def _time_column(file, found: _Published, problem: np.ndarray) -> np.ndarray | None:
@@ -192,7 +164,8 @@ def _scan_packed(file, layout: Layout) -> Scan:
     shape, dtype = signals[0].shape, signals[0].dtype
     for name, signal in zip((layout.ppg, layout.ecg), signals, strict=True):
         if signal.shape != shape or len(shape) != 2 or not all(shape) or signal.dtype != dtype:
-            raise ValueError(f"{name}: expected (n, L) like the other signal, {shape} {dtype}, got {signal.shape} {signal.dtype}")
+            got = f"{signal.shape} {signal.dtype}"
+            raise ValueError(f"{name}: expected (n, L) as {layout.ppg} has, {shape} {dtype}, got {got}")
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise ValueError(f"{layout.ppg}: expected float16, float32 or float64, got {dtype}")
     n = shape[0]
@@ -268,16 +241,6 @@ def inspect_arrays(ppg: np.ndarray, ecg: np.ndarray) -> np.ndarray:
     """The problems of segments in memory, (k, L) each, (k,) uint8."""
     gather, arguments = gather_arrays(ppg, ecg)
     return gather.inspect(*arguments, 1)
-
-
-def gather_arrays(ppg: np.ndarray, ecg: np.ndarray, impl: str = "auto"):
-    """A reader over segments in memory, (k, L) each, and its arguments (file, ppg offsets, ecg offsets) for all."""
-    both = np.ascontiguousarray(np.stack([ppg, ecg]))
-    k, L = ppg.shape
-    row = L * both.itemsize
-    gather = make_gather([both.view(np.uint8).reshape(-1)], [MapFormat(both.dtype, both.itemsize)], L, impl)
-    rows = np.arange(k, dtype=np.int64) * row
-    return gather, (np.zeros(k, np.int32), rows, rows + k * row)
 
 
 def _first_names(file) -> str:

@@ -30,9 +30,7 @@ def main() -> None:
         try:
             layout = Layout(**request["layout"])
             valid_for = fingerprint(request["path"], layout)
-            scan = scan_shard(
-                request["path"], layout, lambda done, total: _answer(stream, done=done, total=total)
-            )
+            scan = scan_shard(request["path"], layout, lambda done, total: _answer(stream, done=done, total=total))
             if fingerprint(request["path"], layout) != valid_for:
                 raise ValueError(f"shard {request['path']}: expected a file at rest, it changed while it was scanned")
             target, failure = None, None
@@ -46,8 +44,11 @@ def main() -> None:
             if target is None:
                 raise failure
             _answer(stream, target=target)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError) as error:
             _answer(stream, error=str(error), kind=type(error).__name__)
+        except Exception as error:  # damage makes h5py raise anything
+            what = f"shard {request['path']}: expected a readable HDF5 file ({type(error).__name__}: {error})"
+            _answer(stream, error=what, kind="ValueError")
 
 
 if __name__ == "__main__":

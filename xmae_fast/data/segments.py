@@ -11,21 +11,15 @@ import numpy as np
 
 from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
-from xmae_fast.data.gather import default_threads, make_gather, reader_name
+from xmae_fast.data.gather import default_threads, gather_arrays, reader_name
 from xmae_fast.data.index import Paths, SegmentIndex, open_index
 from xmae_fast.data.layout import Layout
-from xmae_fast.data.scan import SegmentReader, gather_arrays
+from xmae_fast.data.open_shards import OpenShards, ShardChangedError
 from xmae_fast.data.scan_pool import Progress
 from xmae_fast.data.selection import Quality, select
-from xmae_fast.data.shards import open_shard
-from xmae_fast.data.sidecar import content_probe
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
 
 _HINT_GAP = 1 << 16  # bytes between segments that are still read ahead in one go
-
-
-class ShardChangedError(OSError):
-    """A shard was replaced, changed or cut short after its index was opened."""
 
 
 class Segments:
@@ -76,12 +70,14 @@ class Segments:
         self.rows, self.subjects, self._number, self.rejected, bad = selected
         if bad >= 0 and on_bad == "raise":
             reason = problems.describe(int(self.index.problem[bad]), normalize_dtype)
-            raise ValueError(f"{self.index.name(bad)}: segment is {reason} (on_bad='raise'; all: {_listed(self.rejected)})")
+            raise ValueError(
+                f"{self.index.name(bad)}: segment is {reason} (on_bad='raise'; rejected: {_listed(self.rejected)})"
+            )
         if not len(self.rows):
             listed = ", ".join(shard.path for shard in self.index.shards)
             raise ValueError(f"paths: no segment remains of {listed} (rejected: {_listed(self.rejected)})")
         self.seq_len, self.sampling_freq = self._agreed()
-        self._open: _Open | None = None
+        self._open: OpenShards | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -106,18 +102,19 @@ class Segments:
         opened.check(np.unique(files))
         found = np.zeros(len(rows), np.uint8)
         settings = {"half": self.normalize_dtype == "float16", "threads": threads or self.num_threads}
-        draws = {"seed": self.seed, "epoch": epoch, "items": np.ascontiguousarray(items, np.int64)} if self.augmenting else {}
+        if self.augmenting:
+            settings |= {"seed": self.seed, "epoch": epoch, "items": np.ascontiguousarray(items, np.int64)}
         mapped = opened.map_of[files] >= 0
         if mapped.all():
-            found[:] = self._gather(opened, rows, files, ppg, ecg, settings | draws)
+            found[:] = self._gather(opened, rows, files, ppg, ecg, settings)
         else:
-            for part in (np.flatnonzero(mapped), np.flatnonzero(~mapped)):
-                if len(part):
-                    some = draws | ({"items": draws["items"][part]} if draws else {})
-                    read = self._gather if part is not None and mapped[part[0]] else self._read_arrays
-                    out = np.empty((2, len(part), self.seq_len), np.float32)
-                    found[part] = read(opened, rows[part], files[part], *out, settings | some)
-                    ppg[part], ecg[part] = out
+            for those, read in ((mapped, self._gather), (~mapped, self._read_arrays)):
+                part = np.flatnonzero(those)
+                if not len(part):
+                    continue
+                out = np.empty((2, len(part), self.seq_len), np.float32)
+                found[part] = read(opened, rows[part], files[part], *out, _of_part(settings, part))
+                ppg[part], ecg[part] = out
         bad = found & (problems.relevant(self.normalize_dtype))
         if bad.any():
             self._report(rows, files, bad, opened)
@@ -148,10 +145,11 @@ class Segments:
             return 1.0
         return opened.gather.resident(opened.map_of[files[mapped]], self.index.ppg_offset[rows[mapped]])
 
-    def opened(self) -> "_Open":
+    def opened(self) -> OpenShards:
         """Maps and files of this process, opened when first needed."""
         if self._open is None or self._open.pid != os.getpid():
-            self._open = _Open(self)
+            used = np.unique(self.index.shard_of(self.rows))
+            self._open = OpenShards(self.index, used, self.seq_len, self.layout, self.impl)
         return self._open
 
     def explain(self) -> str:
@@ -179,12 +177,11 @@ class Segments:
             *signals, found[part] = opened.reader(int(file))(rows[part] - self.index.shards[file].start)
             out = np.empty((2, len(part), self.seq_len), np.float32)
             gather, arguments = gather_arrays(*signals, self.impl)
-            some = settings | ({"items": settings["items"][part]} if "items" in settings else {})
-            found[part] |= gather.gather(*arguments, *out, **some)
+            found[part] |= gather.gather(*arguments, *out, **_of_part(settings, part))
             ppg[part], ecg[part] = out
         return found
 
-    def _report(self, rows: np.ndarray, files: np.ndarray, bad: np.ndarray, opened: "_Open") -> None:
+    def _report(self, rows: np.ndarray, files: np.ndarray, bad: np.ndarray, opened: OpenShards) -> None:
         opened.check(np.unique(files[bad != 0]))
         first = int(np.flatnonzero(bad)[0])
         shard = self.index.shards[files[first]]
@@ -200,84 +197,22 @@ class Segments:
 
     def _agreed(self) -> tuple[int, float | None]:
         """Samples and rate of all shards that are used; ValueError where they differ."""
-        used = [self.index.shards[i].sidecar.scan for i in np.unique(self.index.shard_of(self.rows))]
-        paths = [self.index.shards[i].path for i in np.unique(self.index.shard_of(self.rows))]
-        for scan, path in zip(used, paths, strict=True):
-            if scan.seq_len != used[0].seq_len:
-                raise ValueError(
-                    f"shard {path}: expected segments of {used[0].seq_len} samples as in {paths[0]}, got {scan.seq_len}"
-                )
-        rates = {scan.sampling_freq for scan in used} - {None}
+        used = [self.index.shards[i] for i in np.unique(self.index.shard_of(self.rows))]
+        L, first = used[0].sidecar.scan.seq_len, used[0].path
+        for shard in used:
+            if shard.sidecar.scan.seq_len != L:
+                got = shard.sidecar.scan.seq_len
+                raise ValueError(f"shard {shard.path}: expected segments of {L} samples as in {first}, got {got}")
+        rates = {shard.sidecar.scan.sampling_freq for shard in used} - {None}
         if len(rates) > 1:
-            raise ValueError(f"paths: expected one sampling frequency, got {', '.join(f'{r:g}' for r in sorted(rates))} Hz")
-        return used[0].seq_len, rates.pop() if rates else None
+            listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
+            raise ValueError(f"paths: expected one sampling frequency, got {listed} Hz")
+        return L, rates.pop() if rates else None
 
 
-class _Open:
-    """A process's maps of the shards that can be mapped, and files of the others."""
-
-    def __init__(self, segments: Segments) -> None:
-        self.pid = os.getpid()
-        self.shards = segments.index.shards
-        self.layout = segments.layout
-        self.status: dict[int, tuple] = {}
-        self.maps: dict[int, mmap.mmap] = {}
-        self.readers: dict[int, SegmentReader] = {}
-        self.map_of = np.full(len(self.shards), -1, np.int32)
-        used = np.unique(segments.index.shard_of(segments.rows))
-        for i in used.tolist():
-            self._open(i)
-        formats = [self.shards[i].format for i in self.maps]
-        maps = list(self.maps.values())
-        self.gather = make_gather(maps, formats, segments.seq_len, segments.impl) if maps else None
-
-    def check(self, files: np.ndarray) -> None:
-        """ShardChangedError unless these files are the ones that were opened, unchanged."""
-        for i in files.tolist():
-            path = self.shards[i].path
-            try:
-                status = _status(os.stat(path))
-            except FileNotFoundError:
-                raise ShardChangedError(f"shard {path}: expected the file that was indexed, found nothing") from None
-            if status != self.status[i]:
-                self._compare(i, status)
-
-    def reader(self, i: int) -> SegmentReader:
-        if i not in self.readers:
-            sidecar = self.shards[i].sidecar
-            scan = sidecar.scan
-            scan.key = sidecar.keys() if scan.form == "published" else None
-            self.readers[i] = SegmentReader(open_shard(self.shards[i].path), scan, self.layout)
-        return self.readers[i]
-
-    def _open(self, i: int) -> None:
-        path = self.shards[i].path
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"shard {path}: expected an HDF5 file, found nothing")
-        with open(path, "rb") as file:
-            self.status[i] = _status(os.fstat(file.fileno()))
-            self._compare(i, self.status[i])
-            if self.shards[i].mapped:
-                self.map_of[i] = len(self.maps)
-                self.maps[i] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def _compare(self, i: int, status: tuple) -> None:
-        """Against the index. A file that was only touched passes."""
-        shard, expected = self.shards[i], self.shards[i].sidecar.valid_for
-        size, mtime_ns = status[:2]
-        same_file = i not in self.maps or status[2:] == self.status[i][2:]
-        if size != expected["size"] or not same_file or (
-            mtime_ns != expected["mtime_ns"] and content_probe(shard.path, size) != expected["probe"]
-        ):  # fmt: skip
-            raise ShardChangedError(
-                f"shard {shard.path}: expected the file that was indexed ({expected['size']:,} bytes), it was changed or"
-                f" replaced ({size:,} bytes)"
-            )
-        self.status[i] = status
-
-
-def _status(status: os.stat_result) -> tuple:
-    return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino
+def _of_part(settings: dict, part: np.ndarray) -> dict:
+    """The settings of `gather` for some of its segments."""
+    return settings | ({"items": settings["items"][part]} if "items" in settings else {})
 
 
 def _listed(counts: Counter[str]) -> str:

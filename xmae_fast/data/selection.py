@@ -82,7 +82,8 @@ def _wanted(
     seed: int,
 ) -> np.ndarray:
     """(len(names),) bool."""
-    chosen = {name for name in names if not name.startswith(exclude_prefixes)} - _names("exclude_subjects", exclude_subjects)
+    chosen = {name for name in names if not name.startswith(exclude_prefixes)}
+    chosen -= _names("exclude_subjects", exclude_subjects)
     if subjects is not None:
         chosen &= _names("subjects", subjects)
     if split is not None:

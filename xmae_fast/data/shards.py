@@ -148,8 +148,9 @@ def read_index(
 ) -> list[SegmentRecord]:
     """Scan shards (one path or several). `seq_len`: samples every record must have, by default those of the first;
     `select(subject, key)` keeps records before they are opened; `check_values` also reads each kept one (as slow as
-    loading it) and sets its `problem` in that arithmetic. FileNotFoundError for a missing shard; ValueError for one that is not HDF5 or is
-    truncated, for a malformed key, and for a record that is not (seq_len, 3) float16, naming shard and record."""
+    loading it) and sets its `problem` in that arithmetic. FileNotFoundError for a missing shard; ValueError
+    for one that is not HDF5 or is truncated, for a malformed key, and for a record that is not (seq_len, 3) float16,
+    naming shard and record."""
     return list(iter_index(paths, seq_len=seq_len, select=select, check_values=check_values))
 
 

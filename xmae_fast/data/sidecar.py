@@ -18,6 +18,7 @@ from xmae_fast.data.scan import Scan
 VERSION = 1
 SUFFIX = ".index.npz"
 _ARRAYS = ("subject", "ppg_offset", "ecg_offset", "quality", "problem")
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError)
 _STALE_TEMPORARY_S = 86_400.0
 _PROBES, _PROBE_BYTES = 16, 4096
 
@@ -86,23 +87,28 @@ class Sidecar:
             self._check()
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"index {path}: expected a whole index of version {VERSION} ({error})") from error
 
     def keys(self) -> np.ndarray:
-        """(n,) bytes, read from the file each time: names are needed for messages only."""
-        with np.load(self.path, allow_pickle=False) as stored:
-            return stored["key"]
+        """(n,) bytes, read from the file each time: names are needed for messages, and where h5py reads records."""
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                return stored["key"]
+        except _DAMAGE as error:
+            raise ValueError(f"index {self.path}: expected a whole index of version {VERSION} ({error})") from error
 
     def _check(self) -> None:
         scan, n = self.scan, len(self.scan.subject)
         shapes = {name: getattr(scan, name).shape for name in _ARRAYS}
         if shapes != {name: (n, 2) if name == "quality" else (n,) for name in _ARRAYS}:
             raise ValueError(f"arrays of shapes {shapes}")
-        if n and not (0 <= scan.subject.min() and scan.subject.max() < len(scan.subjects)):
+        if n and (scan.subject.min() < 0 or scan.subject.max() >= len(scan.subjects)):
             raise ValueError("subjects out of range")
         if np.dtype(scan.dtype).kind != "f" or scan.stride < np.dtype(scan.dtype).itemsize or scan.seq_len < 1:
             raise ValueError(f"elements of {scan.dtype}, {scan.stride} bytes apart, {scan.seq_len} to a segment")
+        if not scan.mapped and len(self.keys()) != n:
+            raise ValueError("keys of another number of segments")
 
 
 def load_sidecar(path: str, layout: Layout, cache_dir: str | os.PathLike | None) -> Sidecar | None:

@@ -1,0 +1,10 @@
+from tests.data.fuzz import run
+
+
+def test_damaged_files_give_errors_or_counted_skips():
+    """300 of the mutations of `python -m tests.data.fuzz`, another selection than its first."""
+    outcomes = run(300, seed=1)
+    assert outcomes.total() == 300
+    assert outcomes["shard: ValueError"] > 20
+    assert outcomes["shard: counted skips"] > 5
+    assert outcomes["index: all segments"] > 20

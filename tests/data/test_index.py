@@ -1,0 +1,274 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.data.layouts import KEY, write_packed, write_published
+from xmae_fast.data import Layout, open_index, problems, read_index
+from xmae_fast.data.scan_pool import ScanWorker
+from xmae_fast.data.sidecar import SUFFIX, load_sidecar, sidecar_paths
+
+
+@pytest.fixture
+def signals():
+    return np.random.default_rng(0).normal(size=(2, 10, 60))
+
+
+def test_agrees_with_the_plain_index(shards):
+    index, plain = open_index(shards), read_index(shards)
+    assert len(index) == len(plain) == 480
+    assert [index.name(i) for i in (0, 243, 244, 479)] == [
+        f"shard {plain[i].path}, record {plain[i].subject}/{plain[i].key}" for i in (0, 243, 244, 479)
+    ]
+    assert [index.subjects[s] for s in index.subject] == [record.subject for record in plain]
+    np.testing.assert_array_equal(index.quality, [(r.ppg_quality, r.ecg_quality) for r in plain])
+    assert not index.problem.any()
+    with h5py.File(shards[0]) as file:
+        record = file[plain[7].subject][plain[7].key]
+        assert index.ppg_offset[7] == record.id.get_offset() + 2
+        assert index.ecg_offset[7] == record.id.get_offset() + 4
+    assert index.nbytes / len(index) < 64
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f2", "<f4", ">f8"])
+@pytest.mark.parametrize(
+    ("storage", "why_not"),
+    [({}, ""), ("rows", ""), ({"compression": "gzip"}, "filters: deflate"), ({"shuffle": True}, "filters: shuffle")],
+)
+@pytest.mark.parametrize("form", ["published", "packed"])
+def test_what_can_be_mapped_is(tmp_path, signals, form, dtype, storage, why_not):
+    path = tmp_path / "x.h5"
+    if storage == "rows":
+        storage = {"chunks": (60, 3) if form == "published" else (4, 60)}
+    (write_published if form == "published" else write_packed)(path, signals, dtype=dtype, **storage)
+    index = open_index(path)
+    scan = index.shards[0].sidecar.scan
+    assert (scan.form, scan.mapped, np.dtype(scan.dtype)) == (form, not why_not, np.dtype(dtype))
+    assert scan.why_not.startswith(why_not)
+    assert (" layout, mapped; index" in index.shards[0].describe()) == (not why_not)
+    size = np.dtype(dtype).itemsize
+    for row in range(10) if scan.mapped else ():
+        stored = np.fromfile(path, np.uint8)
+        for offset, values in ((index.ppg_offset, signals[0]), (index.ecg_offset, signals[1])):
+            got = np.ndarray((60,), dtype, stored, offset[row], (scan.stride,))
+            np.testing.assert_array_equal(got, values[row].astype(dtype))
+        assert scan.stride == size * (3 if form == "published" else 1)
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [{"chunks": (4, 32)}, {"chunks": (4, 64), "maxshape": (None, None)}, {"fillvalue": 0.5}, {"userblock": 512}],
+)
+def test_awkward_storage(tmp_path, signals, storage):
+    """Chunks narrower and wider than a row, and a file that does not begin at byte 0."""
+    path = tmp_path / "x.h5"
+    userblock = {"userblock_size": storage.pop("userblock")} if "userblock" in storage else {}
+    with h5py.File(path, "w", **userblock) as file:
+        for name, values in zip(("ppg", "ecg"), signals, strict=True):
+            file.create_dataset(name, data=values.astype(np.float32), **storage)
+    index = open_index(path)
+    scan = index.shards[0].sidecar.scan
+    assert scan.mapped == (storage.get("chunks") != (4, 32))
+    if not scan.mapped:
+        assert scan.why_not == "chunks of 4 x 32, less than a row"
+    stored = np.fromfile(path, np.uint8)
+    for row in range(10) if scan.mapped else ():
+        got = np.ndarray((60,), np.float32, stored, index.ppg_offset[row], (4,))
+        np.testing.assert_array_equal(got, signals[0, row].astype(np.float32))
+
+
+def test_malformed_records_are_kept_and_marked(tmp_path, signals):
+    path = tmp_path / "x.h5"
+    names = write_published(path, signals)
+    with h5py.File(path, "r+") as file:
+        file["m_0/nonsense"] = np.zeros((60, 3), np.float16)
+        file[f"m_0/{KEY.format(7, 7, 7, 1, 1)}"] = np.zeros((59, 3), np.float16)
+        file[f"m_1/{KEY.format(8, 8, 8, 1, 1)}"] = np.zeros((60, 3), np.float32)
+        file.create_group(f"m_1/{KEY.format(9, 9, 9, 1, 1)}")
+        file["loose"] = np.zeros(3)
+        file[names[0]][:, 1] = 0.5
+        file[names[9]][5, 2] = np.inf
+    index = open_index(path)
+    found = {index.name(i).rpartition("record ")[2]: int(p) for i, p in enumerate(index.problem) if p}
+    assert found == {
+        "loose": problems.BAD_KEY,
+        "m_0/nonsense": problems.BAD_KEY,
+        f"m_0/{KEY.format(7, 7, 7, 1, 1)}": problems.WRONG_SHAPE,
+        f"m_1/{KEY.format(8, 8, 8, 1, 1)}": problems.WRONG_SHAPE,
+        f"m_1/{KEY.format(9, 9, 9, 1, 1)}": problems.UNREADABLE,
+        names[0]: problems.CONSTANT | problems.CONSTANT_HALF,
+        names[9]: problems.NON_FINITE | problems.NON_FINITE_HALF,
+    }
+    assert len(index) == 15
+
+
+def test_index_is_kept_and_rebuilt_when_stale(tmp_path, signals):
+    path = tmp_path / "x.h5"
+    names = write_published(path, signals)
+    built = []
+    open_index(path, progress=lambda *event: built.append(event))
+    assert built
+    sidecar = sidecar_paths(str(path), None)[0]
+    assert sidecar == tmp_path / f".x.h5{SUFFIX}"
+    built.clear()
+    open_index(path, progress=lambda *event: built.append(event))
+    assert not built
+    status = os.stat(path)
+    with h5py.File(path, "r+") as file:
+        file[names[0]][:, 1] = 0.5
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time as before: the content tells
+    assert open_index(path).problem[0] == problems.CONSTANT | problems.CONSTANT_HALF
+    os.utime(path)
+    built.clear()
+    open_index(path, progress=lambda *event: built.append(event))
+    assert built
+    built.clear()
+    open_index(path, layout=Layout(columns=("time", "ecg", "ppg")), progress=lambda *event: built.append(event))
+    assert built
+
+
+def test_damaged_indexes_are_built_anew(tmp_path, signals):
+    path = tmp_path / "x.h5"
+    write_published(path, signals)
+    want = open_index(path).ppg_offset
+    sidecar = sidecar_paths(str(path), None)[0]
+    whole = sidecar.read_bytes()
+    rng = np.random.default_rng(0)
+    for case in range(60):
+        damaged = bytearray(whole)
+        if case % 2:
+            damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        else:
+            del damaged[rng.integers(len(whole)) :]
+        sidecar.write_bytes(damaged)
+        loaded = load_sidecar(str(path), Layout(), None)
+        assert loaded is None or np.array_equal(loaded.scan.ppg_offset, want)
+    sidecar.write_bytes(whole[: len(whole) // 2])
+    np.testing.assert_array_equal(open_index(path).ppg_offset, want)
+    assert load_sidecar(str(path), Layout(), None) is not None
+
+
+def test_cache_folder(tmp_path, signals, monkeypatch):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_published(folder / "x.h5", signals)
+    open_index(folder / "x.h5", cache_dir=tmp_path / "cache")
+    assert [p.name for p in folder.iterdir()] == ["x.h5"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    open_index(folder / "x.h5")
+    assert [p.name for p in folder.iterdir()] == ["x.h5"]
+    assert len(list((tmp_path / "home" / "xmae_fast" / "index").iterdir())) == 1
+
+
+def test_several_processes_build_one_index(tmp_path, signals):
+    path = tmp_path / "x.h5"
+    write_published(path, signals)
+    code = f"from xmae_fast.data import open_index; print(len(open_index({str(path)!r})))"
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in running] == ["10"] * 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".x.h5{SUFFIX}", "x.h5"]
+
+
+def test_killing_the_builder_leaves_nothing_broken(tmp_path):
+    path = tmp_path / "x.h5"
+    write_published(path, np.random.default_rng(0).normal(size=(2, 3000, 20)))
+    code = textwrap.dedent(f"""
+        import os, signal
+        from pathlib import Path
+        from xmae_fast.data.layout import Layout
+        from xmae_fast.data.scan_pool import ScanWorker
+        worker = ScanWorker()
+        def kill(*_):
+            os.kill(worker._process.pid, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+        worker.scan({str(path)!r}, Layout(), [Path({str(tmp_path / "i.npz")!r})], kill)
+    """)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
+    assert len(open_index(path)) == 3000
+
+
+def test_a_crash_of_the_scanner_is_an_error(tmp_path, signals, monkeypatch):
+    path = tmp_path / "x.h5"
+    write_published(path, signals)
+
+    def crash(*_):
+        os.kill(worker._process.pid, signal.SIGSEGV)
+        time.sleep(0.1)
+
+    with ScanWorker() as worker:
+        with pytest.raises(ValueError, match=r"x\.h5: expected a readable HDF5 file, but reading it ended the process"):
+            worker.scan(str(path), Layout(), [tmp_path / "i.npz"], crash)
+        assert worker.scan(str(path), Layout(), [tmp_path / "i.npz"]) == tmp_path / "i.npz"
+
+
+def test_unreadable_shards(tmp_path, signals):
+    good, bad, empty = (tmp_path / f"{name}.h5" for name in ("good", "bad", "empty"))
+    write_published(good, signals)
+    bad.write_bytes(good.read_bytes()[:2000])
+    h5py.File(empty, "w").close()
+    for path in (bad, empty):
+        with pytest.raises(ValueError, match=f"shard {path}: expected"):
+            open_index([good, path])
+    with pytest.warns(UserWarning, match="2 of 3 shards are left out"):
+        index = open_index([good, bad, empty], on_bad="skip")
+    assert set(index.broken) == {str(bad), str(empty)}
+    assert len(index) == 10
+    with pytest.raises(FileNotFoundError, match="none"):
+        open_index([good, tmp_path / "none.h5"], on_bad="skip")
+    with pytest.warns(UserWarning, match="1 of 1 shards"), pytest.raises(ValueError, match="no readable shard"):
+        open_index([bad], on_bad="skip")
+
+
+def test_what_packed_files_must_have(tmp_path, signals):
+    path = tmp_path / "x.h5"
+    for change, message in (
+        ({"ecg": signals[1, :, :50]}, r"ecg: expected \(n, L\) as ppg has"),
+        ({"ppg_quality": np.ones(9)}, "ppg_quality: expected 10 numbers"),
+        ({"subject": np.ones(9)}, r"subject: expected shape \(10,\)"),
+        (dict.fromkeys(("ppg", "ecg"), np.ones((10, 60), int)), "expected float16, float32 or float64, got int64"),
+        ({"subject": np.arange(10), "subjects": ["a", "b"]}, "expected indices into 'subjects' of 2"),
+    ):
+        with h5py.File(path, "w") as file:
+            for name, values in ({"ppg": signals[0], "ecg": signals[1]} | change).items():
+                file[name] = values
+        with pytest.raises(ValueError, match=message):
+            open_index(path)
+    with pytest.raises(ValueError, match='columns: expected "ppg" and "ecg" once each'):
+        Layout(columns=("time", "ppg"))
+
+
+def test_packed_names_qualities_and_rate(tmp_path, signals):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["signals/pleth"], file["signals/ii"] = signals.astype(np.float32)
+        file["who"] = [b"b", b"a"] * 5
+        file["ppg_quality"] = np.linspace(0, 1, 10)
+        file.attrs["sampling_freq"] = 125
+    index = open_index(path, layout=Layout(ppg="signals/pleth", ecg="signals/ii", subject="who"))
+    assert index.subjects == ["a", "b"]
+    assert index.subject.tolist() == [1, 0] * 5
+    assert index.quality[:, 0].tolist() == np.linspace(0, 1, 10).tolist()
+    assert (index.quality[:, 1] == 1).all()
+    assert index.shards[0].sidecar.scan.sampling_freq == 125
+    with pytest.raises(ValueError, match="subject: expected a data set 'nobody'"):
+        open_index(path, layout=Layout(ppg="signals/pleth", ecg="signals/ii", subject="nobody"))
+
+
+def test_rate_of_published_records(tmp_path, signals):
+    write_published(tmp_path / "x.h5", signals)
+    assert open_index(tmp_path / "x.h5").shards[0].sidecar.scan.sampling_freq == 100
+
+
+def test_folders_and_globs(shards):
+    folder = Path(shards[0]).parent
+    assert len(open_index(folder)) == len(open_index(str(folder / "*.h5"))) == 480

@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import time
-import zipfile
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from xmae_fast.data.scan import Scan
 VERSION = 1
 SUFFIX = ".index.npz"
 _ARRAYS = ("subject", "ppg_offset", "ecg_offset", "quality", "problem")
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError)
 _STALE_TEMPORARY_S = 86_400.0
 _PROBES, _PROBE_BYTES = 16, 4096
 
@@ -87,7 +84,7 @@ class Sidecar:
             self._check()
         except FileNotFoundError:
             raise
-        except _DAMAGE as error:
+        except Exception as error:  # a damaged ZIP makes zipfile raise anything
             raise ValueError(f"index {path}: expected a whole index of version {VERSION} ({error})") from error
 
     def keys(self) -> np.ndarray:
@@ -95,7 +92,7 @@ class Sidecar:
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 return stored["key"]
-        except _DAMAGE as error:
+        except Exception as error:  # a damaged ZIP makes zipfile raise anything
             raise ValueError(f"index {self.path}: expected a whole index of version {VERSION} ({error})") from error
 
     def _check(self) -> None:

@@ -114,7 +114,8 @@ class SegmentLoader:
             stop.set()
             while thread.is_alive():  # it may be waiting to hand over a batch
                 with suppress(queue.Empty):
-                    ready.get(timeout=0.01)
+                    ready.get_nowait()
+                thread.join(timeout=0.001)
 
     def order(self, epoch: int | None = None) -> np.ndarray:
         """(k,) int32: the segments that this rank visits in an epoch (default: the current one), in order."""

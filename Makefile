@@ -1,4 +1,4 @@
-# make sanitize: the operators' tests against C++ operators built with AddressSanitizer and UndefinedBehaviorSanitizer.
+# make sanitize: the operators' and the reader's tests against C++ built with AddressSanitizer and UndefinedBehaviorSanitizer.
 # Needs GCC. The build lies apart from the installed one; the tests choose every instruction set of this processor.
 
 PYTHON ?= python
@@ -10,8 +10,8 @@ PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file
 ASAN := detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000
 UBSAN := halt_on_error=1:print_stacktrace=1
 # Not under the sanitizers: forked children, which deadlock in their runtime, and long training runs.
-CHOSEN := cpu and not fork and not workers and not test_cpu_training
-TESTS = $(CURDIR)/tests/test_ops.py $(wildcard $(CURDIR)/tests/test_cpu_*.py)
+CHOSEN := (cpu or gather) and not fork and not workers and not test_cpu_training
+TESTS = $(CURDIR)/tests/test_ops.py $(wildcard $(CURDIR)/tests/test_cpu_*.py) $(CURDIR)/tests/data/test_gather.py
 
 .PHONY: sanitize
 sanitize:

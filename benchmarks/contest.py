@@ -31,6 +31,8 @@ class Contestant:
         part: the part of the work that it does, where a group is divided into parts; only those of one part compete.
         flops: of that part.
         peak: measures the most memory in bytes that one call holds, where counting in this process would not do.
+        remark: what is to be said once it was timed, behind the table.
+        share: of the group's work that one call does, where all of it would take too long; times are divided by it.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Contestant:
     part: str = ""
     flops: int = 0
     peak: Callable[[], int] | None = None
+    remark: Callable[[], str] | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,10 @@ def measure(group: Group, device: torch.device, effort: Effort, report: Callable
     report(f"{group.title}: timing")
     others = OtherWork()
     for name, seconds in interleave(runs, device, effort, group.cold, group.settle_s).items():
-        next(row for row in rows if row.name == name).seconds = seconds
+        contestant, row = next(pair for pair in zip(group.contestants, rows, strict=True) if pair[1].name == name)
+        row.seconds = [s / contestant.share for s in seconds]
+        if contestant.remark is not None:
+            row.note = contestant.remark()
     return Result(group, rows, others.share())
 
 

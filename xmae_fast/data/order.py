@@ -2,7 +2,7 @@
 
 import numpy as np
 
-BLOCK, WINDOW = 256, 32  # segments in a block, blocks in a window
+BLOCK, WINDOW = 256, 16  # segments in a block, blocks in a window
 
 
 def epoch_order(

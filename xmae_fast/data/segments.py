@@ -122,6 +122,8 @@ class Segments:
 
     def hint(self, items: np.ndarray) -> None:
         """Ask the system to read these segments into the page cache, soon."""
+        if not len(items):
+            return
         rows = np.sort(self.rows[items])
         files, opened = self.index.shard_of(rows), self.opened()
         for file in np.unique(files):
@@ -151,6 +153,10 @@ class Segments:
             used = np.unique(self.index.shard_of(self.rows))
             self._open = OpenShards(self.index, used, self.seq_len, self.layout, self.impl)
         return self._open
+
+    def close(self) -> None:
+        """Let go of this process's maps and files; they are opened again when needed."""
+        self._open = None
 
     def explain(self) -> str:
         """Which files are mapped and which are not and why, what is used, and what was left out."""

@@ -13,7 +13,8 @@ class SegmentDataset(Dataset):
     """Map-style data set over shards, read from memory maps; items equal those of `PlainSegmentDataset` bit for bit.
 
     Item: {"ppg": (L,) float32, "ecg": (L,) float32, "subject": int}, signals min-max normalised to [-1, 1] per segment,
-    `subject` an index into `.subjects`. DataLoader fetches whole batches at once (`__getitems__`); any start method.
+    `subject` an index into `.subjects`; labels of the layout, numbers, under their names. DataLoader fetches whole
+    batches at once (`__getitems__`); any start method.
 
     paths: files, folders, globs, or fsspec addresses ("s3://bucket/*.h5"; fetched once into a cache).
     quality: threshold of both signals, or (ppg, ecg); a segment is used when it reaches it.
@@ -54,8 +55,12 @@ class SegmentDataset(Dataset):
             name = self.segments.index.name(int(self.segments.rows[numbers[~good][0]]))
             raise ValueError(f"{name}: segment has gone bad since it was indexed")
         signals = zip(torch.from_numpy(ppg), torch.from_numpy(ecg), strict=True)
-        subjects = self.segments.subject_of(numbers).tolist()
-        return [{"ppg": p, "ecg": e, "subject": s} for (p, e), s in zip(signals, subjects, strict=True)]
+        others = {"subject": self.segments.subject_of(numbers)} | self.segments.labels_of(numbers)
+        columns = {name: values.tolist() for name, values in others.items()}
+        return [
+            {"ppg": p, "ecg": e} | {name: values[i] for name, values in columns.items()}
+            for i, (p, e) in enumerate(signals)
+        ]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's random numbers; seen by running workers too (shared memory)."""

@@ -51,7 +51,8 @@ class SegmentIndex:
 
     subject: (n,) int32 into `subjects`, sorted names; ppg_offset, ecg_offset: (n,) int64 bytes from the start of the
     file, -1 where it is not mapped; quality: (n, 2) float64, PPG and ECG, NaN where a key cannot be read;
-    problem: (n,) uint8, bits of `problems`. `broken`: shards that could not be read at all, and why."""
+    problem: (n,) uint8, bits of `problems`; labels: (n,) arrays by name. `broken`: shards that could not be read at
+    all, and why."""
 
     def __init__(self, shards: list[tuple[str, Sidecar]], broken: dict[str, str]) -> None:
         self.broken = broken
@@ -75,6 +76,9 @@ class SegmentIndex:
             scan.subject = None
             self.shards.append(Shard(path, sidecar, start, start + size))
             start += size
+        scans = [shard.sidecar.scan for shard in self.shards]
+        names = list(scans[0].labels)
+        self.labels = {name: np.concatenate([scan.labels.pop(name) for scan in scans]) for name in names}
         self.starts = np.array([shard.start for shard in self.shards], np.int64)
 
     def __len__(self) -> int:
@@ -83,7 +87,7 @@ class SegmentIndex:
     @property
     def nbytes(self) -> int:
         """Memory of the arrays."""
-        arrays = self.subject, self.problem, self.ppg_offset, self.ecg_offset, self.quality
+        arrays = self.subject, self.problem, self.ppg_offset, self.ecg_offset, self.quality, *self.labels.values()
         return sum(array.nbytes for array in arrays)
 
     def shard_of(self, rows: np.ndarray) -> np.ndarray:
@@ -114,11 +118,11 @@ def open_index(
 
     Indexes that are missing or stale are built, shards in parallel on `num_workers` processes (default: one for each
     processor), and kept beside their shards as `.<name>.index.npz`, or in `cache_dir`. `progress`: called with (shard,
-    segments done, segments in all if known).
+    segments done, segments in all if known), and with (address, bytes done, bytes in all) while one is fetched.
     on_bad: what a shard that cannot be read at all does: "raise" ValueError, or "skip" it with a warning.
     FileNotFoundError for a missing shard; ValueError when none is left."""
     layout = layout or Layout()
-    listed = resolve_paths(paths, cache_dir=cache_dir, storage_options=storage_options)
+    listed = resolve_paths(paths, cache_dir=cache_dir, progress=progress, storage_options=storage_options)
     found = {path: load_sidecar(path, layout, cache_dir) for path in listed}
     missing = [(path, sidecar_paths(path, cache_dir)) for path, sidecar in found.items() if sidecar is None]
     broken: dict[str, str] = {}

@@ -20,8 +20,9 @@ class Layout:
         the data set `subjects` where there is one), and the qualities (n,). Without subjects the file is one subject;
         without qualities every segment has quality 1.
 
+    labels: names of further data sets (n,) of numbers, packed form only, that batches carry beside the signals.
     sampling_freq: Hz; None takes the file's attribute "sampling_freq", else the column "time", else it is unknown.
-    Errors: ValueError for columns without "ppg" and "ecg"."""
+    Errors: ValueError for columns without "ppg" and "ecg", and for labels that would hide a signal."""
 
     columns: tuple[str, ...] = ("time", "ppg", "ecg")
     ppg: str = "ppg"
@@ -29,12 +30,16 @@ class Layout:
     subject: str | None = None
     ppg_quality: str = "ppg_quality"
     ecg_quality: str = "ecg_quality"
+    labels: tuple[str, ...] = ()
     sampling_freq: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
         if self.columns.count("ppg") != 1 or self.columns.count("ecg") != 1:
             raise ValueError(f'columns: expected "ppg" and "ecg" once each, got {self.columns}')
+        object.__setattr__(self, "labels", (self.labels,) if isinstance(self.labels, str) else tuple(self.labels))
+        if hidden := {"ppg", "ecg", "subject"} & set(self.labels):
+            raise ValueError(f"labels: expected other names than those of a batch, got {', '.join(sorted(hidden))}")
 
     def is_packed(self, file) -> bool:
         """Whether an open h5py.File has one data set per signal."""

@@ -32,7 +32,8 @@ class LoaderStats:
 
 class SegmentLoader:
     """Iterates batches {"ppg": (B, L), "ecg": (B, L), "subject": (B,)} of shards, float32 and int64, prepared ahead by
-    a background thread that reads from memory maps without the GIL; no worker processes.
+    a background thread that reads from memory maps without the GIL; no worker processes. Labels of the layout come
+    beside them, (B,) each.
 
     paths, quality, subjects, exclude_subjects, exclude_prefixes, split, augment, on_bad, normalize_dtype, num_threads,
         layout, cache_dir, impl, progress: as for `SegmentDataset`.
@@ -199,7 +200,8 @@ class SegmentLoader:
         if not good.all():
             signals, items = [array[good] for array in signals], items[good]
         ppg, ecg = map(torch.from_numpy, signals)
-        return {"ppg": ppg, "ecg": ecg, "subject": torch.from_numpy(self.segments.subject_of(items))}
+        others = {"subject": self.segments.subject_of(items)} | self.segments.labels_of(items)
+        return {"ppg": ppg, "ecg": ecg} | {name: torch.from_numpy(values) for name, values in others.items()}
 
 
 class _Hints:

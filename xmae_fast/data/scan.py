@@ -37,6 +37,7 @@ class Scan:
     quality: np.ndarray  # (n, 2) float64: PPG, ECG
     problem: np.ndarray  # (n,) uint8, see problems.py
     key: np.ndarray = field(repr=False)  # (n,) bytes: group/key (published) or row number (packed)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) int64 or float32
 
 
 def scan_shard(path: str, layout: Layout, progress: Progress | None = None) -> Scan:
@@ -107,6 +108,8 @@ class _Published:
 
 
 def _scan_published(file, layout: Layout, progress: Progress) -> Scan:
+    if layout.labels:
+        raise ValueError(f"labels: expected a packed file for {', '.join(layout.labels)}, found groups of records")
     h5py = import_h5py()
     found = _Published(h5py, layout)
     for name in file:
@@ -186,7 +189,15 @@ def _scan_packed(file, layout: Layout) -> Scan:
         "packed", shape[1], dtype.str, dtype.itemsize, not why_not, why_not,
         layout.sampling_freq or sampling_freq_of(file.attrs, None), subjects.tolist(), subject.astype(np.int32),
         *offsets, quality, np.zeros(n, np.uint8), np.arange(n).astype("S"),
+        {name: _label(file, name, n) for name in layout.labels},
     )  # fmt: skip
+
+
+def _label(file, name: str, n: int) -> np.ndarray:
+    if name not in file:
+        raise ValueError(f"labels: expected a data set {name!r}, the file has {_first_names(file)}")
+    values = _column(file, name, n)
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
 
 
 def _column(file, name: str, n: int) -> np.ndarray:

@@ -89,6 +89,10 @@ class Segments:
         """(k,) int64 into `subjects`."""
         return self._number[self.index.subject[self.rows[items]]].astype(np.int64)
 
+    def labels_of(self, items: np.ndarray) -> dict[str, np.ndarray]:
+        """(k,) of each label of the layout."""
+        return {name: values[self.rows[items]] for name, values in self.index.labels.items()}
+
     def read(
         self, items: np.ndarray, epoch: int, ppg: np.ndarray, ecg: np.ndarray, threads: int | None = None
     ) -> np.ndarray:

@@ -14,6 +14,7 @@ from xmae_fast.data.layout import Layout
 from xmae_fast.data.scan import Scan
 
 VERSION = 1
+_LABEL = "label "
 SUFFIX = ".index.npz"
 _ARRAYS = ("subject", "ppg_offset", "ecg_offset", "quality", "problem")
 _STALE_TEMPORARY_S = 86_400.0
@@ -61,9 +62,9 @@ def write_sidecar(target: Path, scan: Scan, valid_for: dict) -> None:
     for old in target.parent.glob(f".{target.name}.*.tmp"):
         if time.time() - old.stat().st_mtime > _STALE_TEMPORARY_S:
             old.unlink(missing_ok=True)
-    about = {k: v for k, v in asdict(scan).items() if not isinstance(v, np.ndarray)}
+    about = {k: v for k, v in asdict(scan).items() if k not in (*_ARRAYS, "key", "labels")}
     meta = np.frombuffer(json.dumps(about | {"valid_for": valid_for}).encode(), np.uint8)
-    arrays = {name: getattr(scan, name) for name in _ARRAYS}
+    arrays = {name: getattr(scan, name) for name in _ARRAYS} | {_LABEL + k: v for k, v in scan.labels.items()}
     with atomic_path(target) as temporary, open(temporary, "wb") as file:
         np.savez(file, meta=meta, key=scan.key, **arrays)
 
@@ -79,8 +80,9 @@ class Sidecar:
             with np.load(path, allow_pickle=False) as stored:
                 about = json.loads(stored["meta"].tobytes())
                 arrays = {name: stored[name] for name in _ARRAYS}
+                labels = {k.removeprefix(_LABEL): stored[k] for k in stored.files if k.startswith(_LABEL)}
             self.valid_for = about.pop("valid_for")
-            self.scan = Scan(**about, **arrays, key=None)
+            self.scan = Scan(**about, **arrays, key=None, labels=labels)
             self._check()
         except FileNotFoundError:
             raise

@@ -32,15 +32,17 @@ bool inside(const Batch& batch, int64_t i) {
   return true;
 }
 
-// Segment i, and in `next` where segment i + 1 lies.
+constexpr int64_t kAhead = 4;  // segments
+
+// Segment i, and in `next` where a later one lies.
 Segment segment_at(const Batch& batch, int64_t i) {
   Segment s{};
   s.file = &batch.files[batch.file[i]];
   s.L = batch.L;
   for (int k = 0; k < 2; ++k) s.offset[k] = batch.offsets[k][i];
-  if (i + 1 < batch.count && inside(batch, i + 1)) {
-    const File& file = batch.files[batch.file[i + 1]];
-    const int64_t ppg = batch.offsets[0][i + 1], ecg = batch.offsets[1][i + 1], extent = batch.L * file.stride;
+  if (i + kAhead < batch.count && inside(batch, i + kAhead)) {
+    const File& file = batch.files[batch.file[i + kAhead]];
+    const int64_t ppg = batch.offsets[0][i + kAhead], ecg = batch.offsets[1][i + kAhead], extent = batch.L * file.stride;
     const bool together = std::abs(ppg - ecg) < extent;
     s.next_bytes = together ? extent / 2 : extent;
     s.next[0] = file.data + (together ? std::min(ppg, ecg) : ppg);

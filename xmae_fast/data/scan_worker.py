@@ -15,8 +15,10 @@ def _answer(stream, **message) -> None:
 
 def main() -> None:
     """Serve until standard input ends."""
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]  # its modules are no top-level ones
     package = ModuleType("xmae_fast")
-    package.__path__ = [str(Path(__file__).resolve().parents[1])]
+    package.__path__ = [str(here.parent)]
     sys.modules["xmae_fast"] = package
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to standard error

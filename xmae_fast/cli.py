@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from xmae_fast.cli_data import add_commands
+
 
 def _explain(_: argparse.Namespace) -> None:
     from xmae_fast import explain
@@ -41,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--pvc-probability", type=float, default=0.0, help="of each beat (default: %(default)s)")
     simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     simulate.set_defaults(run=_simulate)
+    add_commands(commands)
     return top
 
 

@@ -249,6 +249,7 @@ def test_errors_of_the_background_thread_are_raised_here(shard):
         ({"quality": "good"}, "quality: expected a number or a pair"),
         ({"quality": 0.99}, r"paths: no segment remains of .* \(rejected: 400 low ppg quality\)"),
         ({"subjects": "m_1"}, "subjects: expected a list of names, got the text 'm_1'"),
+        ({"exclude_prefixes": "vital_"}, "exclude_prefixes: expected a list of beginnings, got the text 'vital_'"),
         ({"seed": -1}, "seed: expected 0 to"),
         ({"impl": "gpu"}, "impl: expected one of"),
     ],

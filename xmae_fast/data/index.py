@@ -135,12 +135,12 @@ def open_index(
                 raise outcome
             continue
         found[path] = Sidecar(outcome)
+    whole = [(path, sidecar) for path, sidecar in found.items() if sidecar is not None]
+    if not whole:
+        raise ValueError(f"paths: no readable shard in {', '.join(listed)} ({'; '.join(broken.values())})")
     if broken:
         reasons = "; ".join(broken.values())
         warnings.warn(f"{len(broken)} of {len(listed)} shards are left out: {reasons}", stacklevel=2)
-    whole = [(path, sidecar) for path, sidecar in found.items() if sidecar is not None]
-    if not whole:
-        raise ValueError(f"paths: no readable shard in {', '.join(listed)}")
     return SegmentIndex(whole, broken)
 
 

@@ -59,7 +59,7 @@ class SegmentReader:
 
     def _read_record(self, row: int, signals: np.ndarray) -> int:
         with suppress(*_UNREADABLE):
-            signals[:] = self.file[self.scan.key[row].decode()][()][:, self.columns].T
+            signals[:] = self.file[self.scan.key[row]][()][:, self.columns].T
             return 0
         return problems.UNREADABLE
 

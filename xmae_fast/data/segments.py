@@ -52,6 +52,8 @@ class Segments:
         _check_option("impl", impl, ("auto", "cpu", "reference"))
         if augment == "published" and split is None:
             raise ValueError('augment: "published" depends on the split, expected split "train", "val" or "test"')
+        if isinstance(exclude_prefixes, str):
+            raise ValueError(f"exclude_prefixes: expected a list of beginnings, got the text {exclude_prefixes!r}")
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads: expected at least 1 or None, got {num_threads}")
         if not 0 <= seed < 2**32:

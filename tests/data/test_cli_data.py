@@ -1,0 +1,98 @@
+"""`xmae-fast repack` and `xmae-fast inspect`, end to end."""
+
+import builtins
+import io
+import json
+import os
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.data.packing import flip, values, write_published
+from xmae_fast.cli import main
+from xmae_fast.data import SegmentLoader
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """A published shard of 60 segments of 40 samples, float16."""
+    write_published(tmp_path / "shard.h5", values(60, 40))
+    return tmp_path / "shard.h5"
+
+
+def test_repack(shard, tmp_path, capsys):
+    out, chosen = str(tmp_path / "out.h5"), tmp_path / "subjects.txt"
+    chosen.write_text("d_0\n\nd_2\n")
+    arguments = ["repack", str(shard), "-o", out, "--cache-dir", str(tmp_path / "cache"), "--threads", "2"]
+    assert main([*arguments, "--subjects", str(chosen), "--quality", "0.6", "--dtype", "float32"]) == 0
+    assert "float32, of 2 subjects from 1 shard(s)" in capsys.readouterr().out
+    loader = SegmentLoader(out, quality=0)
+    assert loader.subjects == ["d_0", "d_2"]
+    assert loader.segments.index.shards[0].format.dtype == "f4"
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("xmae-fast: output: ")
+    assert error.count("\n") == 1
+    assert main([*arguments, "--overwrite", "--subjects", "d_1,d_2", "--columns", "time,ecg,ppg"]) == 0
+    with h5py.File(out) as file, h5py.File(shard) as source:
+        np.testing.assert_array_equal(file["ecg"][0], source[file["key"][0].decode()][:, 1])
+    capsys.readouterr()
+    assert main(["repack", "--verify", out]) == 0
+    assert "ppg: sha256:" in capsys.readouterr().out
+    with h5py.File(out) as file:
+        place = file["ppg"].id.get_offset()
+    flip(out, place)
+    assert main(["repack", "--verify", out]) == 2
+    assert "its values are not those that were written" in capsys.readouterr().err
+    for wrong in ([], ["--verify", out, str(shard)], [str(shard)]):
+        assert main(["repack", *wrong]) == 2
+        assert "expected" in capsys.readouterr().err
+
+
+def test_inspect(shard, tmp_path, capsys):
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    out.mkdir()
+    files = ["--json", str(out / "report.json"), "--picture", str(out / "examples.png")]
+    where = [str(shard), "--cache-dir", str(tmp_path / "cache")]
+    assert main(["inspect", *where, "--quality", "0.8", *files]) == 0
+    text = capsys.readouterr().out
+    assert "What a loader with quality 0.8 takes" in text
+    report = json.loads((out / "report.json").read_text())
+    assert report["segments"] == 60
+    assert report["used"] == len(SegmentLoader(shard, quality=0.8).segments)
+    assert sorted(os.listdir(out)) == ["examples.png", "report.json"]
+    assert (out / "examples.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["inspect", *where, "--columns", "a,ecg"]) == 2
+    assert capsys.readouterr().err.startswith("xmae-fast: columns: expected")
+    assert main(["inspect", str(tmp_path / "none.h5")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_missing_library_is_one_line(shard, monkeypatch, capsys):
+    real = builtins.__import__
+
+    def hiding(name, *arguments, **options):
+        if name.split(".")[0] == "rich":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", hiding)
+    assert main(["inspect", str(shard)]) == 2
+    assert capsys.readouterr().err == 'xmae-fast: Reports on shards need rich: pip install "xmae_fast[eval]"\n'
+    assert main(["repack", str(shard), "-o", str(shard.with_name("out.h5"))]) == 0
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_goes_to_a_terminal_only(shard, tmp_path, monkeypatch, capsys, terminal):
+    pytest.importorskip("rich")
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["repack", str(shard), "-o", str(tmp_path / "out.h5")]) == 0
+    assert ("verify" in stream.getvalue()) == terminal
+    assert "sha256" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -59,12 +60,13 @@ def load(path: Path, worker: ScanWorker, selected: int) -> str:
         except (ValueError, OSError) as error:
             return {shard: error}
 
-    index_module.scan_all = scan_here  # one process for all cases: starting one for each would take hours
-    try:
-        loader = SegmentLoader(path, 7, augment=True, prefetch=1)
-        batches = list(loader)
-    except (ValueError, OSError) as error:
-        return "process ended, reported" if "ended the process" in str(error) else type(error).__name__
+    # One process for all cases: starting one for each would take hours.
+    with patch.object(index_module, "scan_all", scan_here):
+        try:
+            loader = SegmentLoader(path, 7, augment=True, prefetch=1)
+            batches = list(loader)
+        except (ValueError, OSError) as error:
+            return "process ended, reported" if "ended the process" in str(error) else type(error).__name__
     for batch in batches:
         for name in ("ppg", "ecg"):
             assert torch.isfinite(batch[name]).all()

@@ -64,7 +64,7 @@ class SegmentIndex:
         n = sum(sizes)
         self.subject, self.problem = np.empty(n, np.int32), np.empty(n, np.uint8)
         self.ppg_offset, self.ecg_offset = np.empty((2, n), np.int64)
-        self.quality = np.empty((n, 2))
+        self.quality = np.empty((n, 2), order="F")
         start = 0
         for (path, sidecar), size in zip(shards, sizes, strict=True):
             scan, rows = sidecar.scan, slice(start, start + size)

@@ -7,9 +7,10 @@ import numpy as np
 # Those that the reader in C++ finds (csrc/io/rows.h):
 CONSTANT, NON_FINITE, CONSTANT_HALF, NON_FINITE_HALF, OUTSIDE, UNREADABLE = 1, 2, 4, 8, 64, 128
 BAD_KEY, WRONG_SHAPE = 16, 32
+STRUCTURE = BAD_KEY | WRONG_SHAPE | OUTSIDE | UNREADABLE
 _VALUES = {"float16": ((NON_FINITE_HALF, "non-finite"), (CONSTANT_HALF, "constant"))}
 _VALUES["float32"] = ((NON_FINITE, "non-finite"), (CONSTANT, "constant"))
-_STRUCTURE = (
+_STRUCTURES = (
     (BAD_KEY, "malformed key"),
     (WRONG_SHAPE, "wrong shape or dtype"),
     (OUTSIDE, "beyond the end of the file"),
@@ -19,12 +20,12 @@ _STRUCTURE = (
 
 def relevant(normalize_dtype: str) -> int:
     """The bits that matter for arithmetic in "float16" or "float32"."""
-    return sum(bit for bit, _ in (*_STRUCTURE, *_VALUES[normalize_dtype]))
+    return sum(bit for bit, _ in (*_STRUCTURES, *_VALUES[normalize_dtype]))
 
 
 def describe(problem: int, normalize_dtype: str) -> str:
     """The foremost problem in words; "" for none."""
-    return next((text for bit, text in (*_STRUCTURE, *_VALUES[normalize_dtype]) if problem & bit), "")
+    return next((text for bit, text in (*_STRUCTURES, *_VALUES[normalize_dtype]) if problem & bit), "")
 
 
 def count(problems: np.ndarray, normalize_dtype: str) -> Counter[str]:

@@ -10,6 +10,9 @@ from xmae_fast.data import problems
 from xmae_fast.data.index import SegmentIndex, count_reasons
 from xmae_fast.data.splits import split_subjects
 
+# Why a segment is not used: a problem counts under its own name.
+_REASONS = ("", "excluded subject", "subject not selected", "low ppg quality", "low ecg quality", "")
+_PROBLEM = 5
 Quality = float | tuple[float, float]
 
 
@@ -39,30 +42,24 @@ def select(
     """Segments of wanted subjects whose qualities reach the thresholds and that have no problem. A segment counts under
     the first reason that applies: problems of its structure, subject, quality, values."""
     ppg_quality, ecg_quality = quality_pair(quality)
-    excluded = np.array([name.startswith(exclude_prefixes) for name in index.subjects], bool)
-    wanted = _wanted(index.subjects, subjects, exclude_subjects, exclude_prefixes, split, seed)
-    structure = index.problem & (problems.BAD_KEY | problems.WRONG_SHAPE | problems.UNREADABLE | problems.OUTSIDE)
-    with np.errstate(invalid="ignore"):
-        reasons = {
-            "excluded subject": excluded[index.subject],
-            "subject not selected": ~wanted[index.subject],
-            "low ppg quality": ~(index.quality[:, 0] >= ppg_quality),
-            "low ecg quality": ~(index.quality[:, 1] >= ecg_quality),
-        }
-    left = structure == 0
-    rejected = count_reasons(index, structure, normalize_dtype)
-    for reason, applies in reasons.items():
-        rejected[reason] += int((left & applies).sum())
-        left &= ~applies
-    bad = (index.problem & problems.relevant(normalize_dtype)) != 0
-    rejected += problems.count(index.problem[left & bad], normalize_dtype)
-    first = np.flatnonzero((left | (structure != 0)) & bad)
-    rows = np.flatnonzero(left & ~bad)
+    of_subject = _subject_reasons(index.subjects, subjects, exclude_subjects, exclude_prefixes, split, seed)
+    reason = of_subject[index.subject]  # (n,) uint8 into _REASONS; 0 is used
+    for code, threshold in ((3, ppg_quality), (4, ecg_quality)):
+        low = (reason == 0) & ~(index.quality[:, code - 3] >= threshold)
+        reason += low.view(np.uint8) * np.uint8(code)  # ten times as fast as assigning through the mask
+    troubled = np.flatnonzero(index.problem & problems.relevant(normalize_dtype))
+    found = index.problem[troubled]
+    found[((found & problems.STRUCTURE) == 0) & (reason[troubled] != 0)] = 0  # counted under the reason it has
+    reason[troubled[found != 0]] = _PROBLEM
+    rejected = count_reasons(index, found, normalize_dtype)
+    rejected.update({text: int(np.count_nonzero(reason == code)) for code, text in enumerate(_REASONS) if text})
+    rows = np.flatnonzero(reason == 0)
     number = np.full(len(index.subjects), -1, np.int32)
-    used = np.unique(index.subject[rows])
+    used = np.flatnonzero(np.bincount(index.subject[rows], minlength=len(index.subjects)))
     number[used] = np.arange(len(used))
     names = [index.subjects[i] for i in used]
-    return Selection(rows, names, number, +rejected, int(first[0]) if len(first) else -1)
+    bad = troubled[found != 0]
+    return Selection(rows, names, number, +rejected, int(bad[0]) if len(bad) else -1)
 
 
 def quality_pair(quality: Quality) -> tuple[float, float]:
@@ -73,7 +70,7 @@ def quality_pair(quality: Quality) -> tuple[float, float]:
     return pair
 
 
-def _wanted(
+def _subject_reasons(
     names: list[str],
     subjects: Iterable[str] | None,
     exclude_subjects: Iterable[str],
@@ -81,14 +78,14 @@ def _wanted(
     split: str | None,
     seed: int,
 ) -> np.ndarray:
-    """(len(names),) bool."""
+    """(len(names),) uint8 into _REASONS."""
     chosen = {name for name in names if not name.startswith(exclude_prefixes)}
     chosen -= _names("exclude_subjects", exclude_subjects)
     if subjects is not None:
         chosen &= _names("subjects", subjects)
     if split is not None:
         chosen = set(split_subjects(chosen, seed, exclude_prefixes=exclude_prefixes)[split])
-    return np.array([name in chosen for name in names], bool)
+    return np.array([0 if n in chosen else 1 if n.startswith(exclude_prefixes) else 2 for n in names], np.uint8)
 
 
 def _names(argument: str, names: Iterable[str]) -> set[str]:

@@ -17,7 +17,7 @@ from xmae_fast import masked_mse, random_masking, xMAE
 from xmae_fast.data import PlainSegmentDataset, SegmentLoader
 from xmae_fast.testing import Error
 
-STEPS = 8
+STEPS = 4
 Batches = Iterable[dict[str, Tensor]]
 
 

@@ -1,7 +1,9 @@
 #include "gather.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <system_error>
 #include <thread>
 
 #include "guard.h"
@@ -10,15 +12,22 @@
 namespace xmae_io {
 namespace {
 
-// Rows [0, count) in contiguous parts; work(begin, end) runs on `threads` threads, this one among them.
+// Rows [0, count) in contiguous parts, each on a thread, this one among them; work(part, begin, end).
 template <class Work>
-void parallel(int64_t count, int threads, const Work& work) {
-  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, count / 8));
+void parallel(int64_t count, int64_t parts, const Work& work) {
   std::vector<std::thread> others;
-  for (int64_t part = 1; part < parts; ++part) {
-    others.emplace_back([&work, part, parts, count] { work(count * part / parts, count * (part + 1) / parts); });
+  others.reserve(parts);
+  int64_t started = 1;
+  try {
+    for (; started < parts; ++started) {
+      const int64_t part = started;
+      const int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+      others.emplace_back([&work, part, begin, end] { work(part, begin, end); });
+    }
+  } catch (const std::system_error&) {  // no more threads to be had: the rest is done here
   }
-  work(0, count / parts);
+  work(0, 0, count / parts);
+  if (started < parts) work(0, count * started / parts, count);
   for (std::thread& other : others) other.join();
 }
 
@@ -42,7 +51,8 @@ Segment segment_at(const Batch& batch, int64_t i) {
   for (int k = 0; k < 2; ++k) s.offset[k] = batch.offsets[k][i];
   if (i + kAhead < batch.count && inside(batch, i + kAhead)) {
     const File& file = batch.files[batch.file[i + kAhead]];
-    const int64_t ppg = batch.offsets[0][i + kAhead], ecg = batch.offsets[1][i + kAhead], extent = batch.L * file.stride;
+    const int64_t ppg = batch.offsets[0][i + kAhead], ecg = batch.offsets[1][i + kAhead];
+    const int64_t extent = batch.L * file.stride;
     const bool together = std::abs(ppg - ecg) < extent;
     s.next_bytes = together ? extent / 2 : extent;
     s.next[0] = file.data + (together ? std::min(ppg, ecg) : ppg);
@@ -55,9 +65,10 @@ Segment segment_at(const Batch& batch, int64_t i) {
 template <class Read>
 void each_row(const Batch& batch, int threads, int64_t scratch_floats, uint8_t* problems, const Read& read) {
   install_guard();
-  parallel(batch.count, threads, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch(scratch_floats);
-    float* const room = scratch.data();
+  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, batch.count / 8));
+  std::vector<float> scratch(parts * scratch_floats);
+  parallel(batch.count, parts, [&](int64_t part, int64_t begin, int64_t end) {
+    float* const room = scratch.data() + part * scratch_floats;
     for (int64_t i = begin; i < end; ++i) {
       problems[i] = kOutside;
       if (inside(batch, i)) problems[i] = guard([&] { return read(i, room); }, uint8_t{kVanished});
@@ -80,7 +91,8 @@ void copy_elements(const File& file, const uint8_t* from, int64_t count, uint8_t
 
 }  // namespace
 
-void gather(const Batch& batch, bool half, const Randomness& random, int threads, float* const out[2], uint8_t* problems) {
+void gather(
+    const Batch& batch, bool half, const Randomness& random, int threads, float* const out[2], uint8_t* problems) {
   const Rows& table = rows();
   each_row(batch, threads, 4 * scratch_row(batch.L), problems, [&](int64_t i, float* scratch) {
     Segment segment = segment_at(batch, i);

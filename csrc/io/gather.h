@@ -21,7 +21,8 @@ struct Randomness {
 };
 
 // ppg, ecg: [count, L]; problems: [count], 0 where the row was written. Results do not depend on `threads`.
-void gather(const Batch& batch, bool half, const Randomness& random, int threads, float* const out[2], uint8_t* problems);
+void gather(
+    const Batch& batch, bool half, const Randomness& random, int threads, float* const out[2], uint8_t* problems);
 
 // problems: [count], of both arithmetics.
 void inspect(const Batch& batch, int threads, uint8_t* problems);

@@ -39,7 +39,8 @@ XMAE_INLINE Vec load_halves(const uint16_t* p) {
   return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(value) | top | sign);
 }
 XMAE_INLINE Vec round_half(Vec v) {
-  const VecInt bits = reinterpret_cast<VecInt>(v), sign = bits & static_cast<int32_t>(0x80000000), magnitude = bits ^ sign;
+  const VecInt bits = reinterpret_cast<VecInt>(v), sign = bits & static_cast<int32_t>(0x80000000);
+  const VecInt magnitude = bits ^ sign;
   // To nearest, ties to even: 13 bits less, or a multiple of 2^-24 where float16 is subnormal (0.75's last place).
   const VecInt normal = (magnitude + 0xfff + ((magnitude >> 13) & 1)) & ~0x1fff;
   const VecInt subnormal = reinterpret_cast<VecInt>((reinterpret_cast<Vec>(magnitude) + 0.75f) - 0.75f);
@@ -50,7 +51,7 @@ XMAE_INLINE Vec round_half(Vec v) {
 }
 #endif
 
-// To float16's 11 significant bits, to nearest, ties to even, for numbers in its normal range (below, to 11 bits still).
+// To float16's 11 significant bits, to nearest, ties to even, for numbers in its normal range (below it, to 11 bits).
 // Adding 1.5 * 2^13 times the number's power of two leaves just those bits in a float; takes a third of the time of the
 // conversions.
 XMAE_INLINE Vec round_11_bits(Vec v) {
@@ -67,8 +68,8 @@ XMAE_INLINE Vec round_11_bits(Vec v) {
 #endif
 }
 
-// 2 a / b where both have float16's 11 significant bits: a reciprocal, rounded, and one correction. Equal to the division
-// for all 2^20 pairs of significands (tests/data/test_gather.py tries them).
+// 2 a / b where both have float16's 11 significant bits: a reciprocal, rounded, and one correction. Equal to the
+// division for all 2^20 pairs of significands (tests/data/test_gather.py tries them).
 struct Doubled {
   Vec half_b, r;
   XMAE_INLINE explicit Doubled(float b) : half_b(broadcast(0.5f * b)), r(broadcast(2.0f / b)) {}

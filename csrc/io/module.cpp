@@ -28,10 +28,12 @@ class Gather {
          const std::vector<int64_t>& strides, int64_t L)
       : L_(L) {
     const size_t n = maps.size();
-    check(sizes.size() == n && swapped.size() == n && strides.size() == n, "maps: expected one entry per map in each list");
+    const bool listed = sizes.size() == n && swapped.size() == n && strides.size() == n;
+    check(listed, "maps: expected one entry per map in each list");
     check(L > 0, "L: expected at least 1, got " + std::to_string(L));
     for (size_t i = 0; i < n; ++i) {
-      check(sizes[i] == 2 || sizes[i] == 4 || sizes[i] == 8, "sizes: expected 2, 4 or 8 bytes, got " + std::to_string(sizes[i]));
+      const int size = sizes[i];
+      check(size == 2 || size == 4 || size == 8, "sizes: expected 2, 4 or 8 bytes, got " + std::to_string(size));
       check(strides[i] >= sizes[i], "strides: expected at least the element's size, got " + std::to_string(strides[i]));
       held_.push_back(maps[i].request());
       const py::buffer_info& info = held_.back();
@@ -61,7 +63,9 @@ class Gather {
     const Batch batch = checked(file, ppg, ecg);
     int64_t most = 0;
     for (const File& f : files_) most = std::max(most, static_cast<int64_t>(f.kind));
-    for (const File& f : files_) check(static_cast<int64_t>(f.kind) == most, "copy: expected files of one element size");
+    for (const File& f : files_) {
+      check(static_cast<int64_t>(f.kind) == most, "copy: expected files of one element size");
+    }
     check(ppg_out.size() == batch.count * L_ * most && ecg_out.size() == ppg_out.size(),
           "ppg_out, ecg_out: expected [count, L * element size] bytes");
     uint8_t* const out[2] = {ppg_out.mutable_data(), ecg_out.mutable_data()};
@@ -135,9 +139,9 @@ PYBIND11_MODULE(_C_io, m) {
       .def(py::init<const std::vector<py::buffer>&, const std::vector<int>&, const std::vector<bool>&,
                     const std::vector<int64_t>&, int64_t>(),
            py::arg("maps"), py::arg("sizes"), py::arg("swapped"), py::arg("strides"), py::arg("L"))
-      .def("gather", &Gather::gather, py::arg("file").noconvert(), py::arg("ppg").noconvert(), py::arg("ecg").noconvert(),
-           py::arg("ppg_out").noconvert(), py::arg("ecg_out").noconvert(), py::arg("half"), py::arg("threads"),
-           py::arg("seed") = 0, py::arg("epoch") = 0, py::arg("items").noconvert() = py::none())
+      .def("gather", &Gather::gather, py::arg("file").noconvert(), py::arg("ppg").noconvert(),
+           py::arg("ecg").noconvert(), py::arg("ppg_out").noconvert(), py::arg("ecg_out").noconvert(), py::arg("half"),
+           py::arg("threads"), py::arg("seed") = 0, py::arg("epoch") = 0, py::arg("items").noconvert() = py::none())
       .def("inspect", &Gather::inspect, py::arg("file").noconvert(), py::arg("ppg").noconvert(),
            py::arg("ecg").noconvert(), py::arg("threads"))
       .def("copy", &Gather::copy, py::arg("file").noconvert(), py::arg("ppg").noconvert(), py::arg("ecg").noconvert(),

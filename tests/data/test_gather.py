@@ -162,7 +162,7 @@ def test_segments_outside_the_file_are_not_read(impl):
 def test_division_by_reciprocal_is_exact_for_all_significands(instruction_set):
     """Segments (0, t, range) with t < range over all pairs of 11-bit significands: every quotient that can occur."""
     significands = np.arange(1024, 2048)
-    for top in significands[::3]:
+    for top in significands:
         low = np.arange(1024, top + 1) / 2048  # below the range in the same binade, and all of the one below
         below = significands / 4096
         x = np.concatenate([[0.0], low, below, [top / 2048]]).astype(np.float16)

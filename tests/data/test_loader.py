@@ -148,11 +148,23 @@ def test_resuming_in_the_middle_of_an_epoch(shards):
         for got, expected in zip(resumed, want[stop:], strict=True):
             assert_equal([got[n] for n in NAMES], [expected[n] for n in NAMES])
         loader.set_epoch(0)
-    assert SegmentLoader(shards, 32, augment=True).state_dict()["batch"] == 0
+    states = [loader.state_dict() for _ in loader]
+    assert [(state["epoch"], state["batch"]) for state in states[-2:]] == [(0, len(loader) - 1), (1, 0)]
     with pytest.raises(ValueError, match="batch_size: the state is of a loader with 32, this one has 33"):
         SegmentLoader(shards, 33, augment=True).load_state_dict(state)
     with pytest.raises(ValueError, match="seed: the state is of a loader with 77, this one has 1"):
         SegmentLoader(shards, 32, augment=True, seed=1).load_state_dict(state)
+
+
+def test_a_pass_that_is_left_early_is_begun_anew(shards):
+    loader = SegmentLoader(shards, 32)
+    first = next(iter(loader))
+    assert loader.state_dict()["batch"] == 1
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    assert torch.equal(batches[0]["ppg"], first["ppg"])
+    assert loader.state_dict()["epoch"] == 1
+    assert loader.state_dict()["batch"] == 0
 
 
 def test_batches_that_are_kept_stay_what_they_are(shards):

@@ -48,9 +48,9 @@ class SegmentLoader:
         segments so that all ranks get as many; pad=False repeats nothing, and some ranks may get one segment more.
     prefetch: batches prepared ahead.
 
-    A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad since it was indexed
-    is left out of its batch, with a warning. Errors of the background thread are raised here. `state_dict` and
-    `load_state_dict` resume in the middle of an epoch; `.stats` says how long the consumer waited."""
+    One pass at a time. A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad
+    since it was indexed is left out of its batch, with a warning. Errors of the background thread are raised here.
+    `state_dict` and `load_state_dict` resume in the middle of an epoch; `.stats` says how long the consumer waited."""
 
     def __init__(
         self,
@@ -84,7 +84,8 @@ class SegmentLoader:
         self.batch_size, self.shuffle, self.drop_last, self.pad = batch_size, shuffle, drop_last, pad
         self.prefetch, self.block_size, self.window = prefetch, block_size, window
         self.epoch, self.stats = 0, LoaderStats()
-        self._start = 0  # batch that the next pass begins with
+        self._resume = 0  # batch that the next pass begins with
+        self._consumed = 0  # batches of the current epoch
         self._buffers = BatchBuffers(batch_size, self.segments.seq_len, pin_memory)
 
     def __len__(self) -> int:
@@ -93,8 +94,10 @@ class SegmentLoader:
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """One epoch, or what is left of one that `load_state_dict` resumes. Ending it moves on to the next epoch."""
-        order, first = self.order(), self._start
+        """One epoch, or what is left of one that `load_state_dict` resumes. Ending it moves on to the next epoch; one
+        that is left early is begun anew by the next pass."""
+        order, first = self.order(), self._resume
+        self._resume, self._consumed = 0, first
         ready: queue.Queue = queue.Queue(self.prefetch)
         stop = threading.Event()
         arguments = order, self.epoch, first, ready, stop
@@ -107,10 +110,10 @@ class SegmentLoader:
                 self._count(batch, time.perf_counter() - began, number == first)
                 if isinstance(batch, BaseException):
                     raise batch
-                self._start = number + 1
+                self._consumed = number + 1
                 yield batch
                 del batch  # or its memory would not be free while the next one is prepared
-            self.epoch, self._start = self.epoch + 1, 0
+            self.epoch, self._consumed = self.epoch + 1, 0
         finally:
             stop.set()
             while thread.is_alive():  # it may be waiting to hand over a batch
@@ -130,18 +133,20 @@ class SegmentLoader:
         """The next pass is this epoch, from its first batch."""
         if epoch < 0:
             raise ValueError(f"epoch: expected at least 0, got {epoch}")
-        self.epoch, self._start = epoch, 0
+        self.epoch, self._resume, self._consumed = epoch, 0, 0
 
     def state_dict(self) -> dict:
         """Where the consumer is: plain numbers, to be stored with a checkpoint."""
-        return {"epoch": self.epoch, "batch": self._start, **self._identity()}
+        whole = self._consumed == len(self)  # after the last batch, before the pass has ended
+        return {"epoch": self.epoch + whole, "batch": 0 if whole else self._consumed, **self._identity()}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on behind the last batch that was consumed. ValueError where this loader's batches would be others."""
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ValueError(f"{name}: the state is of a loader with {state.get(name)!r}, this one has {value!r}")
-        self.epoch, self._start = int(state["epoch"]), int(state["batch"])
+        self.epoch = int(state["epoch"])
+        self._resume = self._consumed = int(state["batch"])
 
     def explain(self) -> str:
         """What is read and how, what was left out, and how long the consumer waited."""

@@ -7,6 +7,7 @@ Every implementation is compared with float64 before it is timed; all are timed 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,8 @@ PLOTTED = ("masks", "embed", "forward", "train")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # other runtimes' libraries share this process: a crash is to say where
     options = _parser().parse_args(arguments)
     if problem := _problem(options):
         return _refuse(problem)

@@ -264,7 +264,7 @@ class _Contests:
         return iter(())
 
     def _augmented(self, dataset: PlainSegmentDataset) -> Pair:
-        """What the plain data set gives for the checked segments; other rows stay as they are without augmentation."""
+        """What the plain data set gives for every segment."""
         items = [dataset[row] for row in range(self.files.count)]
         return tuple(torch.stack([item[name] for item in items]) for name in NAMES)
 

@@ -126,12 +126,6 @@ class Gather {
 
 PYBIND11_MODULE(_C_io, m) {
   using namespace xmae_io;
-  m.attr("CONSTANT") = static_cast<int>(kConstant);
-  m.attr("NON_FINITE") = static_cast<int>(kNonFinite);
-  m.attr("CONSTANT_HALF") = static_cast<int>(kConstantHalf);
-  m.attr("NON_FINITE_HALF") = static_cast<int>(kNonFiniteHalf);
-  m.attr("OUTSIDE") = static_cast<int>(kOutside);
-  m.attr("VANISHED") = static_cast<int>(kVanished);
   m.def("kernels", [] { return std::string(rows().name); });
   m.def("use_kernels", [](const std::string& name) { use_rows(name.c_str()); });
   // .noconvert(): an array of another type would be copied, and the batch written to the copy.

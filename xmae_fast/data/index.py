@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -142,13 +141,3 @@ def open_index(
         reasons = "; ".join(broken.values())
         warnings.warn(f"{len(broken)} of {len(listed)} shards are left out: {reasons}", stacklevel=2)
     return SegmentIndex(whole, broken)
-
-
-def count_reasons(index: SegmentIndex, problem: np.ndarray, normalize_dtype: str) -> Counter[str]:
-    """Problems by reason, with one entry for the shards that were left out."""
-    from xmae_fast.data.problems import count
-
-    counted = count(problem, normalize_dtype)
-    if index.broken:
-        counted["unreadable shard"] += len(index.broken)
-    return counted

@@ -10,8 +10,9 @@ from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.index import Paths, SegmentIndex, Shard, open_index
 from xmae_fast.data.layout import Layout
+from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.scan_pool import Progress
-from xmae_fast.data.selection import Quality, Selection, quality_pair, select
+from xmae_fast.data.selection import Selection, select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
 
 BINS = 10  # of the qualities, over 0 to 1

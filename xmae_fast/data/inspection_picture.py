@@ -14,8 +14,8 @@ from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.index import Paths, SegmentIndex, Shard
 from xmae_fast.data.inspection import index_of, problem_rows, record_names, selection_of
 from xmae_fast.data.layout import Layout
+from xmae_fast.data.options import Quality
 from xmae_fast.data.segment_reader import SegmentReader
-from xmae_fast.data.selection import Quality
 from xmae_fast.data.shards import open_shard
 
 _COLOURS = {"ECG": "#b3261e", "PPG": "#0f8a5f"}

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from xmae_fast.data.augment import NormalizeDtype, augmented, draw_augmentation, min_max, segment_problem
+from xmae_fast.data.options import Quality, check_option, check_reading, quality_pair
 from xmae_fast.data.shards import (
     SegmentKey,
     SegmentRecord,
@@ -23,7 +24,6 @@ from xmae_fast.data.shards import (
 from xmae_fast.data.splits import EXCLUDED_PREFIXES, split_subjects
 
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
-Quality = float | tuple[float, float]
 
 
 class PlainSegmentDataset(Dataset):
@@ -56,14 +56,8 @@ class PlainSegmentDataset(Dataset):
         on_bad: Literal["skip", "raise"] = "skip",
         normalize_dtype: NormalizeDtype = "float16",
     ) -> None:
-        _check_option("split", split, ("train", "val", "test", None))
-        _check_option("augment", augment, (False, True, "published"))
-        _check_option("on_bad", on_bad, ("skip", "raise"))
-        _check_option("normalize_dtype", normalize_dtype, ("float16", "float32"))
-        if augment == "published" and split is None:
-            raise ValueError('augment: "published" depends on the split, expected split "train", "val" or "test"')
+        self.augmenting = check_reading(split, augment, on_bad, normalize_dtype)
         self.seed, self.split = seed, split
-        self.augmenting = split != "train" if augment == "published" else augment and split in ("train", None)
         self._dtype = np.dtype(normalize_dtype)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._reader = _Reader()
@@ -112,7 +106,7 @@ def load_segments(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The first `limit` usable segments of the shards as (ppg, ecg), each (S, L) float32 in [-1, 1]. Constant and
     non-finite segments are passed over; reading stops at `limit`. ValueError when none is usable."""
-    _check_option("normalize_dtype", normalize_dtype, ("float16", "float32"))
+    check_option("normalize_dtype", normalize_dtype, ("float16", "float32"))
     if limit is not None and limit < 1:
         raise ValueError(f"limit: expected at least 1 or None, got {limit}")
     paths = path_list(paths)
@@ -166,10 +160,7 @@ class _Selection:
         if split is not None:
             names = split_subjects(names, seed, exclude_prefixes=exclude_prefixes)[split]
         self.names, self.exclude_prefixes = frozenset(names), exclude_prefixes
-        pair = quality if isinstance(quality, (tuple, list)) else (quality, quality)
-        if len(pair) != 2 or not all(isinstance(value, (int, float)) for value in pair):
-            raise ValueError(f"quality: expected a number or a pair (ppg, ecg) of numbers, got {quality!r}")
-        self.ppg_quality, self.ecg_quality = pair
+        self.ppg_quality, self.ecg_quality = quality_pair(quality)
         self.rejected: Counter[str] = Counter()
 
     def __call__(self, subject: str, key: SegmentKey) -> bool:
@@ -198,8 +189,3 @@ def _prepare(signals: np.ndarray, dtype: np.dtype, draws=None) -> tuple[np.ndarr
 
 def _where(record: SegmentRecord) -> str:
     return f"shard {record.path}, record {record.subject}/{record.key}"
-
-
-def _check_option(name: str, value: object, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -12,11 +12,11 @@ from xmae_fast.data import packed, problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.index import Paths
 from xmae_fast.data.layout import Layout
+from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.packed import Progress
 from xmae_fast.data.repack_copy import PackedCopy
 from xmae_fast.data.repack_journal import Journal, locked, sync_folder
 from xmae_fast.data.segments import Segments
-from xmae_fast.data.selection import Quality, quality_pair
 
 
 @dataclass(frozen=True)

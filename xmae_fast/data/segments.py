@@ -15,8 +15,9 @@ from xmae_fast.data.gather import default_threads, gather_arrays, reader_name
 from xmae_fast.data.index import Paths, SegmentIndex, open_index
 from xmae_fast.data.layout import Layout
 from xmae_fast.data.open_shards import OpenShards, ShardChangedError
+from xmae_fast.data.options import Quality, check_option, check_reading
 from xmae_fast.data.scan_pool import Progress
-from xmae_fast.data.selection import Quality, select
+from xmae_fast.data.selection import select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
 
 _HINT_GAP = 1 << 16  # bytes between segments that are still read ahead in one go
@@ -45,13 +46,8 @@ class Segments:
         progress: Progress | None = None,
         storage_options: dict | None = None,
     ) -> None:
-        _check_option("split", split, ("train", "val", "test", None))
-        _check_option("augment", augment, (False, True, "published"))
-        _check_option("on_bad", on_bad, ("skip", "raise"))
-        _check_option("normalize_dtype", normalize_dtype, ("float16", "float32"))
-        _check_option("impl", impl, ("auto", "cpu", "reference"))
-        if augment == "published" and split is None:
-            raise ValueError('augment: "published" depends on the split, expected split "train", "val" or "test"')
+        self.augmenting = check_reading(split, augment, on_bad, normalize_dtype)
+        check_option("impl", impl, ("auto", "cpu", "reference"))
         if isinstance(exclude_prefixes, str):
             raise ValueError(f"exclude_prefixes: expected a list of beginnings, got the text {exclude_prefixes!r}")
         if num_threads is not None and num_threads < 1:
@@ -59,7 +55,6 @@ class Segments:
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed: expected 0 to 2**32 - 1, got {seed}")
         self.seed, self.split, self.on_bad, self.normalize_dtype = seed, split, on_bad, normalize_dtype
-        self.augmenting = split != "train" if augment == "published" else augment and split in ("train", None)
         self.num_threads, self.impl, self.layout = num_threads or default_threads(), impl, layout or Layout()
         self.index: SegmentIndex = open_index(
             paths, layout=self.layout, cache_dir=cache_dir, on_bad=on_bad, progress=progress,
@@ -95,9 +90,7 @@ class Segments:
         """(k,) of each label of the layout."""
         return {name: values[self.rows[items]] for name, values in self.index.labels.items()}
 
-    def read(
-        self, items: np.ndarray, epoch: int, ppg: np.ndarray, ecg: np.ndarray, threads: int | None = None
-    ) -> np.ndarray:
+    def read(self, items: np.ndarray, epoch: int, ppg: np.ndarray, ecg: np.ndarray) -> np.ndarray:
         """Write segments `items` (k,) to the rows of `ppg` and `ecg` (k, L) float32; (k,) bool tells which were good.
 
         A segment that was good when the index was made and is no longer: ValueError, or with on_bad="skip" its row is
@@ -107,7 +100,7 @@ class Segments:
         opened = self.opened()
         opened.check(np.unique(files))
         found = np.zeros(len(rows), np.uint8)
-        settings = {"half": self.normalize_dtype == "float16", "threads": threads or self.num_threads}
+        settings = {"half": self.normalize_dtype == "float16", "threads": self.num_threads}
         if self.augmenting:
             settings |= {"seed": self.seed, "epoch": epoch, "items": np.ascontiguousarray(items, np.int64)}
         mapped = opened.map_of[files] >= 0
@@ -229,8 +222,3 @@ def _of_part(settings: dict, part: np.ndarray) -> dict:
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "none"
-
-
-def _check_option(name: str, value: object, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from xmae_fast.data import problems
-from xmae_fast.data.index import SegmentIndex, count_reasons
+from xmae_fast.data.index import SegmentIndex
+from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.splits import split_subjects
 
 # Why a segment is not used: a problem counts under its own name.
 _REASONS = ("", "excluded subject", "subject not selected", "low ppg quality", "low ecg quality", "")
 _PROBLEM = 5
-Quality = float | tuple[float, float]
 
 
 class Selection(NamedTuple):
@@ -51,7 +51,7 @@ def select(
     found = index.problem[troubled]
     found[((found & problems.STRUCTURE) == 0) & (reason[troubled] != 0)] = 0  # counted under the reason it has
     reason[troubled[found != 0]] = _PROBLEM
-    rejected = count_reasons(index, found, normalize_dtype)
+    rejected = problems.count(found, normalize_dtype) + Counter({"unreadable shard": len(index.broken)})
     rejected.update({text: int(np.count_nonzero(reason == code)) for code, text in enumerate(_REASONS) if text})
     rows = np.flatnonzero(reason == 0)
     number = np.full(len(index.subjects), -1, np.int32)
@@ -60,14 +60,6 @@ def select(
     names = [index.subjects[i] for i in used]
     bad = troubled[found != 0]
     return Selection(rows, names, number, +rejected, int(bad[0]) if len(bad) else -1)
-
-
-def quality_pair(quality: Quality) -> tuple[float, float]:
-    """(ppg, ecg) thresholds; ValueError for anything but a number or a pair of numbers."""
-    pair = tuple(quality) if isinstance(quality, (tuple, list)) else (quality, quality)
-    if len(pair) != 2 or not all(isinstance(value, (int, float)) for value in pair):
-        raise ValueError(f"quality: expected a number or a pair (ppg, ecg) of numbers, got {quality!r}")
-    return pair
 
 
 def _subject_reasons(

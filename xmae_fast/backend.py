@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,10 +28,13 @@ OPS = (
     "waveform_loss",
 )
 MODEL_OPS = tuple(op for op in OPS if op != "random_masking")  # those that a forward runs
-# The only device type that each implementation serves (None: any).
-_DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
+# The only device type that each implementation serves (None: any). Triton's interpreter runs kernels on the CPU.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": None if _INTERPRETED else "cuda", "cuda": "cuda"}
+_recording_launches = False  # while ops._triton.recording is on: launches are written down, tensors may be anywhere
 # The dtypes of floating-point tensors that each implementation serves (None: any).
-_DTYPES_OF = {"reference": None, "cpu": (torch.float32,), "triton": None, "cuda": None}
+_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES_OF = {"reference": None, "cpu": (torch.float32,), "triton": _GPU_DTYPES, "cuda": _GPU_DTYPES}
 
 
 class BackendError(RuntimeError):
@@ -140,7 +145,7 @@ def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: 
         return
     if not _usable(op, impl):
         raise BackendError(f"impl={impl!r} was asked for {op}, but {_why_not(op, impl)}")
-    wanted = _DEVICE_OF[impl]
+    wanted = None if impl == "triton" and _recording_launches else _DEVICE_OF[impl]
     if device is not None and wanted is not None and device.type != wanted:
         raise BackendError(f"impl={impl!r} was asked for {op}: expected tensors on {wanted}, got them on {device}")
     if not _serves(impl, dtype):
@@ -154,23 +159,31 @@ def _serves(impl: str, dtype: torch.dtype | None) -> bool:
     return dtype is None or _DTYPES_OF[impl] is None or dtype in _DTYPES_OF[impl]
 
 
-def resolve(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
+def resolve(
+    op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None, *, triton_limit: str = ""
+) -> str:
     """The implementation that serves this call: `impl` itself if explicit and possible, else the fastest usable.
 
     Args:
         device, dtype: of the tensors; no dtype: the operator has no floating-point input.
+        triton_limit: why these sizes are beyond the Triton kernels; '' if they are not. An explicit impl="triton" then
+            raises, "auto" takes the reference and warns, once for each reason.
     """
     if impl == "reference":
         return "reference"
     if impl != "auto":
         check_usable(op, impl, device, dtype)
+        if impl == "triton" and triton_limit:
+            raise BackendError(f"impl='triton' was asked for {op}, but {triton_limit}; impl='reference' takes it")
         return impl
     if device.type == "cpu" and _serves("cpu", dtype) and _usable(op, "cpu"):
         return "cpu"
-    if device.type == "cuda" and _usable(op, "cuda"):
+    if device.type == "cuda" and _usable(op, "cuda") and _serves("cuda", dtype):
         return "cuda"
-    if device.type == "cuda" and _usable(op, "triton"):
-        return "triton"
+    if device.type == "cuda" and _usable(op, "triton") and _serves("triton", dtype):
+        if not triton_limit:
+            return "triton"
+        warnings.warn(f"{op} runs in plain PyTorch: {triton_limit}", stacklevel=3)
     return "reference"
 
 
@@ -217,4 +230,4 @@ def _explain_op(op: str, impl: str, device: torch.device) -> str:
 def _not_here(op: str, impl: str, device: torch.device) -> str:
     if reason := _why_not(op, impl):
         return reason
-    return "" if device.type == _DEVICE_OF[impl] else f"it serves {_DEVICE_OF[impl]} tensors"
+    return "" if _DEVICE_OF[impl] in (None, device.type) else f"it serves {_DEVICE_OF[impl]} tensors"

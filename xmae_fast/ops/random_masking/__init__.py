@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops.random_masking import reference, schema  # noqa: F401
+from xmae_fast.ops.random_masking import reference, schema
 
 backend.register("random_masking", "cpu", "masks_philox")
+backend.register("random_masking", "triton", "masks_philox_triton")
 
 MODES = tuple(reference.MODES)
-_masks_philox_kernel = torch.ops.xmae_fast.masks_philox.default
-_masks_from_draws_kernel = torch.ops.xmae_fast.masks_from_draws.default
 
 
 class PatchMask(NamedTuple):
@@ -83,7 +82,7 @@ def random_masking(
             draws = reference.published_draws(B, N, k, mode, generator, device)
         if chosen == "reference":
             return PatchMask(*reference.masks_from_draws(*draws, k, mode))
-        return PatchMask(*_masks_from_draws_kernel(*draws, k, reference.MODES[mode]))
+        return PatchMask(*schema.MASKS_FROM_DRAWS[chosen](*draws, k, reference.MODES[mode]))
     seed = _draw_seed(generator, device) if 0 < k < N else torch.zeros(2, dtype=torch.int64, device=device)
     return _masks_from_seed(seed, B, N, k, mode, chosen)
 
@@ -105,7 +104,7 @@ def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: st
 def _masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, chosen: str) -> PatchMask:
     if chosen == "reference":
         return PatchMask(*reference.masks_philox(seed, B, N, k, mode))
-    return PatchMask(*_masks_philox_kernel(seed, B, N, k, reference.MODES[mode]))
+    return PatchMask(*schema.MASKS_PHILOX[chosen](seed, B, N, k, reference.MODES[mode]))
 
 
 def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -1,0 +1,150 @@
+"""What the compiler makes of the Triton kernels, found out without a GPU.
+
+`record` runs a piece of the library on fake tensors and writes its launches down; `compile_launch` compiles one of
+them for an architecture and reads registers, stack, shared memory and the use of tensor cores from the machine code.
+
+    python -m benchmarks.triton_resources [--arch 90 80 89] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from xmae_fast.ops import _triton
+from xmae_fast.ops._launch import Launch
+
+SHARED_LIMIT = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}  # bytes that one program may use
+_POINTER = {
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64", torch.int32: "*i32",
+    torch.bool: "*i1", torch.uint8: "*u8", torch.float64: "*fp64",
+}  # fmt: skip
+
+
+class Resources(NamedTuple):
+    """Of one compiled kernel: registers of a thread, bytes of stack (spills) and of shared memory, tensor-core use."""
+
+    kernel: str
+    arch: int
+    constants: str
+    num_warps: int
+    num_stages: int
+    registers: int
+    stack: int
+    shared: int
+    tensor_cores: str  # "HGMMA", "HMMA" or ""
+
+    @property
+    def key(self) -> str:
+        return f"sm_{self.arch} {self.kernel} [{self.constants}] warps={self.num_warps} stages={self.num_stages}"
+
+
+def record(run: Callable[[], Any], capability: tuple[int, int] = (9, 0)) -> list[Launch]:
+    """Launches of `run()`, which makes its tensors itself (on the CPU, see `recording`) and asks for impl="triton"."""
+    with FakeTensorMode(allow_non_fake_inputs=True), _triton.recording(capability) as launches:
+        run()
+    return list(launches)
+
+
+def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], list]]:
+    """Types, compile-time values and alignments of the arguments, as Triton specialises a call."""
+    types, constants, attributes = {}, {}, {}
+    for place, param in enumerate(launch.kernel.params):
+        value = launch.constants[param.name] if param.is_constexpr else launch.args[param.name]
+        if param.is_constexpr or value is None or (type(value) is int and value == 1):
+            types[param.name], constants[param.name] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            types[param.name] = _POINTER[value.dtype]
+            aligned = value.storage_offset() * value.element_size() % 16 == 0
+        elif isinstance(value, int):
+            types[param.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            aligned = value % 16 == 0
+        else:
+            types[param.name], aligned = "fp32", False
+        if aligned:
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    return types, constants, attributes
+
+
+def identity(launch: Launch) -> str:
+    """The same for launches that share one compiled kernel."""
+    return repr((launch.kernel.__name__, signature(launch), launch.num_warps, launch.num_stages))
+
+
+def distinct(launches: Iterable[Launch]) -> list[Launch]:
+    """One launch for every kernel that has to be compiled."""
+    return list({identity(launch): launch for launch in launches}.values())
+
+
+def compile_launch(launch: Launch, arch: int) -> Resources:
+    """Compile one launch for sm_<arch> and read what its machine code uses."""
+    types, constants, attributes = signature(launch)
+    source = ASTSource(launch.kernel, types, constants, attributes)
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    registers, stack = _usage(compiled.asm["cubin"])
+    ptx = compiled.asm["ptx"]
+    cores = "HGMMA" if "wgmma.mma_async" in ptx else "HMMA" if "mma.sync" in ptx else ""
+    shown = ", ".join(f"{name}={value}" for name, value in sorted(launch.constants.items()))
+    return Resources(
+        launch.kernel.__name__, arch, shown, launch.num_warps, launch.num_stages, registers, stack,
+        compiled.metadata.shared, cores,
+    )  # fmt: skip
+
+
+def _usage(cubin: bytes) -> tuple[int, int]:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"cuobjdump: expected a line with REG and STACK, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def table(resources: Iterable[Resources]) -> str:
+    """The resources as markdown."""
+    lines = ["| kernel | arch | registers | stack | shared | tensor cores | constants |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| {r.kernel} | sm_{r.arch} | {r.registers} | {r.stack} | {r.shared:,} | {r.tensor_cores} | {r.constants}, "
+        f"warps={r.num_warps}, stages={r.num_stages} |"
+        for r in resources
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from benchmarks.triton_steps import production_launches
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", type=int, nargs="+", default=[90, 80], choices=sorted(SHARED_LIMIT))
+    parser.add_argument("--out", type=Path, help="also write the resources here, as JSON")
+    args = parser.parse_args()
+    found = [
+        compile_launch(launch, arch)
+        for arch in args.arch
+        for launch in distinct(production_launches((arch // 10, arch % 10)))
+    ]
+    print(table(found))
+    if args.out:
+        args.out.write_text(json.dumps([r._asdict() for r in found], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Device functions that several Triton kernels share. Formulas are those of the reference; sums are float32."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.random import philox_impl
+
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+INV_SQRT_2PI = tl.constexpr(0.3989422804014327)
+
+
+@triton.jit
+def philox_words(seed_ptr, block, row):
+    """Philox4x32-10 with key seed[0] and counter (block, row, seed[1]); seed_ptr: int64 [2]. -> four uint32 words.
+
+    `block` and `row` broadcast; one of them may be a number. The same stream as csrc/cpu/philox.h and ops/random_masking/reference.py.
+    """
+    seed = tl.load(seed_ptr)
+    offset = tl.load(seed_ptr + 1)
+    zero = ((block + row) * 0).to(tl.uint32)
+    c0 = (block + row * 0).to(tl.uint32)
+    c1 = (block * 0 + row).to(tl.uint32)
+    c2 = zero | (offset & 0xFFFFFFFF).to(tl.uint32)
+    c3 = zero | ((offset >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    k0 = zero | (seed & 0xFFFFFFFF).to(tl.uint32)
+    k1 = zero | ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    return philox_impl(c0, c1, c2, c3, k0, k1, 10)
+
+
+@triton.jit
+def dropout_scale(seed_ptr, row, column, threshold, scale):
+    """0 or `scale` for element (row, column): the mask of ops/_dropout.py. threshold: uint32, p * 2^32."""
+    block = (column // 64) * 16 + column % 16
+    w0, w1, w2, w3 = philox_words(seed_ptr, block, row)
+    which = (column % 64) // 16
+    word = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
+    return tl.where(word < threshold.to(tl.uint32), 0.0, scale)
+
+
+@triton.jit
+def silu(x):
+    return x * tl.sigmoid(x)
+
+
+@triton.jit
+def silu_grad(x):
+    """d silu(x) / dx = s (1 + x (1 - s)), s = sigmoid(x)."""
+    s = tl.sigmoid(x)
+    return s * (1.0 + x * (1.0 - s))
+
+
+@triton.jit
+def gelu(x):
+    """Exact GELU: x Phi(x)."""
+    return x * 0.5 * (1.0 + tl.erf(x * SQRT_HALF))
+
+
+@triton.jit
+def gelu_grad(x):
+    """d gelu(x) / dx = Phi(x) + x phi(x)."""
+    return 0.5 * (1.0 + tl.erf(x * SQRT_HALF)) + x * tl.exp(-0.5 * x * x) * INV_SQRT_2PI

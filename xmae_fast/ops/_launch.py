@@ -1,0 +1,105 @@
+"""Launching Triton kernels: which configuration, where, and what is written down.
+
+A launcher names the few configurations worth trying, best guess first, per architecture. The first is used unless
+`xmae_fast.tuning` has measured a better one for the same key on the same kind of GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from xmae_fast.ops import _triton
+
+Config = Mapping[str, int]  # constants of a kernel to choose, with num_warps and num_stages
+Grid = Callable[[Mapping[str, Any]], tuple[int, ...]]
+TL_DTYPE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+_choose: Callable[[str, tuple, Sequence[Config], torch.device, Callable[[Config], None]], Config] | None = None
+_forced: int | None = None
+
+
+class Launch(NamedTuple):
+    """One launch as `_triton.recording` keeps it; tensors are kept as they came (fake)."""
+
+    kernel: Any  # triton.JITFunction
+    grid: tuple[int, ...]
+    args: Mapping[str, Any]  # all but constants, by name
+    constants: Mapping[str, Any]
+    num_warps: int
+    num_stages: int
+
+
+def launch(
+    kernel: Any,
+    grid: Grid,
+    args: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    configs: Mapping[int, Sequence[Config]],
+    key: tuple = (),
+) -> None:
+    """Launch `kernel` on the device of its first tensor; an empty grid launches nothing.
+
+    Args:
+        grid: constants (of the configuration too) -> programs along up to three axes.
+        args: run-time arguments by name: tensors, numbers, None.
+        constants: compile-time arguments (tl.constexpr) that do not depend on the configuration.
+        configs: what may be chosen, per architecture (80, 89, 90; the nearest one not above the device's counts), best
+            guess first. Kernels may run several times on the same arguments while tuning, so they must not read what
+            they write, unless they wrote it themselves in the same launch.
+        key: sizes that the best configuration depends on.
+    """
+    device = next(x.device for x in args.values() if isinstance(x, Tensor))
+    candidates = configs_for(configs, _triton.capability(device))
+
+    def run(config: Config) -> None:
+        options = {**constants, **config}
+        programs = grid(options)
+        if 0 in programs:
+            return
+        recorded = _triton.recorded_launches()
+        if recorded is not None:
+            warps, stages = options.pop("num_warps", 4), options.pop("num_stages", 3)
+            recorded.append(Launch(kernel, programs, dict(args), options, warps, stages))
+            return
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            kernel[programs](**args, **options, enable_fp_fusion=True)
+
+    if _forced is not None:
+        run(candidates[_forced % len(candidates)])
+    elif _choose is not None and len(candidates) > 1 and device.type == "cuda" and _triton.recorded_launches() is None:
+        run(_choose(kernel.__name__, key, candidates, device, run))
+    else:
+        run(candidates[0])
+
+
+def configs_for(configs: Mapping[int, Sequence[Config]], capability: tuple[int, int]) -> Sequence[Config]:
+    """The configurations for a GPU of this compute capability."""
+    at = 10 * capability[0] + capability[1]
+    return configs[max((known for known in configs if known <= at), default=min(configs))]
+
+
+@contextlib.contextmanager
+def forced_config(index: int) -> Iterator[None]:
+    """Within it, every launch takes its configuration number `index` (modulo how many there are); for tests."""
+    global _forced
+    before, _forced = _forced, index
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def dot_precision(compute: torch.dtype) -> str:
+    """`input_precision` of float32 products, as torch.set_float32_matmul_precision asks; others ignore it."""
+    return "ieee" if compute != torch.float32 or torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def block(size: int, least: int = 16) -> int:
+    """The power of two that holds `size`, at least `least` (16: what tl.dot takes)."""
+    return max(least, triton.next_power_of_2(size))

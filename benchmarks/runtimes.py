@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -88,10 +89,18 @@ def openvino_streams(onnx: bytes, rows: int, B: int) -> Embedding:
     return run
 
 
-def _compile_openvino(onnx: bytes, hint: str, streams: int):
+@cache
+def _openvino_core():
+    """One for the life of the process. OpenVINO's CPU plugin (seen in 2026.4) gives the thread an alternate signal stack
+    and unmaps it when it goes; where two overlapped, the thread is left with an unmapped one, and the next signal with
+    a Python handler (SIGCHLD, as soon as a DataLoader's worker ends) kills the process."""
     from openvino import Core
 
-    core = Core()
+    return Core()
+
+
+def _compile_openvino(onnx: bytes, hint: str, streams: int):
+    core = _openvino_core()
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": hint,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xmae_fast import backend, ops
 from xmae_fast.config import ModelCfg, cfg_from_dict
+from xmae_fast.model import embedding_graphs
 from xmae_fast.model.lag import LagBias
 from xmae_fast.model.layers import Block, CrossBlock, Stem, truncated_normal
 from xmae_fast.ops._checks import check_like
@@ -79,10 +80,6 @@ class ModalityPath(nn.Module):
         """Mean over tokens, LayerNorm, Linear: [B, Nk, D] -> [B, proj_dim]."""
         return self.proj(tokens.mean(dim=1))
 
-    def decode(self, tokens: Tensor, *, impl: str = "auto") -> Tensor:
-        """All N tokens -> waveform: [B, N, D] -> [B, 1, L]."""
-        x = self.dec_blk(tokens, impl=impl)
-        return ops.decode_waveform(x, self.decoder.deconv.weight, self.decoder.deconv.bias, impl=impl)
 
 
 class Bridge(nn.Module):
@@ -146,6 +143,7 @@ class xMAE(nn.Module):
         ids_restore_ecg: Tensor | None = None,
         return_embeddings: bool | None = None,
         return_recon: bool | None = None,
+        return_loss: bool = False,
     ) -> dict[str, Tensor]:
         """Embed PPG and reconstruct ECG.
 
@@ -155,6 +153,8 @@ class xMAE(nn.Module):
             ids_keep_*: [B, Nk] int64, visible patches; None: all.
             ids_restore_*: [B, N] int64, inverse of the permutation [kept..., masked...].
             return_embeddings, return_recon: override cfg's.
+            return_loss: also `loss`, a scalar: `masked_mse` of the reconstruction, by one operator that need not write
+                it; embedding and reconstruction are then left out unless asked for by name.
 
         Returns:
             A dictionary with what can be computed and is asked for: `ppg_embedding` [B, proj_dim] (its projection gets
@@ -164,8 +164,8 @@ class xMAE(nn.Module):
         Raises:
             ValueError, TypeError: naming the argument. BackendError: impl.
         """
-        want_embedding = self.cfg.return_embeddings if return_embeddings is None else return_embeddings
-        want_recon = self.cfg.return_recon if return_recon is None else return_recon
+        want_embedding = self.cfg.return_embeddings and not return_loss if return_embeddings is None else return_embeddings
+        want_recon = self.cfg.return_recon and not return_loss if return_recon is None else return_recon
         ppg = self.as_signal("ppg", ppg)
         ecg = self.as_signal("ecg", ecg)
         if ppg is None and ecg is None:
@@ -177,21 +177,31 @@ class xMAE(nn.Module):
         if ecg is not None and ids_keep_ecg is not None and ids_restore_ecg is None:
             raise ValueError("ids_restore_ecg: expected with ids_keep_ecg, got None")
 
+        if return_loss and ecg is None:
+            raise ValueError(f"return_loss: expected an ecg that source={self.cfg.source!r} uses, got none")
+
         result: dict[str, Tensor] = {}
         want_recon = want_recon and ecg is not None
-        bridged = self.has_bridge and ppg is not None and want_recon
+        decoding = want_recon or return_loss
+        bridged = self.has_bridge and ppg is not None and decoding
         if ppg is not None and (want_embedding or bridged):
             ppg_tokens = self.ppg_path.encode(ppg, ids_keep_ppg, impl=self.impl)
             if want_embedding:
                 result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
-        if want_recon:
+        if decoding:
             ecg_tokens = self.ecg_path.encode(ecg, ids_keep_ecg, impl=self.impl)
             if bridged:
                 ecg_tokens = self.bridge_queries(ecg_tokens, ids_keep_ecg)
                 for block in self.bridger.ecg2ppg:
                     ecg_tokens = block(ecg_tokens, ppg_tokens, ids_keep_ppg, impl=self.impl)
-            result["ecg_reconstructed"] = self._decode_ecg(ecg_tokens, ids_restore_ecg)
-            result["seq_mask_used_ecg"] = self._sample_mask(ecg, ids_keep_ecg, ids_restore_ecg)
+            decoded = self._decoder_tokens(ecg_tokens, ids_restore_ecg)
+            mask = self._sample_mask(ecg, ids_keep_ecg, ids_restore_ecg)
+            deconv = self.ecg_path.decoder.deconv
+            if return_loss:
+                result["loss"] = ops.waveform_loss(decoded, deconv.weight, deconv.bias, ecg, mask, impl=self.impl)
+            if want_recon:
+                result["ecg_reconstructed"] = ops.decode_waveform(decoded, deconv.weight, deconv.bias, impl=self.impl)
+                result["seq_mask_used_ecg"] = mask
         return result
 
     @torch.no_grad()
@@ -202,7 +212,8 @@ class xMAE(nn.Module):
             ppg: [B, L] or [B, 1, L].
 
         Returns:
-            [B, proj_dim], without gradient; nothing else is computed, no state changes.
+            [B, proj_dim], without gradient; nothing else is computed, no state changes. On a GPU a batch size (rounded
+            up to one of `embedding_graphs.BUCKETS`) that has been used three times becomes a CUDA graph.
 
         Raises:
             ValueError: source="ecg" has no PPG encoder, or the shape is wrong. TypeError: dtype or device.
@@ -210,6 +221,11 @@ class xMAE(nn.Module):
         if self.cfg.source == "ecg":
             raise ValueError("embed: expected a model with a PPG encoder, got source='ecg'")
         signal = self.as_signal("ppg", ppg)
+        if embedding_graphs.usable(self, signal):
+            return embedding_graphs.embed(self, signal, self._embed)
+        return self._embed(signal)
+
+    def _embed(self, signal: Tensor) -> Tensor:
         return self.ppg_path.embedding(self.ppg_path.encode(signal, None, inference=True, impl=self.impl))
 
     def bridge_queries(self, ecg_tokens: Tensor, ids_keep_ecg: Tensor | None) -> Tensor:
@@ -219,11 +235,12 @@ class xMAE(nn.Module):
         path = self.ecg_path
         return ops.assemble_queries(ecg_tokens, ids_keep_ecg, path.pos, path.mask_loc_table.weight, impl=self.impl)
 
-    def _decode_ecg(self, tokens: Tensor, ids_restore: Tensor | None) -> Tensor:
+    def _decoder_tokens(self, tokens: Tensor, ids_restore: Tensor | None) -> Tensor:
+        """All N tokens of the ECG behind the decoder block: tokens [B, Nk or N, D] -> [B, N, D]."""
         path = self.ecg_path
         if tokens.shape[1] < self.cfg.num_patches:
             tokens = ops.restore_tokens(tokens, ids_restore, self.mask_token, path.pos, impl=self.impl)
-        return path.decode(tokens, impl=self.impl)
+        return path.dec_blk(tokens, impl=self.impl)
 
     def _sample_mask(self, ecg: Tensor, ids_keep: Tensor | None, ids_restore: Tensor | None) -> Tensor:
         if ids_keep is None:

@@ -1,0 +1,73 @@
+"""Embedding by CUDA graphs: one per batch-size bucket, made by itself when a bucket has been used a few times."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from xmae_fast import backend, graphs
+
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # at most 1.5 times the rows asked for
+
+
+class _Bucket:
+    """Runs of one batch size: a few eager ones, a capture, then replays. `where`: what a replay relies on."""
+
+    def __init__(self, rows: int, where: tuple) -> None:
+        self.rows, self.where = rows, where
+        self.eager_runs = 0
+        self.signal: Tensor | None = None
+        self.replay: graphs.Replay | None = None
+
+
+class _ModelGraphs:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # a replay overwrites the result of the one before it
+        self.pool = torch.cuda.graph_pool_handle()
+        self.buckets: dict[tuple, _Bucket] = {}
+
+
+_of_model: WeakKeyDictionary[nn.Module, _ModelGraphs] = WeakKeyDictionary()
+
+
+def usable(model: nn.Module, signal: Tensor) -> bool:
+    """Whether embedding `signal` may go by graph: on a GPU, by our kernels, outside of another capture or a compile."""
+    return (
+        signal.device.type == "cuda"
+        and 0 < signal.shape[0] <= BUCKETS[-1]
+        and not torch.compiler.is_compiling()
+        and backend.resolve("conv_stem", model.impl, signal.device, signal.dtype) != "reference"
+        and not torch.cuda.is_current_stream_capturing()
+    )
+
+
+def embed(model: nn.Module, signal: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function(signal)`, replayed where it has been captured: signal [B, 1, L] -> [B, proj_dim], a tensor of its own.
+
+    A captured run reads the weights where they lie, so values may change; after a weight has moved (`to`,
+    `load_state_dict(assign=True)`) the bucket is captured anew.
+    """
+    B, device = signal.shape[0], signal.device
+    rows = BUCKETS[bisect_left(BUCKETS, B)]
+    autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+    key = (rows, signal.dtype, autocast, model.impl, torch.get_float32_matmul_precision())
+    where = (*map(Tensor.data_ptr, model.parameters()), *map(Tensor.data_ptr, model.buffers()))
+    made = _of_model.get(model) or _of_model.setdefault(model, _ModelGraphs())
+    with made.lock:
+        bucket = made.buckets.get(key)
+        if bucket is None or bucket.where != where:
+            bucket = made.buckets[key] = _Bucket(rows, where)
+        if bucket.replay is None and bucket.eager_runs < graphs.WARM_UP:
+            bucket.eager_runs += 1
+            padded = signal if rows == B else torch.cat([signal, signal.new_zeros(rows - B, *signal.shape[1:])])
+            return graphs.on_side_stream(lambda: function(padded), device)[:B]
+        if bucket.replay is None:
+            bucket.signal = signal.new_zeros(rows, *signal.shape[1:])
+            bucket.replay = graphs.Replay(lambda: function(bucket.signal), made.pool)
+        bucket.signal[:B].copy_(signal)
+        return bucket.replay()[:B].clone()

@@ -1,0 +1,228 @@
+"""One pretraining step, masks to optimiser, as a single CUDA graph where that can be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmae_fast import graphs
+from xmae_fast.model.xmae import xMAE
+from xmae_fast.ops import masks_from_seed
+from xmae_fast.ops._dropout import next_seed, seeds_from
+from xmae_fast.ops.random_masking import MODES
+
+_MOST_GRAPHS = 8  # of different batch sizes and mask ratios; further ones run eagerly
+
+
+def adamw(parameters: Iterable[Tensor], lr: float = 3e-4, weight_decay: float = 0.01) -> torch.optim.AdamW:
+    """The published optimiser, AdamW with betas (0.9, 0.95), in PyTorch's fused form; on a GPU ready for capture.
+
+    Args:
+        parameters: on one device.
+        lr: on a GPU it becomes a tensor, so that a schedule reaches a captured step.
+    """
+    parameters = list(parameters)
+    on_gpu = parameters[0].device.type == "cuda"
+    return torch.optim.AdamW(
+        parameters, lr=torch.tensor(lr, device=parameters[0].device) if on_gpu else lr, betas=(0.9, 0.95),
+        weight_decay=weight_decay, fused=True, capturable=on_gpu,
+    )  # fmt: skip
+
+
+class GraphedStep:
+    """Calling it makes one training step: masks, forward, masked loss, backward, optimiser.
+
+    On a CUDA device the first calls with a batch size and mask ratio run eagerly (they are real steps), the next is
+    captured, and from then on a step is one launch. Elsewhere every step runs eagerly; `reason` says why. The learning
+    rate (a tensor, see `adamw`), `mask_ratio`, `mask_ratio_ppg` and `seed` may change between steps. Masks, and dropout
+    but that of impl="reference", depend on (seed, number of the step) alone.
+
+    Args:
+        model: an xMAE with a bridge, in training mode; or one wrapped by DistributedDataParallel (then eager).
+        optimizer: of its parameters; for a capture made with capturable=True, as `adamw` does.
+        mask_ratio: of ECG patches, in [0, 1].
+        mode: of both masks, see `random_masking`.
+        mask_ratio_ppg: of PPG patches; 0, as published, hides nothing.
+        autocast: torch.bfloat16, or None for the precision of the weights. (float16 would need a gradient scaler.)
+        micro_batches: parts into which each batch is cut, whose gradients are accumulated.
+        seed: of masks and dropout.
+        graph: False never captures.
+
+    Raises:
+        ValueError: naming the argument.
+
+    Example:
+        step = GraphedStep(model.train(), adamw(model.parameters()), autocast=torch.bfloat16)
+        for batch in loader:
+            loss = step(batch["ppg"], batch["ecg"])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        mask_ratio: float = 0.8,
+        mode: str = "anchor",
+        mask_ratio_ppg: float = 0.0,
+        autocast: torch.dtype | None = None,
+        micro_batches: int = 1,
+        seed: int = 77,
+        graph: bool = True,
+    ) -> None:
+        self.core = _core(model)
+        if mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        if autocast not in (None, torch.bfloat16):
+            raise ValueError(f"autocast: expected None or torch.bfloat16, got {autocast}")
+        if micro_batches < 1:
+            raise ValueError(f"micro_batches: expected a whole number >= 1, got {micro_batches}")
+        self.model, self.optimizer = model, optimizer
+        self.mode, self.autocast, self.micro_batches = mode, autocast, micro_batches
+        self.mask_ratio, self.mask_ratio_ppg = mask_ratio, mask_ratio_ppg
+        self.device = self.core.mask_token.device
+        self.steps = 0
+        cfg = self.core.cfg
+        blocks = cfg.depth_ppg + cfg.depth_ecg + cfg.depth_bridge + 1
+        self._sites = micro_batches * (2 + 2 * blocks)  # two masks, and two dropouts a block
+        self._seeds = torch.empty(self._sites, 2, dtype=torch.int64, device=self.device)
+        self.seed = seed
+        self.reason = self._why_eager(graph)
+        self._pool = torch.cuda.graph_pool_handle() if not self.reason else None
+        self._runs: dict[tuple, _Run] = {}
+
+    def __call__(self, ppg: Tensor, ecg: Tensor) -> Tensor:
+        """One step on ppg, ecg [B, L] -> the loss, a scalar without gradient, on the device; nothing is synchronised.
+
+        Raises:
+            ValueError: wrong shapes, or B is no multiple of micro_batches.
+        """
+        ppg, ecg = self.core.as_signal("ppg", ppg), self.core.as_signal("ecg", ecg)
+        if ppg is None or ecg is None or ppg.shape != ecg.shape:
+            shapes = [None if x is None else list(x.shape) for x in (ppg, ecg)]
+            raise ValueError(f"ppg, ecg: expected two signals of one shape, got {shapes[0]} and {shapes[1]}")
+        if ppg.shape[0] % self.micro_batches:
+            raise ValueError(f"ppg: expected a multiple of micro_batches = {self.micro_batches}, got {ppg.shape[0]}")
+        hidden = self._masked(self.mask_ratio), self._masked(self.mask_ratio_ppg)
+        self.steps += 1
+        if self.reason:
+            return self._step(ppg, ecg, *hidden)
+        key = (ppg.shape[0], ppg.dtype, *hidden)
+        if key not in self._runs:
+            if len(self._runs) == _MOST_GRAPHS:
+                return self._step(ppg, ecg, *hidden)
+            self._runs[key] = _Run(self, torch.empty_like(ppg), torch.empty_like(ecg), hidden)
+        return self._runs[key](ppg, ecg)
+
+    @property
+    def seed(self) -> int:
+        """Of masks and dropout; setting it does not turn back the number of the step."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        self._seed = value
+        self._write_seeds()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside model and optimiser."""
+        return {"seed": self.seed, "steps": self.steps, "mask_ratio": self.mask_ratio,
+                "mask_ratio_ppg": self.mask_ratio_ppg}  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the run that `state` came from."""
+        self.steps, self.mask_ratio, self.mask_ratio_ppg = state["steps"], state["mask_ratio"], state["mask_ratio_ppg"]
+        self.seed = state["seed"]
+
+    def _write_seeds(self) -> None:
+        """Site i of the coming step draws from (seed, steps * sites + i); `_step` adds `sites` before it draws."""
+        before = (self.steps - 1) * self._sites
+        rows = [[self._seed, before + site] for site in range(self._sites)]
+        self._seeds.copy_(torch.tensor(rows, dtype=torch.int64))
+
+    def _masked(self, ratio: float) -> int:
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"mask_ratio: expected a number in [0, 1], got {ratio}")
+        return round(ratio * self.core.cfg.num_patches)
+
+    def _why_eager(self, graph: bool) -> str:
+        if not graph:
+            return "graph=False"
+        if self.device.type != "cuda":
+            return f"the model is on {self.device}, CUDA graphs need a CUDA device"
+        if self.model is not self.core:
+            return f"the model is wrapped by {type(self.model).__name__}, whose communication is not captured"
+        if not all(group.get("capturable") for group in self.optimizer.param_groups):
+            return f"{type(self.optimizer).__name__} was not made with capturable=True"
+        return ""
+
+    def _step(self, ppg: Tensor, ecg: Tensor, hidden_ecg: int, hidden_ppg: int) -> Tensor:
+        self._seeds[:, 1] += self._sites
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        with seeds_from(self._seeds):
+            for part in range(self.micro_batches):
+                signals = (x.chunk(self.micro_batches)[part] for x in (ppg, ecg))
+                with self._without_reduction(part + 1 < self.micro_batches):
+                    loss = self._loss(*signals, hidden_ecg, hidden_ppg) / self.micro_batches
+                    loss.backward()
+                losses.append(loss.detach())
+        self.optimizer.step()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _loss(self, ppg: Tensor, ecg: Tensor, hidden_ecg: int, hidden_ppg: int) -> Tensor:
+        ids = {}
+        for name, hidden in (("ecg", hidden_ecg), ("ppg", hidden_ppg)):
+            if name == "ppg" and hidden == 0:
+                continue
+            mask = masks_from_seed(
+                next_seed(), len(ppg), self.core.cfg.num_patches, hidden, self.mode, impl=self.core.impl
+            )
+            ids[f"ids_keep_{name}"], ids[f"ids_restore_{name}"] = mask.ids_keep, mask.ids_restore
+        context: AbstractContextManager = nullcontext()
+        if self.autocast is not None:
+            context = torch.autocast(self.device.type, self.autocast)
+        with context:
+            return self.model(ppg, ecg, **ids, return_loss=True)["loss"]
+
+    def _without_reduction(self, more_to_come: bool) -> AbstractContextManager:
+        """DistributedDataParallel exchanges gradients once a step, after the last part."""
+        return self.model.no_sync() if more_to_come and hasattr(self.model, "no_sync") else nullcontext()
+
+
+class _Run:
+    """Steps with one batch size and mask ratio: some eager ones, a capture, then replays."""
+
+    def __init__(self, step: GraphedStep, ppg: Tensor, ecg: Tensor, hidden: tuple[int, int]) -> None:
+        self.step, self.ppg, self.ecg, self.hidden = step, ppg, ecg, hidden
+        self.eager_steps = 0
+        self.replay: graphs.Replay | None = None
+
+    def __call__(self, ppg: Tensor, ecg: Tensor) -> Tensor:
+        step = self.step
+        if self.replay is None and self.eager_steps < graphs.WARM_UP:
+            self.eager_steps += 1
+            return graphs.on_side_stream(lambda: step._step(ppg, ecg, *self.hidden), step.device)
+        self.ppg.copy_(ppg)
+        self.ecg.copy_(ecg)
+        if self.replay is None:
+            try:
+                self.replay = graphs.Replay(lambda: step._step(self.ppg, self.ecg, *self.hidden), step._pool)
+            except RuntimeError as error:
+                step.reason = f"the capture failed: {error}"
+                warnings.warn(f"GraphedStep goes on without a CUDA graph: {step.reason}", stacklevel=3)
+                return step._step(ppg, ecg, *self.hidden)
+        return self.replay().clone()
+
+
+def _core(model: nn.Module) -> xMAE:
+    core = getattr(model, "module", model)
+    if not isinstance(core, xMAE) or not core.has_bridge:
+        what = type(core).__name__ if not isinstance(core, xMAE) else f"source={core.cfg.source!r} without a bridge"
+        raise ValueError(f"model: expected an xMAE with a bridge, got {what}")
+    return core

@@ -13,7 +13,8 @@ from benchmarks.baselines import set_dropout
 from benchmarks.context import DROPOUT, MASK_RATIO, Context
 from benchmarks.numerics import season
 from benchmarks.plain_model import PlainXMAE
-from xmae_fast import masked_mse, random_masking, xMAE
+from xmae_fast import graphs, masked_mse, random_masking, xMAE
+from xmae_fast import training as xmae_training
 
 
 class Batch(NamedTuple):
@@ -143,3 +144,29 @@ class Trainer:
     def _restart(self) -> None:
         self.model.load_state_dict(self.initial)
         self.optimizer = adamw(self.model.parameters(), self.fused)
+
+
+class GraphedTrainer(Trainer):
+    """`xmae_fast.training.GraphedStep`: the whole step as one CUDA graph; `probe` checks the same model eagerly."""
+
+    def __init__(self, model: xMAE, data: list[Batch], *, autocast: torch.dtype | None) -> None:
+        self.autocast_dtype = autocast
+        device = model.mask_token.device.type
+        context = (lambda: torch.autocast(device, autocast)) if autocast is not None else nullcontext
+        super().__init__(model, our_loss(model), lambda: data[0][2:], data, fused=True, autocast=context)
+
+    def __call__(self, i: int) -> Tensor:
+        if self.step is None:
+            optimizer = xmae_training.adamw(self.model.parameters())
+            self.step = xmae_training.GraphedStep(
+                self.model, optimizer, mask_ratio=MASK_RATIO, autocast=self.autocast_dtype
+            )
+            for number in range(graphs.WARM_UP + 1):
+                self.step(*self.data[number % len(self.data)][:2])
+            if self.step.reason and self.step.device.type == "cuda":
+                raise RuntimeError(f"GraphedStep made no graph: {self.step.reason}")
+        return self.step(*self.data[i % len(self.data)][:2])
+
+    def _restart(self) -> None:
+        super()._restart()
+        self.step: xmae_training.GraphedStep | None = None

@@ -91,9 +91,12 @@ def openvino_streams(onnx: bytes, rows: int, B: int) -> Embedding:
 
 @cache
 def _openvino_core():
-    """One for the life of the process. OpenVINO's CPU plugin (seen in 2026.4) gives the thread an alternate signal stack
-    and unmaps it when it goes; where two overlapped, the thread is left with an unmapped one, and the next signal with
-    a Python handler (SIGCHLD, as soon as a DataLoader's worker ends) kills the process."""
+    """One for the life of the process.
+
+    OpenVINO's CPU plugin (seen in 2026.4) gives the thread an alternate signal stack and unmaps it when it goes; where
+    two overlapped, the thread is left with an unmapped one, and the next signal with a Python handler (SIGCHLD, as soon
+    as a DataLoader's worker ends) kills the process.
+    """
     from openvino import Core
 
     return Core()

@@ -120,7 +120,7 @@ def _usage(cubin: bytes) -> tuple[int, int]:
 
 def table(resources: Iterable[Resources]) -> str:
     """The resources as markdown."""
-    lines = ["| kernel | arch | registers | stack | shared | tensor cores | constants |", "|---|---|---|---|---|---|---|"]
+    lines = ["| kernel | arch | registers | stack | shared | tensor cores | constants |", "|---" * 7 + "|"]
     lines += [
         f"| {r.kernel} | sm_{r.arch} | {r.registers} | {r.stack} | {r.shared:,} | {r.tensor_cores} | {r.constants}, "
         f"warps={r.num_warps}, stages={r.num_stages} |"

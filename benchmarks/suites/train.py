@@ -6,13 +6,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines import compiled, forget_compiled, published_masks, stock_model
 from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
 from benchmarks.context import MASK_RATIO, Context
 from benchmarks.counts import forward_flops
-from benchmarks.models import Batch, Loss, Trainer, batches, our_loss, our_model, plain_loss, plain_model
+from benchmarks.models import (
+    Batch,
+    GraphedTrainer,
+    Loss,
+    Trainer,
+    batches,
+    our_loss,
+    our_model,
+    plain_loss,
+    plain_model,
+)
 from benchmarks.numerics import Yardstick, check_another_precision, check_same_maths
 from benchmarks.peak_memory import peak_in_new_process
 from xmae_fast import random_masking
@@ -58,8 +69,10 @@ class _Training:
             self._baseline("stock: fused AdamW + torch.compile", lambda: self._stock(False, True), "all"),
             self._baseline("stock: channels-last, fused AdamW", lambda: self._stock(True, False)),
             self._baseline("stock: the same + torch.compile", lambda: self._stock(True, True), "default"),
+            *self._captured_baseline(),
             *self._information(),
             Contestant("xmae_fast impl=auto, fused AdamW", lambda: self._ours("auto", True), self._check, OURS),
+            *self._captured(),
         ]
         return Group(
             title=f"train: B={self.B}",
@@ -68,6 +81,24 @@ class _Training:
             unit="samples",
             flops=3 * forward_flops(self.context.cfg, self.B, self.context.kept),
         )
+
+    def _captured_baseline(self) -> list[Contestant]:
+        """On a GPU: kernels chosen by measuring, forward and backward replayed as CUDA graphs."""
+        if self.context.device.type == "cpu":
+            return []
+        name = "stock: the same, max-autotune, CUDA graphs"
+        return [self._baseline(name, lambda: self._stock(True, True, tuned=True), "default")]
+
+    def _captured(self) -> list[Contestant]:
+        """On a GPU: ours, from masks to optimiser, as one CUDA graph."""
+        if self.context.device.type == "cpu":
+            return []
+
+        def build() -> GraphedTrainer:
+            autocast = self.context.dtype if self.context.dtype == torch.bfloat16 else None
+            return GraphedTrainer(our_model(self.context, "auto", training=True), self.batches, autocast=autocast)
+
+        return [Contestant("xmae_fast GraphedStep", build, self._check, OURS)]
 
     def _baseline(self, name: str, build: Callable[[], Trainer], compile_level: str = "none") -> Contestant:
         left_out = self.context.left_out(compile_level)
@@ -111,11 +142,12 @@ class _Training:
         masks = self._vectorised if impl == "reference" else self._fast
         return self._trainer(model, our_loss(model), masks, fused)
 
-    def _stock(self, channels_last: bool, compiling: bool) -> Trainer:
+    def _stock(self, channels_last: bool, compiling: bool, tuned: bool = False) -> Trainer:
         plain = plain_model(self.context, training=True)
         model = stock_model(plain, channels_last=channels_last, compiled=compiling)
         loss = plain_loss(model)
-        return self._trainer(model, compiled(loss) if compiling else loss, self._vectorised, fused=True)
+        loss = compiled(loss, tuned=tuned) if compiling else loss
+        return self._trainer(model, loss, self._vectorised, fused=True)
 
     def _trainer(self, model: nn.Module, loss: Loss, masks: Masks, fused: bool | None = None) -> Trainer:
         return Trainer(model, loss, masks, self.batches, fused=fused, autocast=self.context.autocast)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xmae_fast import backend, graphs
 
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # at most 1.5 times the rows asked for
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # less than twice what is asked for
 
 
 class _Bucket:

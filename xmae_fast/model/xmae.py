@@ -164,8 +164,11 @@ class xMAE(nn.Module):
         Raises:
             ValueError, TypeError: naming the argument. BackendError: impl.
         """
-        want_embedding = self.cfg.return_embeddings and not return_loss if return_embeddings is None else return_embeddings
-        want_recon = self.cfg.return_recon and not return_loss if return_recon is None else return_recon
+        want_embedding, want_recon = return_embeddings, return_recon
+        if want_embedding is None:
+            want_embedding = self.cfg.return_embeddings and not return_loss
+        if want_recon is None:
+            want_recon = self.cfg.return_recon and not return_loss
         ppg = self.as_signal("ppg", ppg)
         ecg = self.as_signal("ecg", ecg)
         if ppg is None and ecg is None:

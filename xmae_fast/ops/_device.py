@@ -14,7 +14,8 @@ INV_SQRT_2PI = tl.constexpr(0.3989422804014327)
 def philox_words(seed_ptr, block, row):
     """Philox4x32-10 with key seed[0] and counter (block, row, seed[1]); seed_ptr: int64 [2]. -> four uint32 words.
 
-    `block` and `row` broadcast; one of them may be a number. The same stream as csrc/cpu/philox.h and ops/random_masking/reference.py.
+    `block` and `row` broadcast; one of them may be a number. The same stream as csrc/cpu/philox.h and
+    ops/random_masking/reference.py.
     """
     seed = tl.load(seed_ptr)
     offset = tl.load(seed_ptr + 1)
@@ -60,3 +61,15 @@ def gelu(x):
 def gelu_grad(x):
     """d gelu(x) / dx = Phi(x) + x phi(x)."""
     return 0.5 * (1.0 + tl.erf(x * SQRT_HALF)) + x * tl.exp(-0.5 * x * x) * INV_SQRT_2PI
+
+
+@triton.jit
+def sum_parts(parts_ptr, parts, stride_p, at, mask, BLOCK_P: tl.constexpr):
+    """Sum of partial results in fixed order: parts_ptr[p * stride_p + at] over p < parts -> float32 [len(at)]."""
+    total = tl.zeros([BLOCK_P, at.shape[0]], tl.float32)
+    for start in range(0, parts, BLOCK_P):
+        part = start + tl.arange(0, BLOCK_P)
+        inside = (part < parts)[:, None] & mask[None, :]
+        values = tl.load(parts_ptr + part.to(tl.int64)[:, None] * stride_p + at[None, :], mask=inside, other=0.0)
+        total += values.to(tl.float32)
+    return tl.sum(total, axis=0)

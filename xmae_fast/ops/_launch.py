@@ -15,12 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from xmae_fast import tuning
 from xmae_fast.ops import _triton
 
 Config = Mapping[str, int]  # constants of a kernel to choose, with num_warps and num_stages
 Grid = Callable[[Mapping[str, Any]], tuple[int, ...]]
 TL_DTYPE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-_choose: Callable[[str, tuple, Sequence[Config], torch.device, Callable[[Config], None]], Config] | None = None
 _forced: int | None = None
 
 
@@ -72,8 +72,8 @@ def launch(
 
     if _forced is not None:
         run(candidates[_forced % len(candidates)])
-    elif _choose is not None and len(candidates) > 1 and device.type == "cuda" and _triton.recorded_launches() is None:
-        run(_choose(kernel.__name__, key, candidates, device, run))
+    elif len(candidates) > 1 and device.type == "cuda" and _triton.recorded_launches() is None:
+        run(tuning.choose(kernel.__name__, key, candidates, device, run))
     else:
         run(candidates[0])
 

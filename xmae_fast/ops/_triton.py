@@ -23,6 +23,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _recorded: list[Any] | None = None
 _recorded_capability: tuple[int, int] = (9, 0)
+_watch: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
 def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.OpOverload:
@@ -47,7 +48,10 @@ def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.
 
     @torch.library.register_fake(f"xmae_fast::{full}")
     def _(*args: Any) -> Any:
-        return fake(*args) if _recorded is None else launch(*args)
+        if _recorded is None:
+            return fake(*args)
+        with _watch():
+            return launch(*args)
 
     return getattr(torch.ops.xmae_fast, full).default
 
@@ -59,20 +63,24 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def recording(capability: tuple[int, int] = (9, 0)) -> Iterator[list[Any]]:
+def recording(
+    capability: tuple[int, int] = (9, 0),
+    watch: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> Iterator[list[Any]]:
     """Within it (and a FakeTensorMode), launches of impl="triton" are appended to the list instead of run.
 
     Args:
         capability: of the imagined GPU, e.g. (9, 0) for an H200.
+        watch: makes a context to run each launcher in (a dispatch mode around it all does not see inside of one).
     """
-    global _recorded, _recorded_capability
-    before = _recorded, _recorded_capability
-    _recorded, _recorded_capability = [], capability
+    global _recorded, _recorded_capability, _watch
+    before = _recorded, _recorded_capability, _watch
+    _recorded, _recorded_capability, _watch = [], capability, watch
     backend._recording_launches = True
     try:
         yield _recorded
     finally:
-        _recorded, _recorded_capability = before
+        _recorded, _recorded_capability, _watch = before
         backend._recording_launches = _recorded is not None
 
 

@@ -1,0 +1,138 @@
+"""All launches of the default model's training step and embedding on a GPU, written down without one.
+
+    python -m benchmarks.triton_steps [--batch 512] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.context import PUBLISHED_CFG
+from xmae_fast import xMAE
+from xmae_fast.ops import _triton
+from xmae_fast.ops._launch import Launch
+from xmae_fast.training import GraphedStep
+
+_NO_LAUNCH = {
+    "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "detach_", "set_", "resize_",
+    "lift_fresh", "is_same_size", "record_stream",
+}  # fmt: skip
+# torch._fused_adamw_ packs pointers of at most this many parameters in one launch (multi_tensor_apply, depth 4).
+_ADAMW_TENSORS = 36
+
+
+class AtenLaunch(NamedTuple):
+    """A launch (at least one) of PyTorch's own, e.g. "aten.cat"."""
+
+    name: str
+
+
+class _AtenLaunches(TorchDispatchMode):
+    """Writes down PyTorch's operators that are neither views nor allocations."""
+
+    def __init__(self, into: Callable[[], list[Any] | None]) -> None:
+        super().__init__()
+        self.into = into
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.partition("::")
+        is_view = any(x.alias_info is not None and not x.alias_info.is_write for x in func._schema.returns)
+        if name[0] == "aten" and name[2] not in _NO_LAUNCH and not is_view:
+            self.into().append(AtenLaunch(f"aten.{name[2]}"))
+        return func(*args, **(kwargs or {}))
+
+
+def launches_of(run: Callable[[], Any], capability: tuple[int, int] = (9, 0)) -> list[Launch | AtenLaunch]:
+    """Everything that `run()` would launch, in order; only what happens after a call of `launches_of.start` counts."""
+    watch = partial(_AtenLaunches, _triton.recorded_launches)
+    with FakeTensorMode(allow_non_fake_inputs=True), _triton.recording(capability, watch) as launches:
+        run(launches.clear, watch)
+    return list(launches)
+
+
+def training_step(B: int, autocast: torch.dtype | None, capability: tuple[int, int]) -> list[Launch | AtenLaunch]:
+    """One step of the default model: masks, forward, loss, backward, fused AdamW."""
+
+    def run(start: Callable[[], None], watch: Callable) -> None:
+        model = xMAE(PUBLISHED_CFG, impl="triton").train()
+        step = GraphedStep(model, _NoOptimizer(), autocast=autocast)
+        ppg, ecg = torch.empty(2, B, PUBLISHED_CFG.seq_len)
+        start()
+        with watch():
+            step(ppg, ecg)
+        trained = sum(x.grad is not None for x in model.parameters())
+        launches = _triton.recorded_launches()
+        launches += [AtenLaunch("aten._fused_adamw_")] * -(-trained // _ADAMW_TENSORS)
+
+    return launches_of(run, capability)
+
+
+def embedding(B: int, autocast: torch.dtype | None, capability: tuple[int, int]) -> list[Launch | AtenLaunch]:
+    """One call of `embed` of the default model."""
+
+    def run(start: Callable[[], None], watch: Callable) -> None:
+        model = xMAE(PUBLISHED_CFG, impl="triton").eval()
+        ppg = torch.empty(B, PUBLISHED_CFG.seq_len)
+        start()
+        with watch(), torch.autocast("cpu", autocast, enabled=autocast is not None):
+            model.embed(ppg)
+
+    return launches_of(run, capability)
+
+
+def production_launches(capability: tuple[int, int] = (9, 0), B: int = 512) -> list[Launch]:
+    """The Triton launches of a training step and an embedding, in bfloat16 autocast and in float32."""
+    found = []
+    for autocast in (torch.bfloat16, None):
+        found += training_step(B, autocast, capability) + embedding(B, autocast, capability)
+    return [launch for launch in found if isinstance(launch, Launch)]
+
+
+def name_of(launch: Launch | AtenLaunch) -> str:
+    return launch.name if isinstance(launch, AtenLaunch) else launch.kernel.__name__
+
+
+def table(launches: Iterable[Launch | AtenLaunch]) -> str:
+    """How often each kernel is launched, as markdown, most often first."""
+    counts = Counter(map(name_of, launches))
+    lines = [f"| {name} | {count} |" for name, count in counts.most_common()]
+    return "\n".join(["| launch | times |", "|---|---|", *lines, f"| **all** | **{counts.total()}** |"])
+
+
+class _NoOptimizer:
+    """AdamW's launches are added by number: its kernel has no implementation for fake tensors in every torch."""
+
+    param_groups = ()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--out", type=Path, help="also write the lists here, as JSON")
+    args = parser.parse_args()
+    works = {"training step": training_step, "embedding": embedding}
+    lists = {name: work(args.batch, torch.bfloat16, (9, 0)) for name, work in works.items()}
+    for name, launches in lists.items():
+        print(f"\n{name}, B = {args.batch}, bfloat16 autocast\n\n{table(launches)}")
+    if args.out:
+        args.out.write_text(json.dumps({name: list(map(name_of, it)) for name, it in lists.items()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

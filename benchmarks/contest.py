@@ -158,7 +158,7 @@ def measure(group: Group, device: torch.device, effort: Effort, report: Callable
         else:
             runs[contestant.name] = run
             try:
-                row.peak_bytes = contestant.peak() if contestant.peak else _peak_bytes(run, device)
+                row.peak_bytes = contestant.peak() if contestant.peak else peak_bytes(run, device)
             except (OSError, RuntimeError) as error:
                 row.note = f"peak memory not measured: {_shortened(error)}"
     report(f"{group.title}: timing")
@@ -183,7 +183,7 @@ def _shortened(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _peak_bytes(run: Run, device: torch.device) -> int:
+def peak_bytes(run: Run, device: torch.device) -> int:
     """Most device memory that one call holds beyond what was there; 0 on a CPU, which does not count it."""
     if device.type != "cuda":
         return 0

@@ -149,8 +149,10 @@ class Trainer:
 class GraphedTrainer(Trainer):
     """`xmae_fast.training.GraphedStep`: the whole step as one CUDA graph; `probe` checks the same model eagerly."""
 
-    def __init__(self, model: xMAE, data: list[Batch], *, autocast: torch.dtype | None) -> None:
-        self.autocast_dtype = autocast
+    def __init__(
+        self, model: xMAE, data: list[Batch], *, autocast: torch.dtype | None, graph: bool = True
+    ) -> None:
+        self.autocast_dtype, self.graph = autocast, graph
         device = model.mask_token.device.type
         context = (lambda: torch.autocast(device, autocast)) if autocast is not None else nullcontext
         super().__init__(model, our_loss(model), lambda: data[0][2:], data, fused=True, autocast=context)
@@ -159,11 +161,11 @@ class GraphedTrainer(Trainer):
         if self.step is None:
             optimizer = xmae_training.adamw(self.model.parameters())
             self.step = xmae_training.GraphedStep(
-                self.model, optimizer, mask_ratio=MASK_RATIO, autocast=self.autocast_dtype
+                self.model, optimizer, mask_ratio=MASK_RATIO, autocast=self.autocast_dtype, graph=self.graph
             )
             for number in range(graphs.WARM_UP + 1):
                 self.step(*self.data[number % len(self.data)][:2])
-            if self.step.reason and self.step.device.type == "cuda":
+            if self.graph and self.step.reason and self.step.device.type == "cuda":
                 raise RuntimeError(f"GraphedStep made no graph: {self.step.reason}")
         return self.step(*self.data[i % len(self.data)][:2])
 

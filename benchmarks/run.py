@@ -91,21 +91,26 @@ def _run(context: Context, source: str, options: argparse.Namespace) -> int:
                 began = time.perf_counter()
                 result = measure(group, device, context.effort, lambda text: progress.update(task, description=text))
                 suites[name].append(result)
+                if options.json:  # after each group: a run that is cut off keeps what it has measured
+                    report.write_json(options.json, machine, _about(context, source), suites)
                 took = f"{time.perf_counter() - began:.1f} s"
                 console.print(f"{group.title}: {len(result.timed())} timed in {took}", style="dim")
             (report.print_parts if name == "stages" else report.print_suite)(console, suites[name], machine)
     results = [result for group in suites.values() for result in group]
     _summarise(console, results, machine, time.perf_counter() - start)
-    about = {
+    if options.plot:
+        plot.draw(options.plot, machine, [r for r in results if r.group.title.startswith(PLOTTED)])
+    return 1 if list(failures(results)) else 0
+
+
+def _about(context: Context, source: str) -> dict[str, dict]:
+    """Versions, settings and what impl="auto" runs, for the JSON file."""
+    device = context.device
+    return {
         "versions": _versions(),
         "settings": {"device": str(device), "quick": context.quick, "compile": context.compiling, "signals": source},
         "auto": {op: backend.resolve(op, "auto", device) for op in backend.OPS},
     }
-    if options.json:
-        report.write_json(options.json, machine, about, suites)
-    if options.plot:
-        plot.draw(options.plot, machine, [r for r in results if r.group.title.startswith(PLOTTED)])
-    return 1 if list(failures(results)) else 0
 
 
 def _summarise(console: Console, results: list[Result], machine: Machine, seconds: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines import compiled, forget_compiled, published_masks, stock_model
-from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
+from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group, peak_bytes
 from benchmarks.context import MASK_RATIO, Context
 from benchmarks.counts import forward_flops
 from benchmarks.models import (
@@ -94,11 +94,18 @@ class _Training:
         if self.context.device.type == "cpu":
             return []
 
-        def build() -> GraphedTrainer:
+        def build(graph: bool = True) -> GraphedTrainer:
             autocast = self.context.dtype if self.context.dtype == torch.bfloat16 else None
-            return GraphedTrainer(our_model(self.context, "auto", training=True), self.batches, autocast=autocast)
+            model = our_model(self.context, "auto", training=True)
+            return GraphedTrainer(model, self.batches, autocast=autocast, graph=graph)
 
-        return [Contestant("xmae_fast GraphedStep", build, self._check, OURS)]
+        def peak() -> int:
+            """That of the same step without a graph, whose memory lies in a pool of its own."""
+            run = build(graph=False)
+            run(0)
+            return peak_bytes(run, self.context.device)
+
+        return [Contestant("xmae_fast GraphedStep", build, self._check, OURS, peak=peak)]
 
     def _baseline(self, name: str, build: Callable[[], Trainer], compile_level: str = "none") -> Contestant:
         left_out = self.context.left_out(compile_level)

@@ -7,13 +7,20 @@ import torch
 
 from tests.interpreted.checks import CONFIGS, check, each, poisoned_memory
 from xmae_fast.ops import random_masking
+from xmae_fast.ops.cases import cases
 from xmae_fast.ops.random_masking import MODES
 from xmae_fast.ops.random_masking.cases import CASES
 
 
 @each(CASES)
-@pytest.mark.parametrize("config", CONFIGS[:2])
-def test_masks_of_a_seed(case, config):
+def test_masks_of_a_seed(case):
+    check(CASES, case)
+
+
+@pytest.mark.parametrize("config", CONFIGS[1:])
+@pytest.mark.parametrize("mode", MODES)
+def test_other_configurations(mode, config):
+    (case,) = cases({"B": 9, "N": 25, "k": 20, "mode": mode})
     check(CASES, case, config=config)
 
 

@@ -1,0 +1,88 @@
+"""Where a training step and an embedding spend their time on a GPU, kernel by kernel, beside what was planned.
+
+    python -m benchmarks.gpu_profile [--batch 512] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.context import PUBLISHED_CFG
+from benchmarks.triton_steps import embedding, training_step
+from xmae_fast import graphs, xMAE
+from xmae_fast.training import GraphedStep, adamw
+
+REPEATS = 10
+
+
+def kernels_of(run: Callable[[], object]) -> list[dict]:
+    """Kernels of one call, longest first: name, launches, microseconds of all of them. `run` is warm already."""
+    run()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        for _ in range(REPEATS):
+            run()
+        torch.cuda.synchronize()
+    rows = [
+        {"kernel": event.key, "launches": event.count / REPEATS, "us": event.self_device_time_total / REPEATS}
+        for event in trace.key_averages()
+        if event.self_device_time_total
+    ]
+    return sorted(rows, key=lambda row: -row["us"])
+
+
+def wall_ms(run: Callable[[], object]) -> float:
+    """Milliseconds of a call among many, by device events."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(REPEATS):
+        run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / REPEATS
+
+
+def works(B: int) -> dict[str, Callable[[], object]]:
+    torch.manual_seed(0)
+    ppg, ecg = torch.randn(2, B, PUBLISHED_CFG.seq_len, device="cuda")
+    model = xMAE(PUBLISHED_CFG).cuda().train()
+    step = GraphedStep(model, adamw(model.parameters()), autocast=torch.bfloat16)
+    embedder = xMAE(PUBLISHED_CFG).cuda().eval()
+
+    def embed() -> torch.Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            return embedder.embed(ppg)
+
+    return {"training step": lambda: step(ppg, ecg), "embedding": embed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--out", type=Path, help="also write everything here, as JSON")
+    args = parser.parse_args()
+    expected = {"training step": training_step, "embedding": embedding}
+    found = {}
+    for name, run in works(args.batch).items():
+        for _ in range(graphs.WARM_UP + 1):
+            run()
+        rows = kernels_of(run)
+        planned = len(expected[name](args.batch, torch.bfloat16, torch.cuda.get_device_capability()))
+        found[name] = {"ms": wall_ms(run), "planned_launches": planned, "kernels": rows}
+        launches, busy = sum(row["launches"] for row in rows), sum(row["us"] for row in rows) / 1e3
+        print(f"\n{name}, B = {args.batch}: {found[name]['ms']:.3f} ms, {busy:.3f} ms of it in {launches:.0f} kernels "
+              f"({planned} planned)\n")  # fmt: skip
+        for row in rows[:40]:
+            print(f"{row['us']:9.1f} us  {row['launches']:5.1f} x  {row['kernel'][:90]}")
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from xmae_fast.ops._checks import check_like, dims, kernel_dtype
 from xmae_fast.ops.token_gather import reference, schema
 
 backend.register("token_gather", "cpu", "gather_patches")
+backend.register("token_gather", "triton", "gather_patches_triton")
 
 
 def gather_patches(signal: Tensor, ids_keep: Tensor, patch_len: int, *, impl: str = "auto") -> Tensor:
@@ -30,9 +31,10 @@ def gather_patches(signal: Tensor, ids_keep: Tensor, patch_len: int, *, impl: st
     dims("ids_keep", ids_keep, "B Nk", B=B)
     if patch_len < 1 or L % patch_len:
         raise ValueError(f"patch_len: expected a divisor of L = {L}, got {patch_len}")
-    if backend.resolve("token_gather", impl, signal.device, signal.dtype) == "cpu":
-        return schema.gather_patches(signal, ids_keep, patch_len)
-    return reference.gather_patches(signal, ids_keep, patch_len)
+    chosen = backend.resolve("token_gather", impl, signal.device, signal.dtype)
+    if chosen == "reference":
+        return reference.gather_patches(signal, ids_keep, patch_len)
+    return schema.gather_patches(signal, ids_keep, patch_len, chosen)
 
 
 def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Tensor, *, impl: str = "auto") -> Tensor:
@@ -54,9 +56,10 @@ def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Te
     dims("ids_keep", ids_keep, "B Nk", B=B, Nk=kept)
     _, N, _ = dims("pos", pos, "1 N D", D=D)
     dims("mask_loc", mask_loc, "N D", N=N, D=D)
-    if backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, pos, mask_loc)) == "cpu":
-        return schema.assemble_queries(tokens, ids_keep, pos, mask_loc)
-    return reference.assemble_queries(tokens, ids_keep, pos, mask_loc)
+    chosen = backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, pos, mask_loc))
+    if chosen == "reference":
+        return reference.assemble_queries(tokens, ids_keep, pos, mask_loc)
+    return schema.assemble_queries(tokens, ids_keep, pos, mask_loc, chosen)
 
 
 def restore_tokens(
@@ -80,9 +83,10 @@ def restore_tokens(
     dims("mask_token", mask_token, "1 1 D", D=D)
     dims("pos", pos, "1 N D", N=N, D=D)
     check_like("mask_token", mask_token, "pos", pos)
-    if backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, mask_token, pos)) == "cpu":
-        return schema.restore_tokens(tokens, ids_restore, mask_token, pos)
-    return reference.restore_tokens(tokens, ids_restore, mask_token, pos)
+    chosen = backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, mask_token, pos))
+    if chosen == "reference":
+        return reference.restore_tokens(tokens, ids_restore, mask_token, pos)
+    return schema.restore_tokens(tokens, ids_restore, mask_token, pos, chosen)
 
 
 def masked_samples(
@@ -97,9 +101,10 @@ def masked_samples(
         [B, 1, N * P] of `dtype`.
     """
     dims("ids_restore", ids_restore, "B N")
-    if backend.resolve("token_gather", impl, ids_restore.device, dtype) == "cpu":
-        return schema.masked_samples(ids_restore, kept, patch_len)
-    return reference.masked_samples(ids_restore, kept, patch_len, dtype)
+    chosen = backend.resolve("token_gather", impl, ids_restore.device, dtype)
+    if chosen == "reference":
+        return reference.masked_samples(ids_restore, kept, patch_len, dtype)
+    return schema.masked_samples(ids_restore, kept, patch_len, dtype, chosen)
 
 
 def validate_ids(

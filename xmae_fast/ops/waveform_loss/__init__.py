@@ -6,9 +6,12 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_floating, check_like, dims, kernel_dtype, wants_gradient
-from xmae_fast.ops.waveform_loss import reference, schema
+from xmae_fast.ops.waveform_loss import reference, schema, schema_triton
 
 backend.register("waveform_loss", "cpu", "waveform_loss")
+backend.register("waveform_loss", "triton", "waveform_loss_triton")
+
+_FUNCTIONS = {"reference": reference, "cpu": schema, "triton": schema_triton}
 
 
 def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor, *, impl: str = "auto") -> Tensor:
@@ -24,9 +27,8 @@ def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor, *, impl: str =
         ValueError: shapes do not fit. TypeError: dtype or device differ. BackendError: impl.
     """
     _check_decoder(tokens, weight, bias)
-    if backend.resolve("waveform_loss", impl, tokens.device, kernel_dtype(tokens, weight, bias)) == "cpu":
-        return schema.decode_waveform(tokens, weight, bias)
-    return reference.decode_waveform(tokens, weight, bias)
+    chosen = backend.resolve("waveform_loss", impl, tokens.device, kernel_dtype(tokens, weight, bias))
+    return _FUNCTIONS[chosen].decode_waveform(tokens, weight, bias)
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = "auto") -> Tensor:
@@ -36,8 +38,8 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = 
         prediction: [B, 1, L] or [B, L]. target: likewise. mask: likewise, 1 where the error counts.
 
     Returns:
-        A scalar tensor; 0 where nothing is masked. The C++ kernels have no gradients of target and mask: where one is
-        asked for, impl="auto" takes plain PyTorch and impl="cpu" raises.
+        A scalar tensor; 0 where nothing is masked. The kernels have no gradients of target and mask: where one is asked
+        for, impl="auto" takes plain PyTorch, and impl="cpu" and impl="triton" raise.
 
     Raises:
         ValueError: the three do not hold the same [B, L] samples. TypeError: prediction or target not floating, or on
@@ -55,9 +57,7 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = 
     prediction, target, mask = (
         _as_samples(name, x) for name, x in (("prediction", prediction), ("target", target), ("mask", mask))
     )
-    if _by_kernels(impl, target, mask, prediction):
-        return schema.masked_mse(prediction, target, mask)
-    return reference.masked_mse(prediction, target, mask)
+    return _FUNCTIONS[_choose(impl, target, mask, prediction)].masked_mse(prediction, target, mask)
 
 
 def waveform_loss(
@@ -69,8 +69,8 @@ def waveform_loss(
         tokens: [B, N, D]. weight: [D, 1, P]. bias: [1]. target, mask: [B, 1, L], L = N * P.
 
     Returns:
-        A scalar tensor. In the C++ kernels patches whose mask is all zero are not even decoded, and target and mask get
-        no gradient: where one is asked for, impl="auto" takes plain PyTorch and impl="cpu" raises.
+        A scalar tensor. In the C++ kernels patches whose mask is all zero are not even decoded. In all kernels target
+        and mask get no gradient: where one is asked for, impl="auto" takes plain PyTorch, "cpu" and "triton" raise.
 
     Raises:
         ValueError: shapes do not fit. TypeError: dtype or device differ. BackendError: impl.
@@ -78,24 +78,22 @@ def waveform_loss(
     B, L = _check_decoder(tokens, weight, bias)
     dims("target", target, "B 1 L", B=B, L=L)
     dims("mask", mask, "B 1 L", B=B, L=L)
-    if _by_kernels(impl, target, mask, tokens, weight, bias):
-        return schema.waveform_loss(tokens, weight, bias, target, mask)
-    return reference.waveform_loss(tokens, weight, bias, target, mask)
+    chosen = _choose(impl, target, mask, tokens, weight, bias)
+    return _FUNCTIONS[chosen].waveform_loss(tokens, weight, bias, target, mask)
 
 
-def _by_kernels(impl: str, target: Tensor, mask: Tensor, *tensors: Tensor) -> bool:
-    """Whether the C++ kernels take the loss; they have no gradients of target and mask."""
-    if backend.resolve("waveform_loss", impl, tensors[0].device, kernel_dtype(*tensors, target, mask)) != "cpu":
-        return False
+def _choose(impl: str, target: Tensor, mask: Tensor, *tensors: Tensor) -> str:
+    """The implementation that takes the loss; only the reference has gradients of target and mask."""
+    chosen = backend.resolve("waveform_loss", impl, tensors[0].device, kernel_dtype(*tensors, target, mask))
     for name, x in (("target", target), ("mask", mask)):
-        if wants_gradient(x):
-            if impl == "cpu":
+        if chosen != "reference" and wants_gradient(x):
+            if impl != "auto":
                 raise backend.BackendError(
-                    f"impl='cpu' was asked for waveform_loss, but it has no gradient of {name}, which requires one; "
+                    f"impl={impl!r} was asked for waveform_loss, but it has no gradient of {name}, which requires one; "
                     "impl='reference' has"
                 )
-            return False
-    return True
+            return "reference"
+    return chosen
 
 
 def _check_decoder(tokens: Tensor, weight: Tensor, bias: Tensor) -> tuple[int, int]:

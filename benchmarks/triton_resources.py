@@ -38,6 +38,7 @@ class Resources(NamedTuple):
 
     kernel: str
     arch: int
+    types: str
     constants: str
     num_warps: int
     num_stages: int
@@ -48,7 +49,9 @@ class Resources(NamedTuple):
 
     @property
     def key(self) -> str:
-        return f"sm_{self.arch} {self.kernel} [{self.constants}] warps={self.num_warps} stages={self.num_stages}"
+        """Which compiled kernel this is, whatever it uses."""
+        options = f"warps={self.num_warps} stages={self.num_stages}"
+        return f"sm_{self.arch} {self.kernel}({self.types}) [{self.constants}] {options}"
 
 
 def record(run: Callable[[], Any], capability: tuple[int, int] = (9, 0)) -> list[Launch]:
@@ -99,8 +102,9 @@ def compile_launch(launch: Launch, arch: int) -> Resources:
     ptx = compiled.asm["ptx"]
     cores = "HGMMA" if "wgmma.mma_async" in ptx else "HMMA" if "mma.sync" in ptx else ""
     shown = ", ".join(f"{name}={value}" for name, value in sorted(launch.constants.items()))
+    shown_types = " ".join(kind for kind in types.values() if kind != "constexpr")
     return Resources(
-        launch.kernel.__name__, arch, shown, launch.num_warps, launch.num_stages, registers, stack,
+        launch.kernel.__name__, arch, shown_types, shown, launch.num_warps, launch.num_stages, registers, stack,
         compiled.metadata.shared, cores,
     )  # fmt: skip
 
@@ -129,21 +133,25 @@ def table(resources: Iterable[Resources]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def compile_all(arch: int, float32_too: bool = False) -> list[Resources]:
+    """Every kernel of the published model's training step and embedding, in bfloat16 autocast (and in float32)."""
     from benchmarks.triton_steps import production_launches
 
+    precisions = (torch.bfloat16, None) if float32_too else (torch.bfloat16,)
+    launches = production_launches((arch // 10, arch % 10), precisions=precisions)
+    return [compile_launch(launch, arch) for launch in distinct(launches)]
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", default=[90, 80], choices=sorted(SHARED_LIMIT))
+    parser.add_argument("--float32", action="store_true", help="the kernels in float32 too")
     parser.add_argument("--out", type=Path, help="also write the resources here, as JSON")
     args = parser.parse_args()
-    found = [
-        compile_launch(launch, arch)
-        for arch in args.arch
-        for launch in distinct(production_launches((arch // 10, arch % 10)))
-    ]
+    found = [resources for arch in args.arch for resources in compile_all(arch, args.float32)]
     print(table(found))
     if args.out:
-        args.out.write_text(json.dumps([r._asdict() for r in found], indent=1) + "\n")
+        args.out.write_text(json.dumps([r._asdict() | {"key": r.key} for r in found], indent=1) + "\n")
 
 
 if __name__ == "__main__":

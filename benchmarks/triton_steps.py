@@ -90,10 +90,14 @@ def embedding(B: int, autocast: torch.dtype | None, capability: tuple[int, int])
     return launches_of(run, capability)
 
 
-def production_launches(capability: tuple[int, int] = (9, 0), B: int = 512) -> list[Launch]:
-    """The Triton launches of a training step and an embedding, in bfloat16 autocast and in float32."""
+def production_launches(
+    capability: tuple[int, int] = (9, 0),
+    B: int = 512,
+    precisions: Iterable[torch.dtype | None] = (torch.bfloat16, None),
+) -> list[Launch]:
+    """The Triton launches of a training step and an embedding; a precision is autocast's, or None for float32."""
     found = []
-    for autocast in (torch.bfloat16, None):
+    for autocast in precisions:
         found += training_step(B, autocast, capability) + embedding(B, autocast, capability)
     return [launch for launch in found if isinstance(launch, Launch)]
 

@@ -19,10 +19,15 @@ EXISTING = [
     for impl in IMPLS
     if "in this version of xmae_fast" not in entry[impl].reason
 ]
+
+
+def on_its_device(impl: str) -> list[pytest.MarkDecorator]:
+    """Marks of a test of that implementation."""
+    return [pytest.mark.gpu] if DEVICE[impl] == "cuda" else []
+
+
 EVERY_CASE = [
-    pytest.param(
-        op, impl, case, id=f"{op}-{impl}-{case.name}", marks=[pytest.mark.gpu] if DEVICE[impl] == "cuda" else []
-    )
+    pytest.param(op, impl, case, id=f"{op}-{impl}-{case.name}", marks=on_its_device(impl))
     for op, impl in EXISTING
     for case in CASES[op].tests
 ]
@@ -57,7 +62,7 @@ def test_every_instruction_set(op, case, kernels, need_impl):
     check_op(CASES[op], case, lambda inputs: CASES[op].call(inputs, "cpu"), prepare=hostile_layout)
 
 
-@pytest.mark.parametrize(("op", "impl"), EXISTING)
+@pytest.mark.parametrize(("op", "impl"), [pytest.param(*pair, marks=on_its_device(pair[1])) for pair in EXISTING])
 def test_inputs_are_left_alone(op, impl, need_impl):
     need_impl(op, impl)
     cases = CASES[op]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, check_probability, dims
+from xmae_fast.ops._triton import compute_dtype
 from xmae_fast.ops.feed_forward import reference, schema
 from xmae_fast.ops.feed_forward.params import FeedForwardParams
 
 __all__ = ["FeedForwardParams", "feed_forward"]
 
 backend.register("feed_forward", "cpu", "feed_forward_eval")
+backend.register("feed_forward", "triton", "feed_forward_eval_triton")
+
+# A program of the Triton kernels holds whole rows; in float32, products keep them in shared memory twice as wide.
+_WIDEST = {torch.float32: 512, torch.float16: 1024, torch.bfloat16: 1024}
 
 
 def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0, impl: str = "auto") -> Tensor:
@@ -31,6 +37,12 @@ def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0
     dims("down_weight", params.down_weight, "D F", D=D, F=hidden)
     check_like("x", x, "up_weight", params.up_weight)
     check_probability("dropout_p", dropout_p)
-    if backend.resolve("feed_forward", impl, x.device, x.dtype) == "cpu":
+    compute = compute_dtype(x)
+    widest = _WIDEST.get(compute, D)
+    limit = f"D = {D} is beyond the {widest} columns that its kernels take in {compute}" if widest < D else ""
+    chosen = backend.resolve("feed_forward", impl, x.device, x.dtype, triton_limit=limit)
+    if chosen == "cpu":
         return schema.feed_forward(x, params, float(dropout_p))
+    if chosen == "triton":
+        return schema.feed_forward_triton(x, params, float(dropout_p))
     return reference.feed_forward(x, params, dropout_p)

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from xmae_fast.ops._checks import wants_gradient
 from xmae_fast.ops._dropout import bits, draw_seed
+from xmae_fast.ops._triton import compute_dtype, define_triton
 from xmae_fast.ops.feed_forward.params import FeedForwardParams
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
@@ -69,3 +70,78 @@ def feed_forward(x: Tensor, params: FeedForwardParams, p: float) -> Tensor:
     if wants_gradient(x, *params):
         return _FeedForward.apply(x, seed, p, *params)
     return _eval(x, list(params), seed, p)
+
+
+def empty_output(x: Tensor, compute: torch.dtype) -> Tensor:
+    """Room for x + (something in `compute`), as plain PyTorch would type it."""
+    return x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, compute))
+
+
+def empty_packed(up: Tensor, down: Tensor, compute: torch.dtype) -> Tensor:
+    """Room for up and down weight in `compute`; empty where they are in it already."""
+    cast = up.dtype != compute or down.dtype != compute
+    return up.new_empty((2, up.numel()) if cast else (0,), dtype=compute)
+
+
+def _eval_fake(x, weights, seed, p, compute):
+    return empty_output(x, compute)
+
+
+def _train_fake(x, weights, seed, p, compute):
+    stats = x.new_empty((x.shape[0] * x.shape[1], 2), dtype=torch.float32)
+    return empty_output(x, compute), stats, empty_packed(weights[2], weights[4], compute)
+
+
+def _backward_fake(grad, x, weights, seed, p, stats, packed, needs, compute):
+    return empty_gradients(x, weights, needs)
+
+
+def empty_gradients(x: Tensor, weights: list[Tensor], needs: int) -> list[Tensor]:
+    """Room for the gradients of x and of the weights; empty where the bit in `needs` is not set."""
+    return [t.new_empty(t.shape if needs >> i & 1 else (0,)) for i, t in enumerate((x, *weights))]
+
+
+_eval_triton = define_triton(
+    "feed_forward",
+    "feed_forward_eval(Tensor x, Tensor[] weights, Tensor? seed, float p, ScalarType compute) -> Tensor",
+    _eval_fake,
+)
+# out, and for the backward: stats [B N, 2] of the LayerNorm, weights in the dtype of products (see empty_packed)
+_train_triton = define_triton(
+    "feed_forward",
+    "feed_forward_train(Tensor x, Tensor[] weights, Tensor? seed, float p, ScalarType compute)"
+    " -> (Tensor, Tensor, Tensor)",
+    _train_fake,
+)
+_backward_triton = define_triton(
+    "feed_forward",
+    "feed_forward_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor? seed, float p, Tensor stats,"
+    " Tensor packed, int needs, ScalarType compute) -> Tensor[]",
+    _backward_fake,
+)
+
+
+class _FeedForwardTriton(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, seed, p, compute, *weights):
+        out, stats, packed = _train_triton(x, list(weights), seed, p, compute)
+        ctx.save_for_backward(x, seed, stats, packed, *weights)
+        ctx.p, ctx.compute = p, compute
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, seed, stats, packed, *weights = ctx.saved_tensors
+        needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
+        gradients = _backward_triton(grad, x, weights, seed, ctx.p, stats, packed, bits(needs), ctx.compute)
+        dx, *dweights = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
+        return dx, None, None, None, *dweights
+
+
+def feed_forward_triton(x: Tensor, params: FeedForwardParams, p: float) -> Tensor:
+    """The Triton kernels: x [B, N, D] -> [B, N, D]."""
+    seed, compute = draw_seed(p, x.device), compute_dtype(x)
+    if wants_gradient(x, *params):
+        return _FeedForwardTriton.apply(x, seed, p, compute, *params)
+    return _eval_triton(x, list(params), seed, p, compute)

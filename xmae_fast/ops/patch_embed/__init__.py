@@ -9,6 +9,7 @@ from xmae_fast.ops._checks import check_like, dims, kernel_dtype
 from xmae_fast.ops.patch_embed import reference, schema
 
 backend.register("patch_embed", "cpu", "patch_embed")
+backend.register("patch_embed", "triton", "patch_embed_triton")
 
 
 def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, impl: str = "auto") -> Tensor:
@@ -29,6 +30,9 @@ def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, 
     dims("bias", bias, "D", D=D)
     check_like("features", features, "weight", weight)
     dtype = kernel_dtype(features, weight, bias, pos)
-    if backend.resolve("patch_embed", impl, features.device, dtype) == "cpu":
+    chosen = backend.resolve("patch_embed", impl, features.device, dtype)
+    if chosen == "cpu":
         return schema.patch_embed(features, weight, bias, pos)
+    if chosen == "triton":
+        return schema.patch_embed_triton(features, weight, bias, pos)
     return reference.patch_embed(features, weight, bias, pos)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from xmae_fast.ops._checks import wants_gradient
+from xmae_fast.ops._dropout import bits
+from xmae_fast.ops._triton import compute_dtype, define_triton
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("patch_embed(Tensor features, Tensor weight, Tensor bias, Tensor pos, bool keep) -> Tensor")
@@ -67,3 +69,68 @@ def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor) -> 
     if wants_gradient(*tensors):
         return _PatchEmbed.apply(*tensors)
     return _kernel(features.transpose(1, 2), weight, bias, pos, True)
+
+
+def empty_output(features: Tensor, weight: Tensor, pos: Tensor, compute: torch.dtype) -> Tensor:
+    """Room for tokens [B, N, D], typed as plain PyTorch types convolution + pos."""
+    shape = (features.shape[0], pos.shape[1], weight.shape[0])
+    return features.new_empty(shape, dtype=torch.promote_types(compute, pos.dtype))
+
+
+def empty_packed(weight: Tensor, compute: torch.dtype) -> Tensor:
+    """Room for the weight as [D, P * S]."""
+    return weight.new_empty((weight.shape[0], weight.shape[1] * weight.shape[2]), dtype=compute)
+
+
+def empty_gradients(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, needs: int) -> list[Tensor]:
+    """Room for gradients, of the features channels last; empty where the bit in `needs` is not set."""
+    tensors = enumerate((features, weight, bias, pos))
+    return [t.new_empty(t.shape if needs >> i & 1 else (0,)) for i, t in tensors]
+
+
+def _forward_fake(features, weight, bias, pos, compute):
+    return empty_output(features, weight, pos, compute), empty_packed(weight, compute)
+
+
+def _backward_fake(grad, features, weight, bias, pos, packed, needs):
+    return empty_gradients(features, weight, bias, pos, needs)
+
+
+# features [B, L, S] -> tokens, and for the backward the weight [D, P * S] in the dtype of products
+_kernel_triton = define_triton(
+    "patch_embed",
+    "patch_embed(Tensor features, Tensor weight, Tensor bias, Tensor pos, ScalarType compute) -> (Tensor, Tensor)",
+    _forward_fake,
+)
+# gradients of features [B, L, S], weight, bias, pos; those whose bit in `needs` is not set are empty
+_backward_triton = define_triton(
+    "patch_embed",
+    "patch_embed_backward(Tensor grad, Tensor features, Tensor weight, Tensor bias, Tensor pos, Tensor packed,"
+    " int needs) -> Tensor[]",
+    _backward_fake,
+)
+
+
+class _PatchEmbedTriton(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, weight, bias, pos, compute):
+        rows = features.transpose(1, 2).contiguous()
+        out, packed = _kernel_triton(rows, weight, bias, pos, compute)
+        ctx.save_for_backward(rows, weight, bias, pos, packed)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        needs = ctx.needs_input_grad[:4]
+        gradients = _backward_triton(grad, *ctx.saved_tensors, bits(needs))
+        d_rows, *others = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
+        return None if d_rows is None else d_rows.transpose(1, 2), *others, None
+
+
+def patch_embed_triton(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor) -> Tensor:
+    """`reference.patch_embed` by the Triton kernels: features [B, S, N * P] -> [B, N, D]."""
+    tensors, compute = (features, weight, bias, pos), compute_dtype(features)
+    if wants_gradient(*tensors):
+        return _PatchEmbedTriton.apply(*tensors, compute)
+    return _kernel_triton(features.transpose(1, 2).contiguous(), weight, bias, pos, compute)[0]

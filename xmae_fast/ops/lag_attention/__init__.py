@@ -17,6 +17,7 @@ from xmae_fast.ops.lag_attention.tables import gaussian_table, lag_seconds, wind
 __all__ = ["AttentionParams", "attention_weights", "gaussian_table", "lag_attention", "lag_seconds", "window_table"]
 
 backend.register("lag_attention", "cpu", "lag_attention_eval")
+backend.register("lag_attention", "triton", "lag_attention_eval_triton")
 
 
 def lag_attention(
@@ -55,9 +56,15 @@ def lag_attention(
     """
     query_pos, key_pos = _check(x, key_value, params, num_heads, bias_table, query_pos, key_pos)
     check_probability("dropout_p", dropout_p)
-    if backend.resolve("lag_attention", impl, x.device, x.dtype) == "cpu":
+    limit = _triton_limit(x.shape[-1], num_heads)
+    chosen = backend.resolve("lag_attention", impl, x.device, x.dtype, triton_limit=limit)
+    if chosen == "cpu":
         table = None if bias_table is None else bias_table.to(x.dtype)
         return schema.lag_attention(x, key_value, params, num_heads, table, query_pos, key_pos, float(dropout_p))
+    if chosen == "triton":
+        return schema.lag_attention(
+            x, key_value, params, num_heads, bias_table, query_pos, key_pos, float(dropout_p), "triton"
+        )
     return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
 
 
@@ -74,6 +81,12 @@ def attention_weights(
     """The attention probabilities of `lag_attention`, for looking at: arguments as there -> [B, H, Nq, Nk]."""
     query_pos, key_pos = _check(x, key_value, params, num_heads, bias_table, query_pos, key_pos)
     return reference.attention_weights(x, key_value, params, num_heads, bias_table, query_pos, key_pos)
+
+
+def _triton_limit(D: int, num_heads: int) -> str:
+    if D > 1024 or D // num_heads > 256:
+        return f"its kernels serve D <= 1024 and D / num_heads <= 256, got D = {D} and {num_heads} heads"
+    return ""
 
 
 def _check(
@@ -116,7 +129,8 @@ def _positions(name: str, pos: Tensor | None, B: int, count: int, N: int, device
         raise ValueError(f"{name}: expected shape [{count}] or [{B}, {count}], got {list(pos.shape)}")
     if pos.dtype != torch.int64 or pos.device != device:
         raise TypeError(f"{name}: expected int64 on {device}, got {pos.dtype} on {pos.device}")
-    if not torch.compiler.is_compiling() and device.type == "cpu" and pos.numel():
+    has_values = not torch.compiler.is_compiling() and not backend._recording_launches
+    if has_values and device.type == "cpu" and pos.numel():
         low, high = (int(bound) for bound in pos.aminmax())
         if low < 0 or high >= N:
             raise ValueError(f"{name}: expected patch indices in 0..{N - 1}, got {low if low < 0 else high}")

@@ -155,6 +155,11 @@ def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: 
         )
 
 
+def may_read_values(device: torch.device) -> bool:
+    """Whether checks may look at the values of tensors there: eager, on a CPU. Elsewhere that would synchronise."""
+    return device.type == "cpu" and not torch.compiler.is_compiling() and not _recording_launches
+
+
 def _serves(impl: str, dtype: torch.dtype | None) -> bool:
     return dtype is None or _DTYPES_OF[impl] is None or dtype in _DTYPES_OF[impl]
 

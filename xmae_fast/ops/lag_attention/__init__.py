@@ -129,8 +129,7 @@ def _positions(name: str, pos: Tensor | None, B: int, count: int, N: int, device
         raise ValueError(f"{name}: expected shape [{count}] or [{B}, {count}], got {list(pos.shape)}")
     if pos.dtype != torch.int64 or pos.device != device:
         raise TypeError(f"{name}: expected int64 on {device}, got {pos.dtype} on {pos.device}")
-    has_values = not torch.compiler.is_compiling() and not backend._recording_launches
-    if has_values and device.type == "cpu" and pos.numel():
+    if pos.numel() and backend.may_read_values(device):
         low, high = (int(bound) for bound in pos.aminmax())
         if low < 0 or high >= N:
             raise ValueError(f"{name}: expected patch indices in 0..{N - 1}, got {low if low < 0 else high}")

@@ -40,7 +40,8 @@ def test_no_spills_and_shared_memory_within_limits(resources):
 
 
 def test_tensor_cores_and_registers_as_committed(resources):
-    committed = {entry["key"]: entry for entry in json.loads(COMMITTED.read_text())}
+    entries = sorted(json.loads(COMMITTED.read_text()), key=lambda entry: entry["registers"])
+    committed = {entry["key"]: entry for entry in entries}  # of variants by alignment alone, the largest
     assert {found.key for found in resources} == set(committed), "launches have changed: write the file anew"
     for found in resources:
         assert found.tensor_cores == committed[found.key]["tensor_cores"], found
@@ -49,7 +50,10 @@ def test_tensor_cores_and_registers_as_committed(resources):
 
 def test_every_product_in_bfloat16_is_on_tensor_cores_of_sm_90():
     entries = [entry for entry in json.loads(COMMITTED.read_text()) if entry["arch"] == 90]
-    assert Counter(entry["tensor_cores"] for entry in entries)["HGMMA"] >= 15
+    cores = Counter(entry["tensor_cores"] for entry in entries)
+    small = {entry["kernel"] for entry in entries if entry["tensor_cores"] == "HMMA"}
+    assert cores["HGMMA"] > 70
+    assert small == {"stem_weight_gradient_kernel"}  # with fewer than the 64 rows that wgmma takes
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, None])

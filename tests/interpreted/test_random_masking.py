@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,8 +13,11 @@ from xmae_fast.ops.cases import cases
 from xmae_fast.ops.random_masking import MODES
 from xmae_fast.ops.random_masking.cases import CASES
 
+# A key is compared with all others one by one, each in a turn of Python's: long rows of "mixed" would add nothing.
+CHECKED = replace(CASES, tests=tuple(c for c in CASES.tests if c.sizes["N"] < 64 or c.sizes["mode"] != "mixed"))
 
-@each(CASES)
+
+@each(CHECKED)
 def test_masks_of_a_seed(case):
     check(CASES, case)
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from xmae_fast.cli_data import add_commands
+from xmae_fast import cli_data, cli_evaluation, cli_training
 
 
 def _explain(_: argparse.Namespace) -> None:
@@ -20,7 +20,7 @@ def _simulate(arguments: argparse.Namespace) -> None:
 
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
-    cfg = SimulationCfg(pvc_probability=arguments.pvc_probability)
+    cfg = SimulationCfg(pvc_probability=arguments.pvc_probability, pat_coupling=arguments.pat_coupling)
     simulation = simulate(arguments.subjects, arguments.segments, seed=arguments.seed, cfg=cfg)
     for path in simulation.write_shards(folder):
         print(path)
@@ -41,9 +41,14 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--subjects", type=int, default=100, help="number of subjects (default: %(default)s)")
     simulate.add_argument("--segments", type=int, default=20, help="10 s segments of each (default: %(default)s)")
     simulate.add_argument("--pvc-probability", type=float, default=0.0, help="of each beat (default: %(default)s)")
+    simulate.add_argument(
+        "--pat-coupling", type=float, default=0.0, help="of pulse shape to arrival time, 0 to 1 (default: %(default)s)"
+    )
     simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     simulate.set_defaults(run=_simulate)
-    add_commands(commands)
+    cli_data.add_commands(commands)
+    cli_evaluation.add_commands(commands)
+    cli_training.add_commands(commands)
     return top
 
 

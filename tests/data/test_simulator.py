@@ -241,6 +241,7 @@ def test_extreme_rates_fit_the_padding(rate):
     [
         ({"sampling_freq": 10}, "sampling_freq: expected a number in .40, 2000., got 10"),
         ({"ppg_noise": float("nan")}, "ppg_noise: expected a number"),
+        ({"pat_coupling": 1.5}, "pat_coupling: expected a number in .0, 1., got 1.5"),
         ({"heart_rate_range": (90, 60)}, "heart_rate_range"),
         ({"pat_quantiles": ((0, 0.3), (1, 0.2))}, "pat_quantiles"),
     ],

@@ -92,7 +92,8 @@ def simulate(
     build, and segment j of subject i is the same whatever num_subjects and segments_per_subject are.
 
     PAT of a subject is drawn independently of every other property, so neither signal alone tells it: only their
-    relation does. ValueError if a count is below 1 or seed is not in [0, 2^64)."""
+    relation does, unless `cfg.pat_coupling` lets the pulse's shape tell part of it. ValueError if a count is below 1 or
+    seed is not in [0, 2^64)."""
     cfg = cfg or SimulationCfg()
     for name, count in (("num_subjects", num_subjects), ("segments_per_subject", segments_per_subject)):
         if not isinstance(count, int) or count < 1:

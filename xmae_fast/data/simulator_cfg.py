@@ -15,7 +15,15 @@ class SimulationCfg:
     `pat_quantiles` are (probability, seconds) knots of the subjects' pulse arrival time, interpolated linearly; the
     default passes through the 5-50-95 % points 92-276-448 ms measured on MIMIC-IV. `pat_within_sd` is the spread around
     a subject's own value, over segments and beats: measured spreads near 107 ms are mostly detection error, so the
-    default is a resting-physiology 15 ms. Raises ValueError naming the field that is out of range."""
+    default is a resting-physiology 15 ms.
+
+    `pat_coupling` ties the pulse's shape to PAT, as arterial stiffness does in people: stiff arteries bring both the
+    pulse and its reflection early, and steepen the upstroke. It is the share of the variance of log crest time and of
+    log reflected-wave delay between subjects (heart rate apart) that the normal score of their PAT explains; the rest
+    stays independent. Within a subject the reflected wave's delay moves with PAT by `pat_coupling` seconds per second.
+    0: PPG alone tells nothing about PAT but, within a subject, through heart rate and breathing.
+
+    Raises ValueError naming the field that is out of range."""
 
     sampling_freq: int = 100  # Hz
     seg_len: float = 10.0  # s
@@ -31,6 +39,7 @@ class SimulationCfg:
     respiration_rate_range: tuple[float, float] = (8.0, 25.0)
     pat_quantiles: tuple[tuple[float, float], ...] = ((0, 0.06), (0.05, 0.092), (0.5, 0.276), (0.95, 0.448), (1, 0.52))
     pat_within_sd: float = 0.015
+    pat_coupling: float = 0.0  # of the pulse's shape to PAT, 0 to 1
     ppg_wander: float = 0.06  # median amplitude of the respiratory baseline
     ecg_wander: float = 0.04
     ppg_noise: float = 0.012  # median SD of the white noise
@@ -81,6 +90,7 @@ _BOUNDS = (
     ("respiration_rate_mean", 4, 40),
     ("respiration_rate_sd", 0, 10),
     ("pat_within_sd", 0, 0.05),
+    ("pat_coupling", 0, 1),
     ("ppg_wander", 0, 2),
     ("ecg_wander", 0, 2),
     ("ppg_noise", 0, 2),

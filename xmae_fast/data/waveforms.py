@@ -1,5 +1,8 @@
 """Beat times to ECG and PPG samples. S segments, K beats, L samples; times in seconds, 0 = first sample."""
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 
 from xmae_fast.data.rhythm import Draws, Rhythm
@@ -50,8 +53,14 @@ def ppg_waveform(rhythm: Rhythm, draws: Draws, cfg: SimulationCfg) -> np.ndarray
     diastolic tail. **Foot** = intersecting-tangent point of the isolated pulse: where the tangent at the steepest
     upslope meets the level before the pulse. For a Gaussian rise peaking at p that is p - 2*rise exactly, and it is put
     at R time + PAT. In the sum, the falling tail of the pulse before delays a detected foot: by 2 ms below 60 bpm, 7 ms
-    above 80 bpm. Shape and size use random numbers of their own: none of them tells the PAT."""
-    shape = np.exp(draws.subject_normal[:, 12:18] * np.array([0.15, 0.2, 0.3, 0.08, 0.15, 0.35]))
+    above 80 bpm. Shape and size use random numbers of their own, none of which tells the PAT; `cfg.pat_coupling` ties
+    the rise and the delay of the dicrotic wave to it (SimulationCfg)."""
+    normal = draws.subject_normal[:, 12:18].copy()
+    score = _normal_score(draws.subject_uniform[:, 0])
+    for column in (0, 3):  # rise, delay of the dicrotic wave
+        normal[:, column] *= math.sqrt(1 - cfg.pat_coupling)
+        normal[:, column] += math.sqrt(cfg.pat_coupling) * score
+    shape = np.exp(normal * np.array([0.15, 0.2, 0.3, 0.08, 0.15, 0.35]))
     stretch = np.sqrt(rhythm.rr.mean(1))
     rise = 0.07 * shape[:, 0]
     fall = 0.14 * shape[:, 1] * stretch
@@ -71,13 +80,14 @@ def ppg_waveform(rhythm: Rhythm, draws: Draws, cfg: SimulationCfg) -> np.ndarray
 
     time = _time(cfg)
     feet = rhythm.r_times + rhythm.pat
+    dicrotic_delay = dicrotic_at[:, None] + cfg.pat_coupling * (rhythm.pat - rhythm.subject_pat[:, None])
     last = _last_event(feet, cfg)
     ppg = np.zeros((len(last), len(time)), np.float32)
     for offset in (-1, 0, 1):
         since_peak = time - _take(feet, last + offset) - _column(2 * rise)
         width = np.where(since_peak < 0, _column(rise), _column(fall))
         pulse = _gaussian(since_peak, 0, width, 1)
-        pulse += _gaussian(since_peak, _column(dicrotic_at), _column(dicrotic_width), _column(dicrotic))
+        pulse += _gaussian(since_peak, _take(dicrotic_delay, last + offset), _column(dicrotic_width), _column(dicrotic))
         pulse += _gaussian(since_peak, _column(tail_at), _column(tail_width), _column(tail))
         ppg += pulse * _take(size, last + offset)
     return ppg
@@ -129,6 +139,12 @@ def _add_pvcs(ecg: np.ndarray, rhythm: Rhythm, draws: Draws, time: np.ndarray) -
 
 def _time(cfg: SimulationCfg) -> np.ndarray:
     return (np.arange(cfg.seq_len) / cfg.sampling_freq).astype(np.float32)
+
+
+def _normal_score(uniform: np.ndarray) -> np.ndarray:
+    """Numbers uniform in [0, 1) -> standard normal ones of the same order."""
+    bell = NormalDist()
+    return np.array([bell.inv_cdf(min(max(u, 1e-9), 1 - 1e-9)) for u in uniform.tolist()])
 
 
 def _breathing(rhythm: Rhythm, time: np.ndarray, lag: np.ndarray) -> np.ndarray:

@@ -1,5 +1,35 @@
-"""Looking at what a model has learned."""
+"""Looking at what a model has learned: reconstruction against baselines, attention by lag, linear probes, a report."""
 
-from xmae_fast.evaluation.lag import LagProfile, lag_profile
+from importlib import import_module
 
-__all__ = ["LagProfile", "lag_profile"]
+_HOME = {
+    "HeldOut": "held_out",
+    "Interval": "bootstrap",
+    "LagProfile": "lag",
+    "ProbeResult": "linear_probe",
+    "ReconstructionStudy": "reconstruction",
+    "embed_segments": "embedding",
+    "evaluate": "run",
+    "hand_made_features": "embedding",
+    "lag_profile": "lag",
+    "load_held_out": "held_out",
+    "mean_beat": "beats",
+    "find_beats": "beats",
+    "probe": "linear_probe",
+    "pulse_feet": "detectors",
+    "r_peaks": "detectors",
+    "random_twin": "embedding",
+    "timing": "detectors",
+    "write_report": "report",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from xmae_fast import graphs
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops import masks_from_seed
-from xmae_fast.ops._dropout import next_seed, seeds_from
+from xmae_fast.ops._dropout import seeds_from
 from xmae_fast.ops.random_masking import MODES
 
 _MOST_GRAPHS = 8  # of different batch sizes and mask ratios; further ones run eagerly
 
 
-def adamw(parameters: Iterable[Tensor], lr: float = 3e-4, weight_decay: float = 0.01) -> torch.optim.AdamW:
-    """The published optimiser, AdamW with betas (0.9, 0.95), in PyTorch's fused form; on a GPU ready for capture.
+def adamw(
+    parameters: Iterable[Tensor], lr: float = 3e-4, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.AdamW:
+    """The published optimiser, AdamW, in PyTorch's fused form; on a GPU ready for capture.
 
     Args:
         parameters: on one device.
@@ -29,7 +31,7 @@ def adamw(parameters: Iterable[Tensor], lr: float = 3e-4, weight_decay: float = 
     parameters = list(parameters)
     on_gpu = parameters[0].device.type == "cuda"
     return torch.optim.AdamW(
-        parameters, lr=torch.tensor(lr, device=parameters[0].device) if on_gpu else lr, betas=(0.9, 0.95),
+        parameters, lr=torch.tensor(lr, device=parameters[0].device) if on_gpu else lr, betas=betas,
         weight_decay=weight_decay, fused=True, capturable=on_gpu,
     )  # fmt: skip
 
@@ -43,15 +45,19 @@ class GraphedStep:
     but that of impl="reference", depend on (seed, number of the step) alone.
 
     Args:
-        model: an xMAE with a bridge, in training mode; or one wrapped by DistributedDataParallel (then eager).
+        model: an xMAE with a bridge, in training mode; or one wrapped by DistributedDataParallel (then eager). One that
+            reconstructs ECG without a bridge also serves: then PPG is not looked at.
         optimizer: of its parameters; for a capture made with capturable=True, as `adamw` does.
         mask_ratio: of ECG patches, in [0, 1].
         mode: of both masks, see `random_masking`.
         mask_ratio_ppg: of PPG patches; 0, as published, hides nothing.
         autocast: torch.bfloat16, or None for the precision of the weights. (float16 would need a gradient scaler.)
         micro_batches: parts into which each batch is cut, whose gradients are accumulated.
-        seed: of masks and dropout.
+        seed: of masks and dropout, below 2^32.
         graph: False never captures.
+        loss_weight: by which the gradient is scaled; the loss that is returned is not.
+        rank, world_size: of this process among those that share a batch, row i of it being row i * world_size + rank of
+            the whole. Masks are those that one process would draw for the whole; dropout is each process's own.
 
     Raises:
         ValueError: naming the argument.
@@ -74,6 +80,9 @@ class GraphedStep:
         micro_batches: int = 1,
         seed: int = 77,
         graph: bool = True,
+        loss_weight: float = 1.0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.core = _core(model)
         if mode not in MODES:
@@ -82,7 +91,10 @@ class GraphedStep:
             raise ValueError(f"autocast: expected None or torch.bfloat16, got {autocast}")
         if micro_batches < 1:
             raise ValueError(f"micro_batches: expected a whole number >= 1, got {micro_batches}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: expected 0 to world_size - 1 = {world_size - 1}, got {rank}")
         self.model, self.optimizer = model, optimizer
+        self.loss_weight, self.rank, self.world_size = loss_weight, rank, world_size
         self.mode, self.autocast, self.micro_batches = mode, autocast, micro_batches
         self.mask_ratio, self.mask_ratio_ppg = mask_ratio, mask_ratio_ppg
         self.device = self.core.mask_token.device
@@ -103,7 +115,9 @@ class GraphedStep:
             ValueError: wrong shapes, or B is no multiple of micro_batches.
         """
         ppg, ecg = self.core.as_signal("ppg", ppg), self.core.as_signal("ecg", ecg)
-        if ppg is None or ecg is None or ppg.shape != ecg.shape:
+        if ppg is None and self.core.cfg.source == "ecg":
+            ppg = ecg[:, :, :0]  # nothing of it is read
+        elif ppg is None or ecg is None or ppg.shape != ecg.shape:
             shapes = [None if x is None else list(x.shape) for x in (ppg, ecg)]
             raise ValueError(f"ppg, ecg: expected two signals of one shape, got {shapes[0]} and {shapes[1]}")
         if ppg.shape[0] % self.micro_batches:
@@ -140,9 +154,11 @@ class GraphedStep:
         self.seed = state["seed"]
 
     def _write_seeds(self) -> None:
-        """Site i of the coming step draws from (seed, steps * sites + i); `_step` adds `sites` before it draws."""
-        before = (self.steps - 1) * self._sites
-        rows = [[self._seed, before + site] for site in range(self._sites)]
+        """Site i of the coming step draws from (seed, steps * sites + i); `_step` adds `sites` before it draws. Masks
+        come first, two for each part; the dropouts' seeds have the rank in their upper half."""
+        before, own = (self.steps - 1) * self._sites, self._seed + (self.rank << 32)
+        masks = 2 * self.micro_batches
+        rows = [[self._seed if site < masks else own, before + site] for site in range(self._sites)]
         self._seeds.copy_(torch.tensor(rows, dtype=torch.int64))
 
     def _masked(self, ratio: float) -> int:
@@ -155,7 +171,7 @@ class GraphedStep:
             return "graph=False"
         if self.device.type != "cuda":
             return f"the model is on {self.device}, CUDA graphs need a CUDA device"
-        if self.model is not self.core:
+        if self.world_size > 1 or self.model is not self.core:
             return f"the model is wrapped by {type(self.model).__name__}, whose communication is not captured"
         if not all(group.get("capturable") for group in self.optimizer.param_groups):
             return f"{type(self.optimizer).__name__} was not made with capturable=True"
@@ -165,25 +181,22 @@ class GraphedStep:
         self._seeds[:, 1] += self._sites
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
-        with seeds_from(self._seeds):
+        with seeds_from(self._seeds[2 * self.micro_batches :]):
             for part in range(self.micro_batches):
                 signals = (x.chunk(self.micro_batches)[part] for x in (ppg, ecg))
                 with self._without_reduction(part + 1 < self.micro_batches):
-                    loss = self._loss(*signals, hidden_ecg, hidden_ppg) / self.micro_batches
-                    loss.backward()
+                    loss = self._loss(part, *signals, hidden_ecg, hidden_ppg) / self.micro_batches
+                    (loss if self.loss_weight == 1 else loss * self.loss_weight).backward()
                 losses.append(loss.detach())
         self.optimizer.step()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _loss(self, ppg: Tensor, ecg: Tensor, hidden_ecg: int, hidden_ppg: int) -> Tensor:
+    def _loss(self, part: int, ppg: Tensor, ecg: Tensor, hidden_ecg: int, hidden_ppg: int) -> Tensor:
         ids = {}
-        for name, hidden in (("ecg", hidden_ecg), ("ppg", hidden_ppg)):
-            if name == "ppg" and hidden == 0:
+        for site, (name, hidden) in enumerate((("ecg", hidden_ecg), ("ppg", hidden_ppg)), 2 * part):
+            if name == "ppg" and (hidden == 0 or not self.core.has_bridge):
                 continue
-            mask = masks_from_seed(
-                next_seed(), len(ppg), self.core.cfg.num_patches, hidden, self.mode, impl=self.core.impl
-            )
-            ids[f"ids_keep_{name}"], ids[f"ids_restore_{name}"] = mask.ids_keep, mask.ids_restore
+            ids |= mask_ids(self.core, name, self._seeds[site], len(ppg), hidden, self.mode, self.rank, self.world_size)
         context: AbstractContextManager = nullcontext()
         if self.autocast is not None:
             context = torch.autocast(self.device.type, self.autocast)
@@ -220,9 +233,21 @@ class _Run:
         return self.replay().clone()
 
 
+def mask_ids(
+    model: xMAE, name: str, seed: Tensor, B: int, hidden: int, mode: str, rank: int = 0, world_size: int = 1
+) -> dict[str, Tensor]:
+    """The arguments ids_keep_<name> and ids_restore_<name> of `model` for B rows of process `rank`: those that
+    `masks_from_seed` draws for the rows rank, rank + world_size, ... of the whole batch."""
+    mask = masks_from_seed(seed, B * world_size, model.cfg.num_patches, hidden, mode, impl=model.impl)
+    keep, restore = mask.ids_keep, mask.ids_restore
+    if world_size > 1:
+        keep, restore = keep[rank::world_size].contiguous(), restore[rank::world_size].contiguous()
+    return {f"ids_keep_{name}": keep, f"ids_restore_{name}": restore}
+
+
 def _core(model: nn.Module) -> xMAE:
     core = getattr(model, "module", model)
-    if not isinstance(core, xMAE) or not core.has_bridge:
-        what = type(core).__name__ if not isinstance(core, xMAE) else f"source={core.cfg.source!r} without a bridge"
+    if not isinstance(core, xMAE) or core.cfg.source == "ppg":
+        what = type(core).__name__ if not isinstance(core, xMAE) else "source='ppg', which reconstructs nothing"
         raise ValueError(f"model: expected an xMAE with a bridge, got {what}")
     return core

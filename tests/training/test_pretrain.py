@@ -1,0 +1,212 @@
+"""Runs of some steps, end to end: command line, run folder, ablations."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.training.conftest import TINY, rows
+from xmae_fast import load_checkpoint, xMAE
+from xmae_fast.cli import main
+from xmae_fast.config import cfg_from_dict
+from xmae_fast.ops import masks_from_seed
+from xmae_fast.training import GraphedStep, adamw, control, pretrain, train_cfg_from_dict, validation_loss
+from xmae_fast.training.feed import Feed
+from xmae_fast.training.parameters import freeze_untrained
+
+pytest.importorskip("lightning")
+yaml = pytest.importorskip("yaml")
+
+
+def test_from_the_command_line(cfg, tmp_path, capsys):
+    config, runs = tmp_path / "tiny.yaml", tmp_path / "runs"
+    config.write_text(yaml.safe_dump(cfg | {"keep_every": 1}))
+    arguments = ["pretrain", "-c", str(config), "-e", "first", "--runs", str(runs), "--set", "lr=2e-3"]
+    assert main([*arguments, "--set", "tensorboard=true"]) == 0
+    told = capsys.readouterr().err
+    assert "44 segments of 11 subjects to train on, 4 of 1 to validate; 10 steps of 8 on 1 x cpu" in told
+    assert "the model is on cpu, CUDA graphs need a CUDA device" in told
+    assert "epoch 1 step 6 (55%): loss" in told
+    assert "finished: 10 steps" in told
+
+    folder = runs / "first"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "last.ckpt", "best.ckpt", "epoch-001.ckpt", "epoch-002.ckpt"
+    }  # fmt: skip
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["lr"] == 2e-3
+    about = json.loads((folder / "run.json").read_text())
+    assert about["packages"]["torch"] == torch.__version__
+    assert about["data"]["train"]["subjects"] == 11
+    assert [shard["segments"] for shard in about["data"]["train"]["shards"]] == [30, 22]
+    assert about["result"]["status"] == "finished"
+    assert [row[0] for row in rows(folder, "step")] == ["2", "4", "5", "6", "8", "10", "10"]
+    val_losses = [float(row[0]) for row in rows(folder, "val_loss") if row[0]]
+    assert about["result"]["best_val_loss"] == min(val_losses)
+    assert all(0 < float(row[0]) < math.inf for row in rows(folder, "segments_per_s") if row[0])
+
+    model = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    assert model.cfg == cfg_from_dict(cfg)
+    assert model.embed(torch.zeros(1, 500)).shape == (1, 8)
+
+    assert main(arguments) == 2
+    assert "is there already; --resume goes on, --overwrite removes it first" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "--set", "max_steps=1", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    assert [row[0] for row in rows(folder, "step")] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 45}, "batch_size: expected at most the 44 training segments, got 45"),
+        ({"accumulate": 3}, "batch_size: expected a multiple of 3 (processes x accumulate = 1 x 3)"),
+        ({"seg_len": 10}, "seg_len: expected that of the shards, 500 samples in data, got 1000"),
+        ({"sampling_freq": 50, "seg_len": 10}, "sampling_freq: expected that of the shards, 100 Hz, got 50"),
+        ({"impl": "cuda"}, "impl='cuda' was asked for token_gather"),
+        ({"data": ["none.h5"]}, "none.h5"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(cfg, tmp_path, capsys, changes, message):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(cfg | changes))
+    assert main(["pretrain", "-c", str(config), "-e", "x", "--runs", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_folders_that_are_no_runs_are_left_alone(cfg, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="expected the folder of a run, it holds 'thesis.tex'"):
+        pretrain(cfg, "x", runs=tmp_path, overwrite=True)
+    with pytest.raises(FileNotFoundError, match="resume: expected a run to go on with"):
+        pretrain(cfg, "y", runs=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="name: expected the name of a folder"):
+        pretrain(cfg, "../y", runs=tmp_path)
+    with pytest.raises(ValueError, match="at most one of them"):
+        pretrain(cfg, "y", runs=tmp_path, resume=True, overwrite=True)
+
+
+ABLATIONS = {
+    "unimodal": {"model_params": TINY | {"use_cross_bridge": False}},
+    "ecg alone": {"source": "ecg"},
+    "window": {"model_params": TINY | {"lag": "window(0.0, 1.0)"}},
+    "gaussian": {"model_params": TINY | {"lag": "gaussian"}},
+    "table": {"model_params": TINY | {"lag": "table"}},
+    "scatter": {"mask_mode": "scatter", "mask_ratio_ecg": 0.5, "mask_ratio_ppg": 0.2},
+    "reversed": {"swap_signals": True},
+    "curriculum": {"use_cl": True, "curriculum": {"start_below": 9, "min_epochs": 0, "improvement": 0}},
+    "weights": {"mwm_ecg": 2.0, "accumulate": 2, "augment": "published", "shuffle": "blocks"},
+    "bf16": {"precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations(cfg, tmp_path, name):
+    result = pretrain(cfg | {"epochs": 1, "max_steps": 2} | ABLATIONS[name], "x", runs=tmp_path, quiet=True)
+    assert (result.status, result.steps) == ("finished", 2)
+    assert math.isfinite(result.val_loss)
+    load_checkpoint(result.best)
+
+
+def test_swapped_signals(cfg):
+    choices = (train_cfg_from_dict(cfg | {"swap_signals": swap}) for swap in (False, True))
+    plain, swapped = (Feed(choice, torch.device("cpu"), 0, 1) for choice in choices)
+    (ppg, ecg), (first, second) = next(plain.training()), next(swapped.training())
+    assert torch.equal(ppg, second)
+    assert torch.equal(ecg, first)
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_cross_bridge": False}, {"lag": "gaussian"}])
+@pytest.mark.parametrize("source", ["ppg+ecg", "ecg"])
+def test_exactly_the_parameters_without_gradient_are_frozen(changes, source):
+    if source == "ecg" and "lag" in changes:
+        pytest.skip("a lag needs the bridge")
+    torch.manual_seed(0)
+    cfg = cfg_from_dict({"seg_len": 5, "source": source, "model_params": TINY | changes})
+    model = xMAE(cfg).train()
+    GraphedStep(model, torch.optim.SGD(model.parameters(), lr=0.0))(*torch.randn(2, 4, 500))
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    trained = freeze_untrained(model)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == without
+    assert len(trained) + len(without) == len(list(model.parameters()))
+
+
+def test_the_published_model_trains_the_published_share():
+    model = xMAE(cfg_from_dict({"model_params": {"latent_dim": 256, "d_model": 256, "depth_ecg": 1, "depth_ppg": 2,
+                                                 "depth_bridge": 1}}))  # fmt: skip
+    assert sum(p.numel() for p in freeze_untrained(model)) == pytest.approx(5.02e6, rel=1e-3)
+
+
+def test_curriculum_and_early_stopping_reach_the_run(cfg, tmp_path):
+    course = {"curriculum": {"schedule": [[0, 0.5], [4, 0.9]], "interpolation": "steps"}}
+    pretrain(cfg | course, "a", runs=tmp_path, quiet=True)
+    assert [row[0] for row in rows(tmp_path / "a", "mask_ratio")] == ["0.5", "0.5", "0.8", "0.9", "0.9", "0.9", "0.8"]
+    result = pretrain(cfg | {"lr": 1e-12, "patience": 2, "epochs": 50, "max_steps": 60}, "b", runs=tmp_path, quiet=True)
+    worst = [float(row[0]) for row in rows(tmp_path / "b", "val_loss") if row[0]]
+    assert result.status == "early stopping"
+    assert min(worst[-2:]) >= min(worst[:-2])
+
+
+def test_time_is_a_limit(cfg, tmp_path, monkeypatch):
+    ticks = count()
+    monkeypatch.setattr(control, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    result = pretrain(cfg | {"max_minutes": 1, "epochs": 10**6, "log_every": 1}, "a", runs=tmp_path, quiet=True)
+    assert result.status == "out of time"
+    assert 60 <= result.elapsed_s < 80
+    rates = [float(row[0]) for row in rows(tmp_path / "a", "lr") if row[0]]
+    assert max(rates) > 0.9e-3
+    assert rates[-1] < 0.1e-3  # it has come down, though a millionth of the epochs has passed
+    assert result.last.is_file()
+
+
+def test_validation_has_the_same_masks_each_time(cfg):
+    torch.manual_seed(0)
+    model = xMAE(cfg_from_dict(cfg)).train()
+    batches = [tuple(torch.randn(2, 6, 500)), tuple(torch.randn(2, 3, 500))]
+    first = validation_loss(model, batches)
+    assert validation_loss(model, batches) == first
+    assert validation_loss(model, batches, seed=1) != first
+    assert model.training
+    model.eval()
+    total = 0.0
+    for number, (ppg, ecg) in enumerate(batches):
+        mask = masks_from_seed(torch.tensor([77, 2 * number]), len(ecg), 10, 8, "anchor")
+        ids = {"ids_keep_ecg": mask.ids_keep, "ids_restore_ecg": mask.ids_restore}
+        total += len(ecg) * model(ppg, ecg, **ids, return_loss=True)["loss"].item()
+    assert first == pytest.approx(total / 9, rel=1e-6)
+
+
+def test_rows_of_several_processes_have_the_masks_of_the_whole(cfg):
+    """Two ranks' gradients, averaged, are those of one process, where no statistics or dropout tell them apart."""
+    torch.manual_seed(0)
+    model = xMAE(cfg_from_dict(cfg | {"model_params": TINY | {"dropout": 0.0}})).eval()
+    ppg, ecg = torch.randn(2, 8, 500)
+    gradients = []
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        place = {"rank": rank, "world_size": world}
+        step = GraphedStep(model, torch.optim.SGD(model.parameters(), lr=0.0), mode="scatter", **place)
+        step(ppg[rank::world], ecg[rank::world])
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for whole, first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close((first + second) / 2, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_ranks_have_dropouts_of_their_own(cfg):
+    torch.manual_seed(0)
+    ppg, ecg = torch.randn(2, 4, 500)
+    losses = []
+    for rank in (0, 1):
+        torch.manual_seed(0)
+        model = xMAE(cfg_from_dict(cfg)).train()
+        # mask ratio 1: all rows are masked alike, so that only dropout differs
+        step = GraphedStep(model, adamw(model.parameters()), rank=rank, world_size=2, mask_ratio=1.0)
+        losses.append(step(ppg, ecg))
+    assert not torch.equal(*losses)

@@ -1,0 +1,241 @@
+"""Error of masked reconstruction on held-out subjects, against what explains it away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xmae_fast import ops
+from xmae_fast.evaluation import baselines
+from xmae_fast.evaluation.beats import Beats, find_beats, mean_beat
+from xmae_fast.evaluation.bootstrap import SubjectBootstrap
+from xmae_fast.evaluation.held_out import HeldOut
+from xmae_fast.model.xmae import xMAE
+from xmae_fast.ops.random_masking import MODES, PatchMask, random_masking
+
+RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SHIFTS = (-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4)  # s
+MODEL = "model"
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One way to fill the hidden ECG. kind: "signal" (no network), "input" (this model, other PPG), "model" (another
+    checkpoint), "bound" (knows hidden ECG). fair: it is given no more than the model, and so counts as a baseline."""
+
+    label: str
+    information: str
+    kind: str
+    fair: bool = True
+
+
+_SIGNAL = {
+    "visible_mean": Predictor("mean of the visible ECG", "visible ECG; without any, other subjects' mean", "signal"),
+    "interpolation": Predictor("linear interpolation", "visible ECG on either side of a hidden span", "signal"),
+    "mean_beat": Predictor(
+        "mean beat, visible rhythm", "visible ECG, its rhythm continued evenly; other subjects' mean beat", "signal"
+    ),
+    "mean_beat_ppg": Predictor(
+        "mean beat, PPG timing",
+        "visible ECG, feet of the whole PPG, arrival time from visible beats; other subjects' mean beat",
+        "signal",
+    ),
+    "subject_beat_ppg": Predictor(
+        "subject's beat, PPG timing",
+        "as mean beat, PPG timing, but the mean beat of the subject's other segments, unmasked",
+        "signal",
+        fair=False,
+    ),
+    "true_beat": Predictor(
+        "subject's beat, true R peaks", "hidden R peaks, the subject's other segments: a bound", "bound", fair=False
+    ),
+}
+_INPUT = {
+    "ppg_shuffled": Predictor("model, PPG of another subject", "visible ECG, a wrong PPG", "input"),
+    "ppg_zeroed": Predictor("model, PPG zeroed", "visible ECG; a flat PPG, unlike any in training", "input"),
+    "bridge_off": Predictor("model, bridge off", "visible ECG; unlike training, which never went without", "input"),
+}
+
+
+def describe_predictors(names: Sequence[str], others: Sequence[str] = ()) -> dict[str, Predictor]:
+    """Predictors by name; `others` are names of other checkpoints."""
+    known = {MODEL: Predictor("model", "visible ECG, whole PPG", "model", fair=False)} | _SIGNAL | _INPUT
+    known |= {name: Predictor(f"checkpoint {name}", "what its configuration uses", "model") for name in others}
+    return {name: known[name] for name in names}
+
+
+class Reconstructor:
+    """Reconstructions of held-out ECG. Tokens are computed once: of the PPG they do not depend on the mask, of the
+    visible ECG not on the PPG (those of the last mask are kept).
+
+    Equal to `model(ppg, ecg, ids_keep_ecg=..., ids_restore_ecg=...)["ecg_reconstructed"]`, model in evaluation mode."""
+
+    def __init__(self, model: xMAE, ecg: np.ndarray) -> None:
+        self.model = model.eval()
+        place = model.mask_token
+        self.ecg = torch.from_numpy(ecg).to(place)
+        self._seen: tuple[PatchMask, Tensor] | None = None
+
+    @torch.no_grad()
+    def tokens(self, ppg: np.ndarray) -> Tensor:
+        """[S, L] -> [S, N, D]."""
+        model = self.model
+        signal = model.as_signal("ppg", torch.from_numpy(np.ascontiguousarray(ppg)).to(self.ecg))
+        encode = model.ppg_path.encode
+        return torch.cat([encode(part, None, inference=True, impl=model.impl) for part in signal.split(_BATCH)])
+
+    @torch.no_grad()
+    def __call__(self, mask: PatchMask, tokens: Tensor | None) -> np.ndarray:
+        """[S, L] float32 from the PPG's tokens [S, N, D]; None: without PPG, and so without the bridge."""
+        model, parts, impl = self.model, [], self.model.impl
+        seen = None if tokens is None else self._visible(mask)
+        for rows in torch.arange(len(self.ecg)).split(_BATCH):
+            ecg, keep, restore = self.ecg[rows], mask.ids_keep[rows], mask.ids_restore[rows]
+            if seen is None:
+                out = model(None, ecg, ids_keep_ecg=keep, ids_restore_ecg=restore, return_embeddings=False)
+                parts.append(out["ecg_reconstructed"][:, 0])
+                continue
+            x = model.bridge_queries(seen[rows], keep)
+            for block in model.bridger.ecg2ppg:
+                x = block(x, tokens[rows], inference=True, impl=impl)
+            x = model.ecg_path.dec_blk(x, inference=True, impl=impl)
+            deconv = model.ecg_path.decoder.deconv
+            parts.append(ops.decode_waveform(x, deconv.weight, deconv.bias, impl=impl)[:, 0])
+        return torch.cat(parts).float().cpu().numpy()
+
+    def _visible(self, mask: PatchMask) -> Tensor:
+        """[S, Nk, D] tokens of the visible ECG."""
+        if self._seen is None or self._seen[0] is not mask:
+            encode, impl = self.model.ecg_path.encode, self.model.impl
+            parts = zip(self.ecg[:, None].split(_BATCH), mask.ids_keep.split(_BATCH), strict=True)
+            self._seen = mask, torch.cat([encode(ecg, keep, inference=True, impl=impl) for ecg, keep in parts])
+        return self._seen[1]
+
+
+class ReconstructionStudy:
+    """Errors of a model and of its baselines on the same masks and segments.
+
+    Args:
+        model: with a bridge. held_out: what is reconstructed.
+        others: further models by name, such as one trained on ECG alone; of the same segment and patch length.
+        seed: of masks, shuffling and resamples. resamples: of the bootstrap over subjects.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+
+    def __init__(
+        self,
+        model: xMAE,
+        held_out: HeldOut,
+        *,
+        others: Mapping[str, xMAE] | None = None,
+        seed: int = 77,
+        resamples: int = 1000,
+    ) -> None:
+        if not model.has_bridge:
+            wanted = "source='ppg+ecg', use_cross_bridge=True"
+            raise ValueError(f"model: expected one with a bridge ({wanted}), got one without")
+        others = dict(others or {})
+        for name, other in others.items():
+            _check_other(name, other, model)
+        self.held_out, self.seed, self.model = held_out, seed, model
+        self.bootstrap = SubjectBootstrap(held_out.subject, resamples, seed)
+        self.beats: Beats = find_beats(held_out.ppg, held_out.ecg, held_out.subject, held_out.fs)
+        self._mean = baselines.others_mean(held_out.ecg, held_out.subject)
+        self._own = Reconstructor(model, held_out.ecg)
+        tokens = self._own.tokens(held_out.ppg)
+        partner = torch.from_numpy(baselines.partner_of_other_subject(held_out.subject, seed))
+        flat = self._own.tokens(np.zeros_like(held_out.ppg[:1])).expand(len(held_out), -1, -1)
+        self._variants: dict[str, tuple[Reconstructor, Tensor | None]] = {
+            MODEL: (self._own, tokens), "ppg_shuffled": (self._own, tokens[partner]), "ppg_zeroed": (self._own, flat),
+            "bridge_off": (self._own, None),
+        }  # fmt: skip
+        for name, other in others.items():
+            run = Reconstructor(other, held_out.ecg)
+            self._variants[name] = run, run.tokens(held_out.ppg) if other.has_bridge else None
+        self.predictors = describe_predictors([*self._variants, *_SIGNAL], list(others))
+
+    def mask(self, mode: str, ratio: float) -> PatchMask:
+        """The mask of (mode, ratio), one row a segment; always the same for a seed."""
+        if mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        N = self.model.cfg.num_patches
+        if not 0 < ratio <= 1 or round(ratio * N) == 0:
+            raise ValueError(f"ratio: expected one in (0, 1] that hides a patch of {N}, got {ratio}")
+        generator = torch.Generator().manual_seed(self.seed)
+        device = self.model.mask_token.device
+        return random_masking(len(self.held_out), N, ratio, mode, generator=generator, device=device)
+
+    def predict(self, name: str, mask: PatchMask) -> np.ndarray:
+        """Reconstruction [S, L] by the predictor called `name`."""
+        if name in self._variants:
+            run, tokens = self._variants[name]
+            return run(mask, tokens)
+        masked, ecg = self.samples(mask), self.held_out.ecg
+        ways: dict[str, Callable[[], np.ndarray]] = {
+            "visible_mean": lambda: baselines.visible_mean(ecg, masked, self._mean),
+            "interpolation": lambda: baselines.linear_interpolation(ecg, masked, self._mean),
+            "mean_beat": lambda: mean_beat(self.beats, masked, timing="ecg"),
+            "mean_beat_ppg": lambda: mean_beat(self.beats, masked, timing="ppg"),
+            "subject_beat_ppg": lambda: mean_beat(self.beats, masked, timing="ppg", template="subject"),
+            "true_beat": lambda: mean_beat(self.beats, masked, timing="true", template="subject"),
+        }
+        return ways[name]()
+
+    def samples(self, mask: PatchMask) -> np.ndarray:
+        """[S, L] bool, True where the ECG is hidden."""
+        return mask.patch_mask.cpu().numpy().repeat(self.model.cfg.patch_len, axis=1)
+
+    def errors(self, mode: str, ratio: float) -> dict:
+        """One row of the table: masked MSE of every predictor, the best baseline, and what the model gains on it.
+
+        {"mode", "ratio", "mse": {name: [value, low, high]}, "best_baseline": name, "reduction": {name: [...]}};
+        reduction = 1 - model / baseline, with paired intervals."""
+        mask = self.mask(mode, ratio)
+        masked, ecg = self.samples(mask), self.held_out.ecg
+        by_segment = {
+            name: baselines.masked_mse_by_segment(self.predict(name, mask), ecg, masked) for name in self.predictors
+        }
+        best = min((n for n, p in self.predictors.items() if p.fair), key=lambda name: by_segment[name].mean())
+        reduction = self.bootstrap.reduction
+        return {
+            "mode": mode,
+            "ratio": ratio,
+            "mse": {name: list(self.bootstrap.mean(error)) for name, error in by_segment.items()},
+            "best_baseline": best,
+            "reduction": {n: list(reduction(by_segment[MODEL], e)) for n, e in by_segment.items() if n != MODEL},
+        }
+
+    def shift_curve(self, mode: str, ratio: float, shifts: Sequence[float] = SHIFTS) -> list[dict]:
+        """Masked MSE with the PPG later by each shift [s], and by which share that is above no shift (paired)."""
+        mask, held_out = self.mask(mode, ratio), self.held_out
+        masked = self.samples(mask)
+        errors = {}
+        for shift in sorted({*shifts, 0.0}):
+            tokens = self._variants[MODEL][1]
+            if shift:
+                tokens = self._own.tokens(baselines.shifted(held_out.ppg, shift, held_out.fs))
+            errors[shift] = baselines.masked_mse_by_segment(self._own(mask, tokens), held_out.ecg, masked)
+        rows = []
+        for shift, error in errors.items():
+            reduction = self.bootstrap.reduction(error, errors[0.0])
+            increase = [-reduction.value, -reduction.high, -reduction.low]
+            rows.append({"shift_s": shift, "mse": list(self.bootstrap.mean(error)), "increase": increase})
+        return rows
+
+
+def _check_other(name: str, other: xMAE, model: xMAE) -> None:
+    if name in _SIGNAL or name in _INPUT or name == MODEL:
+        raise ValueError(f"others: expected names that are not taken, got {name!r}")
+    if other.cfg.source == "ppg":
+        raise ValueError(f"others: expected models that reconstruct ECG, {name!r} has source='ppg'")
+    for field in ("seq_len", "patch_len"):
+        got, wanted = getattr(other.cfg, field), getattr(model.cfg, field)
+        if got != wanted:
+            raise ValueError(f"others: expected {field} = {wanted} of {name!r} as of the model, got {got}")

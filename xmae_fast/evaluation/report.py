@@ -1,0 +1,275 @@
+"""report.md and report.html from results.json: every number in them is one of that file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from xmae_fast.atomic import atomic_path
+from xmae_fast.evaluation.probing import FEATURES, TARGETS
+
+RESULTS, MARKDOWN, HTML = "results.json", "report.md", "report.html"
+_FEW_SUBJECTS, _TOO_FEW_SUBJECTS = 20, 5
+_HOW = (
+    "All predictors see the same masks. Masked MSE is the mean over segments of the mean squared error over"
+    " hidden samples, ECG scaled to [-1, 1] per segment. Intervals are 95 % percentile bootstraps over subjects;"
+    " reductions and gains are paired. A mean beat is placed at expected R peaks and is as blurred, by distance to"
+    " the visible ECG, as suits other subjects best; every quantity it needs comes from other subjects or from the"
+    " visible part.",
+    "The shifted PPG is circular: what leaves at the end comes back at the start, so that all beats stay at the"
+    " price of one seam. The shuffled PPG is a random segment of another subject.",
+    "Probes: StandardScaler and ridge or logistic regression in subject-wise cross-validation; every segment is"
+    " predicted by a probe that saw nothing of its subject, penalties are chosen by folds among the training"
+    " subjects, too. Within subjects: features and labels less the subject's mean. Pooled tokens are what"
+    " pretraining trains; `ppg_embedding` passes through a projection that it does not train. Labels from signals"
+    " are R peaks (5-20 Hz energy) and PPG feet (intersecting tangents): the arrival time is then measured with"
+    " the same PPG that is embedded.",
+)
+
+
+class Heading(NamedTuple):
+    level: int
+    text: str
+
+
+class Table(NamedTuple):
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Picture(NamedTuple):
+    name: str
+    caption: str
+
+
+def write_report(folder: Path) -> None:
+    """Write report.md and report.html (pictures inside) of the results.json in `folder`; pictures that are missing
+    there are left out."""
+    folder = Path(folder)
+    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    blocks = [b for b in _blocks(results) if not isinstance(b, Picture) or (folder / b.name).is_file()]
+    for name, text in ((MARKDOWN, _markdown(blocks)), (HTML, _html(blocks, folder))):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def row_at(results: dict) -> dict:
+    """The row of the mode and ratio that the report is about."""
+    about = results["about"]
+    return next(r for r in results["by_ratio"] if (r["mode"], r["ratio"]) == (about["mode"], about["ratio"]))
+
+
+def _blocks(results: dict) -> list[Heading | str | Table | Picture]:
+    about, data = results["about"], results["about"]["data"]
+    shards = ", ".join(data["shards"][:5]) + (f" and {len(data['shards']) - 5} more" if len(data["shards"]) > 5 else "")
+    held = "Subjects: all of these shards; unseen if pretraining had others."
+    if data["split"] != "all":
+        held = f'Subjects: split "{data["split"]}" of seed {data["seed"]}; unseen if pretraining split these shards so.'
+    few = ""
+    if data["subjects"] < _FEW_SUBJECTS:
+        few = f" **Intervals over {data['subjects']} subjects are rough.**"
+    if data["subjects"] < _TOO_FEW_SUBJECTS:
+        few = f" **With {data['subjects']} subjects this is a smoke test, no evidence.**"
+    truth = f"Labels: {', '.join(data['truth'])}." if data["truth"] else "Labels: derived from the signals."
+    return [
+        Heading(1, f"What {about['checkpoint']} learned"),
+        f"{data['segments']:,} segments ({data['seq_len'] / data['sampling_freq']:g} s at {data['sampling_freq']:g} Hz)"
+        f" of {data['subjects']:,} subjects, from {shards}. {held} {truth}{few}",
+        Heading(2, "In short"),
+        summary(results),
+        Heading(2, "Masked reconstruction"),
+        Picture("reconstructions.png", "Masked reconstructions: PPG above, ECG below, hidden spans shaded"),
+        *_reconstruction(results),
+        Heading(2, "Does it use the timing of the PPG?"),
+        Picture("error_by_shift.png", "Masked MSE against the shift of the PPG"),
+        _shift(results),
+        Picture("lag_profile.png", "Attention of hidden ECG by lag"),
+        *_lag(results),
+        Heading(2, "Linear probes on subjects that the probe has not seen"),
+        Picture("probes.png", "Predicted against true, pretrained encoder and random weights"),
+        *_probes(results),
+        Heading(2, "How this was computed"),
+        *_HOW,
+        f"Mask of modes, shifts, pictures: {about['mode']}, ratio {about['ratio']:g}. {about['resamples']:,} resamples,"
+        f" seed {about['seed']}. Model: {about['parameters']:,} parameters. "
+        + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        + ".",
+    ]
+
+
+def late_shift(results: dict) -> dict:
+    """The row of the shift curve that is quoted: PPG late by 0.2 s, or by the next less."""
+    return max(results["shift"], key=lambda row: (row["shift_s"] <= 0.2, row["shift_s"]))
+
+
+def summary(results: dict) -> str:
+    """The findings as a list in Markdown."""
+    row, labels = row_at(results), {name: p["label"] for name, p in results["predictors"].items()}
+    best, mse = row["best_baseline"], row["mse"]
+    lines = [
+        f"- Reconstruction ({row['mode']}, {row['ratio']:.0%} hidden): masked MSE {_interval(mse['model'])}; the best"
+        f" baseline, {labels[best]}, has {_interval(mse[best])}. The model's error is"
+        f" {below(row['reduction'][best])} that.",
+        f"- With the PPG of another subject: {_interval(mse['ppg_shuffled'])}; with the true one the error is"
+        f" {below(row['reduction']['ppg_shuffled'])} that.",
+    ]
+    least = min(results["shift"], key=lambda r: r["mse"][0])
+    late = late_shift(results)
+    lines.append(
+        f"- PPG late by {late['shift_s']:g} s: error {above(late['increase'])} that of the PPG as it was. It is least"
+        f" at a shift of {least['shift_s']:g} s."
+    )
+    for probe in results["probes"]:
+        if probe["features"] == "pretrained" and "metrics" in probe:
+            name = "R2" if probe["task"] == "regression" else "AUROC"
+            lines.append(
+                f"- Probe, {TARGETS[probe['target']]}: {name} {_interval(probe['metrics'][name], 3)}; less that of"
+                f" random weights {_interval(probe['gain_over_random'], 3)}."
+            )
+    return "\n".join(lines)
+
+
+def _reconstruction(results: dict) -> list[str | Table | Picture]:
+    row, predictors = row_at(results), results["predictors"]
+    table = []
+    for name, predictor in sorted(predictors.items(), key=lambda item: row["mse"][item[0]][0]):
+        role = "" if name == "model" else "baseline" if predictor["fair"] else "no baseline: told more"
+        role = "**best baseline**" if name == row["best_baseline"] else role
+        below = _share(row["reduction"][name]) if name in row["reduction"] else ""
+        table.append([predictor["label"], _interval(row["mse"][name]), below, predictor["information"], role])
+    return [
+        f"Mask {row['mode']}, ratio {row['ratio']:g}. Baselines are given no more than the model is.",
+        Table(["predictor", "masked MSE", "model's error is below it by", "what it uses", ""], table),
+        Picture("error_by_ratio.png", "Masked MSE by mask ratio"),
+        f"By mask ratio ({row['mode']}; positions are those of the n-th visible patch, as published, so that a model"
+        " trained at one ratio is not prepared for others):",
+        _by(results["by_ratio"], predictors, lambda r: f"{r['ratio']:g}"),
+        f"By mask mode (ratio {row['ratio']:g}):",
+        _by(results["by_mode"], predictors, lambda r: r["mode"]),
+    ]
+
+
+def _by(rows: list[dict], predictors: dict, title) -> Table:
+    """Masked MSE of every predictor in every row; the best baseline of each in bold."""
+    lines = []
+    for name, predictor in predictors.items():
+        cells = []
+        for row in rows:
+            text = _interval(row["mse"][name])
+            cells += [f"**{text}**" if name == row["best_baseline"] else text]
+        lines.append([predictor["label"], *cells])
+    below = [_share(row["reduction"][row["best_baseline"]]) for row in rows]
+    return Table(["", *map(title, rows)], [*lines, ["model below the best baseline (bold) by", *below]])
+
+
+def _shift(results: dict) -> Table:
+    rows = [
+        [f"{row['shift_s']:+g}" if row["shift_s"] else "0", _interval(row["mse"]), _share(row["increase"])]
+        for row in results["shift"]
+    ]
+    return Table(["PPG later by [s]", "masked MSE", "above no shift by"], rows)
+
+
+def _lag(results: dict) -> list[str]:
+    lag = results["lag"]
+    if not lag["strongest"]:
+        return ["The bridge has no blocks, and so no attention."]
+    heads = "; ".join(
+        f"block {head['block']} head {head['head']}: {head['lag_s']:+.2f} s ({head['preference']:.1f} times)"
+        for head in lag["strongest"]
+    )
+    return [
+        f"Attention of hidden ECG patches, {lag['segments']:,} segments, lags up to {lag['shown_s']:g} s; one token is"
+        f" {lag['patch_s']:g} s, finer lags cannot be told. Each head's strongest lag, and how many times even"
+        f" attention it gets: {heads}. Tokens carry their surroundings (the stem, and self-attention before the"
+        " bridge), so that attention by lag says where the bridge looks, not where the information came from."
+    ]
+
+
+def _probes(results: dict) -> list[Table | str]:
+    rows, reasons = [], {}
+    for probe in results["probes"]:
+        if "skipped" in probe:
+            reasons[probe["target"]] = probe["skipped"]
+            continue
+        metrics = ", ".join(f"{name} {_interval(value, 3)}" for name, value in probe["metrics"].items())
+        if probe["prevalence"] is not None:
+            metrics += f" (chance: AUPRC {probe['prevalence']:.3f})"
+        gain = "" if probe["gain_over_random"] is None else _interval(probe["gain_over_random"], 3)
+        rows.append([TARGETS[probe["target"]], FEATURES[probe["features"]], metrics, gain, probe["labels"]])
+    header = ["target", "features", "result", "above random weights (R2 or AUROC)", "labels from"]
+    return [Table(header, rows), *(f"Not probed: {TARGETS[t]} ({reason})." for t, reason in reasons.items())]
+
+
+def _interval(value: Sequence[float], digits: int = 4) -> str:
+    return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*value, digits)
+
+
+def _share(value: Sequence[float]) -> str:
+    return "{:.1%} [{:.1%}, {:.1%}]".format(*(round(share, 3) + 0.0 for share in value))  # + 0.0: no "-0.0%"
+
+
+def below(reduction: Sequence[float]) -> str:
+    """A reduction with its interval in words: "31.0% [25.0%, 37.0%] below", or "above" where it is negative."""
+    value, low, high = reduction
+    if value >= 0:
+        return _share(reduction) + " below"
+    return _share([-value, -high, -low]) + " above"
+
+
+def above(increase: Sequence[float]) -> str:
+    """An increase with its interval in words, as `below`."""
+    value, low, high = increase
+    return below([-value, -high, -low])
+
+
+def _markdown(blocks: Sequence) -> str:
+    parts = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            parts.append(f"{'#' * block.level} {block.text}")
+        elif isinstance(block, Picture):
+            parts.append(f"![{block.caption}]({block.name})")
+        elif isinstance(block, Table):
+            lines = [block.header, ["---"] * len(block.header), *block.rows]
+            parts.append("\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines))
+        else:
+            parts.append(block)
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(blocks: Sequence, folder: Path) -> str:
+    body = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            body.append(f"<h{block.level}>{_inline(block.text)}</h{block.level}>")
+        elif isinstance(block, Picture):
+            content = base64.b64encode((folder / block.name).read_bytes()).decode()
+            body.append(f'<img alt="{html.escape(block.caption)}" src="data:image/png;base64,{content}">')
+        elif isinstance(block, Table):
+            rows = [("th", block.header), *(("td", row) for row in block.rows)]
+            lines = ("<tr>" + "".join(f"<{tag}>{_inline(c)}</{tag}>" for c in cells) + "</tr>" for tag, cells in rows)
+            body.append("<table>" + "\n".join(lines) + "</table>")
+        elif block.startswith("- "):
+            body.append("<ul>" + "".join(f"<li>{_inline(line[2:])}</li>" for line in block.split("\n")) + "</ul>")
+        else:
+            body.append(f"<p>{_inline(block)}</p>")
+    style = (
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:64em;margin:2em auto;padding:0 1em;color:#222}"
+        "img{max-width:100%}table{border-collapse:collapse;font-size:85%;display:block;overflow-x:auto}"
+        "td,th{border-bottom:1px solid #ddd;padding:.3em .7em .3em 0;text-align:left;vertical-align:top}"
+    )
+    title = html.escape(blocks[0].text)
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>" + "\n".join(body) + "</body></html>\n"
+
+
+def _inline(text: str) -> str:
+    """Text with `code` and **bold** as HTML."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    return re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)

@@ -1,0 +1,259 @@
+"""What a pretraining run is told: `TrainCfg` and its dictionary form; checks whose errors name the key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from xmae_fast.config import ModelCfg, cfg_from_dict
+from xmae_fast.data.layout import Layout
+from xmae_fast.data.options import quality_pair
+from xmae_fast.ops.random_masking import MODES
+from xmae_fast.training.curriculum import Curriculum, make_curriculum
+
+SYNONYMS = {
+    "learning_rate": "lr", "max_lr": "lr", "max_epochs": "epochs", "num_epochs": "epochs", "wd": "weight_decay",
+    "mask_ratio": "mask_ratio_ecg", "masking_mode": "mask_mode", "early_stopping_patience": "patience",
+    "data_path": "data", "data_paths": "data", "data_dir": "data", "paths": "data", "warmup_ratio": "warmup",
+    "warmup_fraction": "warmup", "gradient_accumulation": "accumulate", "accumulate_grad_batches": "accumulate",
+    "log_every_n_steps": "log_every", "sync_bn": "sync_batchnorm", "use_curriculum": "use_cl",
+}  # fmt: skip
+PRECISIONS = ("auto", "bf16", "float32")
+
+
+@dataclass
+class TrainCfg:
+    """Configuration of a pretraining run; defaults are the published values where there are any.
+
+    Signals and model:
+        sampling_freq, seg_len: Hz and seconds; source, model_params: see `xmae_fast.config.cfg_from_dict`.
+    Data:
+        data: files, folders, patterns or fsspec addresses of shards; relative ones count from the working directory.
+        val_data: shards to validate on; then all of `data` is trained on. None: a split of `data` by subject.
+        quality: that both signals must reach. augment: True, False or "published". swap_signals: PPG takes the place of
+            ECG and the reverse, so that PPG is reconstructed from ECG. layout: arguments of `xmae_fast.data.Layout`.
+            shuffle, cache_dir, num_threads, exclude_prefixes: as for `SegmentLoader`.
+    Task:
+        mask_mode, mask_ratio_ecg, mask_ratio_ppg: see `random_masking`. mwm_ecg: weight of the loss.
+        use_cl: the curriculum of mask ratios; None: whether `curriculum` is given. curriculum: see `make_curriculum`.
+    Optimisation:
+        lr, weight_decay, betas: AdamW's. warmup: share of the run in which lr rises; then a cosine to 0.
+        batch_size: segments of one optimiser step, of all processes together. accumulate: parts into which each
+            process cuts its share, one after the other.
+        epochs, max_steps, max_minutes: the run ends at whichever comes first, and lr with it. patience: validations
+            without a better val_loss before it stops; None: never.
+        sync_batchnorm: BatchNorm statistics over all processes instead of each its own.
+        impl: as for xMAE. precision: "bf16" autocast, "float32", or "auto": bf16 on CUDA, float32 elsewhere.
+        graph: False never captures a CUDA graph. seed: of split, order, augmentation, weights, masks, dropout.
+    Machines:
+        accelerator, devices, num_nodes: as for lightning.Fabric; torchrun's own numbers win.
+    Records:
+        checkpoint_every: steps between two writings of last.ckpt (it is also written after each validation).
+        keep_every: epochs between two checkpoints that are kept; 0: none. log_every: steps.
+        tensorboard: write events, where it is installed. wandb: True, or arguments of Lightning's WandbLogger.
+
+    Raises:
+        ValueError: naming the key, what was expected and what came.
+    """
+
+    data: list[str]
+    sampling_freq: float = 100
+    seg_len: float = 10
+    source: str = "ppg+ecg"
+    model_params: dict[str, Any] = field(default_factory=dict)
+    val_data: list[str] | None = None
+    quality: float | list[float] = 0.9
+    augment: bool | str = True
+    swap_signals: bool = False
+    shuffle: bool | str = True
+    layout: dict[str, Any] | None = None
+    exclude_prefixes: list[str] = field(default_factory=lambda: ["vital_"])
+    cache_dir: str | None = None
+    num_threads: int | None = None
+    mask_mode: str = "anchor"
+    mask_ratio_ecg: float = 0.8
+    mask_ratio_ppg: float = 0.0
+    mwm_ecg: float = 1.0
+    use_cl: bool | None = None
+    curriculum: dict[str, Any] | None = None
+    lr: float = 3e-4
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    warmup: float = 0.1
+    batch_size: int = 512
+    accumulate: int = 1
+    epochs: int = 37
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    patience: int | None = 17
+    sync_batchnorm: bool = False
+    impl: str = "auto"
+    precision: str = "auto"
+    graph: bool = True
+    seed: int = 77
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    checkpoint_every: int = 1000
+    keep_every: int = 0
+    log_every: int = 50
+    tensorboard: bool = True
+    wandb: bool | dict[str, Any] = False
+
+    def __post_init__(self) -> None:
+        for name in ("data", "val_data"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
+        for name, (fits, expected) in _CHECKS.items():
+            value = getattr(self, name)
+            if not fits(value):
+                raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        if self.augment == "published" and self.val_data is not None:
+            raise ValueError("augment: 'published' belongs to the split of data, expected true or false with val_data")
+        quality_pair(self.quality)
+        self.model_cfg()
+        self.make_layout()
+        self.make_curriculum()
+
+    def model_cfg(self) -> ModelCfg:
+        """The model's part."""
+        cfg = cfg_from_dict(
+            {"sampling_freq": self.sampling_freq, "seg_len": self.seg_len, "source": self.source,
+             "model_params": self.model_params}
+        )  # fmt: skip
+        if cfg.source == "ppg":
+            raise ValueError("source: expected 'ppg+ecg' or 'ecg', because pretraining reconstructs ECG, got 'ppg'")
+        return cfg
+
+    def make_layout(self) -> Layout | None:
+        """Layout of the shards; None: found by itself."""
+        if self.layout is None:
+            return None
+        _refuse_unknown(self.layout, [f.name for f in fields(Layout)], "layout")
+        return Layout(**self.layout)
+
+    def make_curriculum(self) -> Curriculum:
+        """The mask ratio's course; a constant one without a curriculum."""
+        used = self.curriculum is not None if self.use_cl is None else self.use_cl
+        return make_curriculum(self.curriculum or {} if used else None, self.mask_ratio_ecg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, which `train_cfg_from_dict` reads back."""
+        return asdict(self)
+
+
+def train_cfg_from_dict(cfg: Mapping[str, Any]) -> TrainCfg:
+    """TrainCfg from the published dictionary (YAML) form; some common other names of keys are understood.
+
+    Raises:
+        ValueError: an unknown key, with the nearest known one; a key given under two names; a value out of range.
+        TypeError: `cfg` is no mapping.
+    """
+    if not isinstance(cfg, Mapping):
+        raise TypeError(f"cfg: expected a dictionary, got {type(cfg).__name__}")
+    values: dict[str, Any] = {}
+    known = [f.name for f in fields(TrainCfg)]
+    for key, value in cfg.items():
+        name = SYNONYMS.get(key, key)
+        if name in values:
+            raise ValueError(f"{name}: expected once, got it under two names ({key!r} means {name!r})")
+        values[name] = value
+    _refuse_unknown(values, known, "configuration", [*known, *SYNONYMS])
+    for f in fields(TrainCfg):  # an empty YAML value means the default where None means nothing
+        if f.name in values and values[f.name] is None and not _allows_none(f.name):
+            del values[f.name]
+    if not values.get("data"):
+        raise ValueError("data: expected files, folders, patterns or addresses of shards (--set data=shards), got none")
+    return TrainCfg(**values)
+
+
+def _allows_none(name: str) -> bool:
+    if name in ("patience", "layout", "curriculum"):
+        return True
+    default = next(f for f in fields(TrainCfg) if f.name == name).default
+    return default is None and default is not MISSING
+
+
+def _refuse_unknown(got: Mapping[str, Any], known: list[str], where: str, hints: list[str] | None = None) -> None:
+    for key in got:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), hints or known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else f"; known keys are {', '.join(known)}"
+            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _whole(low: int, none: bool = False) -> tuple[Callable[[Any], bool], str]:
+    return (
+        lambda x: (x is None and none) or (isinstance(x, int) and not isinstance(x, bool) and x >= low),
+        f"a whole number >= {low}" + (" or null" if none else ""),
+    )
+
+
+def _between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: _is_number(x) and low <= x <= high, f"a number in [{low:g}, {high:g}]"
+
+
+def _positive(none: bool = False) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: (x is None and none) or (_is_number(x) and x > 0), "a positive number" + " or null" * none
+
+
+def _one_of(*allowed: object) -> tuple[Callable[[Any], bool], str]:
+    fits = lambda x: any(x is a or (isinstance(a, str) and x == a) for a in allowed)  # noqa: E731 - 1 is not True
+    return fits, f"one of {', '.join('null' if a is None else repr(a) for a in allowed)}"
+
+
+def _is_strings(x: object) -> bool:
+    return isinstance(x, (list, tuple)) and all(isinstance(item, str) for item in x)
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "data": (lambda x: _is_strings(x) and len(x) > 0, "a list of files, folders, patterns or addresses"),
+    "val_data": (lambda x: x is None or (_is_strings(x) and len(x) > 0), "a list like data's, or null"),
+    "model_params": (lambda x: isinstance(x, Mapping), "a mapping"),
+    "layout": (lambda x: x is None or isinstance(x, Mapping), "a mapping or null"),
+    "augment": _one_of(True, False, "published"),
+    "swap_signals": _one_of(True, False),
+    "shuffle": _one_of(True, False, "blocks"),
+    "exclude_prefixes": (_is_strings, "a list of beginnings of subjects' names"),
+    "cache_dir": (lambda x: x is None or isinstance(x, str), "a folder or null"),
+    "num_threads": _whole(1, none=True),
+    "mask_mode": _one_of(*MODES),
+    "mask_ratio_ecg": _between(0, 1),
+    "mask_ratio_ppg": _between(0, 1),
+    "mwm_ecg": _positive(),
+    "use_cl": _one_of(None, True, False),
+    "curriculum": (lambda x: x is None or isinstance(x, Mapping), "a mapping or null"),
+    "lr": _positive(),
+    "weight_decay": _between(0, 1),
+    "betas": (
+        lambda x: isinstance(x, (list, tuple)) and len(x) == 2 and all(_is_number(b) and 0 <= b < 1 for b in x),
+        "two numbers in [0, 1)",
+    ),
+    "warmup": _between(0, 1),
+    "batch_size": _whole(1),
+    "accumulate": _whole(1),
+    "epochs": _whole(1),
+    "max_steps": _whole(1, none=True),
+    "max_minutes": _positive(none=True),
+    "patience": _whole(1, none=True),
+    "sync_batchnorm": _one_of(True, False),
+    "impl": _one_of("auto", "reference", "cpu", "triton", "cuda"),
+    "precision": _one_of(*PRECISIONS),
+    "graph": _one_of(True, False),
+    "seed": _whole(0),
+    "accelerator": (lambda x: isinstance(x, str), "a name such as 'cpu' or 'cuda'"),
+    "devices": (lambda x: x == "auto" or _whole(1)[0](x), "a whole number >= 1 or 'auto'"),
+    "num_nodes": _whole(1),
+    "checkpoint_every": _whole(1),
+    "keep_every": _whole(0),
+    "log_every": _whole(1),
+    "tensorboard": _one_of(True, False),
+    "wandb": (lambda x: isinstance(x, (bool, Mapping)), "true, false or a mapping"),
+}

@@ -1,0 +1,172 @@
+"""`pretrain`: from a configuration to a run folder with checkpoints."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import xmae_fast
+from xmae_fast.atomic import atomic_path
+from xmae_fast.model.xmae import xMAE
+from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
+from xmae_fast.training.environment import describe_data, describe_environment
+from xmae_fast.training.feed import Feed
+from xmae_fast.training.launch import agreed, launch
+from xmae_fast.training.loop import Loop, Result
+from xmae_fast.training.parameters import freeze_untrained
+from xmae_fast.training.progress import Progress
+from xmae_fast.training.records import NonFiniteLoss, make_loggers
+from xmae_fast.training.run_folder import RunFolder
+from xmae_fast.training.step import GraphedStep, adamw
+from xmae_fast.training.sync_batchnorm import synchronise_batch_norm
+from xmae_fast.training.yaml_files import import_yaml
+
+
+class PretrainingError(RuntimeError):
+    """A run had to end: its loss is not finite. The message names the file with the batch."""
+
+
+def pretrain(
+    cfg: TrainCfg | Mapping[str, Any],
+    name: str,
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    resume: bool | str = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    callback: Callable[[int], None] | None = None,
+) -> Result:
+    """Pretrain an xMAE; everything about the run lies in `runs`/`name`.
+
+    Args:
+        cfg: TrainCfg or its dictionary form.
+        resume: True goes on from last.ckpt of that folder, bit for bit where the run would have gone (with the same
+            number of processes); "auto" does so if it is there and otherwise begins; False refuses a folder that is
+            there.
+        overwrite: remove a run of that name first.
+        quiet: show nothing.
+        callback: called after every step with the number of steps so far, by every process.
+
+    Returns:
+        How the run ended, speeds, and where checkpoints are.
+
+    Raises:
+        ValueError, TypeError: the configuration, naming the key. FileExistsError, FileNotFoundError: the folder.
+        PretrainingError: the loss is NaN or infinite; nan_batch.pt holds the batch.
+        ImportError: lightning or PyYAML is not installed.
+
+    Launched by torchrun (or with devices > 1, or by Slurm), every process calls this.
+    """
+    import_yaml()
+    cfg = cfg if isinstance(cfg, TrainCfg) else train_cfg_from_dict(cfg)
+    _check_name(name)
+    fabric = launch(cfg)
+    rank, world_size = fabric.global_rank, fabric.world_size
+    folder = RunFolder(Path(runs) / name)
+    resumed = agreed(fabric, lambda: folder.open(resume, overwrite))
+    shown = Progress(shown=rank == 0 and not quiet)
+    with fabric.rank_zero_first(local=True):  # it builds indexes that are missing
+        feed = Feed(cfg, fabric.device, rank, world_size)
+    step = make_step(cfg, fabric.device, rank, world_size)
+    loop = Loop(cfg, step, feed, folder, resumed, shown, callback)
+    try:
+        if rank == 0:
+            _record_start(cfg, loop, feed, fabric.device, resumed)
+        with shown.bar():
+            result = loop.run()
+    except NonFiniteLoss as error:
+        saved = save_bad_batch(loop, error, folder.path / ("nan_batch.pt" if rank == 0 else f"nan_batch_{rank}.pt"))
+        where = f"the batch is in {saved}; last.ckpt, if there is one, is from before"
+        raise PretrainingError(f"{error}; {where}") from error
+    finally:
+        loop.close()
+    if rank == 0:
+        folder.add_result(asdict(result))
+    fabric.barrier()
+    return result
+
+
+def make_step(cfg: TrainCfg, device: torch.device, rank: int = 0, world_size: int = 1) -> GraphedStep:
+    """The step of a run with fresh weights (of `cfg.seed`): model, optimiser, masks; as `pretrain` makes it."""
+    torch.manual_seed(cfg.seed)
+    model = xMAE(cfg.model_cfg(), impl=cfg.impl).to(device).train()
+    torch.manual_seed(cfg.seed + (rank << 32))
+    parameters = freeze_untrained(model)
+    wrapped: nn.Module = model
+    if world_size > 1:
+        if cfg.sync_batchnorm:
+            synchronise_batch_norm(model)
+        wrapped = _distribute(model, device)
+    bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and device.type == "cuda")
+    return GraphedStep(
+        wrapped, adamw(parameters, cfg.lr, cfg.weight_decay, tuple(cfg.betas)), mask_ratio=cfg.mask_ratio_ecg,
+        mode=cfg.mask_mode, mask_ratio_ppg=cfg.mask_ratio_ppg, autocast=torch.bfloat16 if bf16 else None,
+        micro_batches=cfg.accumulate, seed=cfg.seed, graph=cfg.graph, loss_weight=cfg.mwm_ecg, rank=rank,
+        world_size=world_size,
+    )  # fmt: skip
+
+
+def _distribute(model: xMAE, device: torch.device) -> nn.Module:
+    """DistributedDataParallel that exchanges gradients alone: running statistics are each process's own, as BatchNorm's
+    are, and rank 0's count (torch would send them before every step)."""
+    wrapper = nn.parallel.DistributedDataParallel
+    name = "forward_sync_buffers"  # of torch >= 2.13; before it was broadcast_buffers
+    options = {name if name in inspect.signature(wrapper).parameters else "broadcast_buffers": False}
+    devices = [device] if device.type == "cuda" else None
+    return wrapper(model, device_ids=devices, gradient_as_bucket_view=True, **options)
+
+
+def save_bad_batch(loop: Loop, error: NonFiniteLoss, path: Path) -> Path:
+    """The batch of the step that `error` names, and the one before it (whose update may be the culprit): ppg, ecg,
+    subject and segment of each, read once more as the loader gave them; with step, seed and mask ratio."""
+    batches = {}
+    for number in (error.step, error.step - 1):
+        if number >= 0:
+            epoch, batch = divmod(number, loop.steps_per_epoch)
+            batches[number] = {"epoch": epoch, "batch": batch, **loop.feed.batch(epoch, batch)}
+    content = {
+        "step": error.step, "loss": error.value, "batches": batches, "seed": loop.step.seed,
+        "mask_ratio": loop.curriculum.ratio(error.step), "losses": loop.losses.values,
+        "swap_signals": loop.cfg.swap_signals,
+    }  # fmt: skip
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+    return path
+
+
+def _check_name(name: str) -> None:
+    if not name or Path(name).name != name or name in (".", ".."):
+        raise ValueError(f"name: expected the name of a folder to make, got {name!r}")
+
+
+def _record_start(cfg: TrainCfg, loop: Loop, feed: Feed, device: torch.device, resumed: bool) -> None:
+    """config.yaml, run.json, the loggers, and a few lines for the reader."""
+    folder, step, tell = loop.folder, loop.step, loop.shown.tell
+    changed = folder.write_config(cfg)
+    about = describe_environment(device, step.world_size)
+    about["model"] = {
+        "parameters": sum(p.numel() for p in step.core.parameters()),
+        "trained": sum(p.numel() for p in step.core.parameters() if p.requires_grad),
+        "implementations": xmae_fast.explain(step.core).splitlines(),
+        "graph": step.reason or "captured",
+        "autocast": str(step.autocast),
+    }
+    about["data"] = {"train": describe_data(feed.train.segments), "val": describe_data(feed.val.segments)}
+    folder.write_about(about, {"step": step.steps, "host": about["host"], "changed": changed})
+    loop.loggers = make_loggers(cfg, folder.path, step.steps if resumed else None, tell)
+    train, val = feed.train.segments, feed.val.segments
+    tell(f"{folder.path}: {about['model']['trained']:,} of {about['model']['parameters']:,} parameters are trained")
+    tell(
+        f"{len(train):,} segments of {len(train.subjects):,} subjects to train on, {len(val):,} of"
+        f" {len(val.subjects):,} to validate; {loop.steps:,} steps of {cfg.batch_size} on {step.world_size} x {device}"
+    )
+    tell(f"CUDA graph: {'not used, ' + step.reason if step.reason else 'captured after the first steps'}")
+    if resumed:
+        tell(f"goes on after step {step.steps}" + "".join(f"; {change}" for change in changed))

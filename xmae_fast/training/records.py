@@ -1,0 +1,115 @@
+"""Losses as they come off the device, and where numbers of a run are written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from xmae_fast.atomic import atomic_path
+from xmae_fast.training.config import TrainCfg
+
+COLUMNS = (
+    "step", "epoch", "loss", "val_loss", "lr", "mask_ratio", "segments_per_s", "data_wait_share", "elapsed_s",
+)  # fmt: skip
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss of a step, or the weights after it, are NaN or infinite. `step`: its number, from 0."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__(f"the loss of step {step}, or what it made of the weights, is {value}")
+        self.step, self.value = step, value
+
+
+class Losses:
+    """Losses of the steps since the last row of the log. They stay on the device until `read`, which synchronises."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self._unread: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        self._unread.append(loss)
+
+    def read(self, next_step: int, world_size: int) -> list[float]:
+        """All of them, the last being that of step `next_step` - 1; with several processes, which then must all call,
+        means over them. NonFiniteLoss: of the first step that is not finite."""
+        if self._unread:
+            fresh = torch.stack(self._unread).float()
+            self._unread = []
+            if world_size > 1:
+                distributed.all_reduce(fresh)
+                fresh /= world_size
+            read = fresh.tolist()
+            self.values += read
+            for number, value in enumerate(read, next_step - len(read)):
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(number, value)
+        return self.values
+
+    def take_mean(self) -> float:
+        """The mean of what has been read; forgets it."""
+        mean = math.fsum(self.values) / len(self.values)
+        self.values = []
+        return mean
+
+
+class MetricsFile:
+    """metrics.csv: one row each `log_every` steps and one for each validation, cells of the other kind empty.
+
+    A resumed run drops the rows of steps behind its checkpoint and goes on. (Lightning's CSVLogger deletes the file.)
+    """
+
+    def __init__(self, path: Path, resume_step: int | None) -> None:
+        rows: list[dict[str, str]] = []
+        if resume_step is not None and path.is_file():
+            text = path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
+            rows = [row for row in csv.DictReader(io.StringIO(whole)) if int(row["step"]) <= resume_step]
+        with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - closed by close
+        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
+
+    def write(self, row: dict[str, float]) -> None:
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def make_loggers(cfg: TrainCfg, folder: Path, resume_step: int | None, tell: Callable[[str], None]) -> list[Any]:
+    """Lightning's loggers for TensorBoard and Weights & Biases, as configured and installed.
+
+    Raises:
+        ImportError: wandb is asked for and not installed.
+    """
+    loggers: list[Any] = []
+    if cfg.tensorboard:
+        try:
+            from lightning.fabric.loggers import TensorBoardLogger
+
+            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", purge_step=resume_step))
+        except ImportError:
+            tell("tensorboard is not installed: metrics.csv is the only log")
+    if cfg.wandb:
+        from lightning.pytorch.loggers import WandbLogger
+
+        options = dict(cfg.wandb) if isinstance(cfg.wandb, dict) else {}
+        defaults = {"project": "xmae_fast", "name": folder.name, "save_dir": str(folder), "id": folder.name,
+                    "resume": "allow", "config": cfg.to_dict()}  # fmt: skip
+        try:
+            loggers.append(WandbLogger(**defaults | options))
+        except ImportError as error:
+            raise ImportError("wandb: true needs Weights & Biases: pip install wandb") from error
+    return loggers

@@ -1,0 +1,90 @@
+"""BatchNorm statistics over all processes that share a batch.
+
+The stem is one operator (`ops.conv_stem`) that calls no nn.BatchNorm modules, so that torch.nn.SyncBatchNorm has
+nothing to replace, and its kernels take the statistics of their own process. Here the stem runs in plain PyTorch
+instead, with each `batch_norm` of it replaced by one that combines the processes' means and variances.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed
+from torch.overrides import TorchFunctionMode
+
+from xmae_fast.model.xmae import ModalityPath, xMAE
+
+
+def synchronise_batch_norm(model: xMAE) -> None:
+    """Let the stems of `model` normalise, in training, by the statistics of all processes of torch.distributed.
+
+    Both paths up to their tokens then run with impl="reference": one exchange of 2 numbers a channel for each of the 30
+    BatchNorms of a stem, forward and backward. Parameters, state dict and evaluation stay as they are.
+    """
+    for path in (getattr(model, name, None) for name in ("ppg_path", "ecg_path")):
+        if path is not None:
+            path.__class__ = SynchronisedPath
+
+
+class SynchronisedPath(ModalityPath):
+    """A modality whose stem normalises by the statistics of all processes."""
+
+    def encode(self, signal: Tensor, ids_keep: Tensor | None, *, inference: bool = False, impl: str = "auto") -> Tensor:
+        if inference or not self.stem.uses_batch_statistics():
+            return super().encode(signal, ids_keep, inference=inference, impl=impl)
+        with _Synchronised():
+            return super().encode(signal, ids_keep, impl="reference")
+
+
+class _Synchronised(TorchFunctionMode):
+    """Within it, batch_norm in training takes the statistics of all processes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is F.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, training: bool,
+    momentum: float, eps: float,
+) -> Tensor:  # fmt: skip
+    """`F.batch_norm` of x [B, C, L] with the mean and variance of all processes' B L values a channel."""
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # of autocast
+    own = values.mean((0, 2))
+    spread = (values - own[:, None]).square().sum((0, 2))
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    others = own.new_zeros(2, len(own))
+    parts = torch.stack([torch.stack([own, spread]) if process == rank else others for process in range(world)])
+    means, spreads = _SumOverProcesses.apply(parts).unbind(1)  # [W, C] each
+    counts = own.new_zeros(world, 1)
+    counts[rank] = len(x) * x.shape[2]
+    distributed.all_reduce(counts)
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    spread = (spreads + counts * (means - mean).square()).sum(0)
+    with torch.no_grad():
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((spread / (total - 1)).to(running_var.dtype), momentum)
+    scale = torch.rsqrt(spread / total + eps) * weight
+    return (values * scale[:, None] + (bias - mean * scale)[:, None]).to(x.dtype)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of all processes' tensors; its gradient is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        distributed.all_reduce(total)
+        return total

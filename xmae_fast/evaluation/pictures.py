@@ -62,29 +62,29 @@ def draw_reconstructions(study: ReconstructionStudy, results: dict):
     time = np.arange(held_out.ecg.shape[1]) / held_out.fs
     grid = figure.add_gridspec(9, 1, height_ratios=[1, 1.6, 0.12] * 3)
     for i, (row, quantile) in enumerate(zip(rows, quantiles, strict=True)):
-        top, below = figure.add_subplot(grid[3 * i]), figure.add_subplot(grid[3 * i + 1])
+        top, bottom = figure.add_subplot(grid[3 * i]), figure.add_subplot(grid[3 * i + 1])
         top.plot(time, held_out.ppg[row], color=GREEN, lw=1.1)
-        which = {0.1: "among the best tenth", 0.5: "the median", 0.9: "among the worst tenth"}[quantile]
+        which = {0.1: "a tenth is better", 0.5: "the median", 0.9: "a tenth is worse"}[quantile]
         top.set_title(
             f"{held_out.subjects[held_out.subject[row]]}: masked MSE {error[row]:.4f} ({which})", loc="left",
             fontsize=10, parse_math=False,
         )  # fmt: skip
-        below.plot(time, held_out.ecg[row], color="#444444", lw=1.0, label="ECG")
+        bottom.plot(time, held_out.ecg[row], color="#444444", lw=1.0, label="ECG")
         shown = np.where(masked[row], predicted[row], np.nan)
-        below.plot(time, shown, color=BLUE, lw=1.5, label="reconstructed where hidden")
+        bottom.plot(time, shown, color=BLUE, lw=1.5, label="reconstructed where hidden")
         for begin, end in np.flatnonzero(np.diff(masked[row], prepend=False, append=False)).reshape(-1, 2):
-            below.axvspan(begin / held_out.fs, end / held_out.fs, color="#f0e6d2", lw=0, zorder=0)
+            bottom.axvspan(begin / held_out.fs, end / held_out.fs, color="#f0e6d2", lw=0, zorder=0)
         top.set_ylabel("PPG [-1, 1]", color=GREEN)
-        below.set_ylabel("ECG [-1, 1]")
+        bottom.set_ylabel("ECG [-1, 1]")
         top.tick_params(labelbottom=False)
-        for axis in (top, below):
+        for axis in (top, bottom):
             axis.set_xlim(0, time[-1])
             axis.set_ylim(-1.15, 1.15)
-        figure.align_ylabels([top, below])
+        figure.align_ylabels([top, bottom])
         if i == 0:
             place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-            top.legend(*below.get_legend_handles_labels(), ncols=2, frameon=False, fontsize=9, **place)
-    below.set_xlabel("time [s]; shaded: hidden from the model")
+            top.legend(*bottom.get_legend_handles_labels(), ncols=2, frameon=False, fontsize=9, **place)
+    bottom.set_xlabel("time [s]; shaded: hidden from the model")
     mse, baseline = row_at(results)["mse"], row_at(results)["best_baseline"]
     figure.suptitle(
         f"{ratio:.0%} of the ECG hidden ({mode}): masked MSE {mse[MODEL][0]:.4f},"

@@ -57,7 +57,7 @@ def _masks_kernel(
         masked = (from_start < 0) | (from_start >= visible)
     else:
         masked = (from_start >= 0) & (from_start < k)
-    if MODE == SCATTER or MODE == MIXED:  # noqa: PLR1714 (Triton knows no `in`)
+    if MODE == SCATTER or MODE == MIXED:  # noqa: SIM109 (Triton knows no `in`)
         key = _key(scores_ptr, seed_ptr, row, n, N, inside, DRAWN)
         smaller = tl.zeros([BLOCK_B, BLOCK_N], tl.int32)
         for j in range(N):

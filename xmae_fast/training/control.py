@@ -55,9 +55,14 @@ class Control:
         self._next = 0
 
     @property
+    def clock_s(self) -> float:
+        """Seconds of the run, those before it was resumed included, by this process's clock."""
+        return time.perf_counter() - self._began
+
+    @property
     def elapsed_s(self) -> float:
-        """Seconds of the run, those before it was resumed included."""
-        return self._elapsed_s if self._several else time.perf_counter() - self._began
+        """The same, as agreed on: what decisions depend on."""
+        return self._elapsed_s if self._several else self.clock_s
 
     @property
     def signal(self) -> int:

@@ -89,7 +89,7 @@ class Loop:
                 self._save()
         self.shown.tell(f"{status}: {self.step.steps} steps, validation loss {self.val_loss:.5f}, best {self.best:.5f}")
         return Result(
-            status, self.folder.path, self.step.steps, self.epoch, self.val_loss, self.best, self.control.elapsed_s,
+            status, self.folder.path, self.step.steps, self.epoch, self.val_loss, self.best, self.control.clock_s,
             *self._pace.overall(), self.folder.best, self.folder.last,
         )  # fmt: skip
 
@@ -152,7 +152,7 @@ class Loop:
     def _write(self, values: dict[str, float]) -> None:
         if self.metrics is None:
             return
-        row = {"step": self.step.steps, "epoch": self.epoch, **values, "elapsed_s": round(self.control.elapsed_s, 3)}
+        row = {"step": self.step.steps, "epoch": self.epoch, **values, "elapsed_s": round(self.control.clock_s, 3)}
         self.metrics.write(row)
         self.shown.log(row, self.share)
         for logger in self.loggers:
@@ -214,7 +214,7 @@ class Loop:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "step": self.step.steps, "epoch": self.epoch, "batch": self.batch, "elapsed_s": self.control.elapsed_s,
+            "step": self.step.steps, "epoch": self.epoch, "batch": self.batch, "elapsed_s": self.control.clock_s,
             "val_loss": self.val_loss, "best": self.best, "worse": self.worse, "losses": list(self.losses.values),
             "graphed_step": self.step.state_dict(), "curriculum": self.curriculum.state_dict(),
             "loader": self.feed.train.state_dict() | {"epoch": self.epoch, "batch": self.batch},

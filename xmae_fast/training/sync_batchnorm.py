@@ -20,8 +20,8 @@ from xmae_fast.model.xmae import ModalityPath, xMAE
 def synchronise_batch_norm(model: xMAE) -> None:
     """Let the stems of `model` normalise, in training, by the statistics of all processes of torch.distributed.
 
-    Both paths up to their tokens then run with impl="reference": one small all_reduce for each of the 30 BatchNorms of a
-    stem, forward and backward. Parameters, state dict and evaluation stay as they are.
+    Both paths up to their tokens then run with impl="reference", with one small all_reduce for each of the 30
+    BatchNorms of a stem, forward and backward. Parameters, state dict and evaluation stay as they are.
     """
     for path in (getattr(model, name, None) for name in ("ppg_path", "ecg_path")):
         if path is not None:

@@ -179,7 +179,7 @@ def test_bad_choices():
         random_masking(2, 25, 0.5, rng="slow")
     with pytest.raises(ValueError, match="impl: expected 'auto' or one of .*, got 'gpu'"):
         random_masking(2, 25, 0.5, impl="gpu")
-    with pytest.raises(RuntimeError, match="impl='triton' was asked for random_masking, but"):
+    with pytest.raises(RuntimeError, match="impl='triton' was asked for random_masking(, but|: expected)"):
         random_masking(2, 25, 0.5, impl="triton")
 
 

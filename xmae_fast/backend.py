@@ -118,13 +118,20 @@ def _why_not(op: str, impl: str) -> str:
     if (op, impl) not in _KERNELS:
         return f"{op} has no {impl} kernels in this version of xmae_fast"
     if impl == "triton":
-        return "" if importlib.util.find_spec("triton") else "triton is not installed (pip install xmae-fast[triton])"
+        return "" if _is_installed("triton") else "triton is not installed (pip install xmae-fast[triton])"
     if reason := _EXTENSION_REASON.get(impl, ""):
         return reason
     name = f"xmae_fast::{_KERNELS[op, impl]}"
     if not torch._C._dispatch_has_kernel_for_dispatch_key(name, impl.upper()):
         return f"the built C++ operators are older than the Python code and lack {name}: reinstall xmae_fast"
     return ""
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # hidden by an import hook, or half imported
+        return False
 
 
 def available() -> dict[str, dict[str, Availability]]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+
+# Before torch is loaded: waiting threads sleep instead of spinning, as other tests run beside (interpreted_runs.py).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 
 from tests.instruction_sets import SETS, on
+from tests.interpreted_runs import FILES, Runs
 from xmae_fast import available
 
 
@@ -25,6 +32,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the interpreter's processes at once if their results will be asked for."""
+    wanted = {item.callspec.params["name"] for item in session.items if item.name.startswith("test_interpreted[")}
+    if wanted and importlib.util.find_spec("triton") is not None and not session.config.option.collectonly:
+        session.config.stash[Runs.KEY] = runs = Runs([name for name in FILES if name in wanted])
+        runs.start_another()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if Runs.KEY in session.config.stash:
+        session.config.stash[Runs.KEY].stop()
 
 
 @pytest.fixture

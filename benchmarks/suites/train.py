@@ -26,6 +26,7 @@ from benchmarks.models import (
 )
 from benchmarks.numerics import Yardstick, check_another_precision, check_same_maths
 from benchmarks.peak_memory import peak_in_new_process
+from benchmarks.suites import train_harness
 from xmae_fast import random_masking
 from xmae_fast.testing import Error
 
@@ -38,9 +39,10 @@ MEASURED_FOR_MEMORY = (
 
 
 def groups(context: Context) -> Iterator[Group]:
-    """One batch size: 64 on a CPU, 512 on a GPU, 8 when quick."""
+    """One batch size: 64 on a CPU, 512 on a GPU, 8 when quick; and the harness of `pretrain` around it."""
     forget_compiled()
     yield group(context, 8 if context.quick else 512 if context.device.type == "cuda" else 64)
+    yield from train_harness.groups(context)
 
 
 def group(context: Context, B: int) -> Group:

@@ -8,7 +8,7 @@ import torch
 from tests.interpreted.checks import check, each, poisoned_memory
 from xmae_fast.ops._launch import forced_config
 from xmae_fast.ops.cases import Maker, OpCases, cases
-from xmae_fast.ops.conv_stem import conv_stem, reference, schema, schema_triton
+from xmae_fast.ops.conv_stem import conv_stem, conv_stems, reference, schema, schema_triton
 from xmae_fast.ops.conv_stem.cases import CASES
 from xmae_fast.testing import _map_tensors, _run, hostile_layout, relative_error
 
@@ -79,16 +79,44 @@ def test_runs_repeat_bit_for_bit():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_two_stems_in_one_set_of_launches_are_each_alone(training):
+    """Of different lengths and batch sizes, several tiles and splits each, bit for bit; so are running statistics."""
+    sizes = [{"B": 5, "L": 61, "training": training, **NARROW}, {"B": 7, "L": 26, "training": training, **NARROW}]
+
+    def results(together: bool) -> dict[str, list[torch.Tensor]]:
+        first, second = (hostile_layout(CASES.make_inputs(size, Maker(8 + i))) for i, size in enumerate(sizes))
+        weights = [schema.flatten(stem["params"]) for stem in (first, second)]
+        leaves = [first["x"], second["x"], *weights[0][: schema.TRAINED], *weights[1][: schema.TRAINED]]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        with poisoned_memory(), forced_config(0):
+            if together:
+                xs, params = (first["x"], second["x"]), (first["params"], second["params"])
+                features = conv_stems(xs, params, training=training, impl="triton")
+            else:
+                features = [conv_stem(**stem, impl="triton") for stem in (first, second)]
+            gradients = torch.autograd.grad([x.square().sum() + x[..., 0].sum() for x in features], leaves)
+        running = [x for some in weights for x in some[schema.TRAINED :]]
+        return {"features": [*features], "gradients": [*gradients], "running statistics": running}
+
+    together, alone = results(True), results(False)
+    for name, tensors in alone.items():
+        assert all(torch.equal(x, y) for x, y in zip(together[name], tensors, strict=True)), name
+
+
 @pytest.mark.parametrize("batch_statistics", [False, True])
 def test_operators(batch_statistics):
     inputs = CASES.make_inputs({"B": 2, "L": 9, "S": 4, "widths": (4, 8, 8), "training": False}, Maker(7))
     x, weights = inputs["x"], schema.flatten(inputs["params"])
     which = ("test_schema", "test_faketensor")
-    arguments = (x, weights, batch_statistics, torch.float32)
+    sizes = [x.shape[0], x.shape[2]]
+    arguments = (x.reshape(-1), weights, sizes, batch_statistics, torch.float32)
     torch.library.opcheck(schema_triton.TRAIN, arguments, test_utils=which)
     torch.library.opcheck(schema_triton.EVAL, (x, weights, torch.float32), test_utils=which)
-    features, norms, kept = schema_triton.TRAIN(*arguments)
-    arguments = (torch.ones_like(features), x, norms, kept, batch_statistics, True, torch.float32)
+    _, norms, kept = schema_triton.TRAIN(*arguments)
+    grads = [torch.ones(2, 9, 4)]
+    arguments = (grads, x.reshape(-1), norms, kept, sizes, batch_statistics, True, torch.float32)
     torch.library.opcheck(schema_triton.BACKWARD, arguments, test_utils=which)
 
 

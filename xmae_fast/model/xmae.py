@@ -13,73 +13,10 @@ from xmae_fast import backend, ops
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.lag import LagBias
-from xmae_fast.model.layers import Block, CrossBlock, Stem, truncated_normal
+from xmae_fast.model.layers import CrossBlock, truncated_normal
+from xmae_fast.model.path import ModalityPath
 from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
-
-
-class PatchProjection(nn.Module):
-    """Patch embedding's parameters: Conv1d(S -> D, kernel P, stride P)."""
-
-    def __init__(self, cfg: ModelCfg) -> None:
-        super().__init__()
-        self.proj = nn.Conv1d(cfg.stem_ch, cfg.d_model, cfg.patch_len, stride=cfg.patch_len)
-
-
-class Encoder(nn.Module):
-    """A stack of encoder blocks."""
-
-    def __init__(self, cfg: ModelCfg, depth: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(cfg, 4 * cfg.d_model, ("norm1", "norm2")) for _ in range(depth))
-
-
-class WaveformDecoder(nn.Module):
-    """Deconvolution's parameters: ConvTranspose1d(D -> 1, kernel P, stride P)."""
-
-    def __init__(self, cfg: ModelCfg) -> None:
-        super().__init__()
-        self.deconv = nn.ConvTranspose1d(cfg.d_model, 1, cfg.patch_len, stride=cfg.patch_len)
-
-
-class ModalityPath(nn.Module):
-    """All of one modality: stem, patch embedding, encoder, embedding head, decoder."""
-
-    def __init__(self, cfg: ModelCfg, depth: int) -> None:
-        super().__init__()
-        self.patch_len = cfg.patch_len
-        self.pos = truncated_normal(1, cfg.num_patches, cfg.d_model)
-        self.stem = Stem(cfg.stem_ch)
-        self.patcher = PatchProjection(cfg)
-        self.encoder = Encoder(cfg, depth)
-        self.proj = nn.Sequential(nn.LayerNorm(cfg.d_model), nn.Linear(cfg.d_model, cfg.proj_dim))
-        self.dec_blk = Block(cfg, 2 * cfg.d_model, ("ln1", "ln2"))
-        self.decoder = WaveformDecoder(cfg)
-        self.mask_loc_table = nn.Embedding(cfg.num_patches, cfg.d_model)
-        nn.init.xavier_uniform_(self.mask_loc_table.weight)
-
-    def encode(self, signal: Tensor, ids_keep: Tensor | None, *, inference: bool = False, impl: str = "auto") -> Tensor:
-        """Tokens of the visible patches: signal [B, 1, L], ids_keep [B, Nk] or None (all) -> [B, Nk, D].
-
-        The stem runs over the visible patches side by side, and the first Nk positions are added, not those of the
-        kept patches: both as published. `inference`: running statistics and no dropout, whatever the mode.
-        """
-        if ids_keep is not None:
-            signal = ops.gather_patches(signal, ids_keep, self.patch_len, impl=impl)
-        kept = signal.shape[-1] // self.patch_len
-        if kept == 0:
-            return self.pos.new_empty(signal.shape[0], 0, self.pos.shape[-1])
-        training = not inference and self.stem.uses_batch_statistics()
-        features = ops.conv_stem(signal, self.stem.params(), training=training, impl=impl)
-        x = ops.patch_embed(features, self.patcher.proj.weight, self.patcher.proj.bias, self.pos[:, :kept], impl=impl)
-        for block in self.encoder.blocks:
-            x = block(x, inference=inference, impl=impl)
-        return x
-
-    def embedding(self, tokens: Tensor) -> Tensor:
-        """Mean over tokens, LayerNorm, Linear: [B, Nk, D] -> [B, proj_dim]."""
-        return self.proj(tokens.mean(dim=1))
-
 
 
 class Bridge(nn.Module):
@@ -187,12 +124,16 @@ class xMAE(nn.Module):
         want_recon = want_recon and ecg is not None
         decoding = want_recon or return_loss
         bridged = self.has_bridge and ppg is not None and decoding
-        if ppg is not None and (want_embedding or bridged):
+        with_ppg = ppg is not None and (want_embedding or bridged)
+        if with_ppg and decoding:
+            ppg_tokens, ecg_tokens = self._encode_both(ppg, ids_keep_ppg, ecg, ids_keep_ecg)
+        elif with_ppg:
             ppg_tokens = self.ppg_path.encode(ppg, ids_keep_ppg, impl=self.impl)
-            if want_embedding:
-                result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
-        if decoding:
+        elif decoding:
             ecg_tokens = self.ecg_path.encode(ecg, ids_keep_ecg, impl=self.impl)
+        if with_ppg and want_embedding:
+            result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
+        if decoding:
             if bridged:
                 ecg_tokens = self.bridge_queries(ecg_tokens, ids_keep_ecg)
                 for block in self.bridger.ecg2ppg:
@@ -230,6 +171,24 @@ class xMAE(nn.Module):
 
     def _embed(self, signal: Tensor) -> Tensor:
         return self.ppg_path.embedding(self.ppg_path.encode(signal, None, inference=True, impl=self.impl))
+
+    def _encode_both(
+        self, ppg: Tensor, ids_keep_ppg: Tensor | None, ecg: Tensor, ids_keep_ecg: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of both modalities, as by `ModalityPath.encode`; their stems may share launches."""
+        paths = self.ppg_path, self.ecg_path
+        signals = (
+            self.ppg_path.visible(ppg, ids_keep_ppg, self.impl), self.ecg_path.visible(ecg, ids_keep_ecg, self.impl)
+        )  # fmt: skip
+        modes = [path.stem.uses_batch_statistics() for path in paths]
+        share = modes[0] == modes[1] and all(path.stem_may_share for path in paths)
+        if share and all(signal.shape[-1] for signal in signals):
+            params = tuple(path.stem.params() for path in paths)
+            features = ops.conv_stems(signals, params, training=modes[0], impl=self.impl)
+        else:
+            features = tuple(path.features(x, False, self.impl) for path, x in zip(paths, signals, strict=True))
+        tokens = (path.tokens(x, inference=False, impl=self.impl) for path, x in zip(paths, features, strict=True))
+        return tuple(tokens)
 
     def bridge_queries(self, ecg_tokens: Tensor, ids_keep_ecg: Tensor | None) -> Tensor:
         """Encoder tokens [B, Nk, D] -> queries of the bridge [B, N, D]."""

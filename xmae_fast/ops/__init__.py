@@ -1,6 +1,6 @@
 """The operators that an xMAE is composed of; each is a folder with its contract, its oracle and its kernels."""
 
-from xmae_fast.ops.conv_stem import conv_stem
+from xmae_fast.ops.conv_stem import conv_stem, conv_stems
 from xmae_fast.ops.feed_forward import feed_forward
 from xmae_fast.ops.lag_attention import attention_weights, lag_attention
 from xmae_fast.ops.patch_embed import patch_embed
@@ -13,6 +13,7 @@ __all__ = [
     "assemble_queries",
     "attention_weights",
     "conv_stem",
+    "conv_stems",
     "decode_waveform",
     "feed_forward",
     "gather_patches",

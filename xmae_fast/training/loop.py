@@ -78,7 +78,7 @@ class Loop:
             self.control = Control(signals, limit_s, self.elapsed_s, self.step.device)
             status = "finished" if self.step.steps >= self.steps else ""
             while not status:
-                status = self._train_epoch()
+                status = self.train_epoch()
                 if status in ("SIGTERM", "SIGINT"):
                     break
                 if status:
@@ -99,7 +99,7 @@ class Loop:
         for logger in self.loggers:
             logger.finalize("success")
 
-    def _train_epoch(self) -> str:
+    def train_epoch(self) -> str:
         """The rest of the epoch; the status of the run if it ends within it."""
         step, cfg = self.step, self.cfg
         self._pace.resume()

@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, distributed
 from torch.overrides import TorchFunctionMode
 
-from xmae_fast.model.xmae import ModalityPath, xMAE
+from xmae_fast.model.path import ModalityPath
+from xmae_fast.model.xmae import xMAE
 
 
 def synchronise_batch_norm(model: xMAE) -> None:
     """Let the stems of `model` normalise, in training, by the statistics of all processes of torch.distributed.
 
-    Both paths up to their tokens then run with impl="reference", with one small all_reduce for each of the 30
-    BatchNorms of a stem, forward and backward. Parameters, state dict and evaluation stay as they are.
+    Both stems then run with impl="reference", with one small all_reduce for each of the 30 BatchNorms of a stem,
+    forward and backward. Parameters, state dict and evaluation stay as they are.
     """
     for path in (getattr(model, name, None) for name in ("ppg_path", "ecg_path")):
         if path is not None:
@@ -31,11 +32,13 @@ def synchronise_batch_norm(model: xMAE) -> None:
 class SynchronisedPath(ModalityPath):
     """A modality whose stem normalises by the statistics of all processes."""
 
-    def encode(self, signal: Tensor, ids_keep: Tensor | None, *, inference: bool = False, impl: str = "auto") -> Tensor:
+    stem_may_share = False
+
+    def features(self, signal: Tensor, inference: bool, impl: str) -> Tensor:
         if inference or not self.stem.uses_batch_statistics():
-            return super().encode(signal, ids_keep, inference=inference, impl=impl)
+            return super().features(signal, inference, impl)
         with _Synchronised():
-            return super().encode(signal, ids_keep, impl="reference")
+            return super().features(signal, inference, "reference")
 
 
 class _Synchronised(TorchFunctionMode):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,11 +12,14 @@ from xmae_fast.ops import _triton
 from xmae_fast.ops._checks import check_like, dims, wants_gradient
 from xmae_fast.ops.conv_stem import reference, schema, schema_triton
 from xmae_fast.ops.conv_stem.params import ConvBN, Inception, StemParams
+from xmae_fast.ops.conv_stem.triton_layout import layout_of
 
 backend.register("conv_stem", "cpu", "conv_stem_eval")
 backend.register("conv_stem", "triton", "conv_stem_eval_triton")
 
-__all__ = ["ConvBN", "Inception", "StemParams", "conv_stem"]
+__all__ = ["ConvBN", "Inception", "StemParams", "conv_stem", "conv_stems"]
+
+_MOST_VALUES = 2**30  # of x, for the Triton kernels
 
 
 def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "auto") -> Tensor:
@@ -32,16 +37,47 @@ def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "aut
     Raises:
         ValueError: wrong shape. TypeError: dtype or device differ from the weights'. BackendError: impl.
     """
-    dims("x", x, "B 1 L")
-    check_like("x", x, "the stem's weights", params.lat1)
-    B, _, L = x.shape
-    limit = "" if B * L < 2**30 else f"x has {B * L:,} values and the kernels count up to 2^30"
-    chosen = backend.resolve("conv_stem", impl, x.device, x.dtype, triton_limit=limit)
+    chosen = _chosen(x, params, impl)
     if chosen == "cpu" and x.numel():
         return _cpu(x, params, training)
     if chosen == "triton" and x.numel():
         return _gpu(x, params, training)
     return reference.conv_stem(x, params, training)
+
+
+def conv_stems(
+    xs: tuple[Tensor, Tensor], params: tuple[StemParams, StemParams], *, training: bool, impl: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Features of two waveforms, each by a stem of its own: what `conv_stem` returns for each.
+
+    The Triton kernels train two stems of the same widths in one set of launches.
+
+    Args:
+        xs: [B, 1, L] each; B and L may differ.
+        params, training, impl: as in `conv_stem`.
+
+    Returns:
+        [B, S, L] of each.
+
+    Raises:
+        As `conv_stem`.
+    """
+    chosen = {_chosen(x, stem, impl) for x, stem in zip(xs, params, strict=True)}
+    if chosen == {"triton"} and min(x.numel() for x in xs) and sum(x.numel() for x in xs) < _MOST_VALUES:
+        weights = [schema.flatten(stem) for stem in params]
+        alike = layout_of(weights[0]) == layout_of(weights[1]) and xs[0].dtype == xs[1].dtype
+        wants = {wants_gradient(x, *some) for x, some in zip(xs, weights, strict=True)}
+        if alike and len(wants) == 1 and (training or True in wants):
+            return _train_on_gpu(xs, params, [weight for some in weights for weight in some], training)
+    return tuple(conv_stem(x, stem, training=training, impl=impl) for x, stem in zip(xs, params, strict=True))
+
+
+def _chosen(x: Tensor, params: StemParams, impl: str) -> str:
+    """The implementation that serves the call, which is checked."""
+    dims("x", x, "B 1 L")
+    check_like("x", x, "the stem's weights", params.lat1)
+    limit = "" if x.numel() < _MOST_VALUES else f"x has {x.numel():,} values and the kernels count up to 2^30"
+    return backend.resolve("conv_stem", impl, x.device, x.dtype, triton_limit=limit)
 
 
 def _cpu(x: Tensor, params: StemParams, training: bool) -> Tensor:
@@ -51,19 +87,27 @@ def _cpu(x: Tensor, params: StemParams, training: bool) -> Tensor:
     _check_values(x, training)
     features, statistics = schema.StemFunction.apply(training, x, *weights)
     if training:
-        schema.update_running_statistics(params, statistics)
+        schema.update_running_statistics([params], statistics[None])
     return features.transpose(1, 2)
 
 
 def _gpu(x: Tensor, params: StemParams, training: bool) -> Tensor:
-    weights, compute = schema.flatten(params), _triton.compute_dtype(x)
+    weights = schema.flatten(params)
     if not training and not wants_gradient(x, *weights):
-        return schema_triton.EVAL(x, weights, compute).transpose(1, 2)
-    _check_values(x, training)
-    features, norms = schema_triton.TritonStemFunction.apply(training, compute, x, *weights)
+        return schema_triton.EVAL(x, weights, _triton.compute_dtype(x)).transpose(1, 2)
+    return _train_on_gpu((x,), (params,), weights, training)[0]
+
+
+def _train_on_gpu(
+    xs: Sequence[Tensor], params: Sequence[StemParams], weights: list[Tensor], training: bool
+) -> tuple[Tensor, ...]:
+    for x in xs:
+        _check_values(x, training)
+    compute = _triton.compute_dtype(xs[0])
+    norms, *features = schema_triton.TritonStemFunction.apply(len(xs), training, compute, *xs, *weights)
     if training:
-        schema.update_running_statistics(params, norms[:, :-1])
-    return features.transpose(1, 2)
+        schema.update_running_statistics(params, norms[..., :-1])
+    return tuple(part.transpose(1, 2) for part in features)
 
 
 def _check_values(x: Tensor, training: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ _library.define(
 
 CONVS, MIXES = 30, 4
 TRAINED = CONVS + MIXES + 2 * CONVS  # of the flattened weights; running statistics follow
+WEIGHTS = TRAINED + 2 * CONVS
 
 
 def conv_bns(params: StemParams) -> list[ConvBN]:
@@ -92,15 +95,15 @@ class StemFunction(torch.autograd.Function):
 
 
 @torch.no_grad()
-def update_running_statistics(params: StemParams, statistics: Tensor) -> None:
+def update_running_statistics(params: Sequence[StemParams], statistics: Tensor) -> None:
     """Move the running statistics towards the batch's (mean and unbiased variance), as torch.nn.BatchNorm1d does.
 
-    statistics: [3, channels], as `StemFunction` returns it.
+    params: of stems of the same widths; statistics: [stems, 3 or more, channels], as `StemFunction` returns it.
     """
-    layers = conv_bns(params)
-    sizes = [len(layer.gamma) for layer in layers]
+    layers = [layer for stem in params for layer in conv_bns(stem)]
+    sizes = [len(layer.gamma) for layer in conv_bns(params[0])]
     running = [layer.running_mean for layer in layers] + [layer.running_var for layer in layers]
-    batch = [*statistics[0].split(sizes), *statistics[2].split(sizes)]
+    batch = [part for row in (0, 2) for stem in statistics for part in stem[row].split(sizes)]
     torch._foreach_mul_(running, 1 - MOMENTUM)
     torch._foreach_add_(running, batch, alpha=MOMENTUM)
     torch._foreach_add_([layer.num_batches_tracked for layer in layers], 1)

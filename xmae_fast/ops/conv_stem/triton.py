@@ -1,4 +1,4 @@
-"""conv_stem on a GPU: launchers of the forward; `triton_gradients.py` has the backward's.
+"""conv_stem on a GPU: launchers of the forward, of one stem or of two; `triton_gradients.py` has the backward's.
 
 Evaluation: BatchNorm and SiLU in the epilogue of each convolution, and the 1x1 convolution of an Inception with them.
 Training: a convolution stores what it computed and moments of each tile; a small kernel merges them into the
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xmae_fast.ops._launch import block, dot_precision, launch
 from xmae_fast.ops.conv_stem import triton_layout as at
+from xmae_fast.ops.conv_stem.schema import TRAINED, WEIGHTS
 from xmae_fast.ops.conv_stem.triton_forward import (
     stem_activation_kernel,
     stem_conv_kernel,
@@ -55,17 +56,38 @@ def tile_configs(
 
 
 class Stem:
-    """One call: its layout, lengths and buffers, and the launches that forward and backward share."""
+    """One call: its layout, lengths and buffers, and the launches that forward and backward share.
 
-    def __init__(self, plan: Layout, x: Tensor, compute: torch.dtype, packed: Tensor, norms: Tensor) -> None:
+    Of two stems the second's rows, packed weights and norms lie behind the first's.
+    """
+
+    def __init__(
+        self, plan: Layout, x: Tensor, sizes: Sequence[int], compute: torch.dtype, packed: Tensor, norms: Tensor
+    ) -> None:
+        """x: all samples of all stems, flat; sizes: B and L of each stem."""
         self.plan, self.x, self.compute, self.packed, self.norms = plan, x, compute, packed, norms
-        self.B, _, L = x.shape
-        self.lengths = (L, (L + 1) // 2, ((L + 1) // 2 + 1) // 2)
+        self.batches = tuple(sizes[::2])
+        self.levels = tuple(zip(*(at.lengths(L) for L in sizes[1::2]), strict=True))  # [level][stem]
+        self.count = len(self.batches)
         self.stride_n = plan.channels + 1
         self.precision = dot_precision(compute)
 
-    def rows(self, level: int) -> int:
-        return self.B * self.lengths[level]
+    def rows(self, level: int) -> tuple[int, ...]:
+        """Of each stem."""
+        return tuple(B * L for B, L in zip(self.batches, self.levels[level], strict=True))
+
+    def sizes(self, level: int, **lengths: int) -> dict[str, int]:
+        """Arguments of a kernel: rows of a level, and by their names the lengths of other levels."""
+        both = {"rows": self.rows(level), **{name: self.levels[of] for name, of in lengths.items()}}
+        missing = {name: int(name != "rows") for name in both}
+        return {
+            **{name: sizes[0] for name, sizes in both.items()},
+            **{f"{name}_2": sizes[1] if self.count > 1 else missing[name] for name, sizes in both.items()},
+        }
+
+    def tiles(self, level: int, block_m: int) -> int:
+        """Of all stems."""
+        return sum(triton.cdiv(rows, block_m) for rows in self.rows(level))
 
     def level_in(self, layer: Layer) -> int:
         return layer.level - (layer.stride == 2)
@@ -75,7 +97,7 @@ class Stem:
         return 128 if self.compute != torch.float32 and block_n <= 64 else 64
 
     def empty(self, level: int, channels: int) -> Tensor:
-        return self.x.new_empty((self.B, self.lengths[level], channels), dtype=self.compute)
+        return self.x.new_empty((sum(self.rows(level)), channels), dtype=self.compute)
 
     def partial(self, channels: int, tiles: int) -> Tensor:
         """[2, channels, tiles], float32."""
@@ -88,9 +110,9 @@ class Stem:
         """Output of layer `number`, moments of its tiles and the rows of a tile; norm_of: the unit that `source` is
         the pre-BatchNorm output of."""
         layer, layers = self.plan.layers[number], self.plan.layers
-        rows, block_n = self.rows(layer.level), min(layer.cout_pad, 128)
+        block_n = min(layer.cout_pad, 128)
         block_m = self.block_m(block_n)
-        tiles = triton.cdiv(rows, block_m)
+        tiles = self.tiles(layer.level, block_m)
         out = self.empty(layer.level, layer.c_out)
         partial = self.partial(layer.c_out + layer.taps_inside, tiles) if statistics else None
         launch(
@@ -98,8 +120,9 @@ class Stem:
             lambda c: (tiles, triton.cdiv(layer.c_out, block_n)),
             {
                 "x_ptr": source, "w_ptr": self.packed, "norms_ptr": self.norms, "out_ptr": out, "partial_ptr": partial,
-                "skip_x_ptr": self.x if skip else None, "rows": rows, "L_in": self.lengths[self.level_in(layer)],
-                "L_out": self.lengths[layer.level], "tiles": tiles, "stride_n": self.stride_n,
+                "skip_x_ptr": self.x if skip else None,
+                **self.sizes(layer.level, L_in=self.level_in(layer), L_out=layer.level),
+                "stride_w": self.plan.packed, "stride_n": self.stride_n,
                 "stride_p": partial.stride(0) if statistics else 0,
                 "in_at": 0 if norm_of is None else layers[norm_of].channel, "out_at": layer.channel,
                 "w_at": layer.packed, "fuse_at": layers[number + 1].packed if fuse else 0,
@@ -111,7 +134,7 @@ class Stem:
                 "FUSE": fuse, "SKIP": skip, "PRECISION": self.precision, "BLOCK_M": block_m, "BLOCK_N": block_n,
             },
             tile_configs(block_m, block_n, self.compute, max(layer.cin_pad, 16)),
-            key=(layer.k, layer.stride, layer.c_in, layer.c_out, rows),
+            key=(layer.k, layer.stride, layer.c_in, layer.c_out, self.rows(layer.level)),
         )  # fmt: skip
         return out, partial, block_m
 
@@ -119,17 +142,17 @@ class Stem:
         """lateral(fine) + up(reduce(coarse)) of the mix whose lateral layer is `number`; units: of pre-BatchNorm
         sources, None: they are activations."""
         lateral, reduce = self.plan.layers[number], self.plan.layers[number + 2]
-        rows, block_n = self.rows(lateral.level), min(lateral.cout_pad, 128)
+        block_n = min(lateral.cout_pad, 128)
         block_m = self.block_m(block_n)
         out = self.empty(lateral.level, lateral.c_out)
         fine_at, coarse_at = (self.plan.layers[unit].channel for unit in units or (0, 0))
         launch(
             stem_mix_kernel,
-            lambda c: (triton.cdiv(rows, block_m), triton.cdiv(lateral.c_out, block_n)),
+            lambda c: (self.tiles(lateral.level, block_m), triton.cdiv(lateral.c_out, block_n)),
             {
                 "fine_ptr": fine, "coarse_ptr": coarse, "w_ptr": self.packed, "norms_ptr": self.norms, "out_ptr": out,
-                "rows": rows, "L": self.lengths[lateral.level], "L_coarse": self.lengths[reduce.level],
-                "stride_n": self.stride_n, "fine_at": fine_at, "coarse_at": coarse_at,
+                **self.sizes(lateral.level, L=lateral.level, L_coarse=reduce.level),
+                "stride_w": self.plan.packed, "stride_n": self.stride_n, "fine_at": fine_at, "coarse_at": coarse_at,
                 "lateral_at": lateral.packed, "reduce_at": reduce.packed,
             },
             {
@@ -137,36 +160,38 @@ class Stem:
                 "NORM": units is not None, "PRECISION": self.precision, "BLOCK_M": block_m, "BLOCK_N": block_n,
             },
             tile_configs(block_m, block_n, self.compute, min(lateral.cout_pad, reduce.cin_pad), heavy=True),
-            key=(lateral.c_out, reduce.c_in, rows),
+            key=(lateral.c_out, reduce.c_in, self.rows(lateral.level)),
         )  # fmt: skip
         return out
 
 
-def _packed_stem(x: Tensor, weights: Sequence[Tensor], compute: torch.dtype, running: bool) -> tuple[Stem, Tensor]:
+def _packed_stem(
+    x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int], compute: torch.dtype, running: bool
+) -> tuple[Stem, Tensor]:
     """Pack the weights; running: also normalisation from running statistics. -> the call and the flat weights."""
-    plan = at.layout_of(weights)
-    x = x.contiguous()
-    used = weights if running else weights[: len(weights) - 2 * at.CONVS]
-    flat = torch.cat([weight.reshape(-1) for weight in used])
-    packed = x.new_empty(plan.packed, dtype=compute)
-    norms = x.new_empty((5, plan.channels + 1), dtype=torch.float32)
+    plan, count, used = at.layout_of(weights), len(sizes) // 2, WEIGHTS if running else TRAINED
+    flat = torch.cat([weight.reshape(-1) for number, weight in enumerate(weights) if number % WEIGHTS < used])
+    packed = x.new_empty((count, plan.packed), dtype=compute)
+    norms = x.new_empty((count, 5, plan.channels + 1), dtype=torch.float32)
     total = plan.packed + (plan.channels + 1 if running else 0)
     launch(
         stem_pack_kernel,
-        lambda c: (triton.cdiv(total, c["BLOCK"]),),
+        lambda c: (triton.cdiv(total, c["BLOCK"]), count),
         {
             "flat_ptr": flat, "map_ptr": at.gather_map(x, plan), "packed_ptr": packed, "norms_ptr": norms,
-            "packed_size": plan.packed, "weights": plan.weights, "channels": plan.channels,
+            "packed_size": plan.packed, "flat_size": flat.numel() // count, "weights": plan.weights,
+            "channels": plan.channels,
         },
         {"RUNNING": running},
         {80: tuple({"BLOCK": size, "num_warps": 4} for size in (1024, 512, 2048))},
     )  # fmt: skip
-    return Stem(plan, x, compute, packed, norms), flat
+    return Stem(plan, x, sizes, compute, packed, norms), flat
 
 
 def conv_stem_eval(x: Tensor, weights: Sequence[Tensor], compute: torch.dtype) -> Tensor:
     """Features [B, L, S] with running statistics: x [B, 1, L], weights in the order of `schema.flatten`."""
-    stem, _ = _packed_stem(x, weights, compute, running=True)
+    B, _, L = x.shape
+    stem, _ = _packed_stem(x.contiguous(), weights, (B, L), compute, running=True)
     outputs: dict[int, Tensor] = {}
     source = stem.x
     widest = 64 if compute == torch.float32 else 128  # of a second product in registers
@@ -181,15 +206,18 @@ def conv_stem_eval(x: Tensor, weights: Sequence[Tensor], compute: torch.dtype) -
         source, _, _ = stem.convolve(unit, source, activate=True, fuse=fuse, skip=unit == at.HEAD)
         unit += 1 + fuse
         outputs[unit - 1] = source
-    return source
+    return source.view(B, L, -1)
 
 
 def conv_stem_train(
-    x: Tensor, weights: Sequence[Tensor], batch_statistics: bool, compute: torch.dtype
+    x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int], batch_statistics: bool, compute: torch.dtype
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Features [B, L, S], `norms`, and what backward needs: 17 outputs before BatchNorm, mix2, mix1, the activations
-    of `ACTIVATED`, packed weights."""
-    stem, flat = _packed_stem(x, weights, compute, running=not batch_statistics)
+    """Features [rows, S], `norms`, and what backward needs: 17 outputs before BatchNorm, mix2, mix1, the activations
+    of `ACTIVATED`, packed weights.
+
+    x: the samples of one or two stems, flat; sizes: B and L of each; weights of each, in the order of `schema.flatten`.
+    """
+    stem, flat = _packed_stem(x, weights, sizes, compute, running=not batch_statistics)
     pre: list[Tensor] = []
     mixes: list[Tensor] = []
     activations: dict[int, Tensor] = {}
@@ -216,11 +244,11 @@ def _merge_statistics(stem: Stem, flat: Tensor, unit: int, partial: Tensor, tile
     plan, layer, skip = stem.plan, stem.plan.layers[unit], stem.plan.layers[at.SKIP]
     launch(
         stem_statistics_kernel,
-        lambda c: (triton.cdiv(layer.c_out, c["BLOCK_C"]) + layer.taps_inside,),
+        lambda c: (triton.cdiv(layer.c_out, c["BLOCK_C"]) + layer.taps_inside, stem.count),
         {
             "partial_ptr": partial, "flat_ptr": flat, "w_ptr": stem.packed, "norms_ptr": stem.norms,
-            "rows": stem.rows(layer.level), "tiles": partial.shape[2], "stride_p": partial.stride(0),
-            "channels": plan.channels, "weights": plan.weights, "out_at": layer.channel,
+            **stem.sizes(layer.level), "stride_w": plan.packed, "flat_size": flat.numel() // stem.count,
+            "stride_p": partial.stride(0), "channels": plan.channels, "weights": plan.weights, "out_at": layer.channel,
             "skip_at": skip.packed, "skip_channel": skip.channel,
         },
         {"C_OUT": layer.c_out, "S": skip.c_out, "SKIP": layer.taps_inside, "TILE": tile, "BLOCK_S": skip.cout_pad},
@@ -231,35 +259,35 @@ def _merge_statistics(stem: Stem, flat: Tensor, unit: int, partial: Tensor, tile
 
 def _activate(stem: Stem, unit: int, pre: Tensor) -> Tensor:
     layer, out = stem.plan.layers[unit], torch.empty_like(pre)
-    rows, block_c = stem.rows(layer.level), block(layer.c_out)
+    block_c = block(layer.c_out)
     launch(
         stem_activation_kernel,
-        lambda c: (triton.cdiv(rows, c["BLOCK_M"]),),
+        lambda c: (stem.tiles(layer.level, c["BLOCK_M"]),),
         {
-            "x_ptr": pre, "norms_ptr": stem.norms, "out_ptr": out, "rows": rows, "stride_n": stem.stride_n,
-            "in_at": layer.channel,
+            "x_ptr": pre, "norms_ptr": stem.norms, "out_ptr": out, **stem.sizes(layer.level),
+            "stride_n": stem.stride_n, "in_at": layer.channel,
         },
         {"C": layer.c_out, "BLOCK_C": block_c},
         {80: tuple({"BLOCK_M": max(1, size // block_c), "num_warps": 4} for size in (4096, 2048, 8192))},
-        key=(layer.c_out, rows),
+        key=(layer.c_out, stem.rows(layer.level)),
     )  # fmt: skip
     return out
 
 
 def _end(stem: Stem, head: Tensor) -> Tensor:
     skip, out = stem.plan.layers[at.SKIP], torch.empty_like(head)
-    rows = stem.rows(0)
     launch(
         stem_end_kernel,
-        lambda c: (triton.cdiv(rows, c["BLOCK_M"]),),
+        lambda c: (stem.tiles(0, c["BLOCK_M"]),),
         {
             "head_ptr": head, "x_ptr": stem.x, "w_ptr": stem.packed, "norms_ptr": stem.norms, "out_ptr": out,
-            "rows": rows, "stride_n": stem.stride_n, "head_at": stem.plan.layers[at.HEAD].channel,
+            **stem.sizes(0), "stride_w": stem.plan.packed, "stride_n": stem.stride_n,
+            "head_at": stem.plan.layers[at.HEAD].channel,
             "skip_at": skip.packed, "skip_channel": skip.channel,
         },
         {"S": skip.c_out, "BLOCK_S": skip.cout_pad},
         {80: tuple({"BLOCK_M": max(1, size // skip.cout_pad), "num_warps": 4} for size in (4096, 2048, 8192))},
-        key=(skip.c_out, rows),
+        key=(skip.c_out, stem.rows(0)),
     )  # fmt: skip
     return out
 

@@ -1,6 +1,8 @@
 """What the stem's kernels share: normalisation on load, the convolution itself, linear interpolation.
 
 Activations are rows [B * L, C]; row r is sample r // L at position r % L. Products of compute dtype, sums of float32.
+A launch serves one stem or two. Of two, the rows of the second lie behind those of the first, and so do its weights,
+norms and sums; arguments that end in _2 are its (without one: no rows of length 1).
 """
 
 from __future__ import annotations
@@ -15,12 +17,38 @@ MEAN, RSTD, UNBIASED, SCALE, BETA = (tl.constexpr(row) for row in range(5))  # r
 
 
 @triton.jit
+def part_of(program, programs):
+    """Whether a program serves the second stem, and its number among those that do; programs: of the first stem."""
+    second = program >= programs
+    return second, tl.where(second, program - programs, program)
+
+
+@triton.jit
+def behind(second, size):
+    """How far the second stem's numbers lie behind the first's `size`: 0 for programs of the first. int64"""
+    return tl.where(second, size, 0).to(tl.int64)
+
+
+@triton.jit
 def normalised(x, norms_ptr, stride_n, c, mask_c):
     """BatchNorm of float32 values of channels c: (x - mean) gamma rstd + beta."""
     mean = tl.load(norms_ptr + MEAN * stride_n + c, mask=mask_c, other=0.0)
     scale = tl.load(norms_ptr + SCALE * stride_n + c, mask=mask_c, other=0.0)
     beta = tl.load(norms_ptr + BETA * stride_n + c, mask=mask_c, other=0.0)
     return (x - mean) * scale + beta
+
+
+@triton.jit
+def before_norm(dz, pre, sums_ptr, stride_s, norms_ptr, stride_n, c, mask_c, n, BATCH: tl.constexpr):
+    """dpre of float32 dz and pre, channels c."""
+    scale = tl.load(norms_ptr + SCALE * stride_n + c, mask=mask_c, other=0.0)
+    if BATCH:
+        mean = tl.load(norms_ptr + MEAN * stride_n + c, mask=mask_c, other=0.0)
+        rstd = tl.load(norms_ptr + RSTD * stride_n + c, mask=mask_c, other=0.0)
+        dbeta = tl.load(sums_ptr + c, mask=mask_c, other=0.0)
+        dgamma = tl.load(sums_ptr + stride_s + c, mask=mask_c, other=0.0)
+        dz = dz - dbeta / n - (pre - mean) * rstd * (dgamma / n)
+    return scale * dz
 
 
 @triton.jit

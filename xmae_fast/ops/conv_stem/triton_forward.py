@@ -13,10 +13,12 @@ from xmae_fast.ops.conv_stem.triton_device import (
     RSTD,
     SCALE,
     UNBIASED,
+    behind,
     between,
     convolve,
     load_rows,
     normalised,
+    part_of,
 )
 
 
@@ -32,10 +34,17 @@ def _store_norm(norms_ptr, stride_n, c, mask, mean, var, unbiased, gamma, beta):
 
 @triton.jit
 def stem_pack_kernel(
-    flat_ptr, map_ptr, packed_ptr, norms_ptr, packed_size, weights, channels,
+    flat_ptr, map_ptr, packed_ptr, norms_ptr, packed_size, flat_size, weights, channels,
     RUNNING: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """packed[i] = flat[map[i]], 0 where map is -1; RUNNING: programs behind fill `norms` from running statistics."""
+    """packed[i] = flat[map[i]], 0 where map is -1; RUNNING: programs behind fill `norms` from running statistics.
+
+    The second axis of programs is the stem.
+    """
+    stem = tl.program_id(1).to(tl.int64)
+    flat_ptr += stem * flat_size
+    packed_ptr += stem * packed_size
+    norms_ptr += stem * (5 * (channels + 1))
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < packed_size
     source = tl.load(map_ptr + at, mask=inside, other=-1)
@@ -66,7 +75,8 @@ def _moments(values, mask, count, partial_ptr, stride_p, n, mask_n, tiles):
 @triton.jit
 def stem_conv_kernel(
     x_ptr, w_ptr, norms_ptr, out_ptr, partial_ptr, skip_x_ptr,
-    rows, L_in, L_out, tiles, stride_n, stride_p, in_at, out_at, w_at, fuse_at, skip_at, skip_channel,
+    rows, rows_2, L_in, L_in_2, L_out, L_out_2, stride_w, stride_n, stride_p,
+    in_at, out_at, w_at, fuse_at, skip_at, skip_channel,
     C_IN: tl.constexpr, CIN_PAD: tl.constexpr, C_OUT: tl.constexpr, COUT_PAD: tl.constexpr,
     K: tl.constexpr, STRIDE: tl.constexpr, NORM: tl.constexpr, STATISTICS: tl.constexpr, ACTIVATE: tl.constexpr,
     FUSE: tl.constexpr, SKIP: tl.constexpr,
@@ -78,7 +88,17 @@ def stem_conv_kernel(
     ACTIVATE: out = silu(bn(conv(x))); with FUSE the 1x1 layer at fuse_at, its BatchNorm (channels that follow) and SiLU
     are applied to that, with SKIP bn(w x) of the 1 -> C_OUT layer at skip_at is added.
     """
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    tiles = tl.cdiv(rows, BLOCK_M)
+    second, tile = part_of(tl.program_id(0), tiles)
+    tiles += tl.cdiv(rows_2, BLOCK_M)
+    x_ptr += behind(second, rows // L_out * L_in) * C_IN
+    out_ptr += behind(second, rows) * C_OUT
+    w_ptr += behind(second, stride_w)
+    norms_ptr += behind(second, 5 * stride_n)
+    if SKIP:
+        skip_x_ptr += behind(second, rows)
+    rows, L_in, L_out = tl.where(second, rows_2, rows), tl.where(second, L_in_2, L_in), tl.where(second, L_out_2, L_out)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_m, mask_n = row < rows, n < C_OUT
     mask = mask_m[:, None] & mask_n[None, :]
@@ -101,7 +121,7 @@ def stem_conv_kernel(
     out = acc.to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + row.to(tl.int64)[:, None] * C_OUT + n[None, :], out, mask=mask)
     if STATISTICS:
-        count = tl.minimum(rows - tl.program_id(0) * BLOCK_M, BLOCK_M) * 1.0
+        count = tl.minimum(rows - tile * BLOCK_M, BLOCK_M) * 1.0
         _moments(out.to(tl.float32), mask, count, partial_ptr, stride_p, n, mask_n, tiles)
         if CIN_PAD == 1:
             x = tl.load(x_ptr + row, mask=mask_m, other=0.0).to(tl.float32)[:, None]
@@ -111,19 +131,28 @@ def stem_conv_kernel(
 
 @triton.jit
 def stem_statistics_kernel(
-    partial_ptr, flat_ptr, w_ptr, norms_ptr, rows, tiles, stride_p, channels, weights, out_at, skip_at, skip_channel,
+    partial_ptr, flat_ptr, w_ptr, norms_ptr, rows, rows_2, stride_w, flat_size, stride_p, channels, weights,
+    out_at, skip_at, skip_channel,
     C_OUT: tl.constexpr, S: tl.constexpr, SKIP: tl.constexpr, TILE: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Merge the moments of all tiles (Chan) and store the normalisation of BLOCK_C channels.
 
     SKIP: the program behind has x, the channel behind the last: skip's values w x have its mean times w, its variance
-    times w^2.
+    times w^2. The second axis of programs is the stem.
     """
+    second = tl.program_id(1) > 0
+    tiles, tiles_2 = tl.cdiv(rows, TILE), tl.cdiv(rows_2, TILE)
+    stride_c = tiles + tiles_2
+    partial_ptr += behind(second, tiles)
+    flat_ptr += behind(second, flat_size)
+    w_ptr += behind(second, stride_w)
+    norms_ptr += behind(second, 5 * (channels + 1))
+    rows, tiles = tl.where(second, rows_2, rows), tl.where(second, tiles_2, tiles)
     of_x = tl.program_id(0) * BLOCK_C >= C_OUT
     c = tl.where(of_x, C_OUT, tl.program_id(0) * BLOCK_C) + tl.arange(0, BLOCK_C)
     mask_c = c < tl.where(of_x, C_OUT + 1, C_OUT)
-    at = partial_ptr + c.to(tl.int64)[:, None] * tiles  # [BLOCK_C, 1]
+    at = partial_ptr + c.to(tl.int64)[:, None] * stride_c  # [BLOCK_C, 1]
     total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
     for first in range(0, tiles, BLOCK_T):
         t = first + tl.arange(0, BLOCK_T)[None, :]
@@ -165,11 +194,16 @@ def stem_statistics_kernel(
 
 @triton.jit
 def stem_activation_kernel(
-    x_ptr, norms_ptr, out_ptr, rows, stride_n, in_at,
+    x_ptr, norms_ptr, out_ptr, rows, rows_2, stride_n, in_at,
     C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """out = silu(bn(x)), [rows, C]."""
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
+    x_ptr += behind(second, rows) * C
+    out_ptr += behind(second, rows) * C
+    norms_ptr += behind(second, 5 * stride_n)
+    rows = tl.where(second, rows_2, rows)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.arange(0, BLOCK_C)[None, :]
     mask = (row < rows)[:, None] & (c < C)
     at = row.to(tl.int64)[:, None] * C + c
@@ -180,13 +214,21 @@ def stem_activation_kernel(
 @triton.jit
 def stem_mix_kernel(
     fine_ptr, coarse_ptr, w_ptr, norms_ptr, out_ptr,
-    rows, L, L_coarse, stride_n, fine_at, coarse_at, lateral_at, reduce_at,
+    rows, rows_2, L, L_2, L_coarse, L_coarse_2, stride_w, stride_n, fine_at, coarse_at, lateral_at, reduce_at,
     C: tl.constexpr, C_PAD: tl.constexpr, CC: tl.constexpr, CC_PAD: tl.constexpr,
     NORM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out [rows, C] = fine lateral + up(coarse) reduce: up commutes with the 1x1 convolution behind it."""
     compute = w_ptr.dtype.element_ty
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
+    fine_ptr += behind(second, rows) * C
+    coarse_ptr += behind(second, rows // L * L_coarse) * CC
+    out_ptr += behind(second, rows) * C
+    w_ptr += behind(second, stride_w)
+    norms_ptr += behind(second, 5 * stride_n)
+    rows, L = tl.where(second, rows_2, rows), tl.where(second, L_2, L)
+    L_coarse = tl.where(second, L_coarse_2, L_coarse)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_m = row < rows
     sample = row // L
@@ -213,11 +255,18 @@ def stem_mix_kernel(
 
 @triton.jit
 def stem_end_kernel(
-    head_ptr, x_ptr, w_ptr, norms_ptr, out_ptr, rows, stride_n, head_at, skip_at, skip_channel,
+    head_ptr, x_ptr, w_ptr, norms_ptr, out_ptr, rows, rows_2, stride_w, stride_n, head_at, skip_at, skip_channel,
     S: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """out [rows, S] = silu(bn(head)) + bn(w x)."""
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
+    head_ptr += behind(second, rows) * S
+    x_ptr += behind(second, rows)
+    out_ptr += behind(second, rows) * S
+    w_ptr += behind(second, stride_w)
+    norms_ptr += behind(second, 5 * stride_n)
+    rows = tl.where(second, rows_2, rows)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     s = tl.arange(0, BLOCK_S)[None, :]
     mask = (row < rows)[:, None] & (s < S)
     at = row.to(tl.int64)[:, None] * S + s

@@ -9,6 +9,9 @@ buffer and its channels one range of the published order. Buffers:
     packed  [tap][C_in padded][C_out padded] of each layer, padding zero; of one input channel: [16 taps][C_out padded]
     norms   float32 [5, channels + 1]: MEAN, RSTD, UNBIASED variance, SCALE = gamma rstd, BETA; last column: mean of x
     arena   float32, for each layer [splits][as packed]: partial weight gradients
+
+Two stems of one layout may share the launches: then `flat`, `packed` and `norms` exist twice, one behind the other, and
+the splits of the second follow those of the first.
 """
 
 from __future__ import annotations
@@ -110,21 +113,30 @@ def layout(widths: tuple[int, int, int], S: int) -> Layout:
 
 
 def layout_of(weights: Sequence[Tensor]) -> Layout:
-    """The layout of weights in the order of `schema.flatten`."""
+    """The layout of weights in the order of `schema.flatten`; of several stems, that of the first."""
     c1, (c2, c3) = weights[CONVS + 1].shape[0], weights[CONVS + 2].shape[:2]
     return layout((c1, c2, c3), weights[CONVS - 1].shape[0])
 
 
-def kept_shapes(plan: Layout, B: int, L: int) -> list[tuple[int, ...]]:
-    """What training keeps: outputs of the units before BatchNorm, mix2, mix1, activations of `ACTIVATED`, packed."""
-    lengths = (L, (L + 1) // 2, ((L + 1) // 2 + 1) // 2)
+def lengths(L: int) -> tuple[int, int, int]:
+    """Of the three levels."""
+    return L, (L + 1) // 2, ((L + 1) // 2 + 1) // 2
+
+
+def kept_shapes(plan: Layout, sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """What training keeps: outputs of the units before BatchNorm, mix2, mix1, activations of `ACTIVATED`, packed.
+
+    sizes: B and L of each stem.
+    """
+    each = [(B, lengths(L)) for B, L in zip(sizes[::2], sizes[1::2], strict=True)]
+    rows = [sum(B * of_stem[level] for B, of_stem in each) for level in range(3)]
     layers = [*plan.layers[:UNITS], plan.layers[LAT2], plan.layers[LAT1], *(plan.layers[u] for u in ACTIVATED)]
-    return [*((B, lengths[layer.level], layer.c_out) for layer in layers), (plan.packed,)]
+    return [*((rows[layer.level], layer.c_out) for layer in layers), (len(each), plan.packed)]
 
 
 def layout_of_kept(kept: Sequence[Tensor]) -> Layout:
     """The layout of a stem that kept these tensors."""
-    c1, c2, c3, S = (kept[unit].shape[2] for unit in (0, DOWN1, DOWN2, HEAD))
+    c1, c2, c3, S = (kept[unit].shape[1] for unit in (0, DOWN1, DOWN2, HEAD))
     return layout((c1, c2, c3), S)
 
 
@@ -156,16 +168,19 @@ def splits(layer: Layer, rows: int, block_j: int, block_co: int) -> int:
     return max(1, min(PROGRAMS // tiles, -(-rows // ROWS_OF_SPLIT)))
 
 
-def _reductions(plan: Layout, parts: tuple[int, ...]) -> np.ndarray:
-    """int32 [packed / CHUNK, 3]: of each chunk of `packed` where its first part lies in the arena, the distance to the
-    next one and how many there are; 0 for skip, whose gradient has a formula."""
-    out: list[tuple[int, int, int]] = []
+def _reductions(plan: Layout, parts: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """int32 [stems, packed / CHUNK, 3]: of each chunk of `packed` where its first part lies in the arena, the distance
+    to the next one and how many there are; 0 for skip, whose gradient has a formula.
+
+    parts: of each layer, how many each stem has.
+    """
+    stems: list[list[tuple[int, int, int]]] = [[] for _ in parts[0]]
     at = 0
-    for number, (layer, count) in enumerate(zip(plan.layers, parts, strict=True)):
-        used = 0 if number == SKIP else count
-        out += [(at + chunk, layer.size, used) for chunk in range(0, layer.size, CHUNK)]
-        at += layer.size * count
-    return np.array(out, np.int32)
+    for layer, counts in zip(plan.layers, parts, strict=True):
+        for out, count in zip(stems, counts, strict=True):
+            out += [(at + chunk, layer.size, count) for chunk in range(0, layer.size, CHUNK)]
+            at += layer.size * count
+    return np.array(stems, np.int32)
 
 
 @functools.lru_cache(maxsize=64)
@@ -185,6 +200,6 @@ def gather_map(like: Tensor, plan: Layout) -> Tensor:
     return _on(like, _gather, plan)
 
 
-def reduction_table(like: Tensor, plan: Layout, parts: tuple[int, ...]) -> Tensor:
+def reduction_table(like: Tensor, plan: Layout, parts: tuple[tuple[int, ...], ...]) -> Tensor:
     """`_reductions` on the device of `like`."""
     return _on(like, _reductions, plan, parts)

@@ -1,0 +1,113 @@
+"""What the harness of `pretrain` costs: its loop, from the loader to the log, against the bare step."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.contest import OURS, PLAIN, Contestant, Group
+from benchmarks.context import MASK_RATIO, Context
+from benchmarks.segment_files import segment_files
+from benchmarks.timing import Run
+from xmae_fast.testing import Error
+from xmae_fast.training.config import TrainCfg
+from xmae_fast.training.control import Control, Signals
+from xmae_fast.training.feed import Feed
+from xmae_fast.training.loop import Loop
+from xmae_fast.training.pretraining import make_step
+from xmae_fast.training.progress import Progress
+from xmae_fast.training.records import make_loggers
+from xmae_fast.training.run_folder import RunFolder
+from xmae_fast.training.schedule import lr_factor, progress
+
+STEPS = 4  # of an epoch, after which a row of the log is written: more often than a run does it
+
+
+def groups(context: Context) -> Iterator[Group]:
+    """One epoch of the published model: 64 segments a step on a CPU, 512 on a GPU, 8 when quick."""
+    B = 8 if context.quick else 512 if context.device.type == "cuda" else 64
+    with segment_files(context, STEPS * B) as files, tempfile.TemporaryDirectory() as name:
+        harness = _Harness(context, files.published, B, Path(name))
+        yield Group(
+            f"train: {STEPS} steps as `pretrain` runs them, B = {B}",
+            [
+                Contestant("the bare step, batches at hand", harness.bare, lambda run: [], PLAIN),
+                Contestant(
+                    "pretrain: loader, rates, log", harness.build, harness.check, OURS, remark=harness.waiting
+                ),
+            ],
+            items=STEPS * B,
+            unit="samples",
+        )  # fmt: skip
+
+
+class _Harness:
+    """Runs of one configuration, without validation and checkpoints."""
+
+    def __init__(self, context: Context, shard: str, B: int, folder: Path) -> None:
+        model = context.cfg
+        names = ("patch_len", "d_model", "nhead", "depth_ecg", "depth_ppg", "depth_bridge", "stem_ch", "dropout")
+        self.device, self.folder, self.runs = context.device, folder, 0
+        self.cfg = TrainCfg(
+            data=[shard], val_data=[shard], batch_size=B, epochs=10**6, mask_ratio_ecg=MASK_RATIO, log_every=STEPS,
+            model_params={**{name: getattr(model, name) for name in names}, "latent_dim": model.proj_dim},
+        )  # fmt: skip
+        self.waited_s = self.all_s = 0.0
+
+    def _loop(self, cfg: TrainCfg) -> Loop:
+        self.runs += 1
+        folder = RunFolder(self.folder / f"run{self.runs}")
+        folder.open(False, False)
+        step, feed = make_step(cfg, self.device), Feed(cfg, self.device, 0, 1)
+        loop = Loop(cfg, step, feed, folder, False, Progress(shown=False), None)
+        loop.loggers = make_loggers(cfg, folder.path, None, lambda line: None)
+        loop.control = Control(Signals(), None, 0.0, self.device)
+        return loop
+
+    def build(self) -> Run:
+        loop = self._loop(self.cfg)
+
+        def run(i: int) -> None:
+            began, waited = time.perf_counter(), loop.feed.waited_s
+            loop.train_epoch()
+            self.all_s += time.perf_counter() - began
+            self.waited_s += loop.feed.waited_s - waited
+
+        return run
+
+    def bare(self) -> Run:
+        step = make_step(self.cfg, self.device)
+        batches = list(Feed(self.cfg, self.device, 0, 1).training())
+
+        def run(i: int) -> float:
+            losses = [step(ppg.clone(), ecg.clone()) for ppg, ecg in batches]
+            return float(torch.stack(losses).mean())
+
+        return run
+
+    def check(self, run: Run) -> list[Error]:
+        """The losses of a first epoch are those of the bare step on the same batches at the same rates."""
+        loop = self._loop(replace(self.cfg, log_every=STEPS + 1))
+        loop.train_epoch()
+        got = loop.losses.read(STEPS, 1)
+        step, want = make_step(self.cfg, self.device), []
+        for number in range(STEPS):
+            share = progress(number, loop.steps, 0.0, None)
+            for group in step.optimizer.param_groups:
+                group["lr"] = torch.as_tensor(group["lr"]).fill_(self.cfg.lr * lr_factor(share, self.cfg.warmup))
+            batch = loop.feed.batch(0, number)
+            want.append(float(step(batch["ppg"].to(self.device), batch["ecg"].to(self.device))))
+        bound = 0.0 if self.device.type == "cpu" else 1e-3
+        if len(got) != STEPS or any(abs(a - b) > bound * b for a, b in zip(got, want, strict=True)):
+            raise AssertionError(f"losses {got}, of the bare step {want}")
+        return []
+
+    def waiting(self) -> str:
+        return (
+            f"waited for data {self.waited_s / max(self.all_s, 1e-9):.2%} of the time, the start of each epoch included"
+        )

@@ -2,13 +2,15 @@
 
 The intermediate code of a launch is read with the launch's own grid and arguments: every integer gets the interval of
 the values that it can take, and an addition, subtraction or multiplication in 32 bits whose interval leaves 32 bits is
-reported if its result reaches a pointer. Values from memory have no interval and are not judged.
+reported if its result reaches a pointer. Values from memory have no interval and are not judged. Where a kernel
+compares its program's number with a size (of two stems in one launch, say), programs on either side are judged apart.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import triton
@@ -64,10 +66,35 @@ def overflows(ttir: str, values: dict[str, int], grid: tuple[int, ...]) -> list[
         grid: programs along up to three axes.
     """
     ops = _parse(ttir)
-    intervals: dict[str, Interval | None] = {name: (value, value) for name, value in values.items()}
-    wide: dict[str, str] = {}
+    known: dict[str, Interval | None] = {name: (value, value) for name, value in values.items()}
+    lines = (_overflows_among(ops, known, programs) for programs in _parts_of_grid(ops, known, grid))
+    return list(dict.fromkeys(itertools.chain(*lines)))
+
+
+def _parts_of_grid(
+    ops: dict[str, _Op], values: dict[str, Interval | None], grid: tuple[int, ...]
+) -> Iterator[tuple[Interval, ...]]:
+    """Programs along the axes, cut where the kernel compares their number with a size."""
+    whole = tuple((0, count - 1) for count in grid)
+    cuts = [{0, count} for count in grid]
+    intervals = dict(values)
     for name, op in ops.items():
-        intervals[name] = found = _interval(op, intervals, grid)
+        intervals[name] = _interval(op, intervals, whole)
+        if op.name == "cmpi" and len(op.operands) == 2:
+            number, size = (ops.get(op.operands[0]), intervals.get(op.operands[1]))
+            if number and number.name == "get_program_id" and size and size[0] == size[1]:
+                axis = _axis(number)
+                if axis < len(grid):
+                    cuts[axis] |= {at for at in (size[0], size[0] + 1) if 0 < at < grid[axis]}
+    return itertools.product(*([(a, b - 1) for a, b in itertools.pairwise(sorted(cut))] for cut in cuts))
+
+
+def _overflows_among(
+    ops: dict[str, _Op], values: dict[str, Interval | None], programs: tuple[Interval, ...]
+) -> list[str]:
+    intervals, wide = dict(values), {}
+    for name, op in ops.items():
+        intervals[name] = found = _interval(op, intervals, programs)
         if found and op.kind == "i32" and op.name in ("addi", "subi", "muli") and not _inside(found, "i32"):
             of = ", ".join(str(intervals.get(operand)) for operand in op.operands)
             wide[name] = f"{name} = {op.name} of {of}: {found}"
@@ -93,26 +120,46 @@ def _parse(ttir: str) -> dict[str, _Op]:
     return ops
 
 
-def _interval(op: _Op, known: dict[str, Interval | None], grid: tuple[int, ...]) -> Interval | None:
+def _axis(op: _Op) -> int:
+    return "xyz".index(op.text.split()[0])
+
+
+def _interval(op: _Op, known: dict[str, Interval | None], programs: tuple[Interval, ...]) -> Interval | None:
     if op.name == "constant":
         number = re.match(r"(?:dense<)?(-?\d+)>? :", op.text)
         return (int(number[1]), int(number[1])) if number and op.kind else None
-    if op.name in ("get_program_id", "get_num_programs"):
-        axis = "xyz".index(op.text.split()[0])
-        count = grid[axis] if axis < len(grid) else 1
-        return (0, count - 1) if op.name == "get_program_id" else (count, count)
+    if op.name == "get_program_id":
+        axis = _axis(op)
+        return programs[axis] if axis < len(programs) else (0, 0)
     if op.name == "make_range":
         end, start = (int(re.search(rf"{word} = (\d+)", op.text)[1]) for word in ("end", "start"))
         return start, end - 1
     operands = [known.get(name) for name in op.operands]
     if op.name == "select":
-        operands = operands[1:]
+        condition, *operands = operands
+        if condition in ((0, 0), (1, 1)):
+            return operands[0] if condition == (1, 1) else operands[1]
+    if op.name == "cmpi":
+        return _comparison(op.text.split(",")[0], *operands)
     if not operands or None in operands:
         return _bounded_by_one(op, operands)
     if op.name in _SAME:
         return operands[0]
     rule = _RULES.get(op.name)
     return rule(*operands) if rule else None
+
+
+def _comparison(predicate: str, a: Interval | None, b: Interval | None) -> Interval:
+    """(1, 1): always true; (0, 0): never."""
+    if a is None or b is None:
+        return 0, 1
+    if predicate in ("slt", "sle"):
+        predicate, a, b = {"slt": "sgt", "sle": "sge"}[predicate], b, a
+    if predicate == "sge":
+        return int(a[0] >= b[1]), int(a[1] >= b[0])
+    if predicate == "sgt":
+        return int(a[0] > b[1]), int(a[1] > b[0])
+    return 0, 1
 
 
 def _bounded_by_one(op: _Op, operands: list[Interval | None]) -> Interval | None:

@@ -112,3 +112,22 @@ def test_narrow_offsets_are_found():
     assert not overflows(row + wide, arguments, programs)
     assert not overflows(row + narrow, {"%stride_xb": 1_000}, programs)
     assert not overflows(row + narrow.replace("tt.addptr %x, %offset", "tt.addptr %x, %row"), arguments, programs)
+
+
+def test_programs_of_two_stems_are_judged_apart():
+    """A product that is small for the programs on either side of a comparison is not reported; a large one is."""
+    code = """
+    %pid = tt.get_program_id x : i32
+    %second = arith.cmpi sge, %pid, %programs : i32
+    %length = arith.select %second, %L_2, %L : i32
+    %sample = arith.divsi %rows, %length : i32
+    %offset = arith.muli %sample, %length : i32
+    %at = tt.addptr %x, %offset : !tt.ptr<f32>, i32
+    """
+    from benchmarks.triton_offsets import overflows
+
+    sizes = {"%rows": 2**30, "%L": 1000, "%L_2": 1}
+    assert not overflows(code, sizes | {"%programs": 70}, (100,))
+    assert overflows(code.replace("%programs", "%unknown"), sizes, (100,))
+    (found,) = overflows(code.replace("%sample, %length", "%sample, %L"), sizes | {"%programs": 70}, (100,))
+    assert "%offset = muli" in found

@@ -53,11 +53,12 @@ class Backward:
         most_j, most_n = (64, 32) if self.stem.compute == torch.float32 else (128, 128)
         return min(block(layer.depth), most_j), min(layer.cout_pad, most_n)
 
-    def _weight_configs(self, block_j: int, block_n: int) -> dict[int, tuple[dict[str, int], ...]]:
+    def _weight_configs(self, block_j: int, block_n: int, out: str) -> dict[int, tuple[dict[str, int], ...]]:
         if self.stem.compute == torch.float32:
             options = {80: ((8, 16, 2), (4, 16, 2))}
         elif block_j * block_n > 4096:
-            options = {80: ((8, 32, 2), (8, 16, 4)), 90: ((8, 64, 2), (8, 32, 3), (8, 64, 3))}
+            few, many = (8, 16, 4), (8, 32, 2)  # each spills on sm_80 in the other case
+            options = {80: (many, few) if out == "up" else (few, many), 90: ((8, 64, 2), (8, 32, 3), (8, 64, 3))}
         else:
             options = {80: ((4, 32, 2), (4, 16, 4)), 90: ((4, 64, 2), (4, 32, 3), (4, 64, 3))}
         names = ("num_warps", "BLOCK_R", "num_stages")
@@ -135,7 +136,7 @@ class Backward:
                 **layer.constants, "DEPTH": layer.depth, "NORM": norm_of is not None, "BATCH": self.batch, "OUT": out,
                 "KEEP": keep, "TILES_N": tiles_n, "PRECISION": stem.precision, "BLOCK_J": block_j, "BLOCK_N": block_n,
             },
-            self._weight_configs(block_j, block_n),
+            self._weight_configs(block_j, block_n, out),
             key=(layer.k, layer.c_in, layer.c_out, rows),
         )  # fmt: skip
         return dpre

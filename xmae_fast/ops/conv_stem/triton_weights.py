@@ -44,18 +44,13 @@ def stem_weight_gradient_kernel(
     The splits of the second stem come behind those of the first.
     """
     second, split = part_of(tl.program_id(1), splits)
-    before = behind(second, rows)
-    a_ptr += behind(second, rows // L_out * L_in) * C_IN
+    # Numbers to add instead of pointers to move: those would take twice the registers, and one configuration spills.
+    before, before_in = tl.where(second, rows, 0), tl.where(second, rows // L_out * L_in, 0)
     if OUT == "up":
         dz_ptr += behind(second, rows // L_out * L_fine) * C_OUT
-    else:
-        dz_ptr += before * C_OUT
-    if OUT == "norm" and BATCH:
-        pre_ptr += before * C_OUT
-    if KEEP:
-        dpre_ptr += before * C_OUT
-    norms_ptr += behind(second, 5 * stride_n)
-    sums_ptr += behind(second, 2 * stride_s)
+    in_at += tl.where(second, 5 * stride_n, 0)
+    sums_at = out_at + tl.where(second, 2 * stride_s, 0)
+    out_at += tl.where(second, 5 * stride_n, 0)
     rows, L_in, L_out = tl.where(second, rows_2, rows), tl.where(second, L_in_2, L_in), tl.where(second, L_out_2, L_out)
     L_fine, of_split = tl.where(second, L_fine_2, L_fine), tl.where(second, of_split_2, of_split)
     j = (tl.program_id(0) // TILES_N) * BLOCK_J + tl.arange(0, BLOCK_J)
@@ -75,7 +70,7 @@ def stem_weight_gradient_kernel(
         sample = row // L_out
         position = row - sample * L_out
         mask = mask_r[:, None] & mask_n
-        place = row.to(tl.int64)[:, None] * C_OUT + n[None, :]
+        place = (before + row).to(tl.int64)[:, None] * C_OUT + n[None, :]
         if OUT == "up":
             d = _up_adjoint(
                 dz_ptr, sample, position, mask_r, L_fine, L_out, n[None, :], mask_n, C_OUT, BLOCK_R, BLOCK_N
@@ -88,13 +83,13 @@ def stem_weight_gradient_kernel(
                 if BATCH:
                     pre = tl.load(pre_ptr + place, mask=mask, other=0.0).to(tl.float32)
                 d = before_norm(
-                    d, pre, sums_ptr + out_at, stride_s, norms_ptr + out_at, stride_n, n[None, :], mask_n, count, BATCH
+                    d, pre, sums_ptr + sums_at, stride_s, norms_ptr + out_at, stride_n, n[None, :], mask_n, count, BATCH
                 )
                 d = tl.where(mask, d, 0.0)
         d = d.to(compute)
         if KEEP:
             tl.store(dpre_ptr + place, d, mask=mask_r[:, None] & keep)
-        start = (sample.to(tl.int64) * L_in + position * STRIDE - K // 2) * C_IN
+        start = (sample.to(tl.int64) * L_in + (before_in + position * STRIDE - K // 2)) * C_IN
         at = (position * STRIDE - K // 2)[:, None] + tap[None, :]  # [BLOCK_R, BLOCK_J]
         inside = mask_r[:, None] & mask_j[None, :] & (at >= 0) & (at < L_in)
         a = load_rows(

@@ -185,7 +185,8 @@ class GraphedStep:
             for part in range(self.micro_batches):
                 signals = (x.chunk(self.micro_batches)[part] for x in (ppg, ecg))
                 with self._without_reduction(part + 1 < self.micro_batches):
-                    loss = self._loss(part, *signals, hidden_ecg, hidden_ppg) / self.micro_batches
+                    loss = self._loss(part, *signals, hidden_ecg, hidden_ppg)
+                    loss = loss if self.micro_batches == 1 else loss / self.micro_batches
                     (loss if self.loss_weight == 1 else loss * self.loss_weight).backward()
                 losses.append(loss.detach())
         self.optimizer.step()

@@ -1,0 +1,62 @@
+"""A process that prepares recordings: `python prepare_worker.py`, one JSON request a line on standard input, answers on
+standard output. Apart from the caller because damaged files can crash the libraries that read them, and for speed.
+Imports neither torch nor the package's front door, and ends when its caller does."""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+
+
+def _answer(stream, **message) -> None:
+    print(json.dumps(message), file=stream, flush=True)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.25)
+    os._exit(1)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]  # its modules are no top-level ones
+    package = ModuleType("xmae_fast")
+    package.__path__ = [str(here.parent)]
+    sys.modules["xmae_fast"] = package
+    stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed goes to standard error
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    from xmae_fast.data.preparation.parts import Settings, make_part
+    from xmae_fast.data.preparation.recording import RecordingError
+    from xmae_fast.data.preparation.sources import Source
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        source, settings = Source(*request["source"]), Settings.from_json(request["settings"])
+        try:
+            make_part(
+                source, settings, request["identity"], Path(request["part"]),
+                lambda done, total: _answer(stream, done=done, total=total),
+            )  # fmt: skip
+            _answer(stream, part=request["part"])
+        except RecordingError as error:
+            _answer(stream, error=str(error))
+        except (OSError, ImportError, MemoryError) as error:
+            # The recording's own file: its fault. Anything else (a full disk, a missing package) ends the whole call.
+            own = isinstance(error, OSError) and error.filename in (source.path, None) and error.errno in _READING
+            if own or isinstance(error, MemoryError):
+                _answer(stream, error=f"{source.path}: {type(error).__name__}: {error}")
+            else:
+                _answer(stream, fatal=f"{source.path}: {type(error).__name__}: {error}")
+
+
+_READING = (2, 5, 13, 21)  # no such file, I/O error, permission denied, is a folder
+
+
+if __name__ == "__main__":
+    main()

@@ -29,8 +29,8 @@ def add_commands(commands) -> None:
     prepare.add_argument("--hop", type=float, metavar="S", help="seconds between windows (default: a window)")
     prepare.add_argument("--sampling-freq", type=float, default=100.0, metavar="HZ", help="(default: %(default)g)")
     prepare.add_argument(
-        "--quality", type=float, default=0.0, metavar="Q", help="reject windows below it; loaders choose again, at 0.9"
-        " (default: %(default)g, keeps all)",
+        "--quality", type=float, metavar="Q", help="reject windows below it (default: keep all; loaders choose, at 0.9"
+        " unless told otherwise)",
     )  # fmt: skip
     prepare.add_argument(
         "--max-missing", type=float, default=0.05, metavar="SHARE", help="of a window's samples (default: %(default)g)"

@@ -135,7 +135,7 @@ def test_quality_threshold_and_subject_rules(pulsedb, tmp_path):
     folder, ppg, ecg = pulsedb
     expected = apply_recipe(ppg, ecg, ppg_fs=FS, ecg_fs=FS)
     files = [folder / "p000160.mat", folder / "p000188.mat"]
-    report = prepare(files, tmp_path / "out", quality=(0.0, 0.95), subject=r"p0+(\d+)", processes=1)
+    report = prepare(files, tmp_path / "out", quality=(-1, 0.95), subject=r"p0+(\d+)", processes=1)
     below = (expected.ecg_quality < 0.95) & (expected.reason == "")
     assert 0 < below.sum() < 9
     assert report.rejected == {"constant ecg": 1, "ecg quality": int(below.sum())}
@@ -256,3 +256,25 @@ def test_bad_arguments(pulsedb, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'recipe="neurokit2" needs neurokit2: pip install "xmae_fast\[prepare\]"'):
         prepare(folder, tmp_path / "new", recipe="neurokit2")
     assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.skipif("XMAE_FAST_REAL_RAW" not in os.environ, reason="XMAE_FAST_REAL_RAW names no folder of recordings")
+def test_real_recordings(optional, tmp_path, capsys):
+    """BIDMC's CSV and a multi-frequency WFDB record, one command each; the CSV against a shard made elsewhere."""
+    raw = Path(os.environ["XMAE_FAST_REAL_RAW"])
+    bidmc, wave = str(raw / "bidmc_01_Signals.csv.gz"), str(raw / "mixedsignals.hea")
+    out = tmp_path / "bidmc"
+    assert main(["prepare", bidmc, "-o", str(out), "--dataset", "bidmc", "--subject", r"bidmc_(\d+)"]) == 0
+    assert main(["prepare", wave, "-o", str(tmp_path / "wave"), "--dataset", "wave"]) == 0
+    assert "1 missing ecg" in capsys.readouterr().out
+    [record] = rows(tmp_path / "wave" / "records.csv")
+    assert (record["ppg_fs"], record["ecg_fs"], record["segments"]) == ("124.945", "249.89", "22")
+    if "XMAE_FAST_REAL_DATA" not in os.environ:
+        pytest.skip("prepared; XMAE_FAST_REAL_DATA names no shard to compare with")
+    with h5py.File(out / "bidmc_0000.h5") as found, h5py.File(os.environ["XMAE_FAST_REAL_DATA"]) as expected:
+        keys = found["key"].asstr()[()].tolist()
+        assert keys == [f"bidmc_01/{key}" for key in expected["bidmc_01"]]
+        for i, key in enumerate(keys):
+            for column, name in ((1, "ppg"), (2, "ecg")):
+                wanted = expected[key][:, column].astype(float)
+                np.testing.assert_allclose(found[name][i].astype(float), wanted, rtol=0, atol=1e-3)

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.recording_files import windows, write_mat
 from tests.data.test_repack_resume import die, killed
-from xmae_fast.data import prepare
-from xmae_fast.data.preparation import parts, pool, preparing, shards
+from xmae_fast.data import RecordingError, prepare
+from xmae_fast.data.preparation import making, pool, preparing, shards
 
 FILES = 4
 
@@ -67,8 +67,8 @@ def in_process(monkeypatch):
     class Here(pool.PrepareWorker):
         def prepare(self, job, settings, progress) -> str:
             try:
-                parts.make_part(job.source, settings, job.identity, job.part)
-            except parts.RecordingError as error:
+                making.make_part(job.source, settings, job.identity, job.part)
+            except RecordingError as error:
                 return str(error)
             return ""
 
@@ -76,7 +76,7 @@ def in_process(monkeypatch):
 
 
 PLACES = {
-    "a part is written": (parts.np, "savez"),
+    "a part is written": (making.np, "savez"),
     "a shard's checksums are set": (shards.packed, "set_checksums"),
     "the report is written": (preparing.json, "dumps"),
     "the folder is renamed": (preparing.os, "rename"),

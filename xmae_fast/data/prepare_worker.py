@@ -31,8 +31,9 @@ def main() -> None:
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to standard error
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    from xmae_fast.data.preparation.parts import Settings, make_part
+    from xmae_fast.data.preparation.making import make_part
     from xmae_fast.data.preparation.recording import RecordingError
+    from xmae_fast.data.preparation.settings import Settings
     from xmae_fast.data.preparation.sources import Source
 
     for line in sys.stdin:

@@ -1,22 +1,26 @@
 """Raw recordings to segments and shards."""
 
-from xmae_fast.data.preparation.extras import need
+from importlib import import_module
 
-need("scipy.signal", "Preparation")
+_HOME = {
+    "Channel": "recording",
+    "PrepareReport": "preparing",
+    "Reading": "recording",
+    "Recording": "recording",
+    "RecordingError": "recording",
+    "Segments": "recipe",
+    "apply_recipe": "recipe",
+    "prepare": "preparing",
+    "read_recording": "sources",
+}
+__all__ = list(_HOME)
 
-from xmae_fast.data.preparation.preparing import PrepareReport, prepare  # noqa: E402
-from xmae_fast.data.preparation.recipe import Segments, apply_recipe  # noqa: E402
-from xmae_fast.data.preparation.recording import Channel, Reading, Recording, RecordingError  # noqa: E402
-from xmae_fast.data.preparation.sources import read_recording  # noqa: E402
 
-__all__ = [
-    "Channel",
-    "PrepareReport",
-    "Reading",
-    "Recording",
-    "RecordingError",
-    "Segments",
-    "apply_recipe",
-    "prepare",
-    "read_recording",
-]
+def __getattr__(name: str):
+    """What needs scipy is imported when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("apply_recipe", "Segments"):
+        need = import_module(f"{__name__}.extras").need
+        need("scipy.signal", "Preparation")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -6,9 +6,8 @@ import re
 from importlib import metadata
 
 from xmae_fast.data.options import Quality, check_option, quality_pair
-from xmae_fast.data.preparation.extras import need
-from xmae_fast.data.preparation.parts import Settings
-from xmae_fast.data.preparation.recipe import EQUIVALENT, LOWEST_RATE
+from xmae_fast.data.preparation.extras import check_installed
+from xmae_fast.data.preparation.settings import EQUIVALENT, LOWEST_RATE, Settings
 from xmae_fast.data.preparation.sources import FORMATS, Source
 
 
@@ -22,7 +21,7 @@ def check_settings(
     window_s: float,
     hop_s: float | None,
     sampling_freq: float,
-    quality: Quality,
+    quality: Quality | None,
     max_missing: float,
 ) -> Settings:
     """The options of `prepare`; ValueError names one of a wrong value."""
@@ -46,7 +45,7 @@ def check_settings(
     for name, (value, low, high) in limits.items():
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
-    pair = tuple(map(float, quality_pair(quality)))
+    pair = tuple(map(float, quality_pair(-1.0 if quality is None else quality)))  # correlations are from -1 on
     numbers = map(float, (window_s, hop_s, sampling_freq))
     rate = None if fs is None else float(fs)
     return Settings(dataset, recipe, ppg, ecg, rate, subject, *numbers, pair, float(max_missing))
@@ -56,11 +55,12 @@ def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
     """What the values of the shards depend on; ImportError where a package is missing that the sources need."""
     from xmae_fast import __version__
 
-    needed = {package: form.name for s in sources for form in [FORMATS[s.suffix]] for package in form.packages}
+    needed = {"scipy": "Preparation"}
+    needed |= {package: form.name for s in sources for form in [FORMATS[s.suffix]] for package in form.packages}
     if recipe == "neurokit2":
         needed["neurokit2"] = 'recipe="neurokit2"'
     for package, purpose in needed.items():
-        need(package, purpose)
-    packages = sorted({"numpy", "scipy", *needed})
+        check_installed(package, purpose)
+    packages = sorted({"numpy", *needed})
     versions = {"xmae_fast": __version__} | {name: metadata.version(name) for name in packages}
     return versions | ({} if recipe == "neurokit2" else {"equivalent": EQUIVALENT})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -11,4 +12,14 @@ def need(module: str, purpose: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError:
-        raise ImportError(f'{purpose} needs {module.split(".")[0]}: pip install "xmae_fast[prepare]"') from None
+        raise _missing(module, purpose) from None
+
+
+def check_installed(package: str, purpose: str) -> None:
+    """`need` without importing it, which takes a second for some."""
+    if find_spec(package) is None:
+        raise _missing(package, purpose)
+
+
+def _missing(module: str, purpose: str) -> ImportError:
+    return ImportError(f'{purpose} needs {module.split(".")[0]}: pip install "xmae_fast[prepare]"')

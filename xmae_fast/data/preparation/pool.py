@@ -9,7 +9,7 @@ from queue import Empty, Queue
 from typing import NamedTuple
 
 from xmae_fast.data.packed import Progress
-from xmae_fast.data.preparation.parts import Settings
+from xmae_fast.data.preparation.settings import Settings
 from xmae_fast.data.preparation.sources import FORMATS, Source
 from xmae_fast.data.worker_process import WorkerProcess
 

@@ -17,9 +17,9 @@ from xmae_fast.atomic import atomic_path
 from xmae_fast.data.options import Quality, check_option
 from xmae_fast.data.packed import Progress
 from xmae_fast.data.preparation.arguments import check_settings, package_versions
-from xmae_fast.data.preparation.parts import Part, Settings, load_part
+from xmae_fast.data.preparation.parts import Part, load_part
 from xmae_fast.data.preparation.pool import Job, run_all
-from xmae_fast.data.preparation.recipe import Recipe
+from xmae_fast.data.preparation.settings import Recipe, Settings
 from xmae_fast.data.preparation.shards import Assembly, write_tables
 from xmae_fast.data.preparation.sources import Source, find_sources, fingerprint
 from xmae_fast.data.repack_journal import locked, sync_folder
@@ -82,7 +82,7 @@ def prepare(
     window_s: float = 10.0,
     hop_s: float | None = None,
     sampling_freq: float = 100.0,
-    quality: Quality = 0.0,
+    quality: Quality | None = None,
     max_missing: float = 0.05,
     segments_per_shard: int = 50_000,
     processes: int | None = None,
@@ -103,7 +103,7 @@ def prepare(
         name.
     recipe: "batched", or "neurokit2" itself, window by window, the oracle.
     ppg, ecg: names of channels where theirs do not tell; fs: Hz, for files that do not state it.
-    quality: that both signals (or each of a pair) must reach; by default all are kept, and loaders choose.
+    quality: that both signals (or each of a pair) must reach; None keeps all, for loaders to choose.
     max_missing: share of a window's samples that may be missing in either signal.
     processes: that work at a time, by default one per processor. progress: called with (stage, done, in all).
 

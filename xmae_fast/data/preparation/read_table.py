@@ -51,8 +51,8 @@ def read_table(path: str, reading: Reading) -> Recording:
 
 def place(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
     """Signals (n,) on an even grid, NaN in gaps, and its rate in Hz. The rate is that of the stretches without gaps.
-    Times may be rounded to more than a sample's length, as BIDMC's are, unless there are gaps too. ValueError where times
-    fall, or are too uneven for a grid."""
+    Times may be rounded to more than a sample's length, as BIDMC's are, unless there are gaps too. ValueError where
+    times fall, or are too uneven for a grid."""
     steps = np.diff(seconds)
     if len(steps) < 1 or not (steps >= 0).all() or seconds[-1] == seconds[0]:
         row = int(np.flatnonzero(~(steps >= 0))[0]) + 2 if (~(steps >= 0)).any() else len(seconds)

@@ -7,7 +7,7 @@ resampling (`signal_resample`), min-max to [-1, 1], float16.
 from __future__ import annotations
 
 import warnings
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import signal
@@ -16,10 +16,8 @@ from scipy.ndimage import spline_filter1d
 from xmae_fast.data.options import check_option
 from xmae_fast.data.preparation.beats import ecg_beats, ppg_beats, template_quality
 from xmae_fast.data.preparation.extras import need
+from xmae_fast.data.preparation.settings import LOWEST_RATE, Recipe
 
-Recipe = Literal["batched", "neurokit2"]
-EQUIVALENT = "neurokit2 0.2.13"  # whose steps "batched" repeats
-LOWEST_RATE = 30.0  # Hz; below, the filters and beat detectors have no meaning
 _ROWS = 128  # windows at a time
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from xmae_fast.atomic import atomic_path
 from xmae_fast.data import packed
 from xmae_fast.data.packed import SIGNALS, Progress, Table
-from xmae_fast.data.preparation.parts import COLUMNS, Part, Settings
+from xmae_fast.data.preparation.parts import COLUMNS, Part
+from xmae_fast.data.preparation.settings import Settings
 from xmae_fast.data.shards import SegmentKey, format_key, import_h5py, write_shard
 
 _REJECTED = ("source", *COLUMNS, "reason")

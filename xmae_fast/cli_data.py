@@ -120,6 +120,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None] | None]:
         def tell(stage: str, done: int, total: int | None) -> None:
             if stage not in tasks:
                 tasks[stage] = shown.add_task(escape(stage), total=total)
-            shown.update(tasks[stage], completed=done, total=total, visible=done != total)
+            shown.update(tasks[stage], completed=done, total=total)
+            if done == total:
+                shown.remove_task(tasks.pop(stage))
 
         yield tell

@@ -14,8 +14,6 @@ import pytest
 from benchmarks.recording_files import FS, continuous, windows, write_csv, write_edf, write_mat, write_wfdb
 from xmae_fast.cli import main
 from xmae_fast.data import SegmentLoader, apply_recipe, prepare, read_index, repack, verify_packed
-from xmae_fast.data.preparation.read_table import place
-from xmae_fast.data.preparation.recording import find_channel
 
 
 @pytest.fixture(scope="module")
@@ -203,30 +201,6 @@ def test_malformed_files_are_named_and_stop_nothing(optional, signal, pulsedb, t
     assert all(f"failed: {error}" in printed for error in report["errors"].values())
     told = {row["source"]: row["error"] for row in rows(tmp_path / "out" / "records.csv")}
     assert {name for name, error in told.items() if error} == bad
-
-
-def test_channels_by_name():
-    assert find_channel(["I", "II", "ECG"], "ECG") == 1
-    assert find_channel([" PLETH_HR", "x/Pleth [NU]"], "PPG") == 1
-    assert find_channel(["V", " AVR", "MCL1"], "ECG") == 0
-    assert find_channel(["a", "B"], "PPG", "b") == 1
-    with pytest.raises(ValueError, match="expected a channel 'c' for the ECG, found 'a', 'B'"):
-        find_channel(["a", "B"], "ECG", "c")
-    with pytest.raises(ValueError, match="expected one channel 'b' for the ECG, found 2"):
-        find_channel(["b", "b "], "ECG", "b")
-
-
-def test_times_with_gaps():
-    t = np.round(np.arange(10000) / 124.945, 3)
-    [x], fs = place(t, [t])
-    assert fs == pytest.approx(124.945, rel=1e-4)
-    assert x is t
-    [x], fs = place(np.delete(t, slice(10, 20)), [np.delete(t, slice(10, 20))])
-    np.testing.assert_array_equal(np.flatnonzero(np.isnan(x)), np.arange(10, 20))
-    coarse = np.round(np.arange(3000) / 125, 2)  # as in BIDMC's files, where neighbours share a time
-    assert place(coarse, [])[1] == 125
-    with pytest.raises(ValueError, match="evenly spaced"):
-        place(np.array([0, 1, 1.4, 1e6]), [np.zeros(4)])
 
 
 def test_bad_arguments(pulsedb, tmp_path, monkeypatch):

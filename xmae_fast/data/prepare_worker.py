@@ -12,7 +12,10 @@ from types import ModuleType
 
 
 def _answer(stream, **message) -> None:
-    print(json.dumps(message), file=stream, flush=True)
+    try:
+        print(json.dumps(message), file=stream, flush=True)
+    except BrokenPipeError:  # the caller is gone
+        os._exit(1)
 
 
 def _end_with(parent: int) -> None:
@@ -47,16 +50,10 @@ def main() -> None:
             _answer(stream, part=request["part"])
         except RecordingError as error:
             _answer(stream, error=str(error))
-        except (OSError, ImportError, MemoryError) as error:
-            # The recording's own file: its fault. Anything else (a full disk, a missing package) ends the whole call.
-            own = isinstance(error, OSError) and error.filename in (source.path, None) and error.errno in _READING
-            if own or isinstance(error, MemoryError):
-                _answer(stream, error=f"{source.path}: {type(error).__name__}: {error}")
-            else:
-                _answer(stream, fatal=f"{source.path}: {type(error).__name__}: {error}")
-
-
-_READING = (2, 5, 13, 21)  # no such file, I/O error, permission denied, is a folder
+        except (OSError, ImportError) as error:  # not the recording's fault: a full disk, a missing package
+            _answer(stream, fatal=f"{source.path}: {type(error).__name__}: {error}")
+        except Exception as error:
+            _answer(stream, error=f"{source.path}: {type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ def make_part(
 ) -> None:
     """Read, cut, clean and judge one recording, and write its part to `path`, atomically. `tell(done, all)` in windows.
     RecordingError says what is wrong with a recording."""
-    before = fingerprint(source)
+    before = _mark(source)
     recording = read_recording(source.path, Reading(settings.ppg, settings.ecg, settings.fs))
-    if fingerprint(source) != before:
+    if _mark(source) != before:
         raise RecordingError(f"{source.path}: expected a recording at rest, it changed while it was read")
     rates = {"ppg_fs": recording.ppg.fs, "ecg_fs": recording.ecg.fs}
     try:
@@ -36,8 +36,8 @@ def make_part(
         for start in range(0, total, _WINDOWS):
             rows = slice(start, start + _WINDOWS)
             made = apply_recipe(
-                windows.ppg[rows], windows.ecg[rows], **rates, seq_len=settings.seq_len,
-                recipe=settings.recipe, max_missing=settings.max_missing,
+                *windows.signals(rows), **rates, seq_len=settings.seq_len, recipe=settings.recipe,
+                max_missing=settings.max_missing,
             )  # fmt: skip
             pieces.append(made)
             tell(min(start + _WINDOWS, total), total)
@@ -65,6 +65,13 @@ def make_part(
     arrays |= {f"rejected_{name}": values[~good] for name, values in columns.items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
+
+
+def _mark(source: Source) -> str:
+    try:
+        return fingerprint(source)
+    except OSError as error:
+        raise RecordingError(f"{source.path}: {FORMATS[source.suffix].name}: {error}") from error
 
 
 def subject_from_path(source: Source, rule: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -60,15 +60,24 @@ class Recording:
 
 @dataclass
 class Windows:
-    """K windows of a recording, and where they come from; `segment_ids` "" where the recording has none of its own."""
+    """K windows of a recording: which piece each is of, its first PPG and ECG sample there, and how many it has; when
+    it begins in s, and its names, "" where the recording has none."""
 
-    ppg: np.ndarray  # (K, n)
-    ecg: np.ndarray  # (K, m)
-    starts: np.ndarray  # (K,) s
-    subjects: list[str] = field(default_factory=list)
-    segment_ids: list[str] = field(default_factory=list)
-    win_ids: list[str] = field(default_factory=list)
-    win_seq_ids: list[str] = field(default_factory=list)
+    channels: tuple[Channel, Channel]
+    piece: np.ndarray  # (K,)
+    first: tuple[np.ndarray, np.ndarray]  # (K,) each
+    size: tuple[int, int]
+    starts: np.ndarray  # (K,)
+    subjects: list[str]
+    segment_ids: list[str]
+    win_ids: list[str]
+    win_seq_ids: list[str]
+
+    def signals(self, rows: slice) -> list[np.ndarray]:
+        """PPG (k, n) and ECG (k, m) of some of them."""
+        piece = self.piece[rows, None]
+        parts = zip(self.channels, self.first, self.size, strict=True)
+        return [channel.values[piece, first[rows, None] + np.arange(size)] for channel, first, size in parts]
 
 
 def find_channel(names: Sequence[str], kind: str, wanted: str | None = None) -> int:
@@ -105,25 +114,20 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     if not per_piece or 0 in pieces:
         lasts = min(channel.values.shape[1] / channel.fs for channel in channels) if 0 not in pieces else 0
         raise ValueError(f"expected at least one window of {window_s:g} s, the signals last {lasts:g} s")
-    number = np.arange(per_piece)
-    cuts = []
-    for channel, size in zip(channels, sizes, strict=True):
-        first = np.round(number * hop_s * channel.fs).astype(int)
-        cuts.append(channel.values[:, first[:, None] + np.arange(size)].reshape(-1, size))
     P = pieces.pop()
-    piece = np.repeat(np.arange(P), per_piece).tolist()
-    starts = np.zeros(P) if recording.starts is None else np.asarray(recording.starts, float)
-    windows = Windows(*cuts, (starts[:, None] + number * hop_s).ravel())
-    windows.subjects = [recording.subjects[p] for p in piece] if len(recording.subjects) else [""] * len(piece)
+    number = np.tile(np.arange(per_piece), P)
+    piece = np.repeat(np.arange(P), per_piece)
+    first = tuple(np.round(number * hop_s * channel.fs).astype(int) for channel in channels)
+    begins = np.zeros(P) if recording.starts is None else np.asarray(recording.starts, float)
+    subjects = recording.subjects or [""] * P
     if len(recording.ids):
-        part = [""] * len(piece) if per_piece == 1 else [f"-{k + 1}" for k in number] * P
+        part = [""] * len(piece) if per_piece == 1 else [f"-{k + 1}" for k in number]
         segment, win, seq = zip(*(recording.ids[p] for p in piece), strict=True)
-        windows.segment_ids, windows.win_ids = list(segment), [a + b for a, b in zip(win, part, strict=True)]
-        windows.win_seq_ids = [a + b for a, b in zip(seq, part, strict=True)]
+        ids = list(segment), *([a + b for a, b in zip(names, part, strict=True)] for names in (win, seq))
     else:
-        windows.segment_ids = [""] * len(piece)
-        windows.win_ids = windows.win_seq_ids = [str(k + 1) for k in range(len(piece))]
-    return windows
+        ids = [""] * len(piece), *([str(k + 1) for k in range(len(piece))],) * 2
+    names = [subjects[p] for p in piece]
+    return Windows(channels, piece, first, tuple(sizes), begins[piece] + number * hop_s, names, *ids)
 
 
 def _count(channel: Channel, size: int, hop_s: float) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from xmae_fast import cli_data, cli_evaluation, cli_training
+from xmae_fast import cli_data, cli_evaluation, cli_prepare, cli_training
 
 
 def _explain(_: argparse.Namespace) -> None:
@@ -47,20 +47,21 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     simulate.set_defaults(run=_simulate)
     cli_data.add_commands(commands)
+    cli_prepare.add_commands(commands)
     cli_evaluation.add_commands(commands)
     cli_training.add_commands(commands)
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0, or 2 with one line on standard error for bad input."""
+    """Run one command; 0, 1 where it says that a part of the work failed, or 2 with one line on standard error for bad
+    input."""
     arguments = parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"xmae-fast: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

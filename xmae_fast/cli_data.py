@@ -41,14 +41,14 @@ def _repack(arguments: argparse.Namespace) -> None:
     if arguments.verify is not None:
         if arguments.shards or arguments.output is not None:
             raise ValueError("--verify: expected a packed file and neither shards nor --output")
-        with _progress() as progress:
+        with progress_bars() as progress:
             checksums = verify_packed(arguments.verify, progress)
         for name, checksum in checksums.items():
             print(f"{name}: {checksum}")
         return
     if not arguments.shards or arguments.output is None:
         raise ValueError("repack: expected shards and -o OUT.h5, or --verify FILE")
-    with _progress() as progress:
+    with progress_bars() as progress:
         report = repack(
             arguments.shards,
             arguments.output,
@@ -72,7 +72,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
     import_rich()
     options = {"layout": _layout(arguments.columns), "cache_dir": arguments.cache_dir, "quality": arguments.quality}
-    with _progress() as progress:
+    with progress_bars() as progress:
         report = inspect_shards(arguments.shards, progress=progress, **options)
     if arguments.json is not None:
         with atomic_path(arguments.json) as temporary:
@@ -97,7 +97,7 @@ def _subjects(given: str | None) -> list[str] | None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int | None], None] | None]:
+def progress_bars() -> Iterator[Callable[[str, int, int | None], None] | None]:
     """A bar on standard error for each stage; None where that is no terminal, or rich is missing."""
     try:
         from rich import progress
@@ -120,6 +120,8 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None] | None]:
         def tell(stage: str, done: int, total: int | None) -> None:
             if stage not in tasks:
                 tasks[stage] = shown.add_task(escape(stage), total=total)
-            shown.update(tasks[stage], completed=done, total=total, visible=done != total)
+            shown.update(tasks[stage], completed=done, total=total)
+            if done == total:
+                shown.remove_task(tasks.pop(stage))
 
         yield tell

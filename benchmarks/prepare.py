@@ -1,0 +1,85 @@
+"""Preparation end to end, from raw recordings to packed shards, against neurokit2 one window at a time.
+
+    python -m benchmarks.prepare [--windows 2000] [--oracle-windows 100]
+
+One process each, on simulated recordings with noise: PulseDB's .mat layout, a CSV and, where wfdb is installed, a WFDB
+record. The time of starting the process is in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from benchmarks.machine import cpu_name
+from benchmarks.recording_files import FS, windows, write_csv, write_mat, write_wfdb
+from xmae_fast.data import prepare
+from xmae_fast.data.preparation import apply_recipe
+
+EACH = 500  # windows of a recording
+
+
+def write(kind: str, folder: Path, count: int) -> None:
+    """`count` windows in recordings of up to EACH."""
+    folder.mkdir()
+    for start in range(0, count, EACH):
+        ppg, ecg = windows(1, min(EACH, count - start), seed=start)
+        if kind == "PulseDB":
+            write_mat(folder / f"p{start:06d}.mat", ppg, ecg, f"p{start:06d}")
+        elif kind == "CSV":
+            write_csv(folder / f"p{start:06d}.csv", ppg.ravel(), ecg.ravel())
+        else:
+            write_wfdb(folder, f"p{start:06d}", ppg.ravel()[::2], ecg.ravel())
+
+
+def measure(kind: str, folder: Path, count: int, recipe: str) -> float:
+    """Seconds a window, the best of three calls (one of the oracle)."""
+    source = folder / f"{kind}_{count}"
+    if not source.exists():
+        write(kind, source, count)
+    seconds = []
+    for _ in range(3 if recipe == "batched" else 1):
+        start = time.perf_counter()
+        report = prepare(source, folder / "out", recipe=recipe, processes=1, overwrite=True)
+        seconds.append(time.perf_counter() - start)
+        if report.errors or report.segments + sum(report.rejected.values()) != count:
+            raise RuntimeError(report.describe())
+    return min(seconds) / count
+
+
+def agreement(count: int) -> str:
+    """How the recipes agree on `count` windows, in a line."""
+    ppg, ecg = windows(-(-count // 10), 10, seed=9)
+    rates = {"ppg_fs": FS, "ecg_fs": FS}
+    found, expected = (apply_recipe(ppg[:count], ecg[:count], **rates, recipe=r) for r in ("batched", "neurokit2"))
+    used = [((s.reason == "") & (s.ppg_quality >= 0.9) & (s.ecg_quality >= 0.9)) for s in (found, expected)]
+    far = max(np.abs(a.astype(float) - b.astype(float)).max() for a, b in zip(found[:2], expected[:2], strict=True))
+    same, kept = (used[0] == used[1]).sum(), used[1].sum()
+    return f"{same} of {count} decisions the same ({kept} kept), waveforms within {far:.1e}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--windows", type=int, default=2000, help="of the batched recipe (default: %(default)s)")
+    parser.add_argument("--oracle-windows", type=int, default=100, help="of neurokit2 (default: %(default)s)")
+    arguments = parser.parse_args()
+    print(f"{cpu_name()} | one process | h5py {h5py.__version__}, numpy {np.__version__}")
+    print(agreement(arguments.oracle_windows))
+    with tempfile.TemporaryDirectory() as name:
+        for kind, package in (("PulseDB", "h5py"), ("WFDB", "wfdb"), ("CSV", "pandas")):
+            if find_spec(package) is None:
+                print(f"{kind}: left out, {package} is not installed")
+                continue
+            fast = measure(kind, Path(name), arguments.windows, "batched")
+            slow = measure(kind, Path(name), arguments.oracle_windows, "neurokit2")
+            print(f"{kind}: {1e3 * fast:.2f} ms a window, neurokit2 {1e3 * slow:.1f} ms, {slow / fast:.0f}x")
+
+
+if __name__ == "__main__":
+    main()

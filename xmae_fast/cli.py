@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from xmae_fast import cli_data, cli_evaluation, cli_training
+from xmae_fast import cli_data, cli_embedding, cli_evaluation, cli_training
 
 
 def _explain(_: argparse.Namespace) -> None:
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     simulate.set_defaults(run=_simulate)
     cli_data.add_commands(commands)
+    cli_embedding.add_commands(commands)
     cli_evaluation.add_commands(commands)
     cli_training.add_commands(commands)
     return top

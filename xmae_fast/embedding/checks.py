@@ -15,7 +15,7 @@ RATES = (20.0, 2000.0)  # Hz
 _LOW_QUALITY = 0.7  # white noise has 0.5
 _FAST = 0.15  # share of the power above 8 Hz, below 0.01 in monitors' PPG
 _UPSIDE_DOWN = -0.3  # skewness of the slope
-_SAME = 1e-6  # share of the embeddings' size that varies
+_SAME = 1e-3  # share of the embeddings' mean square that varies; one person at rest: 0.05 (random weights) to 0.3
 _LEAST_WINDOWS = 5
 
 

@@ -33,7 +33,7 @@ Progress = Callable[[str, int, "int | None"], object]  # stage, done, in all
 class ExtractionReport:
     """What a call of `embed_files` did. rows, parts: of the whole work; written: rows that this process has embedded;
     resumed: rows of its share that were there already; unusable: of those written, rows of NaN; complete: all parts are
-    there, also those of other processes."""
+    there, also those of other processes. seconds: of reading, encoding and writing."""
 
     folder: str
     rows: int
@@ -110,7 +110,6 @@ def embed_files(
     Raises:
         ValueError, TypeError, FileNotFoundError: naming the argument. FileExistsError: the folder holds something else.
     """
-    began = time.perf_counter()
     for name, value, allowed in (("file_format", file_format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in allowed:
             raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
@@ -144,6 +143,7 @@ def embed_files(
     tell = progress or (lambda *_: None)
     tell("embed", resumed, sum(rows.values()))
     written = unusable = 0
+    began = time.perf_counter()
     with _Writer(store) as writer:
         batches = made_ahead(_batches(source, store, todo, batch_size))
         for (number, read), features in encode_batches(model, batches, output, autocast):

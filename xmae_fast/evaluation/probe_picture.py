@@ -32,8 +32,10 @@ def _draw_regression(figure, result: ProbeResult, label: str) -> None:
     left.set_xlabel(f"true {label}", parse_math=False)
     left.set_ylabel("predicted")
     error = result.predictions - result.labels
-    right.hist(error, bins=60, color=_BLUE, alpha=0.8, label="probe")
-    right.hist(result.labels.mean() - result.labels, bins=60, color=_GREY, histtype="step", label="mean of all labels")
+    guess = result.labels.mean() - result.labels
+    bins = np.linspace(min(error.min(), guess.min()), max(error.max(), guess.max()), 51)
+    right.hist(error, bins, color=_BLUE, alpha=0.8, label="probe")
+    right.hist(guess, bins, color=_GREY, histtype="step", label="mean of all labels")
     right.axvline(0, color="#333333", lw=0.9, ls="--")
     right.set_xlabel("predicted minus true")
     right.set_ylabel("segments")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.embedding [--minutes 30] [--segments 1024] [--rounds 5] [--data PACKED.h5] [--output tokens]
 
-Targets: encoder share of a raw record's time >= 80 % on a CPU; from a packed shard >= 95 % of the bare encoder's rate."""
+Targets: encoder share of a raw record's time >= 80 % on a CPU; packed shard >= 95 % of the bare encoder's rate."""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ def test_every_window_is_prepared_and_encoded_by_itself(model, signal):
     tokens = model.ppg_path.encode(torch.from_numpy(prepared.ppg)[:, None], None, inference=True)
     np.testing.assert_allclose(found.embeddings, tokens.mean(1).detach(), atol=1e-5)
     np.testing.assert_array_equal(found.quality, prepared.quality)
+    np.testing.assert_array_equal(found.good(), found.quality >= 0.9)
     assert found.good(0.5).all()
     assert not found.good(1.01).any()
     projected = model.embed(signal, fs=FS, output="projected")

@@ -32,8 +32,8 @@ class Embeddings:
     quality: [W], at most 1: template matching, by which pretraining's shards were filtered (0.9); NaN where there are
         fewer than four pulses, or quality=False. pulse_rate: [W] 1/min, NaN likewise.
     issues: [W] bool each: "unusable", "missing", "flat", "clipped".
-    output, segment_s: what was computed, of windows of which length. unused_s: seconds that no window reached, of all
-        recordings. seconds: what was spent, "prepare" and "encode".
+    output, segment_s: what was computed, of windows of which length. threshold: the quality that pretraining asked for.
+    unused_s: seconds that no window reached, of all recordings. seconds: what was spent, "prepare" and "encode".
     """
 
     embeddings: np.ndarray
@@ -44,15 +44,16 @@ class Embeddings:
     issues: dict[str, np.ndarray]
     output: str
     segment_s: float
+    threshold: float
     unused_s: float
     seconds: dict[str, float]
 
     def __len__(self) -> int:
         return len(self.times)
 
-    def good(self, quality: float = 0.9) -> np.ndarray:
-        """[W] bool: usable windows whose quality is known and reaches `quality`."""
-        return ~self.issues["unusable"] & (self.quality >= quality)
+    def good(self, quality: float | None = None) -> np.ndarray:
+        """[W] bool: usable windows whose quality is known and reaches `quality` (None: `threshold`)."""
+        return ~self.issues["unusable"] & (self.quality >= (self.threshold if quality is None else quality))
 
 
 class Embedder:
@@ -139,7 +140,8 @@ class Embedder:
             checks.warn_all([*problems, *checks.embedding_problems(out, about.usable)])
         return Embeddings(
             out, windows.times, windows.record, about.quality, about.pulse_rate, checks.issues_of(about), self.output,
-            recipe.segment_s, float(windows.unused_s.sum()), {"prepare": spent, "encode": elapsed - spent},
+            recipe.segment_s, recipe.quality_threshold, float(windows.unused_s.sum()),
+            {"prepare": spent, "encode": elapsed - spent},
         )  # fmt: skip
 
     def segments(self, ppg) -> np.ndarray:

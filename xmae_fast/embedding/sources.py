@@ -54,7 +54,10 @@ class ShardSource:
         if recipe.samples != L or (fs is not None and fs != recipe.sampling_freq):
             wanted = f"segments of {recipe.samples} samples at {recipe.sampling_freq:g} Hz, as the model takes them"
             raise ValueError(f"paths: expected {wanted}, got {L} at {fs or recipe.sampling_freq:g} Hz")
-        self._layout = layout
+        self._settings = {
+            "layout": None if layout is None else repr(layout),
+            "normalize_dtype": recipe.normalize_dtype,
+        }
         self._subjects = np.array(self.segments.subjects)
         self._names: tuple[int, np.ndarray] = -1, np.empty(0, "S1")
 
@@ -69,7 +72,7 @@ class ShardSource:
             "inputs": [_file(index.shards[i].path) for i in used],
             "subjects": len(self.segments.subjects),
             "rejected": dict(sorted(self.segments.rejected.items())),
-            "layout": None if self._layout is None else repr(self._layout),
+            **self._settings,
         }
 
     def read(self, items: np.ndarray) -> Read:

@@ -170,7 +170,7 @@ def _download(hub_id: str, options: dict[str, Any]) -> Path:
     if not _HUB_ID.fullmatch(hub_id):
         expected = "a folder, a checkpoint file, or 'owner/name' on the Hugging Face Hub"
         raise FileNotFoundError(f"path_or_hub_id: expected {expected}, {hub_id!r} does not exist")
-    hub = _import_hub()
+    hub = _import_hub(f"path_or_hub_id: {hub_id!r} does not exist here; from the Hugging Face Hub it")
     try:
         return Path(hub.snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG, PREPROCESSING, CARD], **options))
     except (hub.errors.RepositoryNotFoundError, hub.errors.LocalEntryNotFoundError) as error:
@@ -178,10 +178,10 @@ def _download(hub_id: str, options: dict[str, Any]) -> Path:
         raise FileNotFoundError(f"path_or_hub_id: {hub_id!r} is neither on disk nor to be had: {reason}") from error
 
 
-def _import_hub():
+def _import_hub(what: str = "The Hugging Face Hub"):
     try:
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError:
-        raise ImportError('The Hugging Face Hub needs huggingface_hub: pip install "xmae_fast[hub]"') from None
+        raise ImportError(f'{what} needs huggingface_hub: pip install "xmae_fast[hub]"') from None
     return huggingface_hub

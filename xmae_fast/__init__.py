@@ -6,29 +6,42 @@ from xmae_fast import ops
 from xmae_fast.backend import available, explain
 from xmae_fast.config import ModelCfg
 from xmae_fast.model.checkpoint import load_checkpoint, save_checkpoint
+from xmae_fast.model.pretrained import from_pretrained
 from xmae_fast.model.xmae import build_model_from_cfg, xMAE
 from xmae_fast.ops.random_masking import PatchMask, random_masking
 from xmae_fast.ops.waveform_loss import masked_mse
+from xmae_fast.recipe import Recipe
 
 __version__ = "0.1.0"
 
+_EMBEDDING = ("Embedder", "embed_files", "read_embeddings", "reconstruct")
+
 __all__ = [
+    "Embedder",
     "ModelCfg",
     "PatchMask",
+    "Recipe",
     "available",
     "build_model_from_cfg",
+    "embed_files",
     "explain",
+    "from_pretrained",
     "load_checkpoint",
     "masked_mse",
     "ops",
     "random_masking",
+    "read_embeddings",
+    "reconstruct",
     "save_checkpoint",
     "xMAE",
 ]
 
 
 def __getattr__(name: str):
-    """`xmae_fast.data`, `evaluation`, `training` and `tuning`, imported when first used."""
-    if name in ("data", "evaluation", "training", "tuning"):
+    """`Embedder` and its kin, `xmae_fast.data`, `embedding`, `evaluation`, `training` and `tuning`, imported when first
+    used."""
+    if name in ("data", "embedding", "evaluation", "training", "tuning"):
         return import_module(f"xmae_fast.{name}")
+    if name in _EMBEDDING:
+        return getattr(import_module("xmae_fast.embedding"), name)
     raise AttributeError(f"module 'xmae_fast' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from xmae_fast import cli_data, cli_evaluation, cli_prepare, cli_training
+from xmae_fast import cli_data, cli_embedding, cli_evaluation, cli_prepare, cli_training
 
 
 def _explain(_: argparse.Namespace) -> None:
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     simulate.set_defaults(run=_simulate)
     cli_data.add_commands(commands)
     cli_prepare.add_commands(commands)
+    cli_embedding.add_commands(commands)
     cli_evaluation.add_commands(commands)
     cli_training.add_commands(commands)
     return top

@@ -58,13 +58,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(Path(arguments.output) / name)
 
 
-def _named(given: list[str]) -> dict[str, str]:
+def _named(given: list[str], argument: str = "--baseline-checkpoint") -> dict[str, str]:
     """["name=file", ...] -> {name: file}."""
     found: dict[str, str] = {}
     for text in given:
         name, equals, file = text.partition("=")
         if not (name and equals and file) or name in found:
-            raise ValueError(f"--baseline-checkpoint: expected NAME=FILE, each name once, got {text!r}")
+            raise ValueError(f"{argument}: expected NAME=FILE, each name once, got {text!r}")
         found[name] = file
     return found
 

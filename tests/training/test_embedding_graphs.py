@@ -8,6 +8,7 @@ import torch
 from tests.training.test_step import CFG, PretendedReplay
 from xmae_fast import graphs, xMAE
 from xmae_fast.model import embedding_graphs
+from xmae_fast.model.outputs import encode
 
 
 @pytest.fixture
@@ -56,6 +57,19 @@ def test_weights_that_moved_are_captured_anew(model):
     embed(model, signal)
     assert bucket(model) is not before
     assert bucket(model).replay is None
+
+
+@torch.no_grad()
+def test_outputs_have_graphs_of_their_own(model, monkeypatch):
+    """`encode` on a device with graphs: pooled and projected in turn, each captured once."""
+    monkeypatch.setattr(embedding_graphs, "usable", lambda model, signal: True)
+    signal = torch.randn(3, 1, CFG.seq_len)
+    for _ in range(graphs.WARM_UP + 2):
+        pooled, projected = (encode(model, signal, output) for output in ("pooled", "projected"))
+        torch.testing.assert_close(model.ppg_path.proj(pooled), projected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(projected, model._embed(signal), rtol=1e-5, atol=1e-6)
+    kinds = [key[0] for key, made in embedding_graphs._of_model[model].buckets.items() if made.replay is not None]
+    assert sorted(kinds) == ["pooled", "projected"]
 
 
 def test_cpu_tensors_do_not_go_by_graph(model):

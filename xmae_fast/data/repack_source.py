@@ -84,7 +84,8 @@ class RepackSource:
         index = self.segments.index
         bounds = np.searchsorted(self.segments.rows, [(index.shards[i].start, index.shards[i].stop) for i in self.used])
         for i, (first, last) in zip(self.used, bounds.tolist(), strict=True):
-            yield np.array(_names(index.shards[i])[self.segments.rows[first:last] - index.shards[i].start].tolist())
+            rows = self.segments.rows[first:last] - index.shards[i].start
+            yield np.array(record_names(index.shards[i])[rows].tolist())
 
     def _sources(self) -> np.ndarray:
         shards = [self.segments.index.shards[i] for i in self.used]
@@ -95,7 +96,7 @@ class RepackSource:
         return np.array(rows, fields)
 
 
-def _names(shard: Shard) -> np.ndarray:
+def record_names(shard: Shard) -> np.ndarray:
     """(n,) bytes: names of all records of a shard; of a packed one its own `key`, if it has one."""
     n = shard.stop - shard.start
     names = shard.sidecar.keys()

@@ -16,6 +16,7 @@ _HOME = {
     "mean_beat": "beats",
     "find_beats": "beats",
     "probe": "linear_probe",
+    "probe_embeddings": "embedding_probe",
     "pulse_feet": "detectors",
     "r_peaks": "detectors",
     "random_twin": "embedding",

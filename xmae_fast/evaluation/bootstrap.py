@@ -25,10 +25,15 @@ def subject_weights(groups: np.ndarray, resamples: int, seed: int) -> np.ndarray
 
     Each resample draws as many subjects as there are, with replacement; all segments of a subject count as often as
     the subject was drawn."""
+    drawn, number = subject_draws(groups, resamples, seed)
+    return drawn[:, number]
+
+
+def subject_draws(groups: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each subject counts in each resample, [resamples, subjects], and each segment's place there, [S]."""
     _, number = np.unique(groups, return_inverse=True)
     count = number.max() + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    return drawn[:, number]
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples), number
 
 
 def interval(value: float, resampled: np.ndarray, groups: np.ndarray) -> Interval:

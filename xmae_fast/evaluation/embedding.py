@@ -11,9 +11,9 @@ from torch import Tensor
 
 from xmae_fast.evaluation.detectors import pulse_feet
 from xmae_fast.evaluation.extras import need
+from xmae_fast.model.outputs import encode, output_shape
 from xmae_fast.model.xmae import xMAE
 
-OUTPUTS = ("pooled", "projected", "tokens")
 _BANDS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Hz
 
 
@@ -37,10 +37,7 @@ def embed_segments(
     Raises:
         ValueError: naming the argument.
     """
-    if output not in OUTPUTS:
-        raise ValueError(f"output: expected one of {', '.join(map(repr, OUTPUTS))}, got {output!r}")
-    if model.cfg.source == "ecg":
-        raise ValueError("model: expected one with a PPG encoder, got source='ecg'")
+    output_shape(model, output)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     place = model.mask_token
@@ -52,11 +49,7 @@ def embed_segments(
     parts = []
     for batch in segments:
         ppg = batch["ppg"] if isinstance(batch, Mapping) else batch
-        signal = model.as_signal("ppg", ppg.to(place.device, place.dtype))
-        tokens = model.ppg_path.encode(signal, None, inference=True, impl=model.impl)
-        if output != "tokens":
-            tokens = tokens.mean(1) if output == "pooled" else model.ppg_path.embedding(tokens)
-        parts.append(tokens.float().cpu().numpy())
+        parts.append(encode(model, ppg.to(place.device, place.dtype), output).float().cpu().numpy())
     if not parts:
         raise ValueError("segments: expected at least one, got none")
     return np.concatenate(parts)

@@ -69,7 +69,7 @@ def load_held_out(
     if fs is None:
         raise ValueError("sampling_freq: expected Hz, because the shards do not say, got None")
     everyone = segments.subject_of(np.arange(len(segments)))
-    items = _even_draw(everyone, max_segments, seed)
+    items = even_draw(everyone, max_segments, seed)
     ppg, ecg = np.empty((2, len(items), segments.seq_len), np.float32)
     good = segments.read(items, 0, ppg, ecg)
     ppg, ecg, items = ppg[good], ecg[good], items[good]
@@ -94,7 +94,7 @@ def load_held_out(
     return HeldOut(ppg, ecg, subject, subjects, float(fs), known, about)
 
 
-def _even_draw(subject: np.ndarray, at_most: int | None, seed: int) -> np.ndarray:
+def even_draw(subject: np.ndarray, at_most: int | None, seed: int) -> np.ndarray:
     """Ascending items, at most so many: one of each subject, then a second, and so on; random within a subject."""
     if at_most is None or len(subject) <= at_most:
         return np.arange(len(subject))

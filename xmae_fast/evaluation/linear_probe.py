@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xmae_fast.evaluation.bootstrap import Interval, interval, subject_weights
+from xmae_fast.evaluation.bootstrap import Interval, interval, subject_draws
 from xmae_fast.evaluation.extras import need
 
 TASKS = {"regression": ("R2", "MAE"), "classification": ("AUROC", "AUPRC")}
 _ALPHAS = np.logspace(-1, 6, 8)
 _CS = np.logspace(-4, 0, 5)
 _INNER_FOLDS = 3
+_WEIGHTS = 1 << 24  # of segments in resamples, at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +110,12 @@ def probe(
             model = _fitted(features[train], labels[train], groups[train], task, seed)
         predict = model.predict if task == "regression" else lambda x, m=model: m.predict_proba(x)[:, 1]
         predictions[test] = predict(features[test])
-    weights = subject_weights(groups, resamples, seed)
     score = _regression_scores if task == "regression" else _classification_scores
     values = score(labels, predictions, np.ones((1, len(labels))))
-    resampled = score(labels, predictions, weights)
+    drawn, number = subject_draws(groups, resamples, seed)
+    step = max(1, _WEIGHTS // len(labels))
+    parts = [score(labels, predictions, drawn[i : i + step, number]) for i in range(0, resamples, step)]
+    resampled = {name: np.concatenate([part[name] for part in parts]) for name in values}
     metrics = {name: interval(values[name][0], resampled[name], groups) for name in TASKS[task]}
     prevalence = float(labels.mean()) if task == "classification" else None
     return ProbeResult(

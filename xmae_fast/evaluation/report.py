@@ -53,7 +53,7 @@ def write_report(folder: Path) -> None:
     folder = Path(folder)
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     blocks = [b for b in _blocks(results) if not isinstance(b, Picture) or (folder / b.name).is_file()]
-    for name, text in ((MARKDOWN, _markdown(blocks)), (HTML, _html(blocks, folder))):
+    for name, text in ((MARKDOWN, as_markdown(blocks)), (HTML, as_html(blocks, folder))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -112,10 +112,10 @@ def summary(results: dict) -> str:
     row, labels = row_at(results), {name: p["label"] for name, p in results["predictors"].items()}
     best, mse = row["best_baseline"], row["mse"]
     lines = [
-        f"- Reconstruction ({row['mode']}, {row['ratio']:.0%} hidden): masked MSE {_interval(mse['model'])}; the best"
-        f" baseline, {labels[best]}, has {_interval(mse[best])}. The model's error is"
+        f"- Reconstruction ({row['mode']}, {row['ratio']:.0%} hidden): masked MSE {interval_text(mse['model'])}; the"
+        f" best baseline, {labels[best]}, has {interval_text(mse[best])}. The model's error is"
         f" {below(row['reduction'][best])} that.",
-        f"- With the PPG of another subject: {_interval(mse['ppg_shuffled'])}; with the true one the error is"
+        f"- With the PPG of another subject: {interval_text(mse['ppg_shuffled'])}; with the true one the error is"
         f" {below(row['reduction']['ppg_shuffled'])} that.",
     ]
     least = min(results["shift"], key=lambda r: r["mse"][0])
@@ -128,8 +128,8 @@ def summary(results: dict) -> str:
         if probe["features"] == "pretrained" and "metrics" in probe:
             name = "R2" if probe["task"] == "regression" else "AUROC"
             lines.append(
-                f"- Probe, {TARGETS[probe['target']]}: {name} {_interval(probe['metrics'][name], 3)}; less that of"
-                f" random weights {_interval(probe['gain_over_random'], 3)}."
+                f"- Probe, {TARGETS[probe['target']]}: {name} {interval_text(probe['metrics'][name], 3)}; less that of"
+                f" random weights {interval_text(probe['gain_over_random'], 3)}."
             )
     return "\n".join(lines)
 
@@ -141,7 +141,7 @@ def _reconstruction(results: dict) -> list[str | Table | Picture]:
         role = "" if name == "model" else "baseline" if predictor["fair"] else "no baseline: told more"
         role = "**best baseline**" if name == row["best_baseline"] else role
         below = _share(row["reduction"][name]) if name in row["reduction"] else ""
-        table.append([predictor["label"], _interval(row["mse"][name]), below, predictor["information"], role])
+        table.append([predictor["label"], interval_text(row["mse"][name]), below, predictor["information"], role])
     return [
         f"Mask {row['mode']}, ratio {row['ratio']:g}. Baselines are given no more than the model is.",
         Table(["predictor", "masked MSE", "model's error is below it by", "what it uses", ""], table),
@@ -160,7 +160,7 @@ def _by(rows: list[dict], predictors: dict, title) -> Table:
     for name, predictor in predictors.items():
         cells = []
         for row in rows:
-            text = _interval(row["mse"][name])
+            text = interval_text(row["mse"][name])
             cells += [f"**{text}**" if name == row["best_baseline"] else text]
         lines.append([predictor["label"], *cells])
     below = [_share(row["reduction"][row["best_baseline"]]) for row in rows]
@@ -169,7 +169,7 @@ def _by(rows: list[dict], predictors: dict, title) -> Table:
 
 def _shift(results: dict) -> Table:
     rows = [
-        [f"{row['shift_s']:+g}" if row["shift_s"] else "0", _interval(row["mse"]), _share(row["increase"])]
+        [f"{row['shift_s']:+g}" if row["shift_s"] else "0", interval_text(row["mse"]), _share(row["increase"])]
         for row in results["shift"]
     ]
     return Table(["PPG later by [s]", "masked MSE", "above no shift by"], rows)
@@ -197,16 +197,17 @@ def _probes(results: dict) -> list[Table | str]:
         if "skipped" in probe:
             reasons[probe["target"]] = probe["skipped"]
             continue
-        metrics = ", ".join(f"{name} {_interval(value, 3)}" for name, value in probe["metrics"].items())
+        metrics = ", ".join(f"{name} {interval_text(value, 3)}" for name, value in probe["metrics"].items())
         if probe["prevalence"] is not None:
             metrics += f" (chance: AUPRC {probe['prevalence']:.3f})"
-        gain = "" if probe["gain_over_random"] is None else _interval(probe["gain_over_random"], 3)
+        gain = "" if probe["gain_over_random"] is None else interval_text(probe["gain_over_random"], 3)
         rows.append([TARGETS[probe["target"]], FEATURES[probe["features"]], metrics, gain, probe["labels"]])
     header = ["target", "features", "result", "above random weights (R2 or AUROC)", "labels from"]
     return [Table(header, rows), *(f"Not probed: {TARGETS[t]} ({reason})." for t, reason in reasons.items())]
 
 
-def _interval(value: Sequence[float], digits: int = 4) -> str:
+def interval_text(value: Sequence[float], digits: int = 4) -> str:
+    """A value and its interval: "0.6100 [0.5200, 0.6800]"."""
     return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*value, digits)
 
 
@@ -228,7 +229,8 @@ def above(increase: Sequence[float]) -> str:
     return below([-value, -high, -low])
 
 
-def _markdown(blocks: Sequence) -> str:
+def as_markdown(blocks: Sequence) -> str:
+    """Headings, pictures, tables and paragraphs as Markdown."""
     parts = []
     for block in blocks:
         if isinstance(block, Heading):
@@ -243,7 +245,8 @@ def _markdown(blocks: Sequence) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _html(blocks: Sequence, folder: Path) -> str:
+def as_html(blocks: Sequence, folder: Path) -> str:
+    """The same as one HTML page, with the pictures of `folder` inside."""
     body = []
     for block in blocks:
         if isinstance(block, Heading):

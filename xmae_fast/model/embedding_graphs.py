@@ -46,8 +46,11 @@ def usable(model: nn.Module, signal: Tensor) -> bool:
     )
 
 
-def embed(model: nn.Module, signal: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """`function(signal)`, replayed where it has been captured: signal [B, 1, L] -> [B, proj_dim], a tensor of its own.
+def embed(
+    model: nn.Module, signal: Tensor, function: Callable[[Tensor], Tensor], output: str = "projected"
+) -> Tensor:
+    """`function(signal)`, replayed where it has been captured: signal [B, 1, L] -> [B, ...], a tensor of its own.
+    `output` names what the function computes.
 
     A captured run reads the weights where they lie, so values may change; after a weight has moved (`to`,
     `load_state_dict(assign=True)`) the bucket is captured anew.
@@ -55,7 +58,7 @@ def embed(model: nn.Module, signal: Tensor, function: Callable[[Tensor], Tensor]
     B, device = signal.shape[0], signal.device
     rows = BUCKETS[bisect_left(BUCKETS, B)]
     autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-    key = (rows, signal.dtype, autocast, model.impl, torch.get_float32_matmul_precision())
+    key = (output, rows, signal.dtype, autocast, model.impl, torch.get_float32_matmul_precision())
     where = (*map(Tensor.data_ptr, model.parameters()), *map(Tensor.data_ptr, model.buffers()))
     made = _of_model.get(model) or _of_model.setdefault(model, _ModelGraphs())
     with made.lock:

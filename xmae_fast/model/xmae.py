@@ -15,6 +15,7 @@ from xmae_fast.model import embedding_graphs
 from xmae_fast.model.lag import LagBias
 from xmae_fast.model.layers import CrossBlock, truncated_normal
 from xmae_fast.model.path import ModalityPath
+from xmae_fast.model.pretrained import Pretrained
 from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
 
@@ -30,7 +31,7 @@ class Bridge(nn.Module):
         self.ppg2ecg = nn.ModuleList(CrossBlock(cfg, None) for _ in range(cfg.depth_bridge))
 
 
-class xMAE(nn.Module):
+class xMAE(Pretrained, nn.Module):
     """Cross-modal masked autoencoder of PPG and ECG (arXiv 2605.00973), same state-dict keys as the published one.
 
     Args:
@@ -149,19 +150,26 @@ class xMAE(nn.Module):
         return result
 
     @torch.no_grad()
-    def embed(self, ppg: Tensor) -> Tensor:
+    def embed(self, ppg: Tensor, fs: float | None = None, **options: Any) -> Tensor:
         """Embeddings for inference: `ppg_embedding` with evaluation statistics, whatever the model's mode.
 
         Args:
-            ppg: [B, L] or [B, 1, L].
+            ppg: [B, L] or [B, 1, L], prepared: min-max scaled to [-1, 1] per segment.
+            fs: Hz of a recording of any length, which is prepared first: `Embedder(self, **options)(ppg, fs)`, by
+                default pooled tokens.
 
         Returns:
             [B, proj_dim], without gradient; nothing else is computed, no state changes. On a GPU a batch size (rounded
-            up to one of `embedding_graphs.BUCKETS`) that has been used three times becomes a CUDA graph.
+            up to one of `embedding_graphs.BUCKETS`) that has been used three times becomes a CUDA graph. With `fs`
+            an `Embeddings`.
 
         Raises:
             ValueError: source="ecg" has no PPG encoder, or the shape is wrong. TypeError: dtype or device.
         """
+        if fs is not None or options:
+            from xmae_fast.embedding import Embedder
+
+            return Embedder(self, **options)(ppg, fs)
         if self.cfg.source == "ecg":
             raise ValueError("embed: expected a model with a PPG encoder, got source='ecg'")
         signal = self.as_signal("ppg", ppg)

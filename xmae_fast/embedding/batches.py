@@ -1,0 +1,49 @@
+"""Batches of prepared segments through the encoder, the next one being made while this one is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from xmae_fast.model.outputs import encode
+from xmae_fast.model.xmae import xMAE
+
+T = TypeVar("T")
+
+
+def encode_batches(
+    model: xMAE, batches: Iterable[tuple[T, np.ndarray]], output: str, autocast: torch.dtype | None = None
+) -> Iterator[tuple[T, np.ndarray]]:
+    """(tag, ppg [B, L] float32, prepared) -> (tag, features [B, ...] float32), in their order; see `outputs.encode`.
+
+    On a GPU results are fetched one batch late, so that the next one is under way by then."""
+    place = model.mask_token
+    waiting: list[tuple[T, torch.Tensor]] = []
+    for tag, ppg in batches:
+        signal = torch.from_numpy(ppg)
+        if place.device.type == "cuda":
+            signal = signal.pin_memory()
+        signal = signal.to(place.device, place.dtype, non_blocking=True)
+        with torch.autocast(place.device.type, autocast) if autocast is not None else nullcontext():
+            features = encode(model, signal, output)
+        waiting.append((tag, features.float()))
+        if len(waiting) > (place.device.type == "cuda"):
+            tag, features = waiting.pop(0)
+            yield tag, features.cpu().numpy()
+    for tag, features in waiting:
+        yield tag, features.cpu().numpy()
+
+
+def made_ahead(batches: Iterable[T]) -> Iterator[T]:
+    """The same, each made by a thread while the one before it is used. An error is raised where its batch would be."""
+    iterator, end = iter(batches), object()
+    with ThreadPoolExecutor(1, "xmae_fast batches") as pool:
+        coming = pool.submit(next, iterator, end)
+        while (batch := coming.result()) is not end:
+            coming = pool.submit(next, iterator, end)
+            yield batch

@@ -1,0 +1,114 @@
+"""What looks wrong with recordings and with their embeddings, in words."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+
+from xmae_fast.preprocess import Prepared
+
+FLAT, CLIPPED = 0.2, 0.02  # shares of a window from which on it counts as flat or clipped
+PULSE_RATES = (30.0, 200.0)  # 1/min
+RATES = (20.0, 2000.0)  # Hz
+_LOW_QUALITY = 0.7  # white noise has 0.5
+_FAST = 0.15  # share of the power above 8 Hz, below 0.01 in monitors' PPG
+_UPSIDE_DOWN = -0.3  # skewness of the slope
+_SAME = 1e-3  # share of the embeddings' mean square that varies; one person at rest: 0.05 (random weights) to 0.3
+_LEAST_WINDOWS = 5
+
+
+class SignalWarning(UserWarning):
+    """A recording, or what became of it, is not what PPG should be."""
+
+
+def issues_of(prepared: Prepared) -> dict[str, np.ndarray]:
+    """Windows with a problem: "unusable" (constant, or nothing recorded), "missing" (some samples filled), "flat" and
+    "clipped" (a good part of them); [W] bool each."""
+    return {
+        "unusable": ~prepared.usable,
+        "missing": prepared.missing > 0,
+        "flat": prepared.usable & (prepared.flat >= FLAT),
+        "clipped": prepared.usable & (prepared.clipped >= CLIPPED),
+    }
+
+
+def warn_all(messages: Iterable[str]) -> None:
+    """A SignalWarning for each, as of the caller's caller."""
+    for message in messages:
+        warnings.warn(message, SignalWarning, stacklevel=3)
+
+
+def signal_problems(prepared: Prepared, fs: float, judged: bool) -> list[str]:
+    """What to say of W windows at `fs` Hz; `judged`: their quality is known."""
+    W, found = len(prepared.usable), []
+    words = {
+        "unusable": "constant or without any value: their embeddings are NaN",
+        "missing": "with missing samples, filled with the value before them",
+        "flat": f"flat for {FLAT:.0%} of their time or more",
+        "clipped": f"clipped: {CLIPPED:.0%} of their samples or more stay at the minimum or maximum",
+    }
+    for name, where in issues_of(prepared).items():
+        if where.any():
+            found.append(f"signal: {where.sum():,} of {W:,} windows are {words[name]}")
+    if not RATES[0] <= fs <= RATES[1]:
+        found.append(f"fs: {fs:g} Hz is an unusual rate of PPG; expected Hz, {RATES[0]:g} to {RATES[1]:g}")
+    usable = prepared.usable
+    if usable.sum() < _LEAST_WINDOWS:
+        return found
+    if (fast := float(np.median(prepared.fast[usable]))) > _FAST:
+        found.append(f"fs: {fast:.0%} of the signal's power lies above the band of PPG; {_question(fs)}")
+    if judged:
+        found += _pulse_problems(prepared.pulse_rate[usable], prepared.quality[usable], fs)
+    skewness = float(np.median(prepared.slope_skewness[usable]))
+    if skewness < _UPSIDE_DOWN:
+        found.append(
+            "signal: it falls faster than it rises, as PPG does upside down (recorded light instead of absorption);"
+            " if so, give -signal"
+        )
+    return found
+
+
+def _pulse_problems(rate: np.ndarray, quality: np.ndarray, fs: float) -> list[str]:
+    question = _question(fs)
+    known = ~np.isnan(rate)
+    if known.mean() < 0.5:
+        few = f"{np.count_nonzero(~known):,} of {len(rate):,} windows have fewer than four pulses"
+        return [f"signal: {few}; {question}"]
+    found, pulse = [], float(np.median(rate[known]))
+    if not PULSE_RATES[0] <= pulse <= PULSE_RATES[1]:
+        found.append(f"fs: it makes the pulse rate {pulse:.0f} per minute; {question}")
+    middle = float(np.median(np.nan_to_num(quality, nan=-1)))
+    if middle < _LOW_QUALITY:
+        found.append(f"signal: the median quality is {middle:.2f}; {question}")
+    return found
+
+
+def _question(fs: float) -> str:
+    return f"is fs = {fs:g} Hz right, in Hz, and the signal PPG?"
+
+
+def segment_problems(ppg: np.ndarray) -> list[str]:
+    """What to say of S segments [S, L] that should be prepared already."""
+    low, high = float(ppg.min()), float(ppg.max())
+    if low < -1.01 or high > 1.01:
+        expected = "values scaled to [-1, 1] per segment (or give fs, and they are prepared)"
+        return [f"segments: expected {expected}, got {low:.4g} to {high:.4g}"]
+    narrow = np.ptp(ppg, axis=1) < 1.9
+    if narrow.mean() > 0.5:
+        expected = "segments that reach from -1 to 1 each (or give fs, and they are prepared)"
+        return [f"segments: expected {expected}, {narrow.sum():,} of {len(ppg):,} do not"]
+    return []
+
+
+def embedding_problems(embeddings: np.ndarray, usable: np.ndarray) -> list[str]:
+    """What to say of embeddings [W, ...]."""
+    if usable.sum() < _LEAST_WINDOWS:
+        return []
+    rows = embeddings[usable].reshape(int(usable.sum()), -1).astype(np.float64)
+    size = (rows * rows).mean(0).sum()
+    if size > 0 and rows.var(0).sum() > _SAME * size:
+        return []
+    same = f"those of {len(rows):,} windows are all but the same"
+    return [f"embeddings: {same}; are the windows, or has the model collapsed?"]

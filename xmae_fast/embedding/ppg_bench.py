@@ -1,0 +1,81 @@
+"""An xMAE as an encoder of ppg-bench (PyPI), which loads it by its name; nothing of that package is needed here.
+
+    name: xMAE
+    port: xmae_fast.embedding.ppg_bench:XmaePort
+    fs: 125                    # of the windows that the benchmark makes; any rate above 16 Hz
+    embedding_dim: 256         # d_model for pooled, proj_dim for projected
+    init: {ckpt_path: ../mine, output: pooled}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xmae_fast.model.outputs import output_shape
+from xmae_fast.model.pretrained import from_pretrained, recipe_of
+from xmae_fast.model.xmae import xMAE
+from xmae_fast.preprocess import prepare_ppg
+
+
+class XmaePort:
+    """What ppg-bench asks of an encoder. init: "ckpt_path", what `from_pretrained` takes; "target_fs", Hz, which the
+    benchmark adds; "output", "pooled" (default) or "projected"; "impl", as for xMAE.
+
+    Windows longer than the model's are cut into several, whose embeddings are averaged; of shorter ones the whole
+    patches are taken: fewer than the PPG encoder saw in pretraining."""
+
+    def __init__(self, model_init_cfg: Mapping[str, Any]) -> None:
+        for name in ("ckpt_path", "target_fs"):
+            if name not in model_init_cfg:
+                raise ValueError(f"init.{name}: expected in the model's YAML, got {sorted(model_init_cfg)}")
+        self.path, self.fs = model_init_cfg["ckpt_path"], float(model_init_cfg["target_fs"])
+        self.output, self.impl = model_init_cfg.get("output", "pooled"), model_init_cfg.get("impl", "auto")
+        if self.output not in ("pooled", "projected"):
+            raise ValueError(f"init.output: expected 'pooled' or 'projected', got {self.output!r}")
+        model = self._load()
+        self.recipe, self.patch_s = recipe_of(model), model.cfg.patch_seconds
+
+    def load_encoder(self) -> nn.Module:
+        """A fresh encoder: prepared windows [B, K, n] -> embeddings [B, D], with gradient."""
+        return XmaeEncoder(self._load(), self.output)
+
+    def prepare_batch(self, batch: Mapping[str, Any], model_cfg: Mapping[str, Any], device: Any) -> Tensor:
+        """batch["x"] [B, T] at the rate of the YAML -> [B, K, n] prepared by the model's recipe. ValueError: shorter
+        than a patch."""
+        x = np.asarray(torch.as_tensor(batch["x"]).detach().cpu(), np.float64).reshape(len(batch["x"]), -1)
+        seconds, whole = x.shape[1] / self.fs, self.recipe.segment_s
+        windows = int(seconds / whole + 1e-6)
+        if not windows:
+            patches = int(seconds / self.patch_s + 1e-6)
+            if not patches:
+                raise ValueError(f"x: expected at least a patch of {self.patch_s:g} s, got {seconds:g} s")
+            windows, whole = 1, patches * self.patch_s
+        recipe = replace(self.recipe, segment_s=whole)
+        samples = round(whole * self.fs)
+        starts = np.minimum(np.rint(np.arange(windows) * whole * self.fs).astype(np.int64), x.shape[1] - samples)
+        cut = np.stack([x[:, start : start + samples] for start in starts], 1)
+        ppg = prepare_ppg(cut.reshape(-1, samples), self.fs, recipe, quality=False).ppg
+        return torch.from_numpy(ppg.reshape(len(x), windows, -1)).to(device)
+
+    def _load(self) -> xMAE:
+        return from_pretrained(self.path, impl=self.impl)
+
+
+class XmaeEncoder(nn.Module):
+    """[B, K, n] -> [B, D]: the mean over K windows of n samples, whole patches each."""
+
+    def __init__(self, model: xMAE, output: str) -> None:
+        super().__init__()
+        output_shape(model, output)
+        self.path, self.output, self.impl = model.ppg_path, output, model.impl
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.path.encode(x.reshape(-1, 1, x.shape[-1]), None, impl=self.impl)
+        features = tokens.mean(1) if self.output == "pooled" else self.path.embedding(tokens)
+        return features.reshape(*x.shape[:2], -1).mean(1)

@@ -1,0 +1,216 @@
+"""What is embedded by the million: segments of shards, or windows of recordings in NumPy files."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xmae_fast.data.index import Paths
+from xmae_fast.data.layout import Layout
+from xmae_fast.data.repack_source import record_names
+from xmae_fast.data.scan_pool import Progress
+from xmae_fast.data.segments import Segments
+from xmae_fast.data.sidecar import content_probe
+from xmae_fast.embedding.windows import Windows, check_windowing
+from xmae_fast.preprocess import check_rate, prepare_ppg
+from xmae_fast.recipe import Recipe
+
+RECORDINGS = (".npy", ".npz")
+
+
+class Read(NamedTuple):
+    """k segments: ppg [k, L] float32, prepared; good [k] bool, others cannot be embedded; columns [k] arrays by name,
+    "key" and "subject" among them, which are text."""
+
+    ppg: np.ndarray
+    good: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+class ShardSource:
+    """Segments of shards, in their order; ValueError where they are not what the recipe says."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        recipe: Recipe,
+        *,
+        quality: float | tuple[float, float],
+        layout: Layout | None,
+        cache_dir: str | os.PathLike[str] | None,
+        progress: Progress | None,
+    ) -> None:
+        self.segments = Segments(
+            paths, quality=quality, exclude_prefixes=(), layout=layout, cache_dir=cache_dir, progress=progress,
+            normalize_dtype=recipe.normalize_dtype,
+        )  # fmt: skip
+        fs, L = self.segments.sampling_freq, self.segments.seq_len
+        if recipe.samples != L or (fs is not None and fs != recipe.sampling_freq):
+            wanted = f"segments of {recipe.samples} samples at {recipe.sampling_freq:g} Hz, as the model takes them"
+            raise ValueError(f"paths: expected {wanted}, got {L} at {fs or recipe.sampling_freq:g} Hz")
+        self._settings = {
+            "layout": None if layout is None else repr(layout),
+            "normalize_dtype": recipe.normalize_dtype,
+        }
+        self._subjects = np.array(self.segments.subjects)
+        self._names: tuple[int, np.ndarray] = -1, np.empty(0, "S1")
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def describe(self) -> dict[str, Any]:
+        """Files and what is used of them; plain values that tell this source from others."""
+        index = self.segments.index
+        used = np.unique(index.shard_of(self.segments.rows)).tolist()
+        return {
+            "inputs": [_file(index.shards[i].path) for i in used],
+            "subjects": len(self.segments.subjects),
+            "rejected": dict(sorted(self.segments.rejected.items())),
+            **self._settings,
+        }
+
+    def read(self, items: np.ndarray) -> Read:
+        """Segments `items` (k,), ascending."""
+        ppg, ecg = np.zeros((2, len(items), self.segments.seq_len), np.float32)
+        good = self.segments.read(items, 0, ppg, ecg)
+        rows, index = self.segments.rows[items], self.segments.index
+        columns = {
+            "key": np.char.decode(self._keys(rows), "utf-8", "replace"),
+            "subject": self._subjects[self.segments.subject_of(items)],
+            "ppg_quality": index.quality[rows, 0].astype(np.float32),
+            "ecg_quality": index.quality[rows, 1].astype(np.float32),
+        }
+        return Read(ppg, good, columns)
+
+    def _keys(self, rows: np.ndarray) -> np.ndarray:
+        """(k,) bytes, the records' names; those of one shard are kept in memory."""
+        files, parts = self.segments.index.shard_of(rows), []
+        for file in np.unique(files).tolist():
+            shard = self.segments.index.shards[file]
+            if self._names[0] != file:
+                self._names = file, record_names(shard)
+            parts.append(self._names[1][rows[files == file] - shard.start])
+        return np.concatenate(parts)
+
+
+class RecordingSource:
+    """Windows of recordings: .npy files [T] or [R, T], or .npz files with such an array "ppg" and, if `fs` is None, a
+    number "fs". The file's name is the subject. Recordings shorter than a window are left out and counted."""
+
+    def __init__(
+        self, paths: Sequence[str], recipe: Recipe, *, fs: float | None, hop: float | None, tail: str
+    ) -> None:
+        check_windowing(hop, tail)
+        self.recipe, self.paths = recipe, list(paths)
+        self.rejected: Counter[str] = Counter()
+        self.settings = {"fs": fs, "hop": hop, "tail": tail}
+        self._names: list[str] = []
+        self._subjects: list[str] = []
+        self._windows: list[Windows] = []  # one of each file
+        stems: dict[str, str] = {}
+        for path in self.paths:
+            stem = Path(path).stem
+            if stem in stems:
+                raise ValueError(f"paths: expected files of different names, got {stems[stem]} and {path}")
+            stems[stem] = path
+            self._add(path, stem, fs, hop, tail)
+        if not self._windows:
+            raise ValueError(f"paths: no window of {recipe.segment_s:g} s in {', '.join(self.paths)}")
+        counts = [len(windows) for windows in self._windows]
+        self._firsts = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def describe(self) -> dict[str, Any]:
+        """As of ShardSource."""
+        return {
+            "inputs": [_file(path) for path in self.paths],
+            "subjects": len(self._windows),
+            "rejected": dict(self.rejected),
+            "windows": self.settings,
+            "preprocessing": self.recipe.to_dict(),
+        }
+
+    def read(self, items: np.ndarray) -> Read:
+        """Windows `items` (k,), ascending."""
+        parts = []
+        files = np.searchsorted(self._firsts, items, "right") - 1
+        for file in np.unique(files).tolist():
+            windows = self._windows[file]
+            those = items[files == file] - self._firsts[file]
+            prepared = prepare_ppg(windows.cut(those), windows.fs, self.recipe)
+            names = [self._names[file][record] for record in windows.record[those].tolist()]
+            times = windows.times[those]
+            columns = {
+                "key": np.array([f"{name}+++{t:.3f}" for name, t in zip(names, times.tolist(), strict=True)]),
+                "subject": np.full(len(those), self._subjects[file]),
+                "time": times,
+                "ppg_quality": prepared.quality.astype(np.float32),
+                "pulse_rate": prepared.pulse_rate.astype(np.float32),
+            }
+            parts.append(Read(prepared.ppg, prepared.usable, columns))
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+        return Read(*(np.concatenate([part[i] for part in parts]) for i in (0, 1)), columns)
+
+    def _add(self, path: str, stem: str, fs: float | None, hop: float | None, tail: str) -> None:
+        signal, own = _load(path)
+        fs = own if fs is None else fs
+        if fs is None:
+            raise ValueError(f"fs: expected the rate of {path} in Hz, got None")
+        check_rate(fs, self.recipe)
+        rows = [signal] if signal.ndim == 1 else list(signal)
+        names = [stem] if signal.ndim == 1 else [f"{stem}/{row}" for row in range(len(rows))]
+        long = [i for i, row in enumerate(rows) if len(row) >= round(self.recipe.segment_s * fs)]
+        if len(long) < len(rows):
+            self.rejected["recording shorter than a window"] += len(rows) - len(long)
+        if long:
+            self._names.append([names[i] for i in long])
+            self._subjects.append(stem)
+            self._windows.append(Windows([rows[i] for i in long], fs, self.recipe, hop, tail))
+
+
+def recording_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str] | None:
+    """Files if `paths` are recordings, patterns resolved; None if they are shards. ValueError: both."""
+    listed = [os.fspath(p) for p in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    kinds = {path.endswith(RECORDINGS) for path in listed}
+    if len(kinds) > 1:
+        raise ValueError(f"paths: expected shards or recordings ({', '.join(RECORDINGS)}), got both")
+    if kinds != {True}:
+        return None
+    found = [name for path in listed for name in (sorted(glob.glob(path)) if glob.has_magic(path) else [path])]
+    for name in found:
+        if not os.path.isfile(name):
+            raise FileNotFoundError(f"paths: expected a NumPy file, {name} does not exist")
+    if not found:
+        raise FileNotFoundError(f"paths: no file matches {', '.join(listed)}")
+    return found
+
+
+def _load(path: str) -> tuple[np.ndarray, float | None]:
+    """The array of a file, mapped where it can be, and its rate if it tells."""
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(stored, np.ndarray):
+            signal, fs = stored, None
+        else:
+            with stored:
+                signal = stored["ppg"]
+                fs = float(stored["fs"]) if "fs" in stored.files else None
+    except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+        raise ValueError(f"paths: expected an array [T] or [R, T], or .npz with 'ppg', in {path} ({error})") from error
+    if signal.ndim not in (1, 2) or signal.dtype.kind not in "fiu":
+        got = f"{signal.dtype} {list(signal.shape)}"
+        raise ValueError(f"paths: expected real numbers [T] or [R, T] in {path}, got {got}")
+    return signal, fs
+
+
+def _file(path: str) -> dict[str, Any]:
+    size = os.path.getsize(path)
+    return {"name": os.path.basename(path), "bytes": size, "probe": content_probe(path, size)}

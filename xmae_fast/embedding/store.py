@@ -1,0 +1,203 @@
+"""Embeddings on disk: a folder of parts and embeddings.json, which says what they are; each file whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xmae_fast.atomic import atomic_path
+from xmae_fast.data.shards import import_h5py
+
+FORMATS = ("h5", "npy", "parquet")
+PLAN = "embeddings.json"
+_KIND, _VERSION = "xmae_fast embeddings", 1
+_TEXT = ("key", "subject")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredEmbeddings:
+    """Embeddings of n segments.
+
+    embeddings: [n, D], [n, proj_dim] or [n, N, D]; NaN for segments that could not be embedded. key: [n] text, the
+    record's name in its shard, or the recording's and the window's begin. subject: [n] text. columns: further [n]
+    arrays: "ppg_quality", and "ecg_quality" of shards or "time" [s] and "pulse_rate" [1/min] of recordings. about:
+    what embeddings.json says."""
+
+    embeddings: np.ndarray
+    key: np.ndarray
+    subject: np.ndarray
+    columns: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+def read_embeddings(folder: str | os.PathLike[str]) -> StoredEmbeddings:
+    """All embeddings that `embed_files` or `xmae-fast embed` wrote to `folder`, in the order of the input.
+
+    FileNotFoundError: no such folder. ValueError: it is no such folder, damaged, or parts are still missing.
+    """
+    parts = list(iter_embeddings(folder))
+    if not parts:  # no segments: embed_files refuses that
+        raise ValueError(f"{folder}: expected embeddings, found none")
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", "key", "subject"))
+    return StoredEmbeddings(*joined, columns, parts[0].about)
+
+
+def iter_embeddings(folder: str | os.PathLike[str]) -> Iterator[StoredEmbeddings]:
+    """The same part by part, for what does not fit into memory."""
+    store = Store(folder)
+    plan = store.read_plan()
+    missing = [number for number in range(plan["parts"]) if not store.has(number)]
+    if missing:
+        todo = f"{len(missing):,} of {plan['parts']:,} parts are missing, number {missing[0]} for one"
+        raise ValueError(f"{folder}: expected finished embeddings, {todo}; the same command again goes on")
+    for number in range(plan["parts"]):
+        yield store.read(number)
+
+
+class Store:
+    """The folder of one extraction."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.plan: dict[str, Any] = {}
+
+    def read_plan(self) -> dict[str, Any]:
+        """What embeddings.json says. FileNotFoundError; ValueError: damaged, or of another kind or version."""
+        path = self.folder / PLAN
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.folder}: expected a folder of embeddings, with {PLAN}")
+        try:
+            plan = json.loads(path.read_text(encoding="utf-8"))
+            kind = plan["kind"], plan["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: expected JSON as embed_files writes it, it is damaged ({error!r})") from error
+        if kind != (_KIND, _VERSION):
+            raise ValueError(f"{path}: expected {_KIND!r} of version {_VERSION}, got {kind[0]!r} of {kind[1]}")
+        self.plan = plan
+        return plan
+
+    def open(self, plan: dict[str, Any], overwrite: bool) -> None:
+        """Begin, or go on with what is there. FileExistsError: that is other work, or no embeddings at all."""
+        plan = {"kind": _KIND, "version": _VERSION, **plan}
+        path = self.folder / PLAN
+        if path.is_file():
+            there = self.read_plan()
+            if there == plan:
+                return
+            if not overwrite:
+                other = ", ".join(key for key in plan if there.get(key) != plan[key])
+                what = f"other embeddings ({other} differ)"
+                raise FileExistsError(f"{self.folder}: holds {what}; overwrite replaces them")
+            path.unlink()
+            for entry in self.folder.iterdir():
+                if entry.name.lstrip(".").startswith("part-"):
+                    entry.unlink()
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            others = [e.name for e in self.folder.iterdir() if not e.name.startswith(f".{PLAN}.")]
+            if path.is_file():  # another process was quicker
+                return self.open(plan, overwrite)
+            if others:
+                expected = "a new folder, or one of embeddings"
+                raise FileExistsError(f"{self.folder}: expected {expected}, it holds {others[0]!r}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.plan = plan
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+
+    def has(self, number: int) -> bool:
+        """Whether that part is there, whole."""
+        return all(path.is_file() for path in self._paths(number))
+
+    def write(self, number: int, embeddings: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+        """Write one part; remains of a killed writer of it go."""
+        *tables, main = self._paths(number)
+        for path in (*tables, main):
+            for old in self.folder.glob(f".{path.name}.*.tmp"):
+                old.unlink(missing_ok=True)
+        embeddings = embeddings.astype(self.plan["dtype"])
+        columns = {name: np.char.encode(x, "utf-8") if x.dtype.kind == "U" else x for name, x in columns.items()}
+        if self.plan["file_format"] == "npy":
+            with atomic_path(tables[0]) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **columns)
+            with atomic_path(main) as temporary, open(temporary, "wb") as file:
+                np.save(file, embeddings)
+        elif self.plan["file_format"] == "h5":
+            with atomic_path(main) as temporary, import_h5py().File(temporary, "w") as file:
+                for name, values in {"embedding": embeddings, **columns}.items():
+                    file.create_dataset(name, data=values)
+        else:
+            _write_parquet(main, embeddings, columns)
+
+    def read(self, number: int) -> StoredEmbeddings:
+        """One part. ValueError: it is damaged, or not of these embeddings."""
+        *tables, main = self._paths(number)
+        try:
+            if self.plan["file_format"] == "npy":
+                embeddings = np.load(main, allow_pickle=False)
+                with np.load(tables[0], allow_pickle=False) as stored:
+                    columns = dict(stored)
+            elif self.plan["file_format"] == "h5":
+                with import_h5py().File(main, "r") as file:
+                    columns = {name: values[()] for name, values in file.items()}
+                embeddings = columns.pop("embedding")
+            else:
+                embeddings, columns = _read_parquet(main, tuple(self.plan["shape"]))
+            key, subject = (np.char.decode(columns.pop(name), "utf-8") for name in _TEXT)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{main}: expected a whole part of embeddings, it is damaged ({error})") from error
+        expected = (self.rows(number), *self.plan["shape"])
+        if embeddings.shape != expected or len(key) != len(embeddings):
+            raise ValueError(f"{main}: expected shape {list(expected)}, got {list(embeddings.shape)}")
+        return StoredEmbeddings(embeddings, key, subject, columns, self.plan)
+
+    def rows(self, number: int) -> int:
+        """Segments of a part."""
+        return min(self.plan["part_rows"], self.plan["rows"] - number * self.plan["part_rows"])
+
+    def _paths(self, number: int) -> list[Path]:
+        """Files of a part, in the order in which they are written."""
+        name, kind = f"part-{number:05d}", self.plan["file_format"]
+        return [self.folder / f"{name}.{ending}" for ending in (("npz", "npy") if kind == "npy" else (kind,))]
+
+
+def import_parquet():
+    """pyarrow, or an ImportError that says what to install."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError('Parquet needs pyarrow: pip install "xmae_fast[parquet]"') from None
+    return pyarrow
+
+
+def _write_parquet(path: Path, embeddings: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+    arrow = import_parquet()
+    width = int(np.prod(embeddings.shape[1:]))
+    flat = arrow.array(np.ascontiguousarray(embeddings).reshape(-1))
+    text = {name: np.char.decode(columns[name], "utf-8") for name in _TEXT}
+    arrays = {name: arrow.array(values) for name, values in (columns | text).items()}
+    arrays["embedding"] = arrow.FixedSizeListArray.from_arrays(flat, width)
+    with atomic_path(path) as temporary:
+        arrow.parquet.write_table(arrow.table(arrays), temporary)
+
+
+def _read_parquet(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    arrow = import_parquet()
+    try:
+        table = arrow.parquet.read_table(path).combine_chunks()
+    except arrow.ArrowException as error:
+        raise ValueError(error) from error
+    flat = table.column("embedding").chunk(0).flatten().to_numpy(zero_copy_only=False)
+    columns = {name: table.column(name).to_numpy() for name in table.column_names if name != "embedding"}
+    text = {name: np.char.encode(columns[name].astype(str), "utf-8") for name in _TEXT}
+    return flat.reshape(-1, *shape), columns | text

@@ -1,0 +1,98 @@
+"""Windows of recordings: where they begin, and their samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from xmae_fast.preprocess import check_rate
+from xmae_fast.recipe import Recipe
+
+TAILS = ("drop", "align")
+
+
+class Windows:
+    """Windows of segment_s seconds, `hop` seconds apart, over recordings [T] at `fs` Hz.
+
+    record, start: [W] int64, which recording, and the first sample there. samples: n of each window. unused_s: [R]
+    seconds at the end of each recording that no window reaches.
+
+    hop: seconds; None: segment_s, side by side. tail: what is done with an end shorter than the next window: "drop", or
+    "align": one more window that ends with the recording.
+
+    Raises:
+        ValueError: naming the argument; also for a recording shorter than a window.
+    """
+
+    def __init__(
+        self, recordings: Sequence[np.ndarray], fs: float, recipe: Recipe, hop: float | None = None, tail: str = "drop"
+    ) -> None:
+        check_rate(fs, recipe)
+        check_windowing(hop, tail)
+        self.recordings, self.fs, self.samples = recordings, fs, round(recipe.segment_s * fs)
+        hop = recipe.segment_s if hop is None else hop
+        if hop * fs < 1:
+            raise ValueError(f"hop: expected at least one sample, {1 / fs:g} s, got {hop:g} s")
+        starts = []
+        for number, recording in enumerate(recordings):
+            T = len(recording)
+            if self.samples > T:
+                which = f"signal {number}" if len(recordings) > 1 else "signal"
+                got = f"{T:,} samples, {T / fs:.4g} s at {fs:g} Hz"
+                raise ValueError(f"{which}: expected at least one window of {recipe.segment_s:g} s, got {got}")
+            count = math.floor((T - self.samples) / (hop * fs) + 1e-9) + 1
+            begin = np.minimum(np.rint(np.arange(count) * (hop * fs)).astype(np.int64), T - self.samples)
+            if tail == "align" and begin[-1] + self.samples < T:
+                begin = np.append(begin, T - self.samples)
+            starts.append(begin)
+        self.start = np.concatenate(starts)
+        self.record = np.repeat(np.arange(len(starts)), [len(begin) for begin in starts])
+        lengths = np.array([len(recording) for recording in recordings])
+        self.unused_s = (lengths - [begin[-1] + self.samples for begin in starts]) / fs
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def times(self) -> np.ndarray:
+        """[W] seconds from the first sample of the recording to that of the window."""
+        return self.start / self.fs
+
+    def cut(self, items: np.ndarray) -> np.ndarray:
+        """[k, n] float64: the samples of windows `items` (k,)."""
+        out = np.empty((len(items), self.samples))
+        for row, item in enumerate(items.tolist()):
+            first = self.start[item]
+            out[row] = self.recordings[self.record[item]][first : first + self.samples]
+        return out
+
+
+def check_windowing(hop: float | None, tail: str) -> None:
+    """ValueError naming the argument."""
+    if hop is not None and not (isinstance(hop, int | float) and math.isfinite(hop) and hop > 0):
+        raise ValueError(f"hop: expected a positive number of seconds or None, got {hop!r}")
+    if tail not in TAILS:
+        raise ValueError(f"tail: expected 'drop' or 'align', got {tail!r}")
+
+
+def as_recordings(signal) -> list[np.ndarray]:
+    """[T], [R, T], or a list of [T] -> a list of arrays [T]; ValueError or TypeError for anything else."""
+    if hasattr(signal, "detach"):  # a tensor
+        signal = signal.detach().cpu().numpy()
+    if isinstance(signal, list | tuple) and len(signal) and np.ndim(signal[0]) > 0:
+        listed = [np.asarray(one) for one in signal]
+    else:
+        whole = np.asarray(signal)
+        if whole.ndim not in (1, 2):
+            raise ValueError(f"signal: expected shape [T] or [R, T], or a list of such [T], got {list(whole.shape)}")
+        listed = [whole] if whole.ndim == 1 else list(whole)
+    for one in listed:
+        if one.ndim != 1:
+            raise ValueError(f"signal: expected recordings of shape [T], got one of {list(one.shape)}")
+        if one.dtype.kind not in "fiub":
+            raise TypeError(f"signal: expected real numbers, got dtype {one.dtype}")
+    if not listed:
+        raise ValueError("signal: expected at least one recording, got none")
+    return listed

@@ -1,0 +1,98 @@
+"""The model card: what a model is, how to use it, what it was trained on; as README.md with the Hub's metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xmae_fast.recipe import Recipe
+
+if TYPE_CHECKING:
+    from xmae_fast.model.xmae import xMAE
+
+_TAGS = ("ppg", "photoplethysmography", "ecg", "biosignals", "feature-extraction")
+_SETTINGS = (
+    "mask_mode", "mask_ratio_ecg", "mask_ratio_ppg", "batch_size", "lr", "weight_decay", "betas", "warmup", "epochs",
+    "max_steps", "max_minutes", "augment", "quality", "swap_signals", "use_cl", "precision", "seed",
+)  # fmt: skip
+
+
+def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[str] | None = None) -> str:
+    """The card of `model`. run: folder of `xmae-fast pretrain`; without it the card says that it knows no training.
+
+    Raises:
+        FileNotFoundError: `run` has no run.json. ValueError: that file is damaged. ImportError: PyYAML is missing.
+    """
+    from xmae_fast import __version__
+
+    cfg, steps = model.cfg, "\n".join(f"{i}. {step}" for i, step in enumerate(recipe.to_dict()["steps"], 1))
+    parts = [
+        "\n- ".join(["---\nlibrary_name: xmae_fast\ntags:", *_TAGS]) + "\n---",
+        f"# {name}",
+        "An xMAE ([arXiv 2605.00973](https://arxiv.org/abs/2605.00973)): a PPG encoder that learned by reconstructing"
+        f" masked ECG from synchronised PPG. {sum(p.numel() for p in model.parameters()):,} parameters; segments of"
+        f" {recipe.segment_s:g} s at {recipe.sampling_freq:g} Hz; {cfg.num_patches} tokens of width {cfg.d_model}.",
+        "## Use",
+        "```python\nimport xmae_fast\n\nembedder = xmae_fast.Embedder(xmae_fast.from_pretrained(\"" + name + "\"))"
+        "\nresult = embedder(ppg, fs=125)       # a recording of any length and rate\nresult.embeddings, result.times, "
+        "result.quality\n```",
+        "`pooled` (default), the mean over the encoder's tokens, is what pretraining trains. `projected`"
+        f" (`ppg_embedding`, {cfg.proj_dim} numbers) passes through a projection that pretraining does not train.",
+        "## Preprocessing",
+        f"As in preprocessing.json, which `Embedder` follows:\n\n{steps}",
+        "## Training",
+        *(_training(Path(run)) if run is not None else ["How it was trained is not recorded here."]),
+        "## Limits",
+        "Research software, no medical device. Embeddings of other sensors, body sites or rates than those of the"
+        " training data are not validated by this card. Filter by the quality that comes with each embedding.",
+        f"Written by xmae_fast {__version__}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _training(run: Path) -> list[str]:
+    """Data, settings and losses of a run, without its paths and host."""
+    file = run / "run.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"run: expected the folder of a run of pretraining, {file} does not exist")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        data = [(part, about["data"][part]) for part in ("train", "val")]
+        parts = [
+            f"{'Trained on' if part == 'train' else 'Validated on'} {used['segments']:,} segments of"
+            f" {used['subjects']:,} subjects ({len(used['shards']):,} shards)."
+            for part, used in data
+        ]
+        parts = [" ".join(parts), _result(about)]
+        versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"run: expected {file} as pretraining writes it, it is damaged ({error!r})") from error
+    settings = _settings(run / "config.yaml")
+    if settings:
+        rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+        parts.append(f"| setting | value |\n|---|---|\n{rows}")
+    commit = (about.get("git") or {}).get("commit")
+    source = f", commit {commit[:12]}" if commit else ""
+    return [*parts, f"xmae_fast {about['xmae_fast']}{source}; Python {about['python']}; {versions}."]
+
+
+def _result(about: dict[str, Any]) -> str:
+    result = about.get("result")
+    if not result:
+        return "The run has not ended; the losses are not recorded yet."
+    return (
+        f"Ended ({result['status']}) after {result['steps']:,} steps, {result['epochs']:,} epochs,"
+        f" {result['elapsed_s'] / 3600:.2f} h; masked MSE of the validation {result['val_loss']:.4f}, at best"
+        f" {result['best_val_loss']:.4f} (ECG scaled to [-1, 1] per segment)."
+    )
+
+
+def _settings(config: Path) -> dict[str, Any]:
+    if not config.is_file():
+        return {}
+    from xmae_fast.training.yaml_files import read_yaml  # what trained it can read it
+
+    values = read_yaml(config)
+    return {key: values[key] for key in _SETTINGS if values.get(key) is not None}

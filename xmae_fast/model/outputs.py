@@ -1,0 +1,55 @@
+"""What a PPG encoder gives for segments: pooled tokens, their projection, or the tokens themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from xmae_fast.model import embedding_graphs
+from xmae_fast.model.xmae import xMAE
+
+OUTPUTS = ("pooled", "projected", "tokens")
+
+
+def output_shape(model: xMAE, output: str) -> tuple[int, ...]:
+    """Shape of one segment's `output`; ValueError for an unknown one, and for a model without a PPG encoder."""
+    if output not in OUTPUTS:
+        raise ValueError(f"output: expected one of {', '.join(map(repr, OUTPUTS))}, got {output!r}")
+    cfg = model.cfg
+    if cfg.source == "ecg":
+        raise ValueError("model: expected one with a PPG encoder, got source='ecg'")
+    shapes = {"pooled": (cfg.d_model,), "projected": (cfg.proj_dim,), "tokens": (cfg.num_patches, cfg.d_model)}
+    return shapes[output]
+
+
+@torch.no_grad()
+def encode(model: xMAE, ppg: Tensor, output: str = "pooled") -> Tensor:
+    """Features of prepared PPG, with evaluation statistics and without dropout, whatever the model's mode.
+
+    Args:
+        ppg: [B, L] or [B, 1, L] in the model's dtype and on its device.
+        output: "pooled" [B, D], mean over the encoder's tokens, which pretraining trains; "projected" [B, proj_dim],
+            `ppg_embedding`, the same through a projection to which pretraining sends no gradient; "tokens" [B, N, D].
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    output_shape(model, output)
+    signal = model.as_signal("ppg", ppg)
+    function = _functions(model)[output]
+    if embedding_graphs.usable(model, signal):
+        return embedding_graphs.embed(model, signal, function, output)
+    return function(signal)
+
+
+def _functions(model: xMAE) -> dict[str, Callable[[Tensor], Tensor]]:
+    def tokens(signal: Tensor) -> Tensor:
+        return model.ppg_path.encode(signal, None, inference=True, impl=model.impl)
+
+    return {
+        "tokens": tokens,
+        "pooled": lambda signal: tokens(signal).mean(1),
+        "projected": lambda signal: model.ppg_path.embedding(tokens(signal)),
+    }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cuda.stem_host import COMPILER, HostStem
+from tests.cuda import predict
+from tests.cuda.stem_host import COMPILER, Banks, HostStem
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +14,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostStem:
     if COMPILER is None:
         pytest.skip("no C++ compiler here")
     return HostStem(tmp_path_factory.mktemp("stem_host"))
+
+
+@pytest.fixture(scope="session")
+def full_banks(host: HostStem) -> list[Banks]:
+    """Accesses to shared memory by a sample in which all lanes of every access take part."""
+    return predict.run(host, predict.FULL)

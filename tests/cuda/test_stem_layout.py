@@ -70,15 +70,15 @@ def test_no_piece_of_the_stream_crosses_a_chunk(host):
         assert (records[1:, 4] >= ends[:-1]).all()
 
 
-def test_tables_of_the_page_are_up_to_date(host):
+def test_tables_of_the_page_are_up_to_date(host, full_banks):
     page = (ROOT / "xmae_fast" / "ops" / "conv_stem" / "CUDA.md").read_text()
     again = "; write them anew with `python -m tests.cuda.predict`"
     assert predict.layer_table(host, predict.run(host, predict.L)) in page, "the layers differ" + again
-    assert predict.bank_table(predict.run(host, predict.FULL)) in page, "the bank conflicts differ" + again
+    assert predict.bank_table(full_banks) in page, "the bank conflicts differ" + again
 
 
-def test_only_stride_two_has_bank_conflicts(host):
-    conflicts = [entry for entry in predict.run(host, predict.FULL) if entry.wavefronts > entry.ideal]
+def test_only_stride_two_has_bank_conflicts(full_banks):
+    conflicts = [entry for entry in full_banks if entry.wavefronts > entry.ideal]
     assert {(entry.layer, entry.kind, entry.wavefronts / entry.ideal) for entry in conflicts} == {
         (6, "ldmatrix", 2.0), (13, "ldmatrix", 2.0),
     }  # fmt: skip

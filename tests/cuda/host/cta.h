@@ -3,6 +3,7 @@
 // shared memory is checked against those of other threads since the last barrier, and counted by banks.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
@@ -50,11 +52,9 @@ class Cta {
     current_cta = this;
     for (int i = 0; i < threads_; ++i) {
       Fiber& fiber = fibers_[i];
-      fiber.stack.resize(kStack);
       getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.data();
+      fiber.context.uc_stack.ss_sp = stack_of(i);
       fiber.context.uc_stack.ss_size = kStack;
-      fiber.context.uc_link = &scheduler_;
       makecontext(&fiber.context, reinterpret_cast<void (*)()>(&Cta::enter), 1, i);
     }
     int left = threads_;
@@ -66,7 +66,7 @@ class Cta {
           for (int i = begin; i < begin + 32; ++i) {
             Fiber& fiber = fibers_[order[i]];
             if (fiber.done || !ready(fiber, order[i])) continue;
-            swapcontext(&scheduler_, &fiber.context);
+            resume(fiber);
             left -= fiber.done;
             again = progress = true;
           }
@@ -90,12 +90,14 @@ class Cta {
     pause(thread);
   }
 
-  // All lanes of a warp meet; `meeting` counts those of one lane.
-  void meet(int thread) {
+  // All lanes of a warp meet; `meeting` counts those of one lane. work(): done by the last to come, before any goes on.
+  template <typename Work>
+  void meet(int thread, const Work& work) {
     Warp& warp = warps_[thread / 32];
     fibers_[thread].meeting += 1;
     if (++warp.arrived == 32) {
       if (options.count_banks) count(thread / 32);
+      work();
       warp.arrived = 0;
       warp.meetings += 1;
       return;
@@ -168,9 +170,9 @@ class Cta {
   };
   struct Fiber {
     enum Wait { kNothing, kBarrier, kWarp } waits = kNothing;
-    ucontext_t context;
-    std::vector<char> stack;
-    bool done = false;
+    ucontext_t context;  // to begin with; then `place`, because swapcontext asks the kernel for the signal mask each time
+    jmp_buf place;
+    bool begun = false, done = false;
     int epoch = 0, barriers = 0;
     int64_t meeting = 0, source = -1;
     std::vector<std::pair<uint32_t, const char*>> copies;
@@ -191,13 +193,30 @@ class Cta {
     if (fiber.waits == Fiber::kWarp) return fiber.meeting <= warps_[thread / 32].meetings;
     return true;
   }
+  // Stacks outlive a CTA: fresh ones would have to be given memory again.
+  static char* stack_of(int thread) {
+    static std::vector<std::unique_ptr<char[]>> stacks;
+    while (static_cast<int>(stacks.size()) <= thread) stacks.emplace_back(new char[kStack]);
+    return stacks[thread].get();
+  }
+  __attribute__((noinline)) void resume(Fiber& fiber) {
+    if (_setjmp(scheduler_) != 0) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    setcontext(&fiber.context);
+  }
+  __attribute__((noinline)) void leave(Fiber& fiber) {
+    if (_setjmp(fiber.place) == 0) _longjmp(scheduler_, 1);
+  }
   void pause(int thread) {
-    swapcontext(&fibers_[thread].context, &scheduler_);
+    leave(fibers_[thread]);
     fibers_[thread].waits = Fiber::kNothing;
   }
   static void enter(int thread) {
-    (*current_cta->body_)(thread);
-    current_cta->fibers_[thread].done = true;
+    Cta* const cta = current_cta;
+    (*cta->body_)(thread);
+    cta->fibers_[thread].done = true;
+    _longjmp(cta->scheduler_, 1);
   }
   void race(int thread, uint32_t at, const char* with) {
     if (races_++ == 0) first_race_ = "thread " + std::to_string(thread) + " at byte " + std::to_string(at) + " with " + with;
@@ -241,7 +260,7 @@ class Cta {
   std::vector<Shadow> shadow_;
   std::vector<int64_t> source_;  // of every 16 bytes: where in the weights' stream they come from
   std::vector<Warp> warps_;
-  ucontext_t scheduler_;
+  jmp_buf scheduler_;
   const std::function<void(int)>* body_ = nullptr;
 };
 

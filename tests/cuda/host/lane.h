@@ -13,7 +13,17 @@ namespace xmae_fast::cuda {
 // What the lanes of a warp hand each other.
 struct Exchange {
   uint32_t rows[32];
-  float a[32][4][2], b[32][2][2];
+  float a[16][16], b[16][8], product[16][8];
+
+  void multiply() {
+    for (int row = 0; row < 16; ++row) {
+      float sums[8] = {};
+      for (int k = 0; k < 16; ++k) {
+        for (int n = 0; n < 8; ++n) sums[n] += a[row][k] * b[k][n];
+      }
+      std::copy_n(sums, 8, product[row]);
+    }
+  }
 };
 
 template <typename NUMBER, int THREADS>
@@ -68,7 +78,7 @@ class HostLane {
     Exchange& exchange = exchange_[cta_.parity(thread_)];
     exchange.rows[lane()] = row;
     cta_.record(thread_, row, 16, Access::kMatrix);
-    cta_.meet(thread_);
+    cta_.meet(thread_, [] {});
     for (int m = 0; m < 4; ++m) {
       const uint32_t at = exchange.rows[8 * m + lane() / 4] + 4 * (lane() % 4);
       cta_.touch(thread_, at, 4, Access::kMatrix);
@@ -82,20 +92,13 @@ class HostLane {
   void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) const {
     Exchange& exchange = exchange_[cta_.parity(thread_)];
     const uint32_t b[2] = {b0, b1};
+    const int g = lane() / 4, t = lane() % 4;
     for (int half = 0; half < 2; ++half) {
-      for (int i = 0; i < 4; ++i) exchange.a[lane()][i][half] = Number::value(a[i] >> 16 * half & 0xffffu);
-      for (int i = 0; i < 2; ++i) exchange.b[lane()][i][half] = Number::value(b[i] >> 16 * half & 0xffffu);
+      for (int i = 0; i < 4; ++i) exchange.a[g + 8 * (i % 2)][8 * (i / 2) + 2 * t + half] = Number::value(a[i] >> 16 * half & 0xffffu);
+      for (int i = 0; i < 2; ++i) exchange.b[8 * i + 2 * t + half][g] = Number::value(b[i] >> 16 * half & 0xffffu);
     }
-    cta_.meet(thread_);
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane() / 4 + 8 * (i / 2), n = 2 * (lane() % 4) + i % 2;
-      float sum = 0.0f;
-      for (int k = 0; k < 16; ++k) {
-        sum += exchange.a[4 * (row % 8) + k % 8 / 2][(row >= 8) + 2 * (k >= 8)][k % 2] *
-               exchange.b[4 * n + k % 8 / 2][k >= 8][k % 2];
-      }
-      c[i] += sum;
-    }
+    cta_.meet(thread_, [&] { exchange.multiply(); });
+    for (int i = 0; i < 4; ++i) c[i] += exchange.product[g + 8 * (i / 2)][2 * t + i % 2];
   }
 
   float tanh(float x) const {

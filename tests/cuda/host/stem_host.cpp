@@ -14,16 +14,24 @@ std::string message;
 int barriers = 0;  // that a thread of the last CTA came to
 std::map<std::tuple<int, int, int>, BankCount> banks;  // by layer, kind and size of access
 
+// Half or Bf16 as a run has it: every size of the kernel is instantiated, and compiled, once for both.
+struct Chosen {
+  static inline bool half = false;
+  static uint32_t one(float value) { return half ? Half::one(value) : Bf16::one(value); }
+  static uint32_t two(float low, float high) { return half ? Half::two(low, high) : Bf16::two(low, high); }
+  static float value(uint32_t bits) { return half ? Half::value(bits) : Bf16::value(bits); }
+};
+
 int layer_of(const Stream& stream, int64_t offset) {
   int layer = -1;
   for (int i = 0; i < stream.count && stream.records[i].offset <= offset; ++i) layer = stream.records[i].layer;
   return layer;
 }
 
-template <typename Number, int WARPS, int R>
+template <int WARPS, int R>
 void run_all(EvalArguments run, const Stream& stream, const Options& options, int blocks, bool keep1_in_global) {
   using Layout = Room<WARPS, R>;
-  using Lane = HostLane<Number, Layout::kThreads>;
+  using Lane = HostLane<Chosen, Layout::kThreads>;
   std::vector<char> keep1(keep1_in_global ? static_cast<int64_t>(blocks) * Layout::kKeep1Bytes : 0);
   run.keep1 = keep1_in_global ? keep1.data() : nullptr;
   for (int block = 0; block < blocks && message.empty(); ++block) {
@@ -43,20 +51,11 @@ void run_all(EvalArguments run, const Stream& stream, const Options& options, in
   }
 }
 
-template <typename Number>
 void pack(const Packing& packing, char* stream) {
   constexpr int kThreads = 37;  // of which none has a whole piece
   for (int i = 0; i < packing.stream.count; ++i) {
-    for (int thread = 0; thread < kThreads; ++thread) pack_record<Number>(packing, i, thread, kThreads, stream);
+    for (int thread = 0; thread < kThreads; ++thread) pack_record<Chosen>(packing, i, thread, kThreads, stream);
   }
-}
-
-template <typename Number>
-const char* run_variant(const EvalArguments& run, const Stream& stream, const Options& options, int blocks, bool global, int variant) {
-  if (variant == 1024) run_all<Number, 8, 8>(run, stream, options, blocks, global);
-  else if (variant == 512) run_all<Number, 8, 4>(run, stream, options, blocks, global);
-  else run_all<Number, 4, 4>(run, stream, options, blocks, global);
-  return message.c_str();
 }
 
 }  // namespace
@@ -74,15 +73,19 @@ const char* stem_host(
   packing.stream = make_stream(S);
   packing.channels = S;
   std::vector<char> stream(static_cast<size_t>(packing.stream.chunks) * kChunk, static_cast<char>(0xff));
-  half ? pack<Half>(packing, stream.data()) : pack<Bf16>(packing, stream.data());
+  Chosen::half = half != 0;
+  pack(packing, stream.data());
 
   EvalArguments run{x, x_is_float != 0, ids_keep, patches, patch_len, source_length, B, L, S, stream.data(),
                     packing.stream.chunks, nullptr, features};
   const Options options{order, late != 0, tanh, count_banks != 0, without};
   message.clear();
   banks.clear();
-  return half ? run_variant<Half>(run, packing.stream, options, blocks, keep1_in_global != 0, variant)
-              : run_variant<Bf16>(run, packing.stream, options, blocks, keep1_in_global != 0, variant);
+  const bool global = keep1_in_global != 0;
+  if (variant == 1024) run_all<8, 8>(run, packing.stream, options, blocks, global);
+  else if (variant == 512) run_all<8, 4>(run, packing.stream, options, blocks, global);
+  else run_all<4, 4>(run, packing.stream, options, blocks, global);
+  return message.c_str();
 }
 
 int barrier_count() { return barriers; }

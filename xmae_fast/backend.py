@@ -31,9 +31,10 @@ MODEL_OPS = tuple(op for op in OPS if op != "random_masking")  # those that a fo
 # The only device type that each implementation serves (None: any). Triton's interpreter runs kernels on the CPU.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": None if _INTERPRETED else "cuda", "cuda": "cuda"}
-# Implementations that "auto" passes over, and why; an explicit choice takes them.
+# Implementations that "auto" passes over, and why; an explicit choice takes them. They serve a part of an operator's
+# cases, so generic tests and benchmarks leave them out and have others for them.
 NOT_AUTOMATIC = {
-    ("conv_stem", "cuda"): "evaluation in 16 bits only, and not yet run on a GPU: triton until it is measured",
+    ("conv_stem", "cuda"): "evaluation in 16 bits only, and not measured on a GPU yet: triton until it is",
 }
 _recording_launches = False  # while ops._triton.recording is on: launches are written down, tensors may be anywhere
 # The dtypes of floating-point tensors that each implementation serves (None: any).

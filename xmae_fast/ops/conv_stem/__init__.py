@@ -115,8 +115,8 @@ def _train_on_gpu(
 
 def _cuda(x: Tensor, params: StemParams, training: bool) -> Tensor:
     compute, gradients = _triton.compute_dtype(x), wants_gradient(x, *schema.flatten(params))
-    room = schema_cuda.shared_bytes(x.device)
-    why = schema_cuda.limit(params, x.shape[2], compute, training=training, gradients=gradients, shared_bytes=room)
+    gpu = schema_cuda.gpu_of(x.device)
+    why = schema_cuda.limit(params, x.shape[2], compute, training=training, gradients=gradients, gpu=gpu)
     if why:
         raise backend.BackendError(f"impl='cuda' was asked for conv_stem, but {why}; impl='triton' takes it")
     return schema_cuda.evaluate(x, params, compute).transpose(1, 2)

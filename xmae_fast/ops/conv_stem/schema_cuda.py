@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,17 @@ WIDTHS = (32, 64, 128)
 MOST_SAMPLES = 1024  # of a signal: its activations lie in one multiprocessor's shared memory
 MOST_CHANNELS = 128  # that the stem returns
 DTYPES = (torch.bfloat16, torch.float16)
+LEAST_CAPABILITY = (8, 0)
 # Bytes of shared memory that a CTA needs at least, by the longest signal it takes; as csrc/cuda/stem_plan.h has them.
 SHARED_BYTES = {256: 67_072, 512: 99_840, 1024: 165_376}
+
+
+class Gpu(NamedTuple):
+    """What the kernel asks of a GPU: its compute capability, and bytes of shared memory that a CTA may have."""
+
+    capability: tuple[int, int]
+    shared_bytes: int
+
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define(
@@ -34,15 +45,18 @@ def limit(
     *,
     training: bool,
     gradients: bool,
-    shared_bytes: int | None = None,
+    gpu: Gpu | None = None,
 ) -> str:
     """Why the kernel cannot serve a call; '' if it can.
 
     Args:
         L: samples of one signal.
         compute: the dtype of matrix products.
-        shared_bytes: of the GPU, for one CTA; None: not known.
+        gpu: None: not known.
     """
+    if gpu is not None and gpu.capability < LEAST_CAPABILITY:
+        least, got = ("{}.{}".format(*capability) for capability in (LEAST_CAPABILITY, gpu.capability))
+        return f"the CUDA kernel needs a GPU of compute capability {least} or later, and this one has {got}"
     if training:
         return "the CUDA kernel evaluates with running statistics only"
     if gradients:
@@ -58,14 +72,15 @@ def limit(
     if L > MOST_SAMPLES:
         return f"the CUDA kernel takes signals of at most {MOST_SAMPLES:,} samples, not {L:,}"
     need = next(need for most, need in SHARED_BYTES.items() if most >= L)
-    if shared_bytes is not None and need > shared_bytes:
-        return f"signals of {L:,} samples need {need:,} bytes of shared memory and this GPU has {shared_bytes:,}"
+    if gpu is not None and need > gpu.shared_bytes:
+        return f"signals of {L:,} samples need {need:,} bytes of shared memory and this GPU has {gpu.shared_bytes:,}"
     return ""
 
 
-def shared_bytes(device: torch.device) -> int:
-    """Of one CTA on a CUDA device, at most."""
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+def gpu_of(device: torch.device) -> Gpu:
+    """Of a CUDA device."""
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu((properties.major, properties.minor), properties.shared_memory_per_block_optin)
 
 
 def evaluate(

@@ -43,17 +43,21 @@ def missing_for_cpu() -> str | None:
     return None
 
 
-def nvcc_command(output: str) -> list[str]:
-    """Everything in csrc/cuda as one library for sm_80, sm_90a and, by PTX, later GPUs. No GPU is needed for it."""
+def nvcc_command(output: str, files: list[str] | None = None) -> list[str]:
+    """Everything in csrc/cuda as one library for sm_80, sm_90a and, by PTX, later GPUs. No GPU is needed for it.
+
+    One intermediate code serves all of them, because nothing here asks for more than compute capability 8.0: making it
+    takes longer than machine code for an architecture.
+    """
     from torch.utils.cpp_extension import TORCH_LIB_PATH, include_paths
 
-    architectures = ("arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90")
+    files = sources("cuda", ".cpp") + sources("cuda", ".cu") if files is None else files
     there = {path.name for path in Path(TORCH_LIB_PATH).iterdir()}
     libraries = [lib for lib in ("torch", "torch_cpu", "torch_cuda", "c10") if f"lib{lib}.so" in there]
     return [
         NVCC, "-shared", "-O3", "-std=c++20", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "-DUSE_CUDA",
         f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", *(f"-I{path}" for path in include_paths()),
-        *(f"-gencode={architecture}" for architecture in architectures), *sources("cuda", ".cu"), "-o", output,
+        "-gencode=arch=compute_80,code=[sm_80,sm_90a,compute_80]", "--threads=0", *files, "-o", output,
         f"-L{TORCH_LIB_PATH}", *(f"-l{lib}" for lib in libraries),
     ]  # fmt: skip
 

@@ -1,7 +1,7 @@
-// Torch tensors, streams and errors as the launchers see them: the stable ABI, no ATen.
+// Torch tensors and streams as the operators see them: the stable ABI, no ATen.
 #pragma once
 
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -14,22 +14,12 @@ namespace xmae_fast::cuda {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline void check(cudaError_t error, const char* op) {
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": CUDA says: ", cudaGetErrorString(error));
-}
-
 // torch's current stream on the device of `x`.
 inline cudaStream_t stream_of(const Tensor& x) {
   void* stream = nullptr;
   const auto error = aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream);
   STD_TORCH_CHECK(error == 0, "torch has no current CUDA stream for device ", x.get_device_index());
   return static_cast<cudaStream_t>(stream);
-}
-
-inline int attribute(cudaDeviceAttr which, int device) {
-  int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
-  return value;
 }
 
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {

@@ -196,7 +196,7 @@ def pulse_peaks(clean: np.ndarray, fs: float) -> list[np.ndarray]:
     """Systolic peaks of cleaned PPG [B, n], those of neurokit2's ppg_findpeaks ("elgendi"): B arrays of samples."""
     from scipy.ndimage import uniform_filter1d as smooth
 
-    find_peaks = scipy_signal().find_peaks
+    signal = scipy_signal()
     positive = np.maximum(clean, 0)
     squared = positive * positive
     least, delay = int(np.rint(_PEAK_S * fs)), int(np.rint(_DELAY_S * fs))
@@ -216,14 +216,15 @@ def pulse_peaks(clean: np.ndarray, fs: float) -> list[np.ndarray]:
         for begin, end, first, behind in zip(begins.tolist(), ends.tolist(), low.tolist(), high.tolist(), strict=False):
             if end - begin < least:
                 continue
-            if behind - first == 1 and not plateaus[row]:
-                peak = int(top[first])
-            else:
-                wave = clean[row, begin:end]
-                local, about = find_peaks(wave, prominence=(None, None))
-                if not len(local):
-                    continue
-                peak = begin + int(local[np.argmax(about["prominences"])])
+            local = top[first:behind]
+            if plateaus[row]:
+                local = begin + signal.find_peaks(clean[row, begin:end])[0]
+            if not len(local):
+                continue
+            best = 0
+            if len(local) > 1:
+                best = int(signal.peak_prominences(clean[row, begin:end], local - begin)[0].argmax())
+            peak = int(local[best])
             if peak - last > delay:
                 peaks.append(peak)
                 last = peak

@@ -32,11 +32,11 @@ def add_commands(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from xmae_fast.cli_data import _progress
+    from xmae_fast.cli_data import progress_bars
     from xmae_fast.evaluation import evaluate
     from xmae_fast.evaluation.report import HTML, MARKDOWN, RESULTS, summary
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         results = evaluate(
             arguments.checkpoint,
             arguments.data,

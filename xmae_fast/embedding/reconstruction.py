@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from xmae_fast.atomic import atomic_path
-from xmae_fast.extras import need
+from xmae_fast.extras import new_figure
 from xmae_fast.model.pretrained import recipe_of
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.preprocess import normalise, prepare_ppg
@@ -138,10 +138,7 @@ def _visible_patches(spans: Spans | None, N: int, patch_s: float) -> np.ndarray:
 
 
 def _draw(found: Reconstruction, rows: list[int]):
-    canvas = need("matplotlib.backends.backend_agg", "Pictures need", "embed").FigureCanvasAgg
-    size = 11, 0.6 + 2.9 * len(rows)
-    figure = need("matplotlib.figure", "Pictures need", "embed").Figure(figsize=size, layout="constrained")
-    canvas(figure)
+    figure = new_figure(11, 0.6 + 2.9 * len(rows), "Pictures need", "embed")
     time, error = np.arange(found.ppg.shape[1]) / found.fs, found.error
     grid = figure.add_gridspec(2 * len(rows), 1, height_ratios=[1, 1.6] * len(rows))
     edges = np.flatnonzero(np.diff(found.visible, prepend=False, append=False)).reshape(-1, 2)

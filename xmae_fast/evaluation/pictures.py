@@ -11,7 +11,7 @@ from xmae_fast.evaluation.baselines import masked_mse_by_segment
 from xmae_fast.evaluation.linear_probe import ProbeResult
 from xmae_fast.evaluation.reconstruction import MODEL, ReconstructionStudy
 from xmae_fast.evaluation.report import above, below, late_shift, row_at
-from xmae_fast.extras import need
+from xmae_fast.extras import need, new_figure
 
 # Okabe and Ito's colours: told apart with every kind of colour vision.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -217,7 +217,4 @@ def draw_probes(probes: dict[str, dict[str, ProbeResult | str]]):
 
 
 def _figure(width: float, height: float):
-    canvas = need("matplotlib.backends.backend_agg", "Reports need", "eval").FigureCanvasAgg
-    figure = need("matplotlib.figure", "Reports need", "eval").Figure(figsize=(width, height), layout="constrained")
-    canvas(figure)
-    return figure
+    return new_figure(width, height, "Reports need", "eval")

@@ -1,8 +1,9 @@
-"""Builds the C++ operators of csrc/cpu against the LibTorch stable ABI and the segment reader of csrc/io with the
-pybind11 that torch brings along; everything else is in pyproject.toml.
+"""Builds the C++ operators of csrc/cpu and csrc/cuda against the LibTorch stable ABI and the segment reader of csrc/io
+with the pybind11 that torch brings along; everything else is in pyproject.toml.
 
-XMAE_FAST_BUILD = auto (default: what this machine can build) | cpu | cuda | none. `auto` falls back to a pure-Python
-install with one sentence saying why; `cpu` and `cuda` fail instead. Nothing is downloaded. XMAE_FAST_SANITIZE=1 builds
+XMAE_FAST_BUILD = auto (default: what this machine can build) | cpu | cuda (both) | none. `auto` falls back to a
+pure-Python install with one sentence saying why, and builds for CUDA where torch has it and nvcc (or what NVCC names)
+is found; `cpu` and `cuda` fail instead. Nothing is downloaded. XMAE_FAST_SANITIZE=1 builds
 for `make sanitize`: bounds, lifetimes and undefined behaviour are checked at run time.
 """
 
@@ -15,6 +16,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 READER = "xmae_fast._C_io"  # one binary per Python, unlike the operators, which serve all from 3.10 on
+CUDA = "xmae_fast._C_cuda"
+NVCC = os.environ.get("NVCC", "nvcc")
 CHOICES = ("auto", "cpu", "cuda", "none")
 OLDEST_TORCH = "0x020b000000000000"  # stable ABI of torch 2.11: one binary serves every later 2.x
 ROOT = Path(__file__).parent
@@ -40,20 +43,41 @@ def missing_for_cpu() -> str | None:
     return None
 
 
+def nvcc_command(output: str, files: list[str] | None = None) -> list[str]:
+    """Everything in csrc/cuda as one library for sm_80, sm_90a and, by PTX, later GPUs. No GPU is needed for it.
+
+    One intermediate code serves all of them, because nothing here asks for more than compute capability 8.0: making it
+    takes longer than machine code for an architecture.
+    """
+    from torch.utils.cpp_extension import TORCH_LIB_PATH, include_paths
+
+    files = sources("cuda", ".cpp") + sources("cuda", ".cu") if files is None else files
+    there = {path.name for path in Path(TORCH_LIB_PATH).iterdir()}
+    libraries = [lib for lib in ("torch", "torch_cpu", "torch_cuda", "c10") if f"lib{lib}.so" in there]
+    return [
+        NVCC, "-shared", "-O3", "-std=c++20", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "-DUSE_CUDA",
+        f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", *(f"-I{path}" for path in include_paths()),
+        "-gencode=arch=compute_80,code=[sm_80,sm_90a,compute_80]", "--threads=0", *files, "-o", output,
+        f"-L{TORCH_LIB_PATH}", *(f"-l{lib}" for lib in libraries),
+    ]  # fmt: skip
+
+
 def extensions(choice: str) -> list:
     """The extension modules that `choice` asks for and this machine can build."""
     if choice == "none":
         return []
     why_not = missing_for_cpu()
-    if why_not is None and choice == "cuda" and not sources("cuda", ".cu"):
-        why_not = "this version of xmae_fast has no CUDA C++ sources"
+    if why_not is None and choice == "cuda" and shutil.which(NVCC) is None:
+        why_not = f"no CUDA compiler was found (looked for {NVCC!r})"
     if why_not is not None:
         if choice == "auto":
             print(f"xmae_fast: installing without C++ operators: {why_not}.", file=sys.stderr)
             return []
         raise SystemExit(f"xmae_fast: XMAE_FAST_BUILD={choice}, but {why_not}.")
+    import torch
     from torch.utils.cpp_extension import CppExtension, include_paths
 
+    with_cuda = choice == "cuda" or (choice == "auto" and torch.version.cuda is not None and shutil.which(NVCC))
     return [
         Extension(
             READER,
@@ -73,6 +97,7 @@ def extensions(choice: str) -> list:
             extra_link_args=SANITIZE,
             py_limited_api=True,
         ),
+        *([Extension(CUDA, [])] if with_cuda else []),
     ]
 
 
@@ -88,6 +113,11 @@ if modules:
             if name.endswith(READER.rpartition(".")[2]):
                 return build_ext.get_ext_filename(self, name)
             return super().get_ext_filename(name)
+
+        def build_extension(self, extension: Extension) -> None:
+            if extension.name != CUDA:
+                return super().build_extension(extension)
+            self.spawn(nvcc_command(self.get_ext_fullpath(CUDA)))
 
     setup(ext_modules=modules, cmdclass={"build_ext": Build})
 else:

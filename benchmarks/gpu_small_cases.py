@@ -1,5 +1,8 @@
 """Every operator's small cases, forward and backward, once on the GPU: what compute-sanitizer watches.
 
+Triton's kernels; then, where they are built, those that "auto" passes over (`backend.NOT_AUTOMATIC`), in evaluation and
+bfloat16.
+
     compute-sanitizer --tool memcheck python -m benchmarks.gpu_small_cases
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from xmae_fast import available, backend
 from xmae_fast.ops.cases import Maker, all_cases
 from xmae_fast.testing import named_tensors
 
@@ -29,6 +33,29 @@ def main() -> None:
                 torch.autograd.grad(sum(total), leaves, allow_unused=True)
             torch.cuda.synchronize()
         print(f"{op}: done", flush=True)
+    for op, impl in backend.NOT_AUTOMATIC:
+        run_evaluation(op, impl)
+
+
+@torch.no_grad()
+def run_evaluation(op: str, impl: str, device: str = "cuda") -> None:
+    """An operator's cases of evaluation in bfloat16, as far as `impl` serves them; says what it does not serve."""
+    usable, reason = available()[op][impl]
+    if not usable:
+        print(f"{op}, {impl}: not run: {reason}", flush=True)
+        return
+    cases = all_cases()[op]
+    for case in cases.tests:
+        if case.sizes.get("training", False):
+            continue
+        try:
+            cases.call(cases.make_inputs(case.sizes, Maker(0, torch.bfloat16, device)), impl)
+            said = "done"
+        except backend.BackendError as error:
+            said = f"refused: {error}"
+        if device == "cuda":
+            torch.cuda.synchronize()
+        print(f"{op}, {impl}, {case.name}: {said}", flush=True)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def test_without_a_compiler_auto_says_so_and_goes_on(tmp_path):
     ("choice", "env", "message"),
     [
         ("cpu", NO_COMPILER, "XMAE_FAST_BUILD=cpu, but no C++ compiler was found"),
-        ("cuda", {}, "XMAE_FAST_BUILD=cuda, but this version of xmae_fast has no CUDA C++ sources"),
+        ("cuda", {"NVCC": "no-such-nvcc"}, "but no CUDA compiler was found (looked for 'no-such-nvcc')"),
         ("gpu", {}, "XMAE_FAST_BUILD: expected one of auto, cpu, cuda, none, got 'gpu'"),
     ],
 )

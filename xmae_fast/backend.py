@@ -31,6 +31,11 @@ MODEL_OPS = tuple(op for op in OPS if op != "random_masking")  # those that a fo
 # The only device type that each implementation serves (None: any). Triton's interpreter runs kernels on the CPU.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": None if _INTERPRETED else "cuda", "cuda": "cuda"}
+# Implementations that "auto" passes over, and why; an explicit choice takes them. They serve a part of an operator's
+# cases, so generic tests and benchmarks leave them out and have others for them.
+NOT_AUTOMATIC = {
+    ("conv_stem", "cuda"): "evaluation in 16 bits only, and not measured on a GPU yet: triton until it is",
+}
 _recording_launches = False  # while ops._triton.recording is on: launches are written down, tensors may be anywhere
 # The dtypes of floating-point tensors that each implementation serves (None: any).
 _GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -60,7 +65,15 @@ def _load_extension(stem: str) -> str:
     return ""
 
 
-_EXTENSION_REASON = {"cpu": _load_extension("_C_cpu")}
+def _load_cuda_extension() -> str:
+    if torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) was built without CUDA"
+    if not list(Path(__file__).parent.glob("_C_cuda*.so")):
+        return "the CUDA C++ operators were not built (install from source with nvcc, see XMAE_FAST_BUILD)"
+    return _load_extension("_C_cuda")
+
+
+_EXTENSION_REASON = {"cpu": _load_extension("_C_cpu"), "cuda": _load_cuda_extension()}
 _KERNELS: dict[tuple[str, str], str] = {}
 _USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
 
@@ -190,7 +203,7 @@ def resolve(
         return impl
     if device.type == "cpu" and _serves("cpu", dtype) and _usable(op, "cpu"):
         return "cpu"
-    if device.type == "cuda" and _usable(op, "cuda") and _serves("cuda", dtype):
+    if device.type == "cuda" and (op, "cuda") not in NOT_AUTOMATIC and _usable(op, "cuda") and _serves("cuda", dtype):
         return "cuda"
     if device.type == "cuda" and _usable(op, "triton") and _serves("triton", dtype):
         if not triton_limit:
@@ -236,6 +249,8 @@ def _explain_op(op: str, impl: str, device: torch.device) -> str:
     others = [f"no {' or '.join(missing)} kernels in this version"] if missing else []
     existing = [name for name in IMPLS[1:] if name not in missing and name != chosen]
     others += [f"{name} not: {why}" for name in existing if (why := _not_here(op, name, device))]
+    if impl == "auto" and (why := NOT_AUTOMATIC.get((op, "cuda"))) and _usable(op, "cuda"):
+        others.append(f"cuda only if asked for: {why}")
     return f"{op}: {chosen} (impl={impl!r}, {device})" + (f"; {'; '.join(others)}" if others else "")
 
 

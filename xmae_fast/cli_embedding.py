@@ -203,7 +203,7 @@ def _speed() -> Iterator[Callable[[str, int, int | None], None] | None]:
 
 
 def _rate(seconds: float, done: int, total: int | None, so_far: int) -> str:
-    """", 512 segments/s, 0:04:10 left"."""
+    """ ", 512 segments/s, 0:04:10 left"."""
     if not done or seconds <= 0:
         return ""
     left = "" if total is None else f", {_clock((total - so_far) * seconds / done)} left"

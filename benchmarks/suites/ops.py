@@ -1,9 +1,13 @@
-"""Every operator on its benchmark sizes: each usable implementation, forward and forward + backward."""
+"""Every operator on its benchmark sizes: each usable implementation, forward and forward + backward.
+
+Implementations that "auto" passes over because they only evaluate, in 16 bits, have groups of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 
 import torch
 
@@ -27,19 +31,41 @@ def groups(context: Context) -> Iterator[Group]:
             yield _group(cases, case, impls, check, context.device, backward=False)
             if cases.differentiable and case.sizes.get("training", True):
                 yield _group(cases, case, impls, check, context.device, backward=True)
+        yield from _bfloat16_groups(cases, context)
     yield from masks.groups(context)
 
 
-def usable_impls(op: str, device: torch.device) -> list[str]:
-    """Implementations of an operator that run here, the reference first."""
+def usable_impls(
+    op: str, device: torch.device, *, automatic: bool = True, dtype: torch.dtype | None = None
+) -> list[str]:
+    """Implementations of an operator that run here, the reference first.
+
+    Args:
+        automatic: those that "auto" may take; otherwise those that it passes over.
+    """
     usable = []
     for impl in backend.IMPLS:
+        if automatic == ((op, impl) in backend.NOT_AUTOMATIC):
+            continue
         try:
-            backend.check_usable(op, impl, device)
+            backend.check_usable(op, impl, device, dtype)
         except backend.BackendError:
             continue
         usable.append(impl)
     return usable
+
+
+def _bfloat16_groups(cases: OpCases, context: Context) -> Iterator[Group]:
+    """Evaluation in bfloat16, where an implementation that "auto" passes over runs here: it and all others."""
+    device, dtype = context.device, torch.bfloat16
+    passed_over = usable_impls(cases.op, device, automatic=False, dtype=dtype)
+    if not passed_over:
+        return
+    impls, cases = usable_impls(cases.op, device, dtype=dtype) + passed_over, replace(cases, differentiable=False)
+    for case in _sizes(cases, context.quick):
+        if not case.sizes.get("training", False):
+            check = _checker(cases, case, device, dtype)
+            yield _group(cases, case, impls, check, device, backward=False, dtype=dtype)
 
 
 def _sizes(cases: OpCases, quick: bool) -> tuple[Case, ...]:
@@ -52,9 +78,13 @@ def _sizes(cases: OpCases, quick: bool) -> tuple[Case, ...]:
     return (Case("-".join(f"{key}{value}" for key, value in sizes.items()), sizes),)
 
 
-def _checker(cases: OpCases, case: Case, device: torch.device) -> Callable[[str], list[Error]]:
+def _checker(
+    cases: OpCases, case: Case, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Callable[[str], list[Error]]:
     """impl -> errors of results and gradients; both directions share one check."""
-    return cache(lambda impl: check_op(cases, case, lambda inputs: cases.call(inputs, impl), device=device))
+    return cache(
+        lambda impl: check_op(cases, case, lambda inputs: cases.call(inputs, impl), dtype=dtype, device=device)
+    )
 
 
 def _group(
@@ -64,28 +94,30 @@ def _group(
     check: Callable[[str], list[Error]],
     device: torch.device,
     backward: bool,
+    dtype: torch.dtype = torch.float32,
 ) -> Group:
     def contestant(impl: str) -> Contestant:
-        make = _backward_run if backward else _forward_run
+        make = _backward_run if backward else partial(_forward_run, dtype=dtype)
         role = PLAIN if impl == "reference" else OURS
         return Contestant(impl, lambda: make(cases, case, impl, device), lambda run: check(impl), role)
 
     sizes = " ".join(f"{key}={value}" for key, value in case.sizes.items())
+    named = "" if dtype == torch.float32 else f", {str(dtype).removeprefix('torch.')}"
     return Group(
-        title=f"{cases.op} {'forward + backward' if backward else 'forward'}: {sizes}",
+        title=f"{cases.op} {'forward + backward' if backward else 'forward'}{named}: {sizes}",
         contestants=[contestant(impl) for impl in impls],
         flops=cases.flops(case.sizes) * (3 if backward else 1),
-        bytes_moved=0 if backward else cases.bytes_moved(case.sizes),
+        bytes_moved=0 if backward else cases.bytes_moved(case.sizes) * dtype.itemsize // torch.float32.itemsize,
         cold=True,
     )
 
 
-def _inputs(cases: OpCases, case: Case, device: torch.device) -> list[dict]:
-    return [cases.make_inputs(case.sizes, Maker(seed, device=device)) for seed in range(ROTATION)]
+def _inputs(cases: OpCases, case: Case, device: torch.device, dtype: torch.dtype = torch.float32) -> list[dict]:
+    return [cases.make_inputs(case.sizes, Maker(seed, dtype, device)) for seed in range(ROTATION)]
 
 
-def _forward_run(cases: OpCases, case: Case, impl: str, device: torch.device) -> Run:
-    inputs = _inputs(cases, case, device)
+def _forward_run(cases: OpCases, case: Case, impl: str, device: torch.device, dtype: torch.dtype) -> Run:
+    inputs = _inputs(cases, case, device, dtype)
 
     @torch.no_grad()
     def run(i: int):

@@ -31,3 +31,19 @@ def shard(tmp_path):
     path = tmp_path / "x.h5"
     write_published(path, np.random.default_rng(0).normal(size=(2, 400, 500)))
     return path
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Recordings are prepared in this process, which saves starting another one."""
+    from xmae_fast.data.preparation import making, pool, recording
+
+    class Here(pool.PrepareWorker):
+        def prepare(self, job, settings, progress) -> str:
+            try:
+                making.make_part(job.source, settings, job.identity, job.part)
+            except recording.RecordingError as error:
+                return str(error)
+            return ""
+
+    monkeypatch.setattr(pool, "PrepareWorker", Here)

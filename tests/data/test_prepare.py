@@ -95,7 +95,7 @@ def pulsedb(tmp_path):
     return folder, ppg, ecg
 
 
-def test_pulsedb_in_both_layouts(pulsedb, tmp_path):
+def test_pulsedb_in_both_layouts(pulsedb, tmp_path, in_process):
     folder, ppg, ecg = pulsedb
     report = prepare(folder, tmp_path / "packed", dataset="mimic", segments_per_shard=6, processes=1)
     assert report.shards == ["mimic_0000.h5", "mimic_0001.h5"]
@@ -129,7 +129,7 @@ def test_pulsedb_in_both_layouts(pulsedb, tmp_path):
         assert key in file["key"].asstr()[()].tolist()
 
 
-def test_quality_threshold_and_subject_rules(pulsedb, tmp_path):
+def test_quality_threshold_and_subject_rules(pulsedb, tmp_path, in_process):
     folder, ppg, ecg = pulsedb
     expected = apply_recipe(ppg, ecg, ppg_fs=FS, ecg_fs=FS)
     files = [folder / "p000160.mat", folder / "p000188.mat"]

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.recording_files import windows, write_mat
 from tests.data.test_repack_resume import die, killed
-from xmae_fast.data import RecordingError, prepare
+from xmae_fast.data import prepare
 from xmae_fast.data.preparation import making, pool, preparing, shards
 
 FILES = 4
@@ -58,21 +58,6 @@ def test_killed_and_resumed(folder, expected, tmp_path, stage, done, finished):
     assert left(out) == ["out"]
     again = prepare(folder, out, **OPTIONS)  # finished: nothing to do, the same report
     assert again.to_dict() | {"resumed": 0, "seconds": 0} == report.to_dict() | {"resumed": 0, "seconds": 0}
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Recordings are prepared in this process, which saves starting another one."""
-
-    class Here(pool.PrepareWorker):
-        def prepare(self, job, settings, progress) -> str:
-            try:
-                making.make_part(job.source, settings, job.identity, job.part)
-            except RecordingError as error:
-                return str(error)
-            return ""
-
-    monkeypatch.setattr(pool, "PrepareWorker", Here)
 
 
 PLACES = {

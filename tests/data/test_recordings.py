@@ -29,6 +29,7 @@ def test_multi_segment_wfdb_and_its_gaps(signal, tmp_path):
         wfdb.wrsamp(name, fs=FS, p_signal=both, **form)
     (tmp_path / "m_layout.hea").write_text("m_layout 2 125 0\n~ 0 200/NU 16 0 0 0 0 Pleth\n~ 0 200/mV 16 0 0 0 0 II\n")
     (tmp_path / "m.hea").write_text("m/4 2 125 5500\nm_layout 0\nm_1 2000\n~ 500\nm_2 3000\n")
+    (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "fixed.hea").write_text("fixed/2 2 125 5000\nm_1 2000\nm_2 3000\n")
     sources, aside = find_sources(tmp_path)
     assert [source.name for source in sources] == ["fixed.hea", "m.hea"]

@@ -1,10 +1,10 @@
 """An xMAE as an encoder of ppg-bench (PyPI), which loads it by its name; nothing of that package is needed here.
 
-    name: xMAE
-    port: xmae_fast.embedding.ppg_bench:XmaePort
-    fs: 125                    # of the windows that the benchmark makes; any rate above 16 Hz
-    embedding_dim: 256         # d_model for pooled, proj_dim for projected
-    init: {ckpt_path: ../mine, output: pooled}
+name: xMAE
+port: xmae_fast.embedding.ppg_bench:XmaePort
+fs: 125                    # of the windows that the benchmark makes; any rate above 16 Hz
+embedding_dim: 256         # d_model for pooled, proj_dim for projected
+init: {ckpt_path: ../mine, output: pooled}
 """
 
 from __future__ import annotations

@@ -103,9 +103,7 @@ class RecordingSource:
     """Windows of recordings: .npy files [T] or [R, T], or .npz files with such an array "ppg" and, if `fs` is None, a
     number "fs". The file's name is the subject. Recordings shorter than a window are left out and counted."""
 
-    def __init__(
-        self, paths: Sequence[str], recipe: Recipe, *, fs: float | None, hop: float | None, tail: str
-    ) -> None:
+    def __init__(self, paths: Sequence[str], recipe: Recipe, *, fs: float | None, hop: float | None, tail: str) -> None:
         check_windowing(hop, tail)
         self.recipe, self.paths = recipe, list(paths)
         self.rejected: Counter[str] = Counter()

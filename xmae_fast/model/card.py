@@ -35,7 +35,7 @@ def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[st
         f" masked ECG from synchronised PPG. {sum(p.numel() for p in model.parameters()):,} parameters; segments of"
         f" {recipe.segment_s:g} s at {recipe.sampling_freq:g} Hz; {cfg.num_patches} tokens of width {cfg.d_model}.",
         "## Use",
-        "```python\nimport xmae_fast\n\nembedder = xmae_fast.Embedder(xmae_fast.from_pretrained(\"" + name + "\"))"
+        '```python\nimport xmae_fast\n\nembedder = xmae_fast.Embedder(xmae_fast.from_pretrained("' + name + '"))'
         "\nresult = embedder(ppg, fs=125)       # a recording of any length and rate\nresult.embeddings, result.times, "
         "result.quality\n```",
         "`pooled` (default), the mean over the encoder's tokens, is what pretraining trains. `projected`"

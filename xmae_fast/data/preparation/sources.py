@@ -95,8 +95,13 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tup
 
 
 def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
-    found = []
+    found: list[str] = []
+    seen: set[str] = set()  # links may lead back
     for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [os.path.abspath(os.path.join(parent, name)) for name in sorted(names) if not name.startswith(".")]
         headers = [path for path in paths if suffix_of(path) == ".hea"]

@@ -10,12 +10,13 @@ from torch import Tensor
 from xmae_fast import backend
 from xmae_fast.ops import _triton
 from xmae_fast.ops._checks import check_like, dims, wants_gradient
-from xmae_fast.ops.conv_stem import reference, schema, schema_triton
+from xmae_fast.ops.conv_stem import reference, schema, schema_cuda, schema_triton
 from xmae_fast.ops.conv_stem.params import ConvBN, Inception, StemParams
 from xmae_fast.ops.conv_stem.triton_layout import layout_of
 
 backend.register("conv_stem", "cpu", "conv_stem_eval")
 backend.register("conv_stem", "triton", "conv_stem_eval_triton")
+backend.register("conv_stem", "cuda", "conv_stem_eval_cuda")
 
 __all__ = ["ConvBN", "Inception", "StemParams", "conv_stem", "conv_stems"]
 
@@ -42,6 +43,8 @@ def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "aut
         return _cpu(x, params, training)
     if chosen == "triton" and x.numel():
         return _gpu(x, params, training)
+    if chosen == "cuda":
+        return _cuda(x, params, training)
     return reference.conv_stem(x, params, training)
 
 
@@ -108,6 +111,15 @@ def _train_on_gpu(
     if training:
         schema.update_running_statistics(params, norms[..., :-1])
     return tuple(part.transpose(1, 2) for part in features)
+
+
+def _cuda(x: Tensor, params: StemParams, training: bool) -> Tensor:
+    compute, gradients = _triton.compute_dtype(x), wants_gradient(x, *schema.flatten(params))
+    gpu = schema_cuda.gpu_of(x.device)
+    why = schema_cuda.limit(params, x.shape[2], compute, training=training, gradients=gradients, gpu=gpu)
+    if why:
+        raise backend.BackendError(f"impl='cuda' was asked for conv_stem, but {why}; impl='triton' takes it")
+    return schema_cuda.evaluate(x, params, compute).transpose(1, 2)
 
 
 def _check_values(x: Tensor, training: bool) -> None:

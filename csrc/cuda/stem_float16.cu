@@ -1,0 +1,3 @@
+#include "stem_launch.cuh"
+
+template struct xmae_fast::cuda::StemLaunch<xmae_fast::cuda::Half>;

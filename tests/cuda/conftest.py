@@ -1,0 +1,22 @@
+"""What tests of the CUDA C++ kernels share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cuda import predict
+from tests.cuda.stem_host import COMPILER, Banks, HostStem
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> HostStem:
+    """The stem's inference kernel on the host."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler here")
+    return HostStem(tmp_path_factory.mktemp("stem_host"))
+
+
+@pytest.fixture(scope="session")
+def full_banks(host: HostStem) -> list[Banks]:
+    """Accesses to shared memory by a sample in which all lanes of every access take part."""
+    return predict.run(host, predict.FULL)

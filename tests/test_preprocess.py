@@ -1,77 +1,18 @@
-"""Preparing PPG: the numbers of neurokit2 and of shards, and what is refused."""
+"""Preparing PPG: the numbers of shards, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.embedding.conftest import CFG, pulses
-from xmae_fast.preprocess import clean_ecg, clean_ppg, fill_missing, normalise, ppg_quality, prepare_ppg, resample
+from tests.test_signals import noisy_pulses
+from xmae_fast.preprocess import normalise, prepare_ppg
 from xmae_fast.recipe import Recipe
-
-
-@pytest.fixture
-def neurokit():
-    return pytest.importorskip("neurokit2")
-
-
-def windows(fs: float, count: int = 12, noise: float = 0.1) -> np.ndarray:
-    """[count, n] segments of 10 s, the later ones noisier; the last ones have no pulse, or are white noise."""
-    rows = [pulses(10, fs, 50 + 9 * i, seed=i, noise=noise * i) for i in range(count - 2)]
-    time = np.arange(len(rows[0])) / fs
-    return np.stack([*rows, np.sin(2 * np.pi * 0.05 * time), np.random.default_rng(0).normal(size=len(time))])
-
-
-@pytest.mark.parametrize("fs", [125, 64, 100])
-def test_cleaning_and_quality_are_neurokits(neurokit, fs):
-    raw = windows(fs)
-    clean = clean_ppg(raw, fs)
-    judged, rate = ppg_quality(clean, fs)
-    worst = 0.0
-    for row, signal in enumerate(raw):
-        expected = neurokit.ppg_clean(signal, sampling_rate=fs)
-        np.testing.assert_allclose(clean[row], expected, atol=1e-9 * np.abs(signal).max())
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                theirs = np.percentile(neurokit.ppg_quality(expected, sampling_rate=fs, method="templatematch"), 15)
-        except (ValueError, IndexError):
-            theirs = np.nan  # too few pulses for it
-        np.testing.assert_allclose(judged[row], theirs, atol=1e-9)
-        worst = max(worst, np.isnan(theirs))
-        assert np.isnan(rate[row]) or 20 < rate[row] < 300
-    assert not np.isnan(judged).all()
-    assert worst == 1  # a segment without pulses is among them
-
-
-def test_ecg_cleaning_is_neurokits(neurokit):
-    for fs in (125, 250, 64):
-        ecg = np.random.default_rng(1).normal(size=(3, 10 * fs)).cumsum(1)
-        expected = np.stack([neurokit.ecg_clean(row, sampling_rate=fs) for row in ecg])
-        np.testing.assert_allclose(clean_ecg(ecg, fs), expected, atol=1e-9)
-
-
-def test_resampling_is_neurokits(neurokit):
-    for n, samples in ((1250, 1000), (640, 1000), (1000, 500), (625, 1000), (500, 500)):
-        x = np.random.default_rng(n).normal(size=(2, n))
-        expected = [neurokit.signal_resample(row, desired_length=samples) for row in x]
-        np.testing.assert_allclose(resample(x, samples), expected, atol=1e-12)
-
-
-def test_missing_values_are_filled_as_by_neurokit(neurokit):
-    raw = windows(100, 3)
-    raw[0, [0, 1, 500, 501, 999]] = np.nan
-    raw[1, 7] = np.inf
-    filled, missing = fill_missing(raw)
-    np.testing.assert_array_equal(filled[0], neurokit.signal_fillmissing(raw[0]))
-    assert filled[1, 7] == raw[1, 6]
-    np.testing.assert_allclose(missing, [0.005, 0.001, 0])
-    assert (fill_missing(np.full((1, 5), np.nan))[0] == 0).all()
 
 
 def test_normalisation_is_that_of_shards_and_loader():
@@ -115,7 +56,7 @@ def test_prepare_tells_what_is_wrong():
 
 
 def test_prepared_segments_do_not_depend_on_unit_or_neighbours():
-    raw = windows(125)
+    raw = noisy_pulses(125)
     together = prepare_ppg(raw, 125)
     alone = prepare_ppg(raw[4:5], 125)
     np.testing.assert_array_equal(together.ppg[4:5], alone.ppg)

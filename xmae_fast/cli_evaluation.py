@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from xmae_fast.extras import need
+
 
 def add_commands(commands) -> None:
     """Add the command to the subparsers of the command line."""
@@ -32,11 +34,11 @@ def add_commands(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from xmae_fast.cli_data import _progress
+    from xmae_fast.cli_data import progress_bars
     from xmae_fast.evaluation import evaluate
     from xmae_fast.evaluation.report import HTML, MARKDOWN, RESULTS, summary
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         results = evaluate(
             arguments.checkpoint,
             arguments.data,
@@ -70,10 +72,7 @@ def _named(given: list[str], argument: str = "--baseline-checkpoint") -> dict[st
 
 
 def _yaml(path: str) -> dict:
-    try:
-        import yaml
-    except ImportError:
-        raise ImportError('Configurations in YAML need PyYAML: pip install "xmae_fast[train]"') from None
+    yaml = need("yaml", "Configurations in YAML need", "train")
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

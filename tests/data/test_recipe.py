@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.recording_files import FS, windows
+from tests.test_signals import hard_windows
 from xmae_fast.data import apply_recipe
-from xmae_fast.data.preparation import beats, recipe
 
 
 @pytest.fixture(scope="module")
@@ -15,43 +15,8 @@ def nk():
     return pytest.importorskip("neurokit2", reason="neurokit2, the oracle, is not installed")
 
 
-@pytest.fixture(scope="module")
-def raw():
-    """(ppg, ecg) of 40 windows: simulated from clean to hopeless, noise, a metronome, few beats, spikes, steps."""
-    rng = np.random.default_rng(1)
-    simulated = windows(5, 4), windows(3, 4, 8, ppg_noise=0.3, ecg_noise=0.3)
-    ppg, ecg = (np.concatenate(x) for x in zip(*simulated, strict=True))
-    t = np.arange(ppg.shape[1]) / FS
-    metronome = [np.exp(-0.5 * (((t - 0.2) % period - 0.1) / 0.02) ** 2) for period in (0.8, 0.768, 1.0)]
-    odd = [
-        *metronome,
-        rng.normal(size=len(t)),
-        np.where((t > 4) & (t < 4.1), 1.0, 0.0) + 1e-3 * rng.normal(size=len(t)),
-        np.sin(2 * np.pi * 0.3 * t),
-        np.where(t > 5, 1.0, 0.0),
-        np.cumsum(rng.normal(size=len(t))),
-    ]
-    return np.concatenate([ppg, odd]), np.concatenate([ecg, odd[::-1]])
-
-
-def test_cleaning_and_beats_are_those_of_neurokit2(nk, raw):
-    for name, clean, find in (("ppg", recipe.clean_ppg, beats.ppg_beats), ("ecg", recipe.clean_ecg, beats.ecg_beats)):
-        x = raw[name == "ecg"]
-        cleaned = clean(x, FS)
-        found = find(cleaned, FS)
-        for i, row in enumerate(x):
-            expected = getattr(nk, f"{name}_clean")(row, sampling_rate=FS)
-            np.testing.assert_allclose(cleaned[i], expected, rtol=0, atol=1e-9 * np.abs(expected).max())
-            try:
-                peaks = getattr(nk, f"{name}_findpeaks")(cleaned[i], sampling_rate=FS)
-                peaks = next(iter(peaks.values()))
-            except IndexError:  # its PPG detector, where nothing rises
-                peaks = []
-            np.testing.assert_array_equal(found.at[found.bounds[i] : found.bounds[i + 1]], peaks)
-
-
-def test_same_segments_as_neurokit2(nk, raw):
-    rates = {"ppg_fs": FS, "ecg_fs": FS}
+def test_same_segments_as_neurokit2(nk):
+    raw, rates = hard_windows(), {"ppg_fs": FS, "ecg_fs": FS}
     found, expected = (apply_recipe(*raw, **rates, recipe=which) for which in ("batched", "neurokit2"))
     np.testing.assert_array_equal(found.reason, expected.reason)
     assert {"too few ppg beats", "too few ecg beats", ""} <= set(expected.reason)

@@ -180,6 +180,6 @@ def test_without_scikit_learn_the_error_says_what_to_install(data, monkeypatch):
             raise ImportError(name)
         return real(name, *arguments, **options)
 
-    monkeypatch.setattr("xmae_fast.evaluation.extras.import_module", hiding)
+    monkeypatch.setattr("xmae_fast.extras.import_module", hiding)
     with pytest.raises(ImportError, match=r'Linear probes need scikit-learn: pip install "xmae_fast\[eval\]"'):
         probe(features, features[:, 0], groups)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from xmae_fast.atomic import atomic_path
-from xmae_fast.evaluation.extras import need
+from xmae_fast.extras import new_figure
 from xmae_fast.model.pretrained import recipe_of
 from xmae_fast.model.xmae import xMAE
-from xmae_fast.preprocess import clean_ecg, fill_missing, normalise, prepare_ppg, resample
+from xmae_fast.preprocess import normalise, prepare_ppg
 from xmae_fast.recipe import Recipe
+from xmae_fast.signals.clean import clean_ecg, fill_missing, resample
 
 Spans = Iterable[tuple[float, float]]
 
@@ -137,9 +138,7 @@ def _visible_patches(spans: Spans | None, N: int, patch_s: float) -> np.ndarray:
 
 
 def _draw(found: Reconstruction, rows: list[int]):
-    canvas = need("matplotlib.backends.backend_agg", "Pictures").FigureCanvasAgg
-    figure = need("matplotlib.figure", "Pictures").Figure(figsize=(11, 0.6 + 2.9 * len(rows)), layout="constrained")
-    canvas(figure)
+    figure = new_figure(11, 0.6 + 2.9 * len(rows), "Pictures need", "embed")
     time, error = np.arange(found.ppg.shape[1]) / found.fs, found.error
     grid = figure.add_gridspec(2 * len(rows), 1, height_ratios=[1, 1.6] * len(rows))
     edges = np.flatnonzero(np.diff(found.visible, prepend=False, append=False)).reshape(-1, 2)

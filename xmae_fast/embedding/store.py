@@ -13,6 +13,7 @@ import numpy as np
 
 from xmae_fast.atomic import atomic_path
 from xmae_fast.data.shards import import_h5py
+from xmae_fast.extras import need
 
 FORMATS = ("h5", "npy", "parquet")
 PLAN = "embeddings.json"
@@ -172,12 +173,8 @@ class Store:
 
 def import_parquet():
     """pyarrow, or an ImportError that says what to install."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError('Parquet needs pyarrow: pip install "xmae_fast[parquet]"') from None
-    return pyarrow
+    need("pyarrow.parquet", "Parquet needs", "parquet")
+    return need("pyarrow", "Parquet needs", "parquet")
 
 
 def _write_parquet(path: Path, embeddings: np.ndarray, columns: dict[str, np.ndarray]) -> None:

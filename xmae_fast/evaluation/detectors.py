@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xmae_fast.evaluation.extras import need
+from xmae_fast.extras import need
 
 PAT_RANGE = (0.05, 0.60)  # s; a foot this long after an R peak belongs to it
 _ECG_BAND = (5.0, 20.0)  # Hz, the QRS complex
@@ -35,11 +35,11 @@ def r_peaks(ecg: np.ndarray, fs: float) -> list[np.ndarray]:
     Band-pass 5-20 Hz (Butterworth, order 2, zero phase), energy averaged over 100 ms, maxima at least 0.3 s apart that
     reach 30 % of the 98th percentile of the energy; each is then the largest deviation of the filtered signal within
     80 ms, refined by a parabola. Peaks are found whichever way they point; a wide premature beat counts as one."""
-    signal = need("scipy.signal", "Detectors of beats")
+    signal = need("scipy.signal", "Detectors of beats need", "eval")
     filtered = signal.sosfiltfilt(signal.butter(2, _ECG_BAND, "bandpass", fs=fs, output="sos"), ecg, axis=1)
     size = np.abs(filtered)
     width = max(round(0.1 * fs), 1)
-    energy = need("scipy.ndimage", "Detectors of beats").uniform_filter1d(filtered**2, width, axis=1)
+    energy = need("scipy.ndimage", "Detectors of beats need", "eval").uniform_filter1d(filtered**2, width, axis=1)
     reach = max(round(0.08 * fs), 1)
     found = []
     for row in range(len(ecg)):
@@ -56,7 +56,7 @@ def pulse_feet(ppg: np.ndarray, fs: float) -> list[np.ndarray]:
     Low-pass 8 Hz (Butterworth, order 3, zero phase); steepest upslopes at least 0.35 s apart that reach 40 % of the
     95th percentile of the slope's maxima; each foot is the intersecting tangent: where the tangent at the upslope meets
     the lowest level of the 0.35 s before it."""
-    signal = need("scipy.signal", "Detectors of beats")
+    signal = need("scipy.signal", "Detectors of beats need", "eval")
     smooth = signal.sosfiltfilt(signal.butter(3, _PPG_CUTOFF, "lowpass", fs=fs, output="sos"), ppg, axis=1)
     slope = np.gradient(smooth, axis=1) * fs
     before = round(0.35 * fs)

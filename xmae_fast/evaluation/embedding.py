@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xmae_fast.evaluation.detectors import pulse_feet
-from xmae_fast.evaluation.extras import need
+from xmae_fast.extras import need
 from xmae_fast.model.outputs import encode, output_shape
 from xmae_fast.model.xmae import xMAE
 
@@ -72,7 +72,7 @@ def hand_made_features(ppg: np.ndarray, fs: float) -> np.ndarray:
     sd = centred.std(1) + 1e-9
     moments = [x.mean(1), sd, (centred**3).mean(1) / sd**3, (centred**4).mean(1) / sd**4]
     changes = [np.abs(np.diff(x, n, axis=1)).mean(1) for n in (1, 2)]
-    frequencies, power = need("scipy.signal", "Features made by hand").periodogram(centred, fs, axis=1)
+    frequencies, power = need("scipy.signal", "Features made by hand need", "eval").periodogram(centred, fs, axis=1)
     bands = [
         np.log(power[:, (frequencies >= low) & (frequencies < high)].mean(1) + 1e-9)
         for low, high in pairwise(_BANDS)

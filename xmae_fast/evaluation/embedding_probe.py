@@ -12,7 +12,6 @@ import numpy as np
 
 from xmae_fast.atomic import atomic_path
 from xmae_fast.embedding.store import StoredEmbeddings, read_embeddings
-from xmae_fast.evaluation.extras import need
 from xmae_fast.evaluation.held_out import even_draw
 from xmae_fast.evaluation.label_table import Labels, read_labels
 from xmae_fast.evaluation.linear_probe import ProbeResult, demeaned, probe
@@ -27,6 +26,7 @@ from xmae_fast.evaluation.report import (
     as_markdown,
     interval_text,
 )
+from xmae_fast.extras import need
 
 PICTURE = "probe.png"
 _METRIC = {"regression": "R2", "classification": "AUROC"}
@@ -71,7 +71,7 @@ def probe_embeddings(
     if per not in ("segment", "subject"):
         raise ValueError(f"per: expected 'segment' or 'subject', got {per!r}")
     if output is not None:
-        need("matplotlib", "Reports")
+        need("matplotlib", "Reports need", "eval")
         output = Path(output)
         if output.exists() and not output.is_dir():
             raise ValueError(f"output: expected a folder, got the file {output}")

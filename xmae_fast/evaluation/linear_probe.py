@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from xmae_fast.evaluation.bootstrap import Interval, interval, subject_draws
-from xmae_fast.evaluation.extras import need
+from xmae_fast.extras import need
 
+_need = partial(need, what_needs="Linear probes need", extra="eval")
 TASKS = {"regression": ("R2", "MAE"), "classification": ("AUROC", "AUPRC")}
 _ALPHAS = np.logspace(-1, 6, 8)
 _CS = np.logspace(-4, 0, 5)
@@ -88,7 +90,7 @@ def probe(
         ValueError: naming the argument; fewer than two subjects, or a training fold with one class.
         ImportError: scikit-learn is missing.
     """
-    sklearn, selection = need("sklearn", "Linear probes"), need("sklearn.model_selection", "Linear probes")
+    sklearn, selection = _need("sklearn"), _need("sklearn.model_selection")
     features, labels, groups = _checked(features, labels, groups, task, within, folds, resamples)
     known = ~np.isnan(labels)
     features, labels, groups = features[known], labels[known], groups[known]
@@ -134,13 +136,13 @@ def demeaned(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def _fitted(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, task: str, seed: int):
     """A pipeline with the penalty that is best on held-out training subjects; with one training subject, on held-out
     stretches of it; where inner folds have one class, the middle penalty."""
-    selection, linear = need("sklearn.model_selection", "Linear probes"), need("sklearn.linear_model", "Linear probes")
+    selection, linear = _need("sklearn.model_selection"), _need("sklearn.linear_model")
     if task == "regression":
         estimator, grid, scoring = linear.Ridge(), {"estimator__alpha": _ALPHAS}, "r2"
     else:
         estimator, grid, scoring = linear.LogisticRegression(max_iter=2000), {"estimator__C": _CS}, "roc_auc"
-    scaler = need("sklearn.preprocessing", "Linear probes").StandardScaler()
-    steps = need("sklearn.pipeline", "Linear probes").Pipeline([("scaler", scaler), ("estimator", estimator)])
+    scaler = _need("sklearn.preprocessing").StandardScaler()
+    steps = _need("sklearn.pipeline").Pipeline([("scaler", scaler), ("estimator", estimator)])
     subjects = len(np.unique(groups))
     groups = groups if subjects >= 2 else np.arange(len(labels)) * _INNER_FOLDS // len(labels)
     folds = min(_INNER_FOLDS, len(np.unique(groups)))

@@ -8,10 +8,10 @@ import numpy as np
 
 from xmae_fast.atomic import atomic_path
 from xmae_fast.evaluation.baselines import masked_mse_by_segment
-from xmae_fast.evaluation.extras import need
 from xmae_fast.evaluation.linear_probe import ProbeResult
 from xmae_fast.evaluation.reconstruction import MODEL, ReconstructionStudy
 from xmae_fast.evaluation.report import above, below, late_shift, row_at
+from xmae_fast.extras import need, new_figure
 
 # Okabe and Ito's colours: told apart with every kind of colour vision.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -110,7 +110,7 @@ def draw_by_ratio(results: dict):
     axis.set_xlabel("share of the ECG that is hidden")
     axis.set_ylabel("masked MSE (ECG in [-1, 1]), log scale")
     axis.set_yscale("log")
-    ticker = need("matplotlib.ticker", "Reports")
+    ticker = need("matplotlib.ticker", "Reports need", "eval")
     axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axis.yaxis.set_minor_locator(ticker.NullLocator())
@@ -217,7 +217,4 @@ def draw_probes(probes: dict[str, dict[str, ProbeResult | str]]):
 
 
 def _figure(width: float, height: float):
-    canvas = need("matplotlib.backends.backend_agg", "Reports").FigureCanvasAgg
-    figure = need("matplotlib.figure", "Reports").Figure(figsize=(width, height), layout="constrained")
-    canvas(figure)
-    return figure
+    return new_figure(width, height, "Reports need", "eval")

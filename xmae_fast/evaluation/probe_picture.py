@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from xmae_fast.evaluation.extras import need
 from xmae_fast.evaluation.linear_probe import ProbeResult
+from xmae_fast.extras import need, new_figure
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#777777"
 _SHOWN = 20_000  # points
@@ -13,9 +13,7 @@ _SHOWN = 20_000  # points
 
 def draw_probe(result: ProbeResult, label: str):
     """A regression: predicted against true, errors; a classification: ROC, precision and recall, scores by class."""
-    canvas = need("matplotlib.backends.backend_agg", "Reports").FigureCanvasAgg
-    figure = need("matplotlib.figure", "Reports").Figure(figsize=(11, 4.2), layout="constrained")
-    canvas(figure)
+    figure = new_figure(11, 4.2, "Reports need", "eval")
     numbers = ", ".join(f"{name} {value}" for name, value in result.metrics.items())
     figure.suptitle(f"{label}, {result.subjects:,} subjects not seen: {numbers}", parse_math=False, fontsize=11)
     (_draw_regression if result.task == "regression" else _draw_classification)(figure, result, label)
@@ -43,7 +41,7 @@ def _draw_regression(figure, result: ProbeResult, label: str) -> None:
 
 
 def _draw_classification(figure, result: ProbeResult, label: str) -> None:
-    metrics = need("sklearn.metrics", "Reports")
+    metrics = need("sklearn.metrics", "Reports need", "eval")
     roc, recall, by_class = figure.subplots(1, 3)
     positive = result.labels == 1
     false_alarms, hits, _ = metrics.roc_curve(positive, result.predictions)

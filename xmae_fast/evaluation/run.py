@@ -16,13 +16,13 @@ from xmae_fast.atomic import atomic_path
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index import Paths
 from xmae_fast.data.options import Quality
-from xmae_fast.evaluation.extras import need
 from xmae_fast.evaluation.held_out import HeldOut, load_held_out
 from xmae_fast.evaluation.lag import lag_profile
 from xmae_fast.evaluation.linear_probe import ProbeResult
 from xmae_fast.evaluation.probing import FEATURES, METRIC, TARGETS, labels_of, run_probes
 from xmae_fast.evaluation.reconstruction import RATIOS, SHIFTS, ReconstructionStudy
 from xmae_fast.evaluation.report import RESULTS, write_report
+from xmae_fast.extras import need
 from xmae_fast.model.checkpoint import load_checkpoint
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.random_masking import MODES
@@ -68,9 +68,9 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: naming the argument. ImportError: scikit-learn, SciPy or matplotlib is missing.
     """
-    need("sklearn", "Evaluations")
+    need("sklearn", "Evaluations need", "eval")
     if output is not None:
-        need("matplotlib", "Reports")
+        need("matplotlib", "Reports need", "eval")
         output = Path(output)
         if output.exists() and not output.is_dir():
             raise ValueError(f"output: expected a folder, got the file {output}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xmae_fast.atomic import atomic_path
 from xmae_fast.config import ModelCfg
+from xmae_fast.extras import need
 from xmae_fast.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -179,9 +180,6 @@ def _download(hub_id: str, options: dict[str, Any]) -> Path:
 
 
 def _import_hub(what: str = "The Hugging Face Hub"):
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError:
-        raise ImportError(f'{what} needs huggingface_hub: pip install "xmae_fast[hub]"') from None
-    return huggingface_hub
+    hub = need("huggingface_hub", f"{what} needs", "hub")
+    need("huggingface_hub.errors", f"{what} needs", "hub")
+    return hub

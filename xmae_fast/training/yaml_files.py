@@ -8,16 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from xmae_fast.extras import need
 from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
 
 
 def import_yaml():
     """The module yaml, or an ImportError that names the pip extra."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError('Configurations in YAML need PyYAML: pip install "xmae_fast[train]"') from error
-    return yaml
+    return need("yaml", "Configurations in YAML need", "train")
 
 
 def read_train_cfg(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> TrainCfg:

@@ -17,10 +17,6 @@ __all__ = list(_HOME)
 
 
 def __getattr__(name: str):
-    """What needs scipy is imported when it is first used."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("apply_recipe", "Segments"):
-        need = import_module(f"{__name__}.extras").need
-        need("scipy.signal", "Preparation")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -6,9 +6,9 @@ import re
 from importlib import metadata
 
 from xmae_fast.data.options import Quality, check_option, quality_pair
-from xmae_fast.data.preparation.extras import check_installed
 from xmae_fast.data.preparation.settings import EQUIVALENT, LOWEST_RATE, Settings
 from xmae_fast.data.preparation.sources import FORMATS, Source
+from xmae_fast.extras import check_installed
 
 
 def check_settings(
@@ -60,7 +60,7 @@ def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
     if recipe == "neurokit2":
         needed["neurokit2"] = 'recipe="neurokit2"'
     for package, purpose in needed.items():
-        check_installed(package, purpose)
+        check_installed(package, f"{purpose} needs", "prepare")
     packages = sorted({"numpy", *needed})
     versions = {"xmae_fast": __version__} | {name: metadata.version(name) for name in packages}
     return versions | ({} if recipe == "neurokit2" else {"equivalent": EQUIVALENT})

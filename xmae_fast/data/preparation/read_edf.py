@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from xmae_fast.data.preparation.extras import need
 from xmae_fast.data.preparation.recording import Channel, Reading, Recording, find_channel
+from xmae_fast.extras import need
 
 
 def read_edf(path: str, reading: Reading) -> Recording:
     """One file, in physical units; each signal has its own rate."""
-    pyedflib = need("pyedflib", "EDF")
+    pyedflib = need("pyedflib", "EDF needs", "prepare")
     with pyedflib.EdfReader(path) as file:
         names = file.getSignalLabels()
         chosen = [find_channel(names, kind, wanted) for kind, wanted in (("PPG", reading.ppg), ("ECG", reading.ecg))]

@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 
-from xmae_fast.data.preparation.extras import need
 from xmae_fast.data.preparation.recording import Channel, Reading, Recording, find_channel
+from xmae_fast.extras import need
 
 _TIME = re.compile(r"(time|t|timestamp|datetime|seconds|elapsed)([ _]*[\[(]?(s|sec|seconds|ms)[\])]?)?")
 _ROUNDED = 1.5  # samples that a time may be off
@@ -17,9 +17,9 @@ _WIDEST_GAPS = 50  # times the samples that are there: more is no recording with
 
 def read_table(path: str, reading: Reading) -> Recording:
     """Columns of PPG and ECG, by name; a time column (numbers in s or ms, or dates) gives rate, start and gaps."""
-    pandas = need("pandas", "CSV and Parquet")
+    pandas = need("pandas", "CSV and Parquet needs", "prepare")
     if path.lower().endswith(".parquet"):
-        parquet = need("pyarrow.parquet", "Parquet")
+        parquet = need("pyarrow.parquet", "Parquet needs", "prepare")
         names, separator = parquet.ParquetFile(path).schema_arrow.names, ""
     else:
         names, separator = _header(path)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from xmae_fast.data.preparation.extras import need
 from xmae_fast.data.preparation.recording import Channel, Reading, Recording, find_channel
+from xmae_fast.extras import need
 
 
 def read_wfdb(path: str, reading: Reading) -> Recording:
     """One record, single- or multi-segment; gaps are NaN."""
-    wfdb = need("wfdb", "WFDB")
+    wfdb = need("wfdb", "WFDB needs", "prepare")
     record = os.path.splitext(path)[0]
     header = wfdb.rdheader(record, rd_segments=True)
     multi = isinstance(header, wfdb.MultiRecord)

@@ -10,13 +10,12 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from scipy import signal
-from scipy.ndimage import spline_filter1d
 
 from xmae_fast.data.options import check_option
-from xmae_fast.data.preparation.beats import ecg_beats, ppg_beats, template_quality
-from xmae_fast.data.preparation.extras import need
 from xmae_fast.data.preparation.settings import LOWEST_RATE, Recipe
+from xmae_fast.extras import need
+from xmae_fast.signals.beats import ecg_beats, ppg_beats, template_quality
+from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing, min_max, resample
 
 _ROWS = 128  # windows at a time
 
@@ -48,6 +47,7 @@ def apply_recipe(
 
     ValueError names an argument of the wrong shape or value; ImportError where recipe="neurokit2" lacks the package."""
     check_option("recipe", recipe, ("batched", "neurokit2"))
+    need("scipy", "Preparation needs", "prepare")
     ppg, ecg = (np.ascontiguousarray(x, dtype=np.float64) for x in (ppg, ecg))
     for name, x, fs in (("ppg", ppg, ppg_fs), ("ecg", ecg, ecg_fs)):
         if x.ndim != 2 or len(x) != len(ppg):
@@ -70,9 +70,8 @@ def _apply(ppg, ecg, ppg_fs: float, ecg_fs: float, seq_len: int, recipe: Recipe,
     reason = np.full(len(ppg), "", dtype="U32")
     filled = {}
     for name, x in (("ppg", ppg), ("ecg", ecg)):
-        finite = np.isfinite(x)
-        filled[name] = x if finite.all() else _fill(x, finite)
-        _note(reason, finite.mean(1) < 1 - max_missing, f"missing {name}")
+        filled[name], missing = fill_missing(x)
+        _note(reason, missing > max_missing, f"missing {name}")
         _note(reason, (filled[name] == filled[name][:, :1]).all(1), f"constant {name}")
     good = np.flatnonzero(reason == "")
     quality = np.full((2, len(ppg)), np.nan)
@@ -96,64 +95,23 @@ def _note(reason: np.ndarray, where: np.ndarray, text: str) -> None:
     reason[where & (reason == "")] = text
 
 
-def _fill(x: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """Missing samples take the value before them, at the start of a row the first that is there."""
-    source = np.maximum.accumulate(np.where(finite, np.arange(x.shape[1]), -1), axis=1)
-    source = np.where(source < 0, finite.argmax(1)[:, None], source)
-    return np.nan_to_num(np.take_along_axis(x, source, 1), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def clean_ecg(x: np.ndarray, fs: float) -> np.ndarray:
-    """Rows of raw ECG (S, n) without drift and mains hum: neurokit2's `ecg_clean`, method "neurokit"."""
-    drift = signal.butter(5, 0.5, "highpass", output="sos", fs=fs)
-    mains = np.ones(int(fs / 50) if fs >= 100 else 2)
-    return signal.filtfilt(mains, [len(mains)], signal.sosfiltfilt(drift, x, axis=1), axis=1)
-
-
-def clean_ppg(x: np.ndarray, fs: float) -> np.ndarray:
-    """Rows of raw PPG (S, n) between 0.5 and 8 Hz: neurokit2's `ppg_clean`, method "elgendi"."""
-    return signal.sosfiltfilt(signal.butter(2, [0.5, 8], "bandpass", output="sos", fs=fs), x, axis=1)
-
-
-def resample(x: np.ndarray, seq_len: int) -> np.ndarray:
-    """Rows (S, n) to (S, seq_len) samples, the first and the last sample in their places: a cubic spline through all
-    samples, as neurokit2's `signal_resample` has it (scipy.ndimage.zoom, in a fifth of the time)."""
-    n = x.shape[1]
-    if n == seq_len:
-        return x
-    knots = spline_filter1d(x, 3, axis=1, mode="mirror")
-    knots = np.concatenate([knots[:, 1:2], knots, knots[:, -2:-4:-1]], axis=1)
-    at = np.arange(seq_len) * ((n - 1) / (seq_len - 1))
-    first = np.minimum(at.astype(int), n - 1)
-    t = at - first
-    weights = (1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3
-    return sum(knots[:, first + k] * (weight / 6) for k, weight in enumerate(weights))
-
-
-def min_max(x: np.ndarray) -> np.ndarray:
-    """Rows to [-1, 1]; a constant row to NaN."""
-    low, high = x.min(1, keepdims=True), x.max(1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 2 * (x - low) / (high - low) - 1
-
-
 def _batched_ppg(x: np.ndarray, fs: float, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     clean = clean_ppg(x, fs)
-    return resample(clean, seq_len), template_quality(clean, ppg_beats(clean, fs), fs)
+    return resample(clean, seq_len), template_quality(clean, ppg_beats(clean, fs), fs)[0]
 
 
 def _batched_ecg(x: np.ndarray, fs: float, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     clean = clean_ecg(x, fs)
-    return resample(clean, seq_len), template_quality(clean, ecg_beats(clean, fs), fs)
+    return resample(clean, seq_len), template_quality(clean, ecg_beats(clean, fs), fs)[0]
 
 
 def _neurokit2_ppg(x: np.ndarray, fs: float, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-    nk = need("neurokit2", 'recipe="neurokit2"')
+    nk = need("neurokit2", 'recipe="neurokit2" needs', "prepare")
     return _row_by_row(nk, nk.ppg_clean, nk.ppg_quality, x, fs, seq_len)
 
 
 def _neurokit2_ecg(x: np.ndarray, fs: float, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-    nk = need("neurokit2", 'recipe="neurokit2"')
+    nk = need("neurokit2", 'recipe="neurokit2" needs', "prepare")
     return _row_by_row(nk, nk.ecg_clean, nk.ecg_quality, x, fs, seq_len)
 
 

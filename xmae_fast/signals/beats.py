@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import find_peaks, peak_prominences
 
-_PERCENTILE = 0.15  # of the quality's samples
+from xmae_fast.signals.clean import scipy
+
 _FEWEST = 4  # beats that a heart rate needs
 
 
@@ -27,6 +26,7 @@ class Beats(NamedTuple):
 
 def ecg_beats(x: np.ndarray, fs: float) -> Beats:
     """R peaks of cleaned ECG, `x` (S, n) at `fs` Hz: steep stretches, and in each the most prominent maximum."""
+    uniform_filter1d = scipy("ndimage").uniform_filter1d
     slope = np.abs(np.gradient(x, axis=1))
     smooth = uniform_filter1d(slope, int(np.rint(0.1 * fs)), axis=1, mode="nearest")
     average = uniform_filter1d(smooth, int(np.rint(0.75 * fs)), axis=1, mode="nearest")
@@ -39,6 +39,7 @@ def ecg_beats(x: np.ndarray, fs: float) -> Beats:
 
 def ppg_beats(x: np.ndarray, fs: float) -> Beats:
     """Systolic peaks of cleaned PPG, `x` (S, n) at `fs` Hz: where a short average of its square exceeds a long."""
+    uniform_filter1d = scipy("ndimage").uniform_filter1d
     squared = np.maximum(x, 0) ** 2
     short = uniform_filter1d(squared, int(np.rint(0.111 * fs)), axis=1, mode="nearest")
     long = uniform_filter1d(squared, int(np.rint(0.667 * fs)), axis=1, mode="nearest")
@@ -47,16 +48,20 @@ def ppg_beats(x: np.ndarray, fs: float) -> Beats:
     return _peaks(x, row, start, stop, shortest, int(np.rint(0.3 * fs)))
 
 
-def template_quality(x: np.ndarray, beats: Beats, fs: float) -> np.ndarray:
-    """(S,) 15th percentile over the samples of each segment of the correlation of its beat with the mean beat; NaN
-    where there are fewer than four beats, or fewer than two that lie wholly within the segment."""
-    quality = np.full(len(x), np.nan)
+def template_quality(x: np.ndarray, beats: Beats, fs: float, percentile: float = 15) -> tuple[np.ndarray, np.ndarray]:
+    """Quality (S,), at most 1, and mean rate (S,) in 1/min of cleaned segments `x` (S, n) at `fs` Hz.
+
+    The quality is the percentile over the samples of each segment of the correlation of its beat with the mean beat.
+    NaN where neurokit2 gives none: both where there are fewer than four beats or less than 4 s, the quality also where
+    fewer than two beats lie wholly within the segment."""
+    quality, rate = np.full((2, len(x)), np.nan)
     rows = np.flatnonzero(np.diff(beats.bounds) >= _FEWEST)
-    if len(rows):
-        for row, rate in zip(rows.tolist(), _mean_rate(beats, rows, x.shape[1], fs).tolist(), strict=True):
+    if len(rows) and x.shape[1] >= 4 * fs:
+        rate[rows] = _mean_rate(beats, rows, x.shape[1], fs)
+        for row in rows.tolist():
             peaks = beats.at[beats.bounds[row] : beats.bounds[row + 1]]
-            quality[row] = _of_segment(x[row], peaks, 60 / rate, fs)
-    return quality
+            quality[row] = _of_segment(x[row], peaks, 60 / float(rate[row]), fs, percentile / 100)
+    return quality, rate
 
 
 def _stretches(above: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,9 +92,10 @@ def _peaks(
     walled = np.full(size.sum(), np.inf)
     inside = within < size[wave] - 1
     walled[inside] = x[row[wave], start[wave] + within][inside]
-    maxima = find_peaks(walled)[0]
+    signal = scipy("signal")
+    maxima = signal.find_peaks(walled)[0]
     maxima = maxima[np.isfinite(walled[maxima])]
-    prominence = peak_prominences(walled, maxima)[0]
+    prominence = signal.peak_prominences(walled, maxima)[0]
     order = np.lexsort((maxima, -prominence, wave[maxima]))
     found, best = np.unique(wave[maxima][order], return_index=True)
     at = start[found] + within[maxima[order][best]]
@@ -164,7 +170,7 @@ def _edge(h0: np.ndarray, h1: np.ndarray, m0: np.ndarray, m1: np.ndarray) -> np.
     return np.where(turned, 0, np.where(steep, 3 * m0, d))
 
 
-def _of_segment(x: np.ndarray, peaks: np.ndarray, window: float, fs: float) -> float:
+def _of_segment(x: np.ndarray, peaks: np.ndarray, window: float, fs: float, share: float) -> float:
     """The quality of one segment `x` (n,) whose beats last `window` seconds."""
     half = 0.5 * window
     margin = int((half + half) * fs)
@@ -183,16 +189,16 @@ def _of_segment(x: np.ndarray, peaks: np.ndarray, window: float, fs: float) -> f
         alike = cycles @ template / np.sqrt((cycles**2).sum(1) * (template @ template))
     alike = np.clip(alike, -1, 1)
     samples = np.diff(peaks[1:-1], prepend=0, append=len(x))  # each beat's value holds until the next beat
-    return _percentile(alike, samples)
+    return _percentile(alike, samples, share)
 
 
-def _percentile(values: np.ndarray, times: np.ndarray) -> float:
-    """numpy.percentile of `values`, each repeated `times`, at 15 %; NaN if one is NaN."""
+def _percentile(values: np.ndarray, times: np.ndarray, share: float) -> float:
+    """numpy.quantile of `values`, each repeated `times`, at `share`; NaN if one is NaN."""
     if np.isnan(values).any():
         return np.nan
     order = np.argsort(values)
     rank = np.cumsum(times[order])
-    position = (rank[-1] - 1) * _PERCENTILE
+    position = (rank[-1] - 1) * share
     low = int(position)
-    below, above = values[order][np.searchsorted(rank, [low, low + 1], side="right")]
+    below, above = values[order][np.searchsorted(rank, [low, min(low + 1, rank[-1] - 1)], side="right")]
     return below + (above - below) * (position - low)

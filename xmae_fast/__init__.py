@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """`xmae_fast.data`, `evaluation`, `training` and `tuning`, imported when first used."""
-    if name in ("data", "evaluation", "training", "tuning"):
+    """`xmae_fast.data`, `evaluation`, `export`, `training` and `tuning`, imported when first used."""
+    if name in ("data", "evaluation", "export", "training", "tuning"):
         return import_module(f"xmae_fast.{name}")
     raise AttributeError(f"module 'xmae_fast' has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def raise_if_out_of_bounds(differences: Sequence[Difference]) -> None:
 def _cases(graph: nn.Module, cfg: ModelCfg, signals: Signals) -> Iterator[Arrays]:
     """All segments in batches of several sizes, each for several numbers of visible patches."""
     stops = np.minimum(np.cumsum([0, *BATCHES, len(signals.ppg)]), len(signals.ppg))
-    for start, stop in zip(stops[:-1], stops[1:], strict=True):
+    for start, stop in pairwise(stops):
         for kept in visible_counts(graph, cfg) if stop > start else ():
             yield feed(graph, cfg, signals[start:stop], kept, seed=int(start))
 
@@ -128,7 +129,7 @@ def _reconstruct(model: xMAE, tensors: dict[str, Tensor]) -> Tensor:
 def _difference(name: str, got: np.ndarray, want: np.ndarray, plain: np.ndarray, weights: str) -> Difference:
     if got.shape != want.shape or not np.isfinite(got).all():
         what = f"shape {list(got.shape)}" if got.shape != want.shape else "numbers that are not finite"
-        raise CheckError(f"{name}: expected finite numbers of shape {list(want.shape)}, got {what}; nothing was written")
+        raise CheckError(f"{name}: expected finite numbers of shape {list(want.shape)}, got {what}: nothing is written")
     got, want, plain = (x.reshape(len(x), -1).astype(np.float64) for x in (got, want, plain))
     error, norm = np.linalg.norm(got - want), np.linalg.norm(want)
     spread = max(np.linalg.norm(want - want.mean(0)), TINY)

@@ -111,6 +111,9 @@ def _drop_unused(graph) -> None:
 def quantize(model, path: Path, batches: Sequence[Arrays]) -> None:
     """Write `model` with int8 weights (per output channel) and uint8 activations to `path`, in QDQ form.
 
+    Convolutions and linear layers are quantised, but not attention's products, nor the last layer of a reconstruction:
+    in int8 that one alone cost 12 % of cosine on the worst of 33 real segments, all the others together 0.4 %.
+
     Args:
         model: float32, from `to_onnx`.
         batches: inputs whose activations give the ranges.
@@ -124,11 +127,24 @@ def quantize(model, path: Path, batches: Sequence[Arrays]) -> None:
     try:
         quantize_static(
             model, path, _Calibration(batches), quant_format=QuantFormat.QDQ, op_types_to_quantize=list(QUANTIZED),
-            per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=_decoders(model.graph), per_channel=True, activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
         )  # fmt: skip
     finally:
         root.setLevel(level)
+
+
+def _decoders(graph) -> list[str]:
+    """Names of the linear layers from which a waveform comes, if any."""
+    maker = {name: node for node in graph.node for name in node.output}
+    found = []
+    for output in graph.output:
+        if output.name == "ecg_reconstructed":
+            node = maker[output.name]
+            while node.op_type not in QUANTIZED:
+                node = maker[node.input[0]]
+            found.append(node.name)
+    return found
 
 
 class _Calibration:

@@ -36,9 +36,10 @@ def store_in_float16(graph: nn.Module) -> nn.Module:
 
 
 def trace(graph: nn.Module, cfg: ModelCfg, max_batch: int | None = None) -> ExportedProgram:
-    """The graph as torch.export has it: any batch size (up to `max_batch`), any number of visible patches from 1 to N."""
-    batch, visible = Dim("batch", min=1, max=max_batch), Dim("visible", min=1, max=cfg.num_patches)
-    rows, patches = 3, max(cfg.num_patches - 1, 1)
+    """The graph as torch.export has it: any batch size (up to `max_batch`), 1 to N visible patches."""
+    rows, N = 3, cfg.num_patches
+    batch, visible = Dim("batch", min=1, max=max_batch), Dim("visible", min=1, max=N) if N > 1 else None
+    patches = N - 1 if N > 2 else N  # an example of 1 would be taken for a constant
     known = {
         "ppg": (torch.zeros(rows, cfg.seq_len), {0: batch}),
         "ecg_visible": (torch.zeros(rows, patches, cfg.patch_len), {0: batch, 1: visible}),

@@ -164,11 +164,14 @@ def _try_openvino(report: ExportReport, runs: dict[str, Run], path: Path, check:
         return
     try:
         run = run_openvino(path.read_bytes())
-        report.differences[OPENVINO] = check(run)
-        raise_if_out_of_bounds(report.differences[OPENVINO])
-        runs[OPENVINO] = run
+        found = report.differences[OPENVINO] = check(run)
     except (RuntimeError, CheckError) as error:
-        report.notes.append(f"{OPENVINO}: not timed, {str(error).splitlines()[0]}")
+        report.notes.append(f"{OPENVINO}: cannot run the file, {str(error).splitlines()[0]}")
+        return
+    if all(difference.ok for difference in found):
+        runs[OPENVINO] = run
+    else:
+        report.notes.append(f"{OPENVINO}: not timed, its results are out of bounds")
 
 
 def _latencies(runs: dict[str, Run], model: xMAE, graph: nn.Module, checked: Signals) -> dict[str, dict[int, float]]:
@@ -195,7 +198,7 @@ def _model_call(model: xMAE, inputs: Arrays) -> Callable[[], object]:
         return lambda: model.embed(ppg.to(place))
     mode = model.training
     hidden = torch.ones(len(keep), model.cfg.num_patches, device=place.device).scatter(1, keep, 0.0)
-    restore = hidden.argsort(1, stable=True).argsort(1)
+    restore = hidden.argsort(dim=1, stable=True).argsort(1)
     ecg = visible.new_zeros(*hidden.shape, model.cfg.patch_len)
     ecg = ecg.scatter(1, keep[:, :, None].expand_as(visible), visible).flatten(1).to(place)
     ppg = None if ppg is None else ppg.to(place)

@@ -122,7 +122,7 @@ def test_int8_is_small_and_near(model, shards, exported, tmp_path, monkeypatch):
     ("to", "weights", "tolerance", "changes", "names"),
     [
         ("onnx", "float16", 1e-3, {"lag": "window(0.0, 1.0)"}, ["ppg", "ecg_visible", "ids_keep"]),
-        ("torch-export", "float32", 5e-6, {"use_cross_bridge": False, "patch_len": 50}, ["ecg_visible", "ids_keep"]),
+        ("torch-export", "float32", 5e-6, {"use_cross_bridge": False}, ["ecg_visible", "ids_keep"]),
     ],
 )
 def test_reconstruction_is_the_models(tmp_path, monkeypatch, to, weights, tolerance, changes, names):
@@ -152,6 +152,13 @@ def test_merged_branches_are_the_branches(model, block):
     x = torch.randn(2, 64, 21)
     got = graphs.FoldedInception(params, block)(x[:, :, None])[:, :, 0]
     assert relative_error(got, reference.inception(x, params, training=False)) < 1e-6
+
+
+@pytest.mark.parametrize("L", [1, 49, 50, 500])
+def test_the_folded_stem_is_the_stem(model, L):
+    x = torch.randn(2, 1, L)
+    got = graphs.FoldedStem(model.ppg_path.stem)(x[:, :, None])[:, :, 0]
+    assert relative_error(got, reference.conv_stem(x, model.ppg_path.stem.params(), training=False)) < 1e-6
 
 
 def test_a_wrong_graph_is_not_written(model, tmp_path, monkeypatch):

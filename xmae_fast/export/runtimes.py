@@ -21,7 +21,10 @@ PACKAGES = {ONNX_RUNTIME: "onnxruntime", OPENVINO: "openvino"}
 
 def installed(package: str) -> bool:
     """Whether it can be imported."""
-    return importlib.util.find_spec(package) is not None
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # hidden by an import hook, or half imported
+        return False
 
 
 def version(package: str) -> str:

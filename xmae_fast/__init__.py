@@ -38,9 +38,9 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """`Embedder` and its kin, `xmae_fast.data`, `embedding`, `evaluation`, `training` and `tuning`, imported when first
-    used."""
-    if name in ("data", "embedding", "evaluation", "training", "tuning"):
+    """`Embedder` and its kin, `xmae_fast.data`, `embedding`, `evaluation`, `export`, `training` and `tuning`, imported
+    when first used."""
+    if name in ("data", "embedding", "evaluation", "export", "training", "tuning"):
         return import_module(f"xmae_fast.{name}")
     if name in _EMBEDDING:
         return getattr(import_module("xmae_fast.embedding"), name)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from xmae_fast import cli_data, cli_embedding, cli_evaluation, cli_prepare, cli_training
+from xmae_fast import cli_data, cli_embedding, cli_evaluation, cli_export, cli_prepare, cli_training
 
 
 def _explain(_: argparse.Namespace) -> None:
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     cli_embedding.add_commands(commands)
     cli_evaluation.add_commands(commands)
     cli_training.add_commands(commands)
+    cli_export.add_commands(commands)
     return top
 
 

@@ -26,6 +26,8 @@ from benchmarks.runtimes import (
     openvino_streams,
 )
 from benchmarks.timing import Run
+from xmae_fast.export.graphs import make_graph
+from xmae_fast.export.onnx_file import to_onnx
 from xmae_fast.testing import Error
 
 Work = Callable[[Batch], Tensor]
@@ -110,13 +112,15 @@ class _Inference:
         return [self._baseline(*row) for row in rows]
 
     def _other_runtimes(self) -> list[Contestant]:
-        """Each from the plain model and from the one whose stem is two-dimensional, which their kernels prefer."""
+        """Each from the plain model, from the one whose stem is two-dimensional, which their kernels prefer, and from
+        what `xmae-fast export` writes."""
         rows = []
         for runtime, start in ((ONNX_RUNTIME, onnx_runtime), (OPENVINO, openvino)):
             least = "quick" if runtime == ONNX_RUNTIME and self.B > 1 else "default"
             rows += [
                 (runtime, runtime, lambda start=start: start(self._onnx(False, self.B)), "default"),
                 (f"{runtime}, Conv2d stem", runtime, lambda start=start: start(self._onnx(True, self.B)), least),
+                (f"{runtime}, xmae-fast export", runtime, lambda start=start: start(self._our_onnx), "default"),
             ]
         if self.B > STREAMED and self.B % STREAMED == 0:
             name = f"{OPENVINO}, the same, streams of {STREAMED}"
@@ -140,6 +144,12 @@ class _Inference:
             model = stock_model(plain) if two_dimensional else plain
             self.exported[key] = export_embed(model, B, self.context.cfg.seq_len)
         return self.exported[key]
+
+    @cached_property
+    def _our_onnx(self) -> bytes:
+        """The file of `xmae-fast export`, whose batch size is free."""
+        model = our_model(self.context, "reference")
+        return to_onnx(make_graph(model, "embed"), model.cfg).SerializeToString()
 
     def _information(self) -> list[Contestant]:
         """Stock PyTorch in bfloat16 autocast, on a CPU; a GPU's run is in bfloat16 anyway."""

@@ -1,0 +1,211 @@
+"""What is exported: inference in stock PyTorch operations alone, with BatchNorm folded and the stem in two dimensions.
+
+B batch, L samples, P patch length, N = L / P patches, Nk visible patches, D width, S channels of the stem.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmae_fast.model.layers import Stem
+from xmae_fast.model.xmae import ModalityPath, xMAE
+from xmae_fast.ops.conv_stem.params import ConvBN, Inception
+from xmae_fast.ops.conv_stem.reference import EPS
+from xmae_fast.ops.token_gather import reference as token_gather
+from xmae_fast.ops.waveform_loss import reference as waveform_loss
+
+BLOCK = 16  # channels that the runtimes' convolutions keep side by side
+PLAIN = {"inference": True, "impl": "reference"}
+ENTRIES = ("embed", "reconstruct")
+
+
+def folded(layer: ConvBN) -> tuple[Tensor, Tensor]:
+    """Weight [c_out, c_in, k] and bias [c_out] of a convolution that does in evaluation what `layer` does; float64."""
+    gamma, beta, mean, var = (x.detach().double() for x in layer[1:5])
+    scale = gamma / (var + EPS).sqrt()
+    return layer.weight.detach().double() * scale[:, None, None], beta - mean * scale
+
+
+def convolution(weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> nn.Conv2d:
+    """weight [c_out, c_in, k] as a convolution along the last of two dimensions, with padding k // 2.
+
+    The runtimes have their fast kernels for two dimensions only.
+    """
+    c_out, c_in, k = weight.shape
+    conv = nn.Conv2d(c_in, c_out, (1, k), (1, stride), (0, k // 2), bias=bias is not None)
+    conv.weight.data.copy_(weight.detach()[:, :, None])
+    if bias is not None:
+        conv.bias.data.copy_(bias)
+    return conv
+
+
+class FoldedInception(nn.Module):
+    """The branches' channels, in their order, from convolutions of whole blocks of `block` channels.
+
+    Branches of 10 or 21 channels do not fit the blocked layout that the runtimes' convolutions work in. A block that
+    two branches share is computed with the longer kernel, whose outer taps are zero for the shorter one's channels.
+    """
+
+    def __init__(self, params: Inception, block: int = BLOCK) -> None:
+        super().__init__()
+        branches = [folded(branch) for branch in params.branches]
+        taps = [weight.shape[-1] for weight, bias in branches for _ in bias]  # of each channel, ascending
+        longest = taps[-1]
+        weight = torch.cat([F.pad(weight, [(longest - weight.shape[-1]) // 2] * 2) for weight, _ in branches])
+        bias = torch.cat([bias for _, bias in branches])
+        needed = torch.tensor([max(taps[i - i % block : i - i % block + block]) for i in range(len(taps))])
+        self.parts = nn.ModuleList()
+        for k in needed.unique().tolist():
+            outer = (longest - k) // 2
+            self.parts.append(convolution(weight[needed == k, :, outer : longest - outer], bias[needed == k]))
+        self.fuse = convolution(*folded(params.fuse))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, 1, L] -> [B, c_out, 1, L]."""
+        return F.silu(self.fuse(F.silu(torch.cat([part(x) for part in self.parts], 1))))
+
+
+class FoldedStem(nn.Module):
+    """`ops.conv_stem` in evaluation."""
+
+    def __init__(self, stem: Stem, block: int = BLOCK) -> None:
+        super().__init__()
+        params = stem.params()
+        for name in ("enc1", "enc2", "enc3"):
+            blocks = (FoldedInception(part, block) for part in getattr(params, name))
+            self.add_module(name, nn.Sequential(*blocks))
+        for name, stride in (("down1", 2), ("down2", 2), ("smooth2", 1), ("smooth1", 1), ("head", 1), ("skip", 1)):
+            self.add_module(name, convolution(*folded(getattr(params, name)), stride=stride))
+        for name in ("lat2", "lat1", "red3to2", "red2to1"):
+            self.add_module(name, convolution(getattr(params, name)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, 1, L] -> [B, S, 1, L]."""
+        e1 = self.enc1(x)
+        e2 = self.enc2(F.silu(self.down1(e1)))
+        e3 = self.enc3(F.silu(self.down2(e2)))
+        t2 = F.silu(self.smooth2(self.lat2(e2) + _upsample(self.red3to2(e3), e2)))
+        t1 = F.silu(self.smooth1(self.lat1(e1) + _upsample(self.red2to1(t2), e1)))
+        return F.silu(self.head(t1)) + self.skip(x)
+
+
+def _upsample(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class PathEncoder(nn.Module):
+    """One modality up to its tokens."""
+
+    def __init__(self, path: ModalityPath) -> None:
+        super().__init__()
+        self.patch_len = path.patch_len
+        self.stem = FoldedStem(path.stem)
+        weight = path.patcher.proj.weight.detach()  # [D, S, P]
+        self.patches = nn.Linear(weight[0].numel(), len(weight))
+        self.patches.weight.data.copy_(weight.transpose(1, 2).flatten(1))
+        self.patches.bias.data.copy_(path.patcher.proj.bias.detach())
+        self.pos, self.blocks = path.pos, path.encoder.blocks
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """[B, Nk * P] -> [B, Nk, D], Nk >= 1; the first Nk positions are added, as published."""
+        features = self.stem(waveform[:, None, None])[:, :, 0]
+        rows = features.transpose(1, 2).unflatten(1, (-1, self.patch_len)).flatten(2)  # [B, Nk, P * S]
+        x = self.patches(rows) + self.pos[:, : rows.shape[1]]
+        for block in self.blocks:
+            x = block(x, **PLAIN)
+        return x
+
+
+class EmbedGraph(nn.Module):
+    """ppg [B, L] -> projected [B, proj_dim], pooled [B, D], tokens [B, N, D]."""
+
+    entry, inputs, outputs = "embed", ("ppg",), ("projected", "pooled", "tokens")
+
+    def __init__(self, model: xMAE) -> None:
+        super().__init__()
+        self.encoder, self.proj = PathEncoder(model.ppg_path), model.ppg_path.proj
+
+    def forward(self, ppg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tokens = self.encoder(ppg)
+        pooled = tokens.mean(1)
+        return self.proj(pooled), pooled, tokens
+
+
+class _Decoder(nn.Module):
+    """The ECG's encoder, and its decoder from all N tokens on."""
+
+    entry, outputs = "reconstruct", ("ecg_reconstructed",)
+
+    def __init__(self, model: xMAE) -> None:
+        super().__init__()
+        path = model.ecg_path
+        self.ecg_encoder, self.pos, self.dec_blk, self.deconv = (
+            PathEncoder(path), path.pos, path.dec_blk, path.decoder.deconv
+        )  # fmt: skip
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> [B, L]."""
+        waveform = waveform_loss.decode_waveform(self.dec_blk(tokens, **PLAIN), self.deconv.weight, self.deconv.bias)
+        return waveform[:, 0]
+
+
+class ReconstructGraph(_Decoder):
+    """ppg [B, L], ecg_visible [B, Nk, P], ids_keep [B, Nk] -> ecg_reconstructed [B, L]."""
+
+    inputs = ("ppg", "ecg_visible", "ids_keep")
+
+    def __init__(self, model: xMAE) -> None:
+        super().__init__(model)
+        self.ppg_encoder, self.bridge = PathEncoder(model.ppg_path), model.bridger.ecg2ppg
+        self.mask_loc_table = model.ecg_path.mask_loc_table
+
+    def forward(self, ppg: Tensor, ecg_visible: Tensor, ids_keep: Tensor) -> Tensor:
+        tokens = self.ecg_encoder(ecg_visible.flatten(1))
+        tokens = token_gather.assemble_queries(tokens, ids_keep, self.pos, self.mask_loc_table.weight)
+        ppg_tokens = self.ppg_encoder(ppg)
+        for block in self.bridge:
+            tokens = block(tokens, ppg_tokens, **PLAIN)
+        return self.decode(tokens)
+
+
+class EcgAloneGraph(_Decoder):
+    """ecg_visible [B, Nk, P], ids_keep [B, Nk] -> ecg_reconstructed [B, L], of a model without a bridge."""
+
+    inputs = ("ecg_visible", "ids_keep")
+
+    def __init__(self, model: xMAE) -> None:
+        super().__init__(model)
+        self.mask_token = model.mask_token
+
+    def forward(self, ecg_visible: Tensor, ids_keep: Tensor) -> Tensor:
+        tokens = self.ecg_encoder(ecg_visible.flatten(1))
+        B, N = ids_keep.shape[0], self.pos.shape[1]
+        index = ids_keep[:, :, None].expand(-1, -1, tokens.shape[-1])
+        tokens = self.mask_token.expand(B, N, -1).scatter(1, index, tokens)
+        hidden = tokens.new_ones(1, 1).expand(B, N).scatter(1, ids_keep, torch.zeros_like(ids_keep, dtype=tokens.dtype))
+        return self.decode(tokens + self.pos * hidden.amax(1)[:, None, None])  # positions, unless all is visible
+
+
+def make_graph(model: xMAE, entry: str) -> nn.Module:
+    """The graph of an entry point, with float32 copies of the weights, on the CPU, without gradients.
+
+    It has `entry`, and `inputs` and `outputs`, names in order.
+
+    Raises:
+        ValueError: unknown entry, or one that the model's source does not have.
+    """
+    if entry not in ENTRIES:
+        raise ValueError(f"entry: expected one of {', '.join(map(repr, ENTRIES))}, got {entry!r}")
+    needed, other = ("PPG", "ecg") if entry == "embed" else ("ECG", "ppg")
+    if model.cfg.source == other:
+        raise ValueError(f"entry: expected a model with a {needed} encoder for {entry!r}, got source={other!r}")
+    model = copy.deepcopy(model).cpu().float()
+    if entry == "embed":
+        graph = EmbedGraph(model)
+    else:
+        graph = ReconstructGraph(model) if model.has_bridge else EcgAloneGraph(model)
+    return graph.eval().requires_grad_(False)

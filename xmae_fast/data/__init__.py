@@ -1,6 +1,6 @@
 """Segments of synchronised PPG and ECG: loaders, shards and their layouts, splits, and the simulator."""
 
-from importlib import import_module
+from xmae_fast.lazy import lazy_names
 
 _HOME = {
     "AugmentDraw": "augment",
@@ -40,13 +40,4 @@ _HOME = {
     "write_shard": "shards",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

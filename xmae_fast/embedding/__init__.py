@@ -1,6 +1,6 @@
 """From recordings and shards to embeddings: `Embedder`, extraction of millions of segments, reconstruction of ECG."""
 
-from importlib import import_module
+from xmae_fast.lazy import lazy_names
 
 _HOME = {
     "Embedder": "embedder",
@@ -15,13 +15,4 @@ _HOME = {
     "reconstruct": "reconstruction",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

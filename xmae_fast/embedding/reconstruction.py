@@ -160,5 +160,6 @@ def _draw(found: Reconstruction, rows: list[int]):
         told = f"{found.visible.mean():.0%} of the ECG shown to the model (shaded)"
         top.set_title(told if error is None else f"{told}; MSE where hidden {error[row]:.4f}", loc="left", fontsize=10)
     bottom.set_xlabel("time [s]; both signals scaled to [-1, 1]")
-    bottom.legend(loc="lower right", ncols=2, frameon=False, fontsize=9)
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    figure.axes[0].legend(*bottom.get_legend_handles_labels(), ncols=2, frameon=False, fontsize=9, **place)
     return figure

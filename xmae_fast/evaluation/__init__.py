@@ -1,6 +1,6 @@
 """Looking at what a model has learned: reconstruction against baselines, attention by lag, linear probes, a report."""
 
-from importlib import import_module
+from xmae_fast.lazy import lazy_names
 
 _HOME = {
     "HeldOut": "held_out",
@@ -24,13 +24,4 @@ _HOME = {
     "write_report": "report",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,6 +1,6 @@
 """Exported models: graphs without custom operators for ONNX Runtime, OpenVINO, torch.export and ExecuTorch."""
 
-from importlib import import_module
+from xmae_fast.lazy import lazy_names
 
 _HOME = {
     "CheckError": "checking",
@@ -10,13 +10,4 @@ _HOME = {
     "make_graph": "graphs",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,6 +1,6 @@
 """Raw recordings to segments and shards."""
 
-from importlib import import_module
+from xmae_fast.lazy import lazy_names
 
 _HOME = {
     "Channel": "recording",
@@ -14,9 +14,4 @@ _HOME = {
     "read_recording": "sources",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

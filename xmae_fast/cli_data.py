@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from xmae_fast.cli_shared import layout_of, progress_bars
 
 
 def add_commands(commands) -> None:
@@ -54,7 +53,7 @@ def _repack(arguments: argparse.Namespace) -> None:
             arguments.output,
             quality=arguments.quality,
             subjects=_subjects(arguments.subjects),
-            layout=_layout(arguments.columns),
+            layout=layout_of(arguments.columns),
             cache_dir=arguments.cache_dir,
             on_bad=arguments.on_bad,
             dtype=arguments.dtype,
@@ -71,7 +70,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from xmae_fast.data.inspection_report import import_rich
 
     import_rich()
-    options = {"layout": _layout(arguments.columns), "cache_dir": arguments.cache_dir, "quality": arguments.quality}
+    options = {"layout": layout_of(arguments.columns), "cache_dir": arguments.cache_dir, "quality": arguments.quality}
     with progress_bars() as progress:
         report = inspect_shards(arguments.shards, progress=progress, **options)
     if arguments.json is not None:
@@ -82,46 +81,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
         draw_examples(arguments.shards, arguments.picture, **options)
 
 
-def _layout(columns: str | None):
-    from xmae_fast.data import Layout
-
-    return None if columns is None else Layout(columns=tuple(name.strip() for name in columns.split(",")))
-
-
 def _subjects(given: str | None) -> list[str] | None:
     """Names of a file's lines, or separated by commas."""
     if given is None:
         return None
     names = Path(given).read_text(encoding="utf-8").splitlines() if Path(given).is_file() else given.split(",")
     return [name.strip() for name in names if name.strip()]
-
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A bar on standard error for each stage; None where that is no terminal, or rich is missing."""
-    try:
-        from rich import progress
-        from rich.console import Console
-        from rich.markup import escape
-    except ImportError:
-        progress = None
-    if progress is None or not sys.stderr.isatty():
-        yield None
-        return
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        tasks: dict[str, progress.TaskID] = {}
-
-        def tell(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = shown.add_task(escape(stage), total=total)
-            shown.update(tasks[stage], completed=done, total=total)
-            if done == total:
-                shown.remove_task(tasks.pop(stage))
-
-        yield tell

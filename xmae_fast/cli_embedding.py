@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from xmae_fast.cli_shared import layout_of, named_files, print_report_files
 
 _OUTPUT_HELP = (
     "pooled: mean of the encoder's tokens, which pretraining trains (default); projected: through a projection that"
@@ -77,7 +78,6 @@ def add_commands(commands) -> None:
 def _embed(arguments: argparse.Namespace) -> None:
     import torch
 
-    from xmae_fast.cli_data import _layout
     from xmae_fast.embedding import embed_files
 
     with _speed() as progress:
@@ -97,7 +97,7 @@ def _embed(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             autocast=torch.bfloat16 if arguments.bf16 else None,
             overwrite=arguments.overwrite,
-            layout=_layout(arguments.columns),
+            layout=layout_of(arguments.columns),
             cache_dir=arguments.cache_dir,
             progress=progress,
         )
@@ -105,10 +105,8 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> None:
-    from xmae_fast.cli_evaluation import _named
     from xmae_fast.evaluation import probe_embeddings
     from xmae_fast.evaluation.embedding_probe import summary
-    from xmae_fast.evaluation.report import HTML, MARKDOWN, RESULTS
 
     told = probe_embeddings(
         arguments.embeddings,
@@ -121,15 +119,14 @@ def _probe(arguments: argparse.Namespace) -> None:
         per=arguments.per,
         within=arguments.within,
         quality=arguments.quality,
-        compare=_named(arguments.compare, "--compare"),
+        compare=named_files(arguments.compare, "--compare"),
         folds=arguments.folds,
         resamples=arguments.resamples,
         max_segments=arguments.max_segments or None,
         seed=arguments.seed,
     )
     print(summary(told))
-    for name in (MARKDOWN, HTML, RESULTS):
-        print(Path(arguments.output) / name)
+    print_report_files(arguments.output)
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:

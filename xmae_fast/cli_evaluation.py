@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from xmae_fast.extras import need
+from xmae_fast.cli_shared import named_files, print_report_files, progress_bars
 
 
 def add_commands(commands) -> None:
@@ -34,9 +33,9 @@ def add_commands(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from xmae_fast.cli_data import progress_bars
     from xmae_fast.evaluation import evaluate
-    from xmae_fast.evaluation.report import HTML, MARKDOWN, RESULTS, summary
+    from xmae_fast.evaluation.report import summary
+    from xmae_fast.training.yaml_files import read_yaml
 
     with progress_bars() as progress:
         results = evaluate(
@@ -45,8 +44,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             arguments.output,
             truth=arguments.truth,
             split=arguments.split,
-            baseline_checkpoints=_named(arguments.baseline_checkpoint),
-            cfg=None if arguments.config is None else _yaml(arguments.config),
+            baseline_checkpoints=named_files(arguments.baseline_checkpoint, "--baseline-checkpoint"),
+            cfg=None if arguments.config is None else read_yaml(arguments.config),
             mode=arguments.mode,
             ratio=arguments.ratio,
             max_segments=arguments.max_segments or None,
@@ -56,24 +55,4 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     print(summary(results))
-    for name in (MARKDOWN, HTML, RESULTS):
-        print(Path(arguments.output) / name)
-
-
-def _named(given: list[str], argument: str = "--baseline-checkpoint") -> dict[str, str]:
-    """["name=file", ...] -> {name: file}."""
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file) or name in found:
-            raise ValueError(f"{argument}: expected NAME=FILE, each name once, got {text!r}")
-        found[name] = file
-    return found
-
-
-def _yaml(path: str) -> dict:
-    yaml = need("yaml", "Configurations in YAML need", "train")
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config: expected YAML in {path}: {error}") from error
+    print_report_files(arguments.output)

@@ -30,8 +30,8 @@ def add_commands(commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from xmae_fast.cli_evaluation import _yaml
     from xmae_fast.export import export_model
+    from xmae_fast.training.yaml_files import read_yaml
 
     report = export_model(
         arguments.checkpoint,
@@ -41,7 +41,7 @@ def _export(arguments: argparse.Namespace) -> None:
         weights=arguments.weights,
         data=arguments.data,
         calibration_segments=arguments.calibration_segments,
-        cfg=None if arguments.config is None else _yaml(arguments.config),
+        cfg=None if arguments.config is None else read_yaml(arguments.config),
         benchmark=not arguments.no_benchmark,
         overwrite=arguments.overwrite,
     )

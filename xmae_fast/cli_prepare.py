@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from xmae_fast.cli_shared import progress_bars
+
 
 def add_commands(commands) -> None:
     """Add the command to the subparsers of the command line."""
@@ -42,7 +44,6 @@ def add_commands(commands) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from xmae_fast.cli_data import progress_bars
     from xmae_fast.data import prepare
 
     names = ("dataset", "subject", "ppg", "ecg", "fs", "layout", "recipe", "sampling_freq", "quality", "max_missing")

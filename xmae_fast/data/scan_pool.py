@@ -17,7 +17,7 @@ Progress = Callable[[str, int, int | None], None]  # shard, records done, record
 class ScanWorker(WorkerProcess):
     """One scanning process."""
 
-    script = "scan_worker.py"
+    module = "scan_worker"
 
     def scan(self, path: str, layout: Layout, targets: Sequence[Path], progress: Progress | None = None) -> Path:
         """Scan a shard and write its index to the first of `targets` that can be written; that one is returned.

@@ -10,9 +10,10 @@ from pathlib import Path
 
 
 class WorkerProcess:
-    """One process of `script`, a file beside this one; started when needed and again after a crash. Use with `with`."""
+    """One process that runs `serve` of `module`, one beside this; started when needed and again after a crash. Use with
+    `with`."""
 
-    script: str
+    module: str
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
@@ -42,11 +43,11 @@ class WorkerProcess:
 
     def _started(self) -> subprocess.Popen:
         if self._process is None or self._process.poll() is not None:
-            script = str(Path(__file__).with_name(self.script))
+            script = str(Path(__file__).with_name("worker_main.py"))
             # One BLAS thread: little is multiplied, and idle ones would spin.
             environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
-                [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", script],
+                [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", script, self.module],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
             )  # fmt: skip
         return self._process

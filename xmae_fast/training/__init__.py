@@ -1,7 +1,6 @@
 """Pretraining: the step and what runs it."""
 
-from importlib import import_module
-
+from xmae_fast.lazy import lazy_names
 from xmae_fast.training.step import GraphedStep, adamw
 
 _HOME = {
@@ -15,9 +14,4 @@ _HOME = {
     "validation_loss": "validation",
 }
 __all__ = [*_HOME, "GraphedStep", "adamw"]
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -25,7 +25,7 @@ class Job(NamedTuple):
 class PrepareWorker(WorkerProcess):
     """One preparing process."""
 
-    script = "prepare_worker.py"
+    module = "prepare_worker"
 
     def prepare(self, job: Job, settings: Settings, progress: Progress) -> str:
         """Write the part of a recording; "" or what is wrong with the recording. OSError where the part cannot be

@@ -42,6 +42,18 @@ struct CudaLane {
   __device__ __forceinline__ void store(uint32_t at, const V& value) {
     *reinterpret_cast<V*>(shared_memory + at) = value;
   }
+  // Global memory that this launch does not write, and that which it does.
+  template <typename V>
+  __device__ __forceinline__ V fetch(const void* from) const {
+    if constexpr (sizeof(V) == 16) {
+      const uint4 words = __ldg(static_cast<const uint4*>(from));
+      return __builtin_bit_cast(V, words);
+    } else {
+      return __ldg(static_cast<const V*>(from));
+    }
+  }
+  __device__ __forceinline__ void put(void* to, const Words4& value) { *static_cast<Words4*>(to) = value; }
+
   // What no other thread reads: shared or global memory.
   __device__ __forceinline__ Words4 load_own(const char* at) const { return *reinterpret_cast<const Words4*>(at); }
   __device__ __forceinline__ void store_own(char* at, const Words4& value) { *reinterpret_cast<Words4*>(at) = value; }
@@ -52,6 +64,14 @@ struct CudaLane {
                  : "r"(address(row))
                  : "memory");
   }
+  // Every 8 x 8 matrix transposed: a lane gets elements of a column of what is stored.
+  __device__ __forceinline__ void load_matrix_transposed(uint32_t (&r)[4], uint32_t row) const {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address(row))
+                 : "memory");
+  }
+  __device__ __forceinline__ float shuffle_xor(float value, int mask) const { return __shfl_xor_sync(0xffffffffu, value, mask); }
   __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) const {
     if constexpr (Number::kIsHalf) {
       asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -13,6 +13,7 @@ namespace xmae_fast::cuda {
 // What the lanes of a warp hand each other.
 struct Exchange {
   uint32_t rows[32];
+  float values[32];
   float a[16][16], b[16][8], product[16][8];
 
   void multiply() {
@@ -62,6 +63,13 @@ class HostLane {
     cta_.record(thread_, at, sizeof(V), Access::kStore);
     std::memcpy(cta_.shared.data() + at, &value, sizeof value);
   }
+  template <typename V>
+  V fetch(const void* from) const {
+    V value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+  }
+  void put(void* to, const Words4& value) { std::memcpy(to, &value, sizeof value); }
   Words4 load_own(const char* at) const {
     own(at, Access::kLoad);
     Words4 value;
@@ -84,6 +92,30 @@ class HostLane {
       cta_.touch(thread_, at, 4, Access::kMatrix);
       std::memcpy(&r[m], cta_.shared.data() + at, 4);
     }
+  }
+
+  // The same of the transposed matrices: lane l gets elements 2 (l % 4), + 1 of column l / 4.
+  void load_matrix_transposed(uint32_t (&r)[4], uint32_t row) const {
+    Exchange& exchange = exchange_[cta_.parity(thread_)];
+    exchange.rows[lane()] = row;
+    cta_.record(thread_, row, 16, Access::kMatrix);
+    cta_.meet(thread_, [] {});
+    for (int m = 0; m < 4; ++m) {
+      r[m] = 0;
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t at = exchange.rows[8 * m + 2 * (lane() % 4) + half] + 2 * (lane() / 4);
+        uint16_t number;
+        cta_.touch(thread_, at, 2, Access::kMatrix);
+        std::memcpy(&number, cta_.shared.data() + at, 2);
+        r[m] |= static_cast<uint32_t>(number) << 16 * half;
+      }
+    }
+  }
+  float shuffle_xor(float value, int mask) const {
+    Exchange& exchange = exchange_[cta_.parity(thread_)];
+    exchange.values[lane()] = value;
+    cta_.meet(thread_, [] {});
+    return exchange.values[lane() ^ mask];
   }
 
   // A [16, 16]: element (row, k) is in lane 4 (row % 8) + k % 8 / 2, register (row >= 8) + 2 (k >= 8), half k % 2.

@@ -1,0 +1,399 @@
+// A convolution of the stem's backward: the gradient of its output, taken through BatchNorm while rows are staged in shared
+// memory, meets its weights (gradient of the input) and its source (gradient of the weights) in one kernel.
+//
+// A CTA has 32 of the input's channels. What it adds to the weights' gradient stays in registers over all rows it goes over.
+#pragma once
+
+#include "train_forward.h"
+
+namespace xmae_fast::cuda {
+
+// What `d` is: the gradient behind BatchNorm and before SiLU's derivative was left to do (kNormed), that of the output itself
+// (kPlain), or that of an output which interpolates the rows (kUp).
+enum class Gradient : int { kNormed, kPlain, kUp };
+
+struct BackwardArguments {
+  Part parts[2];
+  Step step;
+  const uint16_t* d;          // [rows of the output, C_OUT]; kUp: [rows of the finer level, C_OUT]
+  Gradient kind;
+  const uint16_t* pre;        // [rows of the output, C_OUT] before BatchNorm; kNormed
+  int out_channel;            // of `norms`
+  bool out_branches;
+  const float* d_sums;        // [CTAs, 2, C_OUT]: sums of d and of d times the normalised output, by `leave`
+  int d_sums_stride;          // numbers of a CTA
+  const uint16_t* source;     // [rows of the input, C_IN]
+  bool raw;                   // it has no BatchNorm; then `out` is the gradient of the source as it is
+  NormSource norm;
+  Waveform wave;
+  const uint16_t* add;        // [rows of the input, C_IN], added to the input's gradient; or null
+  const char* weights;        // of the first stem, packed for the backward
+  int64_t weights_stride;
+  uint16_t* out;              // [rows of the input, C_IN]; null with WAVE
+  bool plain_out;             // the gradient of the activation itself: no derivative of SiLU, no sums
+  float* sums;                // [CTAs, 2, C_IN], with WAVE [CTAs, 2 + kWindow, 32]: sums of `out`, of `out` times normalised
+                              // input, and of `out` times x under each tap
+  float* arena;               // [C_IN / 32, CTAs, kArena]
+};
+
+template <int C_IN_, int C_OUT_, int K_, int STRIDE_, int TOGETHER, bool WAVE_ = false>
+struct BackwardShape {
+  static constexpr int C_IN = C_IN_, C_OUT = C_OUT_, K = K_, STRIDE = STRIDE_, kTogether = TOGETHER;
+  static constexpr bool WAVE = WAVE_;
+};
+
+// Pairs of a tap and eight outputs of which each of eight warps has the weights' gradients; numbers of a CTA.
+constexpr int pairs_of_warp(int k, int c_out) { return (pairs(k, c_out) + 7) / 8; }
+constexpr int arena_of_cta(int k, int c_out) { return 8 * pairs_of_warp(k, c_out) * 2 * 32 * 4; }
+
+template <typename Lane, typename S>
+class ConvBackward {
+  using Number = typename Lane::Number;
+  static constexpr int kWarps = Lane::kThreads / 32, kPairs = pairs_of_warp(S::K, S::C_OUT), kArena = arena_of_cta(S::K, S::C_OUT);
+  static_assert(kWarps == 8 && (S::STRIDE == 1 || S::K == 3));
+
+ public:
+  using Arguments = BackwardArguments;
+  static constexpr int kParts = S::C_IN / 32;                        // CTAs beside each other
+  static constexpr int kRows = 32 * kWarps / S::STRIDE;              // of output
+  static constexpr int kInputs = S::STRIDE * kRows;                  // rows of input that become `out`
+
+ private:
+  static constexpr int kStaged = S::STRIDE == 1 ? kRows + S::K - 1 : kRows + 1;         // of d
+  static constexpr int kSourceRows = S::STRIDE * (kRows - 1) + S::K;
+  static constexpr int padded(int bytes) { return (bytes + 127) / 128 * 128; }
+  static constexpr int most(int a, int b) { return a > b ? a : b; }
+  static constexpr int kD = 0, kSource = padded(most(kStaged * Rows<S::C_OUT>::kBytes, kScratchBytes));
+  static constexpr int kWeightsAt = kSource + padded(most(kSourceRows, kInputs) * Rows<32>::kBytes);
+  static constexpr int kWeightBytes = backward_bytes_of_part({S::K, S::STRIDE, S::C_IN, S::C_OUT, 0});
+  static constexpr int kTable = kWeightsAt + kWeightBytes;  // of the source
+  static constexpr int kThrough = kTable + (S::WAVE ? WaveRoom<kSourceRows>::kBytes : NormTable<32>::kBytes);
+
+ public:
+  static constexpr int kBytes = kThrough + 5 * 4 * S::C_OUT;
+
+  static XMAE_HD void run(Lane& lane, const BackwardArguments& run) { ConvBackward(lane, run).all(); }
+
+ private:
+  XMAE_HD ConvBackward(Lane& lane, const BackwardArguments& run)
+      : lane_(lane), run_(run), mine_(mine_of(run.parts, lane.block() / kParts)), part_(lane.block() % kParts),
+        weights_(lane, kWeightsAt, run.weights + mine_.stem * run.weights_stride + part_ * kWeightBytes, kWeightBytes) {}
+
+  XMAE_HD void all() {
+    const Part& part = mine_.part;
+    if constexpr (S::WAVE) {
+      make_wave_tables(lane_, run_.step, mine_, nullptr, kD, kTable, kTable + WaveRoom<kSourceRows>::kWeights);
+    } else if (!run_.raw) {
+      make_norm_table<32, S::C_IN>(lane_, run_.step, run_.norm, mine_, 32 * part_, 0, kD, kTable);
+    }
+    if (run_.kind == Gradient::kNormed) make_through_table();
+    const int end = part.B * part.spacing;
+    float weight_sums[kPairs][2][4];
+    XMAE_UNROLL
+    for (int i = 0; i < kPairs; ++i) {
+      XMAE_UNROLL
+      for (int k = 0; k < 8; ++k) weight_sums[i][k / 4][k % 4] = 0.0f;
+    }
+    float sums[kSums][8];
+    XMAE_UNROLL
+    for (int i = 0; i < kSums; ++i) {
+      XMAE_UNROLL
+      for (int k = 0; k < 8; ++k) sums[i][k] = 0.0f;
+    }
+    XMAE_NO_UNROLL
+    for (int first = mine_.cta * kRows; first < end; first += part.blocks * kRows) {
+      lane_.forget_addresses();
+      lane_.barrier();
+      stage_gradient(first);
+      stage_source(first);
+      lane_.wait_for_copies();
+      lane_.barrier();
+      XMAE_NO_UNROLL
+      for (int row = 0; row < kRows && first + row < end; row += 32) add_weight_sums(weight_sums, row);
+      input_gradient(first, end);
+      lane_.barrier();
+      leave(first, sums);
+    }
+    lane_.wait_for_copies();
+    leave_weight_sums(weight_sums);
+    if (run_.sums) {
+      float* const to = run_.sums + static_cast<int64_t>(lane_.block() / kParts) * kSums * S::C_IN + 32 * part_;
+      leave_sums<kSums>(lane_, sums, kD, to, S::C_IN);
+    }
+  }
+  static constexpr int kSums = S::WAVE ? 2 + kWindow : 2;
+
+  // Per channel of the output: d before BatchNorm = a d + b pre + c.
+  XMAE_HD void make_through_table() {
+    constexpr int C = S::C_OUT;
+    const Part& part = mine_.part;
+    const int c = lane_.thread(), channel = run_.out_channel + published(C, run_.out_branches, c < C ? c : 0);
+    const float* const from = run_.d_sums + static_cast<int64_t>(part.source_first) * run_.d_sums_stride;
+    for (int which = 0; which < 2; ++which) {
+      sum_over_ctas<C>(lane_, kD, kThrough + 4 * (3 + which) * C, part.of_source, [&](int cta, int quad) {
+        return lane_.template fetch<Float4>(from + static_cast<int64_t>(cta) * run_.d_sums_stride + which * C + 4 * quad);
+      });
+    }
+    if (c < C) {
+      const float d_beta = lane_.template load<float>(kThrough + 4 * (3 * C + c)), d_gamma = lane_.template load<float>(kThrough + 4 * (4 * C + c));
+      const float scale = run_.step.norm(mine_.stem, kScale)[channel], mean = run_.step.norm(mine_.stem, kMean)[channel];
+      const float share = run_.step.batch ? scale / (static_cast<float>(part.B) * static_cast<float>(part.L_out)) : 0.0f;
+      const float slope = -share * d_gamma * run_.step.norm(mine_.stem, kRstd)[channel];
+      lane_.store(kThrough + 4 * c, scale);
+      lane_.store(kThrough + 4 * (C + c), slope);
+      lane_.store(kThrough + 4 * (2 * C + c), -share * d_beta - slope * mean);
+      if (mine_.cta == 0 && part_ == 0) {
+        float* const sums = run_.step.sums + mine_.stem * 2 * kTrainChannels;
+        sums[channel] = d_beta;
+        sums[kTrainChannels + channel] = d_gamma;
+      }
+    }
+    lane_.barrier();
+  }
+
+  // Rows of d that the tile's inputs see; zeros outside of samples.
+  XMAE_HD void stage_gradient(int first) {
+    constexpr int C = S::C_OUT;
+    const Part& part = mine_.part;
+    const int before = S::STRIDE == 1 ? first - S::K / 2 : first, piece_of_thread = lane_.thread() % (C / 8);
+    if (run_.kind == Gradient::kUp) return stage_up_adjoint(first);
+    float a[8], b[8], c[8];
+    const bool normed = run_.kind == Gradient::kNormed;
+    if (normed) {
+      load_eight(lane_, kThrough + 4 * 8 * piece_of_thread, a);
+      load_eight(lane_, kThrough + 4 * (C + 8 * piece_of_thread), b);
+      load_eight(lane_, kThrough + 4 * (2 * C + 8 * piece_of_thread), c);
+    }
+    each_piece<C>(lane_, kStaged, [&](int row, int piece) {
+      const int64_t from = row_of(before + row, part.spacing, part.B, part.L_out, part.out_before);
+      Words4 words = zeros();
+      if (from >= 0) {
+        words = lane_.template fetch<Words4>(run_.d + from * C + 8 * piece);
+        if (normed) {
+          float d[8], pre[8];
+          unpack<Number>(words, d);
+          unpack<Number>(lane_.template fetch<Words4>(run_.pre + from * C + 8 * piece), pre);
+          XMAE_UNROLL
+          for (int k = 0; k < 8; ++k) d[k] = fmaf(a[k], d[k], fmaf(b[k], pre[k], c[k]));
+          words = pack<Number>(d);
+        }
+      }
+      lane_.store(kD + Rows<C>::at(row, piece), words);
+    });
+  }
+
+  // What interpolation from a row took part in: only five rows of the finer level can have used it.
+  XMAE_HD void stage_up_adjoint(int first) {
+    constexpr int C = S::C_OUT;
+    const Part& part = mine_.part;
+    const float ratio = static_cast<float>(part.L_out) / static_cast<float>(part.L_other);
+    each_piece<C>(lane_, kStaged, [&](int row, int piece) {
+      const int sample = (first + row) / part.spacing, at = first + row - sample * part.spacing;
+      float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+      if (sample < part.B && at < part.L_out) {
+        const int64_t fine = part.other_before + static_cast<int64_t>(sample) * part.L_other;
+        for (int i = 2 * at - 2; i <= 2 * at + 2; ++i) {
+          if (i < 0 || i >= part.L_other) continue;
+          const Between rows = between(i, ratio, part.L_out);
+          const float share = (rows.low == at ? 1.0f - rows.weight : 0.0f) + (rows.high == at ? rows.weight : 0.0f);
+          float d[8];
+          unpack<Number>(lane_.template fetch<Words4>(run_.d + (fine + i) * C + 8 * piece), d);
+          XMAE_UNROLL
+          for (int k = 0; k < 8; ++k) sum[k] = fmaf(share, d[k], sum[k]);
+        }
+      }
+      lane_.store(kD + Rows<C>::at(row, piece), pack<Number>(sum));
+    });
+  }
+
+  XMAE_HD void stage_source(int first) {
+    const Part& part = mine_.part;
+    const int piece_of_thread = lane_.thread() % 4;
+    if constexpr (S::WAVE) {
+      const uint32_t window = kTable + WaveRoom<kSourceRows>::kWindowAt;
+      load_window(lane_, run_.wave, part, first, kRows, window);
+      lane_.barrier();
+      const HalfNorm norm = HalfNorm::of<32>(lane_, kTable, 8 * piece_of_thread);
+      each_piece<32>(lane_, kRows, [&](int row, int piece) {
+        float v[8];
+        convolve_wave(lane_, window, kTable + WaveRoom<kSourceRows>::kWeights, row, piece, v);
+        norm.activate(lane_, v);
+        const bool inside = row_of(first + row, part.spacing, part.B, part.L_out, 0) >= 0;
+        lane_.store(kSource + Rows<32>::at(row, piece), inside ? pack<Number>(v) : zeros());
+      });
+    } else {
+      HalfNorm norm;
+      if (!run_.raw) norm = HalfNorm::of<32>(lane_, kTable, 8 * piece_of_thread);
+      each_piece<32>(lane_, kSourceRows, [&](int row, int piece) {
+        const int64_t from = input_row(S::STRIDE * first - S::K / 2 + row);
+        Words4 words = zeros();
+        if (from >= 0) {
+          words = lane_.template fetch<Words4>(run_.source + from * S::C_IN + 32 * part_ + 8 * piece);
+          if (!run_.raw) words = norm.activated(lane_, words);
+        }
+        lane_.store(kSource + Rows<32>::at(row, piece), words);
+      });
+    }
+  }
+  XMAE_HD int64_t input_row(int row) const {
+    const Part& part = mine_.part;
+    return row_of(row, S::STRIDE * part.spacing, part.B, part.L_in, part.in_before);
+  }
+
+  // += source^T d over 32 rows of output: operands by ldmatrix, transposed.
+  XMAE_HD void add_weight_sums(float (&sums)[kPairs][2][4], int row) {
+    const int lane = lane_.lane();
+    uint32_t a[2][2][4];  // [16 rows][16 inputs]
+    int loaded = -1;
+    XMAE_UNROLL
+    for (int i = 0; i < kPairs; ++i) {
+      const Pair pair = pair_at(S::K, S::C_OUT, lane_.warp() * kPairs + i);
+      if (pair.tap < 0) continue;
+      if (pair.tap != loaded) {
+        loaded = pair.tap;
+        XMAE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const int at = S::STRIDE * (row + 16 * half + (lane & 7) + 8 * (lane >> 4)) + pair.tap;
+          XMAE_UNROLL
+          for (int inputs = 0; inputs < 2; ++inputs) {
+            lane_.load_matrix_transposed(a[half][inputs], kSource + Rows<32>::at(at, 2 * inputs + (lane >> 3 & 1)));
+          }
+        }
+      }
+      uint32_t b[4];
+      lane_.load_matrix_transposed(b, kD + Rows<S::C_OUT>::at(row + (S::STRIDE == 1 ? S::K / 2 : 0) + lane, pair.tile));
+      XMAE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        XMAE_UNROLL
+        for (int inputs = 0; inputs < 2; ++inputs) lane_.mma(sums[i][inputs], a[half][inputs], b[2 * half], b[2 * half + 1]);
+      }
+    }
+  }
+
+  // Gradient of the tile's inputs, over the source in shared memory.
+  XMAE_HD void input_gradient(int first, int end) {
+    const int row = lane_.warp() * kRows / kWarps;
+    const bool works = first + row < end;
+    Outputs<2, 4> out{};
+    weights_.rewind();
+    if constexpr (S::STRIDE == 1) {
+      Sums<2, 4> sums;
+      clear(sums);
+      XMAE_NO_UNROLL
+      for (int i = 0; i < S::K; ++i) {
+        const int tap = tap_in_order(S::K, i), parts = parts_under(S::K, S::C_OUT, tap);
+        XMAE_NO_UNROLL
+        for (int part = 0; part < parts; ++part) {
+          const uint32_t weights = weights_.template tiles<4>();
+          if (works) convolve_step<4, S::C_OUT, 1>(lane_, sums, weights, kD, row + S::K - 1 - tap, part);
+        }
+      }
+      out = rounded(lane_, sums);
+      lane_.barrier();  // nobody reads the source any more
+      store_rows(lane_, out, kSource, 0, row, kInputs);
+    } else {
+      // Of output l tap t has read input 2 l - 1 + t: even inputs saw tap 1, odd ones tap 2 of l and tap 0 of l + 1.
+      Sums<1, 4> even, odd;
+      clear(even);
+      clear(odd);
+      XMAE_NO_UNROLL
+      for (int part = 0; part < S::C_OUT / 32; ++part) odd_step(odd, works, row + 1, part);
+      XMAE_NO_UNROLL
+      for (int part = 0; part < S::C_OUT / 32; ++part) odd_step(even, works, row, part);
+      XMAE_NO_UNROLL
+      for (int part = 0; part < S::C_OUT / 32; ++part) odd_step(odd, works, row, part);
+      lane_.barrier();
+      store_every_other(rounded(lane_, even), 2 * row);
+      store_every_other(rounded(lane_, odd), 2 * row + 1);
+    }
+  }
+  XMAE_HD void odd_step(Sums<1, 4>& sums, bool works, int row, int part) {
+    const uint32_t weights = weights_.template tiles<4>();
+    if (works) convolve_step<4, S::C_OUT, 1>(lane_, sums, weights, kD, row, part);
+  }
+  XMAE_HD void store_every_other(const Outputs<1, 4>& out, int row) {
+    const int g = lane_.lane() / 4, t = lane_.lane() % 4;
+    XMAE_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      XMAE_UNROLL
+      for (int below = 0; below < 2; ++below) {
+        lane_.store(kSource + Rows<32>::at(row + 2 * (g + 8 * below), j) + 4 * t, out.v[0][j / 2][j % 2 * 2 + below]);
+      }
+    }
+  }
+
+  XMAE_HD void leave(int first, float (&sums)[kSums][8]) {
+    const int piece_of_thread = lane_.thread() % 4;
+    const bool plain = run_.plain_out || run_.raw;
+    HalfNorm norm;
+    float mean[8], rstd[8];
+    if (!plain) {
+      norm = HalfNorm::of<32>(lane_, kTable, 8 * piece_of_thread);
+      load_eight(lane_, NormTable<32>::mean(kTable, 8 * piece_of_thread), mean);
+      load_eight(lane_, NormTable<32>::rstd(kTable, 8 * piece_of_thread), rstd);
+    }
+    each_piece<32>(lane_, kInputs, [&](int row, int piece) {
+      const int64_t at = input_row(S::STRIDE * first + row);
+      if (at < 0) return;
+      Words4 words = lane_.template load<Words4>(kSource + Rows<32>::at(row, piece));
+      const int64_t place = at * S::C_IN + 32 * part_ + 8 * piece;
+      float d[8], pre[8];
+      if (!plain || run_.add) unpack<Number>(words, d);
+      if (run_.add) {
+        float more[8];
+        unpack<Number>(lane_.template fetch<Words4>(run_.add + place), more);
+        XMAE_UNROLL
+        for (int k = 0; k < 8; ++k) d[k] += more[k];
+        words = pack<Number>(d);
+      }
+      if (plain) return lane_.put(run_.out + place, words);
+      if constexpr (S::WAVE) {
+        convolve_wave(lane_, kTable + WaveRoom<kSourceRows>::kWindowAt, kTable + WaveRoom<kSourceRows>::kWeights, row, piece, pre);
+      } else {
+        unpack<Number>(lane_.template fetch<Words4>(run_.source + place), pre);
+      }
+      XMAE_UNROLL
+      for (int k = 0; k < 8; ++k) d[k] *= silu_slope_of_half(lane_, fmaf(pre[k], norm.scale[k], norm.shift[k]));
+      if constexpr (!S::WAVE) {
+        words = pack<Number>(d);
+        lane_.put(run_.out + place, words);
+        unpack<Number>(words, d);  // sums are of what is stored
+      }
+      XMAE_UNROLL
+      for (int k = 0; k < 8; ++k) {
+        sums[0][k] += d[k];
+        sums[1][k] = fmaf(d[k], (pre[k] - mean[k]) * rstd[k], sums[1][k]);
+      }
+      if constexpr (S::WAVE) {
+        XMAE_UNROLL
+        for (int t = 0; t < kWindow; ++t) {
+          const float x = lane_.template load<float>(kTable + WaveRoom<kSourceRows>::kWindowAt + 4 * (row + t));
+          XMAE_UNROLL
+          for (int k = 0; k < 8; ++k) sums[2 + t][k] = fmaf(d[k], x, sums[2 + t][k]);
+        }
+      }
+    });
+  }
+
+  XMAE_HD void leave_weight_sums(const float (&sums)[kPairs][2][4]) {
+    const int ctas = run_.parts[0].blocks + run_.parts[1].blocks, cta = lane_.block() / kParts;
+    float* const to = run_.arena + (static_cast<int64_t>(part_) * ctas + cta) * kArena;
+    XMAE_UNROLL
+    for (int i = 0; i < kPairs; ++i) {
+      XMAE_UNROLL
+      for (int inputs = 0; inputs < 2; ++inputs) {
+        float* const place = to + (((lane_.warp() * kPairs + i) * 2 + inputs) * 32 + lane_.lane()) * 4;
+        const float(&v)[4] = sums[i][inputs];
+        lane_.put(place, Words4{{bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])}});
+      }
+    }
+  }
+
+  Lane& lane_;
+  const BackwardArguments& run_;
+  const Mine mine_;
+  const int part_;
+  ResidentWeights<Lane> weights_;
+};
+
+}  // namespace xmae_fast::cuda

@@ -1,0 +1,229 @@
+// The first unit, seven taps of the waveform's one channel, is never stored: its BatchNorm follows from lag products of x
+// and its outputs are computed again wherever they are wanted.
+#pragma once
+
+#include "train_sums.h"
+
+namespace xmae_fast::cuda {
+
+// x [samples of all stems], float32 or 16-bit; products take it rounded to 16 bits.
+struct Waveform {
+  const void* x;
+  bool is_float;
+
+  template <typename Number>
+  XMAE_HD float at(int64_t row) const {
+    if (row < 0) return 0.0f;
+    return is_float ? Number::value(Number::one(static_cast<const float*>(x)[row])) : Number::value(static_cast<const uint16_t*>(x)[row]);
+  }
+};
+
+// Place of the product of samples a <= b of a window among kLags.
+constexpr XMAE_HD int lag_at(int a, int b) { return kWindow * a - a * (a - 1) / 2 + b - a; }
+
+// Means, co-moments and numbers of the windows of seven samples that a CTA goes over.
+struct WaveArguments {
+  static constexpr int kRows = 1024;
+  Part parts[2];
+  Waveform wave;
+  float* partial;  // [CTAs, kMoments]
+};
+
+template <typename Lane>
+class WaveMoments {
+  using Number = typename Lane::Number;
+
+ public:
+  using Arguments = WaveArguments;
+  static constexpr int kBytes = kScratchBytes;
+
+  static XMAE_HD void run(Lane& lane, const WaveArguments& run) {
+    const Mine mine = mine_of(run.parts, lane.block());
+    const Part& part = mine.part;
+    const int end = part.B * part.spacing;
+    // About the stem's first sample: offsets of the waveform cost no digits.
+    const float about = run.wave.template at<Number>(part.in_before);
+    float sums[kMoments];
+    XMAE_UNROLL
+    for (int i = 0; i < kMoments; ++i) sums[i] = 0.0f;
+    for (int first = mine.cta * WaveArguments::kRows; first < end; first += part.blocks * WaveArguments::kRows) {
+      for (int row = first + lane.thread(); row < first + WaveArguments::kRows; row += Lane::kThreads) {
+        if (row_of(row, part.spacing, part.B, part.L_in, 0) < 0) continue;
+        float x[kWindow];
+        XMAE_UNROLL
+        for (int t = 0; t < kWindow; ++t) {
+          x[t] = run.wave.template at<Number>(row_of(row + t - 3, part.spacing, part.B, part.L_in, part.in_before)) - about;
+        }
+        XMAE_UNROLL
+        for (int a = 0; a < kWindow; ++a) {
+          sums[a] += x[a];
+          XMAE_UNROLL
+          for (int b = a; b < kWindow; ++b) sums[kWindow + lag_at(a, b)] = fmaf(x[a], x[b], sums[kWindow + lag_at(a, b)]);
+        }
+        sums[kMoments - 1] += 1.0f;
+      }
+    }
+    leave(lane, sums, about, run.partial + static_cast<int64_t>(lane.block()) * kMoments);
+  }
+
+ private:
+  static XMAE_HD void leave(Lane& lane, float (&sums)[kMoments], float about, float* out) {
+    constexpr int kWarps = Lane::kThreads / 32;
+    XMAE_UNROLL
+    for (int i = 0; i < kMoments; ++i) {
+      XMAE_UNROLL
+      for (int mask = 16; mask > 0; mask /= 2) sums[i] += lane.shuffle_xor(sums[i], mask);
+      if (lane.lane() == 0) lane.store(4 * (lane.warp() * kMoments + i), sums[i]);
+    }
+    lane.barrier();
+    const int i = lane.thread();
+    if (i >= kMoments) return;
+    const auto total = [&](int which) {
+      float sum = 0.0f;
+      for (int warp = 0; warp < kWarps; ++warp) sum += lane.template load<float>(4 * (warp * kMoments + which));
+      return sum;
+    };
+    const float n = total(kMoments - 1), share = n > 0.0f ? 1.0f / n : 0.0f;
+    if (i < kWindow) {
+      out[i] = about + total(i) * share;
+    } else if (i == kMoments - 1) {
+      out[i] = n;
+    } else {
+      int a = 0;
+      while (i - kWindow >= lag_at(a, kWindow - 1) + 1) ++a;
+      const int b = a + i - kWindow - lag_at(a, a);
+      out[i] = total(i) - total(a) * total(b) * share;
+    }
+  }
+};
+
+// Shared memory for what is computed from x: a table of 32 channels, weights [7, 32], a window of samples.
+template <int ROWS>
+struct WaveRoom {
+  static constexpr int kTable = 0, kWeights = kTable + NormTable<32>::kBytes, kWindowAt = kWeights + 4 * kWindow * 32;
+  static constexpr int kBytes = (kWindowAt + 4 * (ROWS + kWindow - 1) + 127) / 128 * 128;
+};
+
+// Fills the table and the weights; merges what `partial` has (null: `norms` is complete), a stem's first CTA writes `norms` of the
+// first unit, of the skip path and of x, and `moments`. Ends with a barrier.
+template <typename Lane>
+XMAE_HD void make_wave_tables(
+    Lane& lane, const Step& step, const Mine& mine, const float* partial, uint32_t scratch, uint32_t table, uint32_t weights) {
+  using Number = typename Lane::Number;
+  constexpr Product kProduct = product_of(kFirst);
+  const int i = lane.thread();
+  for (int at = i; at < kWindow * 32; at += Lane::kThreads) {
+    const int weight = weight_at(kProduct, at / 32, 0, at % 32);
+    const float value = weight < 0 ? 0.0f : step.weights(mine.stem)[weight];
+    lane.store(weights + 4 * at, Number::value(Number::one(value)));
+  }
+  const int channel = published(32, i < 32 ? i : 0);
+  if (!partial) {
+    if (i < 32) {
+      store_half_norm<32>(lane, table, i, step.norm(mine.stem, kMean)[channel], step.norm(mine.stem, kRstd)[channel],
+                          step.norm(mine.stem, kScale)[channel], step.norm(mine.stem, kBeta)[channel]);
+    }
+    lane.barrier();
+    return;
+  }
+  // Slices of CTAs, kMoments threads each: first the means, then what the CTAs' own means add to the co-moments.
+  constexpr int kSlices = Lane::kThreads / kMoments;
+  const int which = i % kMoments, slice = i / kMoments;
+  const uint32_t totals = scratch + 4 * kSlices * kMoments;
+  const float* const from = partial + static_cast<int64_t>(mine.part.source_first) * kMoments;
+  int a = 0, b = 0;
+  if (which >= kWindow && which < kMoments - 1) {
+    while (which - kWindow >= lag_at(a, kWindow - 1) + 1) ++a;
+    b = a + which - kWindow - lag_at(a, a);
+  }
+  for (int pass = 0; pass < 2; ++pass) {
+    if (slice < kSlices) {
+      float sum = 0.0f;
+      for (int cta = slice; cta < mine.part.of_source; cta += kSlices) {
+        const float* const row = from + static_cast<int64_t>(cta) * kMoments;
+        const float n = lane.template fetch<float>(row + kMoments - 1), value = lane.template fetch<float>(row + which);
+        if (which == kMoments - 1) {
+          sum += value;
+        } else if (which < kWindow) {
+          sum = fmaf(n, value, sum);
+        } else if (pass == 1) {
+          const float away_a = lane.template fetch<float>(row + a) - lane.template load<float>(totals + 4 * a);
+          const float away_b = lane.template fetch<float>(row + b) - lane.template load<float>(totals + 4 * b);
+          sum += value + n * away_a * away_b;
+        }
+      }
+      lane.store(scratch + 4 * (slice * kMoments + which), sum);
+    }
+    lane.barrier();
+    if (i < kMoments) {
+      float total = 0.0f, n = 0.0f;
+      for (int s = 0; s < kSlices; ++s) {
+        total += lane.template load<float>(scratch + 4 * (s * kMoments + i));
+        n += lane.template load<float>(scratch + 4 * (s * kMoments + kMoments - 1));
+      }
+      lane.store(totals + 4 * i, i < kWindow ? total / n : total);
+    }
+    lane.barrier();
+  }
+  const auto moment = [&](int at) { return lane.template load<float>(totals + 4 * at); };
+  const float n = moment(kMoments - 1), fewer = fmaxf(n - 1.0f, 1.0f);
+  const float* const flat = step.weights(mine.stem);
+  if (i < 32) {
+    float mean = 0.0f, square = 0.0f;
+    for (int t = 0; t < kWindow; ++t) {
+      const float weight = lane.template load<float>(weights + 4 * (32 * t + i));
+      mean = fmaf(weight, moment(t), mean);
+      for (int u = t; u < kWindow; ++u) {
+        const float twice = u > t ? 2.0f : 1.0f;
+        square = fmaf(twice * weight * lane.template load<float>(weights + 4 * (32 * u + i)), moment(kWindow + lag_at(t, u)), square);
+      }
+    }
+    square = fmaxf(square, 0.0f);
+    const float rstd = 1.0f / sqrtf(square / n + kNormEps), scale = flat[kTrainWeights + channel] * rstd;
+    store_half_norm<32>(lane, table, i, mean, rstd, scale, flat[kTrainWeights + kTrainChannels + channel]);
+    if (mine.cta == 0) {
+      store_norm<Lane>(step, mine.stem, channel, mean, square / n, square / fewer);
+      // The skip path multiplies x by a weight: so are its mean and standard deviation.
+      const float skip = Number::value(Number::one(flat[kSkipWeights + i])), x_square = skip * skip * moment(kWindow + lag_at(3, 3));
+      store_norm<Lane>(step, mine.stem, kSkipChannel + i, skip * moment(3), x_square / n, x_square / fewer);
+    }
+  }
+  if (mine.cta == 0) {
+    if (i < kMoments) step.moments[mine.stem * kMoments + i] = moment(i);
+    if (i == 0) {
+      const float var = moment(kWindow + lag_at(3, 3)) / n, rstd = 1.0f / sqrtf(var + kNormEps);
+      step.norm(mine.stem, kMean)[kTrainChannels] = moment(3);
+      step.norm(mine.stem, kRstd)[kTrainChannels] = rstd;
+      step.norm(mine.stem, kUnbiased)[kTrainChannels] = moment(kWindow + lag_at(3, 3)) / fewer;
+      step.norm(mine.stem, kScale)[kTrainChannels] = rstd;
+      step.norm(mine.stem, kBeta)[kTrainChannels] = 0.0f;
+    }
+  }
+  lane.barrier();
+}
+
+// The samples under the windows of rows [first, first + rows) of a stem, as float32.
+template <typename Lane>
+XMAE_HD void load_window(Lane& lane, const Waveform& wave, const Part& part, int first, int rows, uint32_t window) {
+  for (int i = lane.thread(); i < rows + kWindow - 1; i += Lane::kThreads) {
+    const int64_t at = row_of(first + i - kWindow / 2, part.spacing, part.B, part.L_out, part.out_before);
+    lane.store(window + 4 * i, wave.template at<typename Lane::Number>(at));
+  }
+}
+
+// Outputs of the first unit before its BatchNorm: eight channels of a row of the window.
+template <typename Lane>
+XMAE_HD void convolve_wave(Lane& lane, uint32_t window, uint32_t weights, int row, int piece, float (&v)[8]) {
+  XMAE_UNROLL
+  for (int k = 0; k < 8; ++k) v[k] = 0.0f;
+  XMAE_UNROLL
+  for (int t = 0; t < kWindow; ++t) {
+    float w[8];
+    load_eight(lane, weights + 4 * (32 * t + 8 * piece), w);
+    const float x = lane.template load<float>(window + 4 * (row + t));
+    XMAE_UNROLL
+    for (int k = 0; k < 8; ++k) v[k] = fmaf(x, w[k], v[k]);
+  }
+}
+
+}  // namespace xmae_fast::cuda

@@ -8,16 +8,12 @@
 
 namespace xmae_fast::cuda {
 
-// What `d` is: the gradient behind BatchNorm and before SiLU's derivative was left to do (kNormed), that of the output itself
-// (kPlain), or that of an output which interpolates the rows (kUp).
-enum class Gradient : int { kNormed, kPlain, kUp };
-
 struct BackwardArguments {
   Part parts[2];
   Step step;
-  const uint16_t* d;          // [rows of the output, C_OUT]; kUp: [rows of the finer level, C_OUT]
-  Gradient kind;
-  const uint16_t* pre;        // [rows of the output, C_OUT] before BatchNorm; kNormed
+  const uint16_t* d;          // gradient [rows of the output, C_OUT]; with UP [rows of the finer level, C_OUT]
+  bool normed;                // it lies behind BatchNorm, with SiLU's derivative; else it is that of the output
+  const uint16_t* pre;        // [rows of the output, C_OUT] before BatchNorm; normed
   int out_channel;            // of `norms`
   bool out_branches;
   const float* d_sums;        // [CTAs, 2, C_OUT]: sums of d and of d times the normalised output, by `leave`
@@ -36,10 +32,11 @@ struct BackwardArguments {
   float* arena;               // [C_IN / 32, CTAs, kArena]
 };
 
-template <int C_IN_, int C_OUT_, int K_, int STRIDE_, int TOGETHER, bool WAVE_ = false>
+// WAVE: the source is the first unit. UP: `d` is of rows of the finer level, which interpolate the output's.
+template <int C_IN_, int C_OUT_, int K_, int STRIDE_, int TOGETHER, bool WAVE_ = false, bool UP_ = false>
 struct BackwardShape {
   static constexpr int C_IN = C_IN_, C_OUT = C_OUT_, K = K_, STRIDE = STRIDE_, kTogether = TOGETHER;
-  static constexpr bool WAVE = WAVE_;
+  static constexpr bool WAVE = WAVE_, UP = UP_;
 };
 
 // Pairs of a tap and eight outputs of which each of eight warps has the weights' gradients; numbers of a CTA.
@@ -68,15 +65,18 @@ class ConvBackward {
   static constexpr int kWeightBytes = backward_bytes_of_part({S::K, S::STRIDE, S::C_IN, S::C_OUT, 0});
   static constexpr int kTable = kWeightsAt + kWeightBytes;  // of the source
   static constexpr int kThrough = kTable + (S::WAVE ? WaveRoom<kSourceRows>::kBytes : NormTable<32>::kBytes);
+  static constexpr int kParked = kThrough + 5 * 4 * S::C_OUT;
+  static constexpr int kSums = S::WAVE ? 2 + kWindow : 2;
 
  public:
-  static constexpr int kBytes = kThrough + 5 * 4 * S::C_OUT;
+  static constexpr int kBytes = kParked + 4 * 8 * kSums * Lane::kThreads;
 
   static XMAE_HD void run(Lane& lane, const BackwardArguments& run) { ConvBackward(lane, run).all(); }
 
  private:
   XMAE_HD ConvBackward(Lane& lane, const BackwardArguments& run)
       : lane_(lane), run_(run), mine_(mine_of(run.parts, lane.block() / kParts)), part_(lane.block() % kParts),
+        first_(pair_in_order(S::K, S::C_OUT, lane.warp() * kPairs)),
         weights_(lane, kWeightsAt, run.weights + mine_.stem * run.weights_stride + part_ * kWeightBytes, kWeightBytes) {}
 
   XMAE_HD void all() {
@@ -86,7 +86,7 @@ class ConvBackward {
     } else if (!run_.raw) {
       make_norm_table<32, S::C_IN>(lane_, run_.step, run_.norm, mine_, 32 * part_, 0, kD, kTable);
     }
-    if (run_.kind == Gradient::kNormed) make_through_table();
+    if (run_.normed) make_through_table();
     const int end = part.B * part.spacing;
     float weight_sums[kPairs][2][4];
     XMAE_UNROLL
@@ -99,29 +99,46 @@ class ConvBackward {
     for (int i = 0; i < kSums; ++i) {
       XMAE_UNROLL
       for (int k = 0; k < 8; ++k) sums[i][k] = 0.0f;
+      park(lane_, kParked, sums[i], 8 * i);
     }
     XMAE_NO_UNROLL
     for (int first = mine_.cta * kRows; first < end; first += part.blocks * kRows) {
       lane_.forget_addresses();
       lane_.barrier();
-      stage_gradient(first);
+      if constexpr (S::UP) {
+        stage_up_adjoint(first);
+      } else {
+        stage_gradient(first);
+      }
+      lane_.forget_addresses();
       stage_source(first);
       lane_.wait_for_copies();
       lane_.barrier();
+      lane_.forget_addresses();
       XMAE_NO_UNROLL
       for (int row = 0; row < kRows && first + row < end; row += 32) add_weight_sums(weight_sums, row);
+      lane_.forget_addresses();
       input_gradient(first, end);
       lane_.barrier();
-      leave(first, sums);
+      lane_.forget_addresses();
+      lane_.hide(first);
+      leave(first);
     }
     lane_.wait_for_copies();
     leave_weight_sums(weight_sums);
     if (run_.sums) {
+      XMAE_UNROLL
+      for (int i = 0; i < kSums; ++i) unpark(lane_, kParked, sums[i], 8 * i);
+      if (!run_.raw) {
+        float rstd[8];
+        load_eight(lane_, NormTable<32>::rstd(kTable, 8 * (lane_.thread() % 4)), rstd);
+        XMAE_UNROLL
+        for (int k = 0; k < 8; ++k) sums[1][k] *= rstd[k];
+      }
       float* const to = run_.sums + static_cast<int64_t>(lane_.block() / kParts) * kSums * S::C_IN + 32 * part_;
       leave_sums<kSums>(lane_, sums, kD, to, S::C_IN);
     }
   }
-  static constexpr int kSums = S::WAVE ? 2 + kWindow : 2;
 
   // Per channel of the output: d before BatchNorm = a d + b pre + c.
   XMAE_HD void make_through_table() {
@@ -151,35 +168,36 @@ class ConvBackward {
     lane_.barrier();
   }
 
+  struct Through {
+    float a[8], b[8], c[8];
+  };
+
   // Rows of d that the tile's inputs see; zeros outside of samples.
   XMAE_HD void stage_gradient(int first) {
     constexpr int C = S::C_OUT;
     const Part& part = mine_.part;
-    const int before = S::STRIDE == 1 ? first - S::K / 2 : first, piece_of_thread = lane_.thread() % (C / 8);
-    if (run_.kind == Gradient::kUp) return stage_up_adjoint(first);
-    float a[8], b[8], c[8];
-    const bool normed = run_.kind == Gradient::kNormed;
-    if (normed) {
-      load_eight(lane_, kThrough + 4 * 8 * piece_of_thread, a);
-      load_eight(lane_, kThrough + 4 * (C + 8 * piece_of_thread), b);
-      load_eight(lane_, kThrough + 4 * (2 * C + 8 * piece_of_thread), c);
-    }
-    each_piece<C>(lane_, kStaged, [&](int row, int piece) {
+    const int before = S::STRIDE == 1 ? first - S::K / 2 : first;
+    const auto row_in = [&](const uint16_t* array, int row) {
       const int64_t from = row_of(before + row, part.spacing, part.B, part.L_out, part.out_before);
-      Words4 words = zeros();
-      if (from >= 0) {
-        words = lane_.template fetch<Words4>(run_.d + from * C + 8 * piece);
-        if (normed) {
-          float d[8], pre[8];
-          unpack<Number>(words, d);
-          unpack<Number>(lane_.template fetch<Words4>(run_.pre + from * C + 8 * piece), pre);
-          XMAE_UNROLL
-          for (int k = 0; k < 8; ++k) d[k] = fmaf(a[k], d[k], fmaf(b[k], pre[k], c[k]));
-          words = pack<Number>(d);
-        }
-      }
-      lane_.store(kD + Rows<C>::at(row, piece), words);
-    });
+      return from < 0 ? nullptr : array + from * C;
+    };
+    stage_rows<C>(
+        lane_, kD, kStaged, run_.normed, [&](int row) { return row_in(run_.d, row); },
+        [&] {
+          const uint32_t table = kThrough + 4 * 8 * (lane_.thread() % (C / 8));
+          Through through;
+          load_eight(lane_, table, through.a);
+          load_eight(lane_, table + 4 * C, through.b);
+          load_eight(lane_, table + 4 * 2 * C, through.c);
+          return [this, through, row_in](const Words4& words, int row, int piece) {
+            float d[8], pre[8];
+            unpack<Number>(words, d);
+            unpack<Number>(lane_.template fetch<Words4>(row_in(run_.pre, row) + 8 * piece), pre);
+            XMAE_UNROLL
+            for (int k = 0; k < 8; ++k) d[k] = fmaf(through.a[k], d[k], fmaf(through.b[k], pre[k], through.c[k]));
+            return pack<Number>(d);
+          };
+        });
   }
 
   // What interpolation from a row took part in: only five rows of the finer level can have used it.
@@ -187,11 +205,12 @@ class ConvBackward {
     constexpr int C = S::C_OUT;
     const Part& part = mine_.part;
     const float ratio = static_cast<float>(part.L_out) / static_cast<float>(part.L_other);
-    each_piece<C>(lane_, kStaged, [&](int row, int piece) {
+    each_piece<C, 1>(lane_, kStaged, [&](int row, int piece) {
       const int sample = (first + row) / part.spacing, at = first + row - sample * part.spacing;
       float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
       if (sample < part.B && at < part.L_out) {
         const int64_t fine = part.other_before + static_cast<int64_t>(sample) * part.L_other;
+        XMAE_NO_UNROLL
         for (int i = 2 * at - 2; i <= 2 * at + 2; ++i) {
           if (i < 0 || i >= part.L_other) continue;
           const Between rows = between(i, ratio, part.L_out);
@@ -207,13 +226,12 @@ class ConvBackward {
   }
 
   XMAE_HD void stage_source(int first) {
-    const Part& part = mine_.part;
-    const int piece_of_thread = lane_.thread() % 4;
     if constexpr (S::WAVE) {
+      const Part& part = mine_.part;
       const uint32_t window = kTable + WaveRoom<kSourceRows>::kWindowAt;
       load_window(lane_, run_.wave, part, first, kRows, window);
       lane_.barrier();
-      const HalfNorm norm = HalfNorm::of<32>(lane_, kTable, 8 * piece_of_thread);
+      const HalfNorm norm = HalfNorm::of<32>(lane_, kTable, 8 * (lane_.thread() % 4));
       each_piece<32>(lane_, kRows, [&](int row, int piece) {
         float v[8];
         convolve_wave(lane_, window, kTable + WaveRoom<kSourceRows>::kWeights, row, piece, v);
@@ -222,17 +240,13 @@ class ConvBackward {
         lane_.store(kSource + Rows<32>::at(row, piece), inside ? pack<Number>(v) : zeros());
       });
     } else {
-      HalfNorm norm;
-      if (!run_.raw) norm = HalfNorm::of<32>(lane_, kTable, 8 * piece_of_thread);
-      each_piece<32>(lane_, kSourceRows, [&](int row, int piece) {
-        const int64_t from = input_row(S::STRIDE * first - S::K / 2 + row);
-        Words4 words = zeros();
-        if (from >= 0) {
-          words = lane_.template fetch<Words4>(run_.source + from * S::C_IN + 32 * part_ + 8 * piece);
-          if (!run_.raw) words = norm.activated(lane_, words);
-        }
-        lane_.store(kSource + Rows<32>::at(row, piece), words);
-      });
+      stage_rows<32>(
+          lane_, kSource, kSourceRows, !run_.raw,
+          [&](int row) {
+            const int64_t from = input_row(S::STRIDE * first - S::K / 2 + row);
+            return from < 0 ? nullptr : run_.source + from * S::C_IN + 32 * part_;
+          },
+          [&] { return HalfNorm::activation<32>(lane_, kTable); });
     }
   }
   XMAE_HD int64_t input_row(int row) const {
@@ -244,16 +258,15 @@ class ConvBackward {
   XMAE_HD void add_weight_sums(float (&sums)[kPairs][2][4], int row) {
     const int lane = lane_.lane();
     uint32_t a[2][2][4];  // [16 rows][16 inputs]
-    int loaded = -1;
+    Pair pair = first_;   // its tap as a place in their order
     XMAE_UNROLL
     for (int i = 0; i < kPairs; ++i) {
-      const Pair pair = pair_at(S::K, S::C_OUT, lane_.warp() * kPairs + i);
-      if (pair.tap < 0) continue;
-      if (pair.tap != loaded) {
-        loaded = pair.tap;
+      if (pair.tap >= S::K) break;
+      const int tap = tap_in_order(S::K, pair.tap);
+      if (i == 0 || pair.tile == 0) {
         XMAE_UNROLL
         for (int half = 0; half < 2; ++half) {
-          const int at = S::STRIDE * (row + 16 * half + (lane & 7) + 8 * (lane >> 4)) + pair.tap;
+          const int at = S::STRIDE * (row + 16 * half + (lane & 7) + 8 * (lane >> 4)) + tap;
           XMAE_UNROLL
           for (int inputs = 0; inputs < 2; ++inputs) {
             lane_.load_matrix_transposed(a[half][inputs], kSource + Rows<32>::at(at, 2 * inputs + (lane >> 3 & 1)));
@@ -267,6 +280,7 @@ class ConvBackward {
         XMAE_UNROLL
         for (int inputs = 0; inputs < 2; ++inputs) lane_.mma(sums[i][inputs], a[half][inputs], b[2 * half], b[2 * half + 1]);
       }
+      if (++pair.tile == tiles_under(S::K, S::C_OUT, tap)) pair = {pair.tap + 1, 0};
     }
   }
 
@@ -274,7 +288,6 @@ class ConvBackward {
   XMAE_HD void input_gradient(int first, int end) {
     const int row = lane_.warp() * kRows / kWarps;
     const bool works = first + row < end;
-    Outputs<2, 4> out{};
     weights_.rewind();
     if constexpr (S::STRIDE == 1) {
       Sums<2, 4> sums;
@@ -288,81 +301,70 @@ class ConvBackward {
           if (works) convolve_step<4, S::C_OUT, 1>(lane_, sums, weights, kD, row + S::K - 1 - tap, part);
         }
       }
-      out = rounded(lane_, sums);
       lane_.barrier();  // nobody reads the source any more
-      store_rows(lane_, out, kSource, 0, row, kInputs);
+      store_columns<32>(lane_, rounded(lane_, sums), kSource, row, 0);
     } else {
       // Of output l tap t has read input 2 l - 1 + t: even inputs saw tap 1, odd ones tap 2 of l and tap 0 of l + 1.
       Sums<1, 4> even, odd;
       clear(even);
       clear(odd);
       XMAE_NO_UNROLL
-      for (int part = 0; part < S::C_OUT / 32; ++part) odd_step(odd, works, row + 1, part);
+      for (int part = 0; part < S::C_OUT / 32; ++part) step(odd, works, row + 1, part);
       XMAE_NO_UNROLL
-      for (int part = 0; part < S::C_OUT / 32; ++part) odd_step(even, works, row, part);
+      for (int part = 0; part < S::C_OUT / 32; ++part) step(even, works, row, part);
       XMAE_NO_UNROLL
-      for (int part = 0; part < S::C_OUT / 32; ++part) odd_step(odd, works, row, part);
+      for (int part = 0; part < S::C_OUT / 32; ++part) step(odd, works, row, part);
       lane_.barrier();
-      store_every_other(rounded(lane_, even), 2 * row);
-      store_every_other(rounded(lane_, odd), 2 * row + 1);
+      store_columns<32>(lane_, rounded(lane_, even), kSource, 2 * row, 0, 2);
+      store_columns<32>(lane_, rounded(lane_, odd), kSource, 2 * row + 1, 0, 2);
     }
   }
-  XMAE_HD void odd_step(Sums<1, 4>& sums, bool works, int row, int part) {
+  XMAE_HD void step(Sums<1, 4>& sums, bool works, int row, int part) {
     const uint32_t weights = weights_.template tiles<4>();
     if (works) convolve_step<4, S::C_OUT, 1>(lane_, sums, weights, kD, row, part);
   }
-  XMAE_HD void store_every_other(const Outputs<1, 4>& out, int row) {
-    const int g = lane_.lane() / 4, t = lane_.lane() % 4;
-    XMAE_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      XMAE_UNROLL
-      for (int below = 0; below < 2; ++below) {
-        lane_.store(kSource + Rows<32>::at(row + 2 * (g + 8 * below), j) + 4 * t, out.v[0][j / 2][j % 2 * 2 + below]);
-      }
-    }
-  }
 
-  XMAE_HD void leave(int first, float (&sums)[kSums][8]) {
-    const int piece_of_thread = lane_.thread() % 4;
-    const bool plain = run_.plain_out || run_.raw;
-    HalfNorm norm;
-    float mean[8], rstd[8];
-    if (!plain) {
-      norm = HalfNorm::of<32>(lane_, kTable, 8 * piece_of_thread);
-      load_eight(lane_, NormTable<32>::mean(kTable, 8 * piece_of_thread), mean);
-      load_eight(lane_, NormTable<32>::rstd(kTable, 8 * piece_of_thread), rstd);
+  // The tile's gradients of inputs to global memory; through SiLU, if the source has one.
+  XMAE_HD void leave(int first) {
+    if (run_.plain_out || run_.raw) {
+      each_piece<32, 2>(lane_, kInputs, [&](int row, int piece) {
+        const int64_t at = input_row(S::STRIDE * first + row);
+        if (at >= 0) lane_.put(run_.out + place(at, piece), lane_.template load<Words4>(kSource + Rows<32>::at(row, piece)));
+      });
+      return;
     }
-    each_piece<32>(lane_, kInputs, [&](int row, int piece) {
+    const int channel = 8 * (lane_.thread() % 4);
+    const HalfNorm norm = HalfNorm::of<32>(lane_, kTable, channel);
+    float mean[8], sums[kSums][8];
+    load_eight(lane_, NormTable<32>::mean(kTable, channel), mean);
+    XMAE_UNROLL
+    for (int i = 0; i < kSums; ++i) unpark(lane_, kParked, sums[i], 8 * i);
+    each_piece<32, 1>(lane_, kInputs, [&](int row, int piece) {
       const int64_t at = input_row(S::STRIDE * first + row);
       if (at < 0) return;
-      Words4 words = lane_.template load<Words4>(kSource + Rows<32>::at(row, piece));
-      const int64_t place = at * S::C_IN + 32 * part_ + 8 * piece;
       float d[8], pre[8];
-      if (!plain || run_.add) unpack<Number>(words, d);
+      unpack<Number>(lane_.template load<Words4>(kSource + Rows<32>::at(row, piece)), d);
       if (run_.add) {
-        float more[8];
-        unpack<Number>(lane_.template fetch<Words4>(run_.add + place), more);
+        unpack<Number>(lane_.template fetch<Words4>(run_.add + place(at, piece)), pre);
         XMAE_UNROLL
-        for (int k = 0; k < 8; ++k) d[k] += more[k];
-        words = pack<Number>(d);
+        for (int k = 0; k < 8; ++k) d[k] += pre[k];
       }
-      if (plain) return lane_.put(run_.out + place, words);
       if constexpr (S::WAVE) {
         convolve_wave(lane_, kTable + WaveRoom<kSourceRows>::kWindowAt, kTable + WaveRoom<kSourceRows>::kWeights, row, piece, pre);
       } else {
-        unpack<Number>(lane_.template fetch<Words4>(run_.source + place), pre);
+        unpack<Number>(lane_.template fetch<Words4>(run_.source + place(at, piece)), pre);
       }
       XMAE_UNROLL
       for (int k = 0; k < 8; ++k) d[k] *= silu_slope_of_half(lane_, fmaf(pre[k], norm.scale[k], norm.shift[k]));
       if constexpr (!S::WAVE) {
-        words = pack<Number>(d);
-        lane_.put(run_.out + place, words);
+        const Words4 words = pack<Number>(d);
+        lane_.put(run_.out + place(at, piece), words);
         unpack<Number>(words, d);  // sums are of what is stored
       }
       XMAE_UNROLL
       for (int k = 0; k < 8; ++k) {
         sums[0][k] += d[k];
-        sums[1][k] = fmaf(d[k], (pre[k] - mean[k]) * rstd[k], sums[1][k]);
+        sums[1][k] = fmaf(d[k], pre[k] - mean[k], sums[1][k]);
       }
       if constexpr (S::WAVE) {
         XMAE_UNROLL
@@ -373,7 +375,11 @@ class ConvBackward {
         }
       }
     });
+    XMAE_UNROLL
+    for (int i = 0; i < kSums; ++i) park(lane_, kParked, sums[i], 8 * i);
   }
+  // Of eight channels of a row among the input's.
+  XMAE_HD int64_t place(int64_t row, int piece) const { return row * S::C_IN + 32 * part_ + 8 * piece; }
 
   XMAE_HD void leave_weight_sums(const float (&sums)[kPairs][2][4]) {
     const int ctas = run_.parts[0].blocks + run_.parts[1].blocks, cta = lane_.block() / kParts;
@@ -393,6 +399,7 @@ class ConvBackward {
   const BackwardArguments& run_;
   const Mine mine_;
   const int part_;
+  const Pair first_;  // that the warp has, its tap as a place in their order
   ResidentWeights<Lane> weights_;
 };
 

@@ -56,12 +56,14 @@ struct ForwardArguments {
   float* partial;           // [CTAs, moments_stride(N)], or null
 };
 
-// R: tiles of 16 rows of each of eight warps. WAVE: the source is the first unit. C_UP: channels of a coarser level that is
-// interpolated and taken in beside the source, which makes the convolution a mix.
-template <int C_IN_, int N_, int K_, int STRIDE_, int R_, int TOGETHER, bool WAVE_ = false, int C_UP_ = 0>
+// R: tiles of 16 rows of a warp, which has N / BESIDE columns of them. WAVE: the source is the first unit. C_UP: channels of a
+// coarser level that is interpolated and taken in beside the source, which makes the convolution a mix.
+template <int C_IN_, int N_, int K_, int STRIDE_, int R_, int TOGETHER, int BESIDE_ = 1, bool WAVE_ = false, int C_UP_ = 0>
 struct ForwardShape {
-  static constexpr int C_IN = C_IN_, N = N_, K = K_, STRIDE = STRIDE_, R = R_, C_UP = C_UP_, kTogether = TOGETHER;
+  static constexpr int C_IN = C_IN_, N = N_, K = K_, STRIDE = STRIDE_, R = R_, C_UP = C_UP_, BESIDE = BESIDE_, kTogether = TOGETHER;
   static constexpr bool WAVE = WAVE_;
+  static constexpr int kRows = 16 * R * 8 / BESIDE;  // of output that a CTA of eight warps takes at a time
+  static_assert(BESIDE == 1 || K < 7);
 };
 
 template <typename Lane, typename S>
@@ -71,11 +73,14 @@ class ConvForward {
   static constexpr bool kStreamed = streamed(kUnit);
   static constexpr int kWeightBytes = forward_bytes(kUnit) + (S::C_UP ? forward_bytes({1, 1, S::C_UP, S::N, 0}) : 0);
   static_assert(!kStreamed || kWeightBytes / kChunk % 2 == 0, "the slots of the stream take turns");
+  static constexpr int kTiles = S::N / 8 / S::BESIDE;  // of a warp's columns
+  using WarpSums = Sums<S::R, kTiles>;
   using Weights = typename Either<kStreamed, StreamedWeights<Lane>, ResidentWeights<Lane>>::Type;
 
  public:
   using Arguments = ForwardArguments;
-  static constexpr int kRows = 16 * S::R * Lane::kThreads / 32;  // of output
+  static constexpr int kRows = S::kRows;
+  static_assert(Lane::kThreads == 256);
 
  private:
   static constexpr int kStaged = S::STRIDE * (kRows - 1) + S::K;
@@ -85,9 +90,10 @@ class ConvForward {
   static constexpr int kWeightsAt = most(most(kSourceBytes + kRows * 2 * S::C_UP, kRows * 2 * S::N), kScratchBytes);
   static constexpr int kTable = kWeightsAt + (kStreamed ? 2 * kChunk : kWeightBytes);
   static constexpr int kUpTable = kTable + (S::WAVE ? WaveRoom<kRows>::kBytes : NormTable<S::C_IN>::kBytes);
+  static constexpr int kParked = kUpTable + (S::C_UP ? NormTable<S::C_UP ? S::C_UP : 32>::kBytes : 0);
 
  public:
-  static constexpr int kBytes = kUpTable + (S::C_UP ? NormTable<S::C_UP ? S::C_UP : 32>::kBytes : 0);
+  static constexpr int kBytes = kParked + 4 * Moments::kNumbers * Lane::kThreads;
 
   static XMAE_HD void run(Lane& lane, const ForwardArguments& run) { ConvForward(lane, run).all(); }
 
@@ -109,7 +115,7 @@ class ConvForward {
       make_norm_table<S::C_UP, S::C_UP>(lane_, run_.step, run_.coarse_norm, mine_, 0, rows, kTile, kUpTable);
     }
     const int end = part.B * part.spacing;
-    Moments moments;
+    Moments{}.park_all(lane_, kParked);
     XMAE_NO_UNROLL
     for (int first = mine_.cta * kRows; first < end; first += part.blocks * kRows) {
       lane_.forget_addresses();
@@ -117,19 +123,28 @@ class ConvForward {
       stage(first);
       lane_.wait_for_copies();
       lane_.barrier();
-      Sums<S::R, S::N / 8> sums;
+      lane_.forget_addresses();
+      lane_.hide(first);
+      WarpSums sums;
       clear(sums);
       multiply_all(sums, first + warp_row() < end);
       lane_.barrier();
-      store_rows(lane_, rounded(lane_, sums), kTile, 0, warp_row(), kRows);
+      store_columns<S::N>(lane_, rounded(lane_, sums), kTile, warp_row(), kTiles * (lane_.warp() % S::BESIDE));
       lane_.barrier();
-      leave(first, moments);
+      lane_.forget_addresses();
+      lane_.hide(first);
+      leave(first);
     }
     lane_.wait_for_copies();
-    if (run_.partial) leave_moments<S::N>(lane_, moments, kTile, run_.partial + static_cast<int64_t>(lane_.block()) * moments_stride(S::N));
+    if (!run_.partial) return;
+    Moments moments;
+    moments.unpark_all(lane_, kParked);
+    leave_moments<S::N>(lane_, moments, kTile, run_.partial + static_cast<int64_t>(lane_.block()) * moments_stride(S::N));
   }
 
-  XMAE_HD int warp_row() const { return lane_.warp() * S::R * kTileRows; }
+  XMAE_HD int warp_row() const { return lane_.warp() / S::BESIDE * S::R * kTileRows; }
+
+  XMAE_HD uint32_t columns_at() const { return kTiles * kTileBytes * (lane_.warp() % S::BESIDE); }
 
   XMAE_HD void stage(int first) {
     const Part& part = mine_.part;
@@ -146,17 +161,13 @@ class ConvForward {
       });
     } else {
       const int before = S::STRIDE * first - S::K / 2;
-      HalfNorm norm;
-      if (!run_.raw) norm = HalfNorm::of<S::C_IN>(lane_, kTable, 8 * (lane_.thread() % (S::C_IN / 8)));
-      each_piece<S::C_IN>(lane_, kStaged, [&](int row, int piece) {
-        const int64_t from = row_of(before + row, S::STRIDE * part.spacing, part.B, part.L_in, part.in_before);
-        Words4 words = zeros();
-        if (from >= 0) {
-          words = lane_.template fetch<Words4>(run_.source + from * S::C_IN + 8 * piece);
-          if (!run_.raw) words = norm.activated(lane_, words);
-        }
-        lane_.store(kTile + Rows<S::C_IN>::at(row, piece), words);
-      });
+      stage_rows<S::C_IN>(
+          lane_, kTile, kStaged, !run_.raw,
+          [&](int row) {
+            const int64_t from = row_of(before + row, S::STRIDE * part.spacing, part.B, part.L_in, part.in_before);
+            return from < 0 ? nullptr : run_.source + from * S::C_IN;
+          },
+          [&] { return HalfNorm::activation<S::C_IN>(lane_, kTable); });
     }
     if constexpr (S::C_UP > 0) stage_up(first);
   }
@@ -166,7 +177,7 @@ class ConvForward {
     const Part& part = mine_.part;
     const float ratio = static_cast<float>(part.L_other) / static_cast<float>(part.L_out);
     const HalfNorm norm = HalfNorm::of<S::C_UP>(lane_, kUpTable, 8 * (lane_.thread() % (S::C_UP / 8)));
-    each_piece<S::C_UP>(lane_, kRows, [&](int row, int piece) {
+    each_piece<S::C_UP, 2>(lane_, kRows, [&](int row, int piece) {
       const int sample = (first + row) / part.spacing, at = first + row - sample * part.spacing;
       Words4 words = zeros();
       if (sample < part.B && at < part.L_out) {
@@ -187,39 +198,41 @@ class ConvForward {
   }
 
   // `works`: the warp has rows; the others only take part in copies and barriers.
-  XMAE_HD void multiply_all(Sums<S::R, S::N / 8>& sums, bool works) {
+  XMAE_HD void multiply_all(WarpSums& sums, bool works) {
     weights_.rewind();
     if constexpr (S::K == 7) {
       taps<tiles_of_tap(S::N, 2)>(sums, works, 0, 3);
       taps<tiles_of_tap(S::N, 1)>(sums, works, 3, 2);
       taps<tiles_of_tap(S::N, 0)>(sums, works, 5, 2);
     } else {
-      taps<S::N / 8>(sums, works, 0, S::K);
+      taps<kTiles>(sums, works, 0, S::K);
     }
     if constexpr (S::C_UP > 0) {
       XMAE_NO_UNROLL
       for (int part = 0; part < S::C_UP / 32; ++part) {
-        const uint32_t weights = weights_.template tiles<S::N / 8>();
-        if (works) convolve_step<S::N / 8, S::C_UP, 1>(lane_, sums, weights, kUp, warp_row(), part);
+        const uint32_t weights = weights_.template tiles<S::N / 8>() + columns_at();
+        if (works) convolve_step<kTiles, S::C_UP, 1>(lane_, sums, weights, kUp, warp_row(), part);
       }
     }
   }
   template <int TILES>
-  XMAE_HD void taps(Sums<S::R, S::N / 8>& sums, bool works, int first, int count) {
+  XMAE_HD void taps(WarpSums& sums, bool works, int first, int count) {
     XMAE_NO_UNROLL
     for (int i = first; i < first + count; ++i) {
       const int row = S::STRIDE * warp_row() + tap_in_order(S::K, i);
       XMAE_NO_UNROLL
       for (int part = 0; part < S::C_IN / 32; ++part) {
-        const uint32_t weights = weights_.template tiles<TILES>();
+        const uint32_t weights = weights_.template tiles<TILES * S::BESIDE>() + columns_at();
         if (works) convolve_step<TILES, S::C_IN, S::STRIDE>(lane_, sums, weights, kTile, row, part);
       }
     }
   }
 
-  XMAE_HD void leave(int first, Moments& moments) {
+  XMAE_HD void leave(int first) {
     const Part& part = mine_.part;
-    each_piece<S::N>(lane_, kRows, [&](int row, int piece) {
+    Moments moments;
+    if (run_.partial) moments.unpark_all(lane_, kParked);
+    each_piece<S::N, 2>(lane_, kRows, [&](int row, int piece) {
       const int64_t to = row_of(first + row, part.spacing, part.B, part.L_out, part.out_before);
       if (to < 0) return;
       const Words4 words = lane_.template load<Words4>(kTile + Rows<S::N>::at(row, piece));
@@ -229,6 +242,7 @@ class ConvForward {
       unpack<Number>(words, v);
       moments.add(v);
     });
+    if (run_.partial) moments.park_all(lane_, kParked);
   }
 
   Lane& lane_;

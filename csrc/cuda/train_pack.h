@@ -128,10 +128,10 @@ class Finish {
     const Product product = run.products[matrix];
     const int size = arena_size(product), element = (cta - run.before[matrix]) * Lane::kThreads + lane.thread();
     const int part = element / size, place = element % size, k = place % 4, l = place / 4 % 32, inputs = place / 128 % 2;
-    const Pair pair = pair_at(product.k, product.c_out, place / 256);
-    if (pair.tap < 0 || part >= product.c_in / 32) return;
+    const Pair pair = pair_in_order(product.k, product.c_out, place / 256);
+    if (pair.tap >= product.k || part >= product.c_in / 32) return;
     const int input = 32 * part + 16 * inputs + l / 4 + 8 * (k / 2), output = 8 * pair.tile + 2 * (l % 4) + k % 2;
-    const int at = weight_at(product, pair.tap, input, output);
+    const int at = weight_at(product, tap_in_order(product.k, pair.tap), input, output);
     if (at < 0) return;
     const int all = run.ctas[matrix][0] + run.ctas[matrix][1], first = stem ? run.ctas[matrix][0] : 0;
     const float* from = run.arenas[matrix] + (static_cast<int64_t>(part) * all + first) * size + place;
@@ -162,7 +162,7 @@ class Finish {
   // The first unit's output before BatchNorm is linear in x: with the lag products of x and the sums of the gradient times x
   // under each tap nothing has to be gone over again.
   static XMAE_HD void first_unit(Lane& lane, const FinishArguments& run, int stem, float* out) {
-    constexpr Product kProduct = product_of(kFirst);
+    const Product first = first_product();
     constexpr int kColumns = 32 * (2 + kWindow);
     const float* const from = run.wave_sums + static_cast<int64_t>(stem ? run.wave_ctas[0] : 0) * kColumns;
     for (int first = 0; first + 64 <= kColumns; first += 64) sum_columns<64>(lane, from, run.wave_ctas[stem], kColumns, first);
@@ -176,13 +176,13 @@ class Finish {
     if (tap >= kWindow) return;
     const Step& step = run.step;
     const float* const moments = step.moments + stem * kMoments;
-    const int weight = weight_at(kProduct, tap, 0, c);
+    const int weight = weight_at(first, tap, 0, c);
     if (weight < 0) return;
     float value = total(lane, 32 * (2 + tap) + c);
     if (step.batch) {
       float product = 0.0f;  // of the tap's samples and the outputs, centred
       for (int t = 0; t < kWindow; ++t) {
-        const int other = weight_at(kProduct, t, 0, c);
+        const int other = weight_at(first, t, 0, c);
         const float w = other < 0 ? 0.0f : Number::value(Number::one(step.weights(stem)[other]));
         product = fmaf(w, moments[kWindow + (t < tap ? lag_at(t, tap) : lag_at(tap, t))], product);
       }

@@ -59,6 +59,8 @@ constexpr Product product_of(int unit) {
   return {u.k, u.c_in, u.c_out, weights_before(unit), fuse};
 }
 
+constexpr XMAE_HD Product first_product() { return {7, 1, kFirstWidth, 0, false}; }  // of kFirst
+
 // Number of a weight in the published order, -1 where the branch of c_out has none under the tap.
 constexpr XMAE_HD int weight_at(const Product& p, int tap, int c_in, int c_out) {
   const int input = published(p.c_in, p.from_branches, c_in);
@@ -85,13 +87,15 @@ constexpr int pairs(int k, int c_out) {
 struct Pair {
   int tap, tile;
 };
-XMAE_HD Pair pair_at(int k, int c_out, int number) {
-  for (int i = 0; i < k; ++i) {
-    const int tap = tap_in_order(k, i), tiles = tiles_under(k, c_out, tap);
-    if (number < tiles) return {tap, number};
+// The tap as a place in their order, k behind the last.
+XMAE_HD Pair pair_in_order(int k, int c_out, int number) {
+  int i = 0;
+  for (; i < k; ++i) {
+    const int tiles = tiles_under(k, c_out, tap_in_order(k, i));
+    if (number < tiles) break;
     number -= tiles;
   }
-  return {-1, 0};
+  return {i, number};
 }
 
 // Packed weights. Forward: of each tap and 32 inputs the tiles of 8 outputs. Backward, for input gradients: of each 32

@@ -98,13 +98,14 @@ class Dealer {
 
   Dealt deal(Part (&parts)[2], int level_in, int level_out, int gap, int rows_of_cta, int most, const Dealt& source = {}) const {
     int64_t tiles[2] = {0, 0};
-    for (int s = 0; s < buffers_.stems; ++s) {
+    for (int s = 0; s < 2; ++s) {
+      parts[s] = Part{};
+      if (s >= buffers_.stems) continue;
       const int L_out = sizes_.length(s, level_out), spacing = L_out + gap;
       parts[s] = {buffers_.B[s], sizes_.length(s, level_in), L_out, spacing, 0, source.first(s), source.blocks[s],
                   sizes_.rows_before(s, level_in), sizes_.rows_before(s, level_out), 0, 0};
       tiles[s] = (static_cast<int64_t>(buffers_.B[s]) * spacing + rows_of_cta - 1) / rows_of_cta;
     }
-    for (int s = buffers_.stems; s < 2; ++s) parts[s] = Part{};
     Dealt dealt;
     const int64_t all = tiles[0] + tiles[1], ctas = std::min<int64_t>(most, all);
     if (buffers_.stems == 1) {
@@ -119,7 +120,7 @@ class Dealer {
   }
   // The third array of a mix and of its adjoint.
   void other(Part (&parts)[2], int level) const {
-    for (int s = 0; s < buffers_.stems; ++s) {
+    for (int s = 0; s < 2 && s < buffers_.stems; ++s) {
       parts[s].L_other = sizes_.length(s, level);
       parts[s].other_before = sizes_.rows_before(s, level);
     }
@@ -140,7 +141,7 @@ class TrainForward : Dealer {
   void all() {
     pack();
     if (buffers_.batch) wave_moments();
-    unit<ForwardShape<32, 32, 1, 1, 4, 2, true>>(1);
+    unit<ForwardShape<32, 32, 1, 1, 4, 2, 1, true>>(1);
     unit<ForwardShape<32, 32, 7, 1, 4, 2>>(2);
     unit<ForwardShape<32, 32, 1, 1, 4, 2>>(3);
     unit<ForwardShape<32, 64, 3, 2, 2, 2>>(kDown1);
@@ -148,14 +149,14 @@ class TrainForward : Dealer {
       unit<ForwardShape<64, 64, 7, 1, 2, 2>>(u);
       unit<ForwardShape<64, 64, 1, 1, 2, 2>>(u + 1);
     }
-    unit<ForwardShape<64, 128, 3, 2, 1, 2>>(kDown2);
+    unit<ForwardShape<64, 128, 3, 2, 2, 2, 2>>(kDown2);
     for (int u = 10; u <= 12; u += 2) {
       unit<ForwardShape<128, 128, 7, 1, 2, 1>>(u);
-      unit<ForwardShape<128, 128, 1, 1, 1, 2>>(u + 1);
+      unit<ForwardShape<128, 128, 1, 1, 2, 2, 2>>(u + 1);
     }
-    mix<ForwardShape<64, 64, 1, 1, 1, 2, false, 128>>(1, kLat2, kE2, kE3);
+    mix<ForwardShape<64, 64, 1, 1, 2, 2, 2, false, 128>>(1, kLat2, kE2, kE3);
     unit<ForwardShape<64, 64, 3, 1, 2, 2>>(kSmooth2);
-    mix<ForwardShape<32, 32, 1, 1, 2, 2, false, 64>>(0, kLat1, kE1, kSmooth2);
+    mix<ForwardShape<32, 32, 1, 1, 2, 2, 1, false, 64>>(0, kLat1, kE1, kSmooth2);
     unit<ForwardShape<32, 32, 3, 1, 4, 2>>(kSmooth1);
     unit<ForwardShape<32, 32, 3, 1, 4, 2>>(kHeadUnit);
     end();
@@ -198,15 +199,11 @@ class TrainForward : Dealer {
     return args;
   }
   template <typename S>
-  static constexpr int rows() {
-    return 16 * S::R * 8;
-  }
-  template <typename S>
   void unit(int u) {
     const Unit& shape = kUnitTable[u];
     ForwardArguments args = arguments<S>(u);
     const int source = u - 1;
-    dealt_[u] = deal(args.parts, shape.level - (shape.stride == 2), shape.level, S::WAVE ? kWindow / 2 : S::K / 2, rows<S>(), S::kTogether * kMultiprocessors, dealt_[source]);
+    dealt_[u] = deal(args.parts, shape.level - (shape.stride == 2), shape.level, S::WAVE ? kWindow / 2 : S::K / 2, S::kRows, S::kTogether * kMultiprocessors, dealt_[source]);
     args.raw = u == kSmooth2 || u == kSmooth1;
     args.source = args.raw ? buffers_.kept + sizes_.kept_mix(shape.level) : u == 1 ? nullptr : kept(source);
     args.norm = norm(source, true);
@@ -219,7 +216,7 @@ class TrainForward : Dealer {
   template <typename S>
   void mix(int level, int lateral, int fine, int coarse) {
     ForwardArguments args = arguments<S>(lateral);
-    const Dealt dealt = deal(args.parts, level, level, 0, rows<S>(), S::kTogether * kMultiprocessors, dealt_[coarse]);
+    const Dealt dealt = deal(args.parts, level, level, 0, S::kRows, S::kTogether * kMultiprocessors, dealt_[coarse]);
     other(args.parts, level + 1);
     args.source = kept(fine);
     args.norm = norm(fine, false);

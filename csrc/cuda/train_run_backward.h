@@ -18,10 +18,10 @@ class TrainBackward : Dealer {
     unit<BackwardShape<32, 32, 3, 1, 2>>(kHeadUnit, gradient(0), gradient(1));
     unit<BackwardShape<32, 32, 3, 1, 2>>(kSmooth1, gradient(1), gradient(2));
     lateral<BackwardShape<32, 32, 1, 1, 2>>(kLat1, kE1, gradient(2), gradient(3));
-    reduction<BackwardShape<64, 32, 1, 1, 2>>(kRed2to1, kSmooth2, gradient(2), gradient(0));
+    reduction<BackwardShape<64, 32, 1, 1, 2, false, true>>(kRed2to1, kSmooth2, gradient(2), gradient(0));
     unit<BackwardShape<64, 64, 3, 1, 2>>(kSmooth2, gradient(0), gradient(2));
     lateral<BackwardShape<64, 64, 1, 1, 2>>(kLat2, kE2, gradient(2), gradient(4));
-    reduction<BackwardShape<128, 64, 1, 1, 2>>(kRed3to2, kE3, gradient(2), gradient(0));
+    reduction<BackwardShape<128, 64, 1, 1, 2, false, true>>(kRed3to2, kE3, gradient(2), gradient(0));
     for (int u = kE3; u > kDown2; u -= 2) {
       unit<BackwardShape<128, 128, 1, 1, 2>>(u, gradient(0), gradient(1));
       unit<BackwardShape<128, 128, 7, 1, 1>>(u - 1, gradient(1), gradient(0));
@@ -34,7 +34,7 @@ class TrainBackward : Dealer {
     unit<BackwardShape<32, 64, 3, 2, 2>>(kDown1, gradient(1), gradient(0), gradient(3));
     unit<BackwardShape<32, 32, 1, 1, 2>>(kE1, gradient(0), gradient(1));
     unit<BackwardShape<32, 32, 7, 1, 2>>(kE1 - 1, gradient(1), gradient(0));
-    unit<BackwardShape<32, 32, 1, 1, 2, true>>(1, gradient(0), nullptr);
+    unit<BackwardShape<32, 32, 1, 1, 1, true>>(1, gradient(0), nullptr);
     finish();
   }
 
@@ -92,7 +92,7 @@ class TrainBackward : Dealer {
   void unit(int u, const uint16_t* d, uint16_t* out, const uint16_t* add = nullptr) {
     const bool of_mix = u == kSmooth2 || u == kSmooth1;
     BackwardArguments args = arguments<S>(u, of_mix ? -1 : u - 1, d, out, dealt_[u]);
-    args.kind = Gradient::kNormed;
+    args.normed = true;
     args.pre = kept(u);
     args.out_channel = channels_before(u);
     args.out_branches = merged(u);
@@ -111,7 +111,6 @@ class TrainBackward : Dealer {
   template <typename S>
   void lateral(int matrix, int source, const uint16_t* d, uint16_t* out) {
     BackwardArguments args = arguments<S>(matrix, source, d, out, {});
-    args.kind = Gradient::kPlain;
     args.plain_out = true;
     args.sums = nullptr;
     run_.template launch<BackwardLaunch<S>>(matrices_[index(matrix)].all() * (S::C_IN / 32), args);
@@ -120,7 +119,6 @@ class TrainBackward : Dealer {
   void reduction(int matrix, int source, const uint16_t* d, uint16_t* out) {
     BackwardArguments args = arguments<S>(matrix, source, d, out, {});
     other(args.parts, kUnitTable[matrix].level - 1);
-    args.kind = Gradient::kUp;
     dealt_[source] = matrices_[index(matrix)];
     run_.template launch<BackwardLaunch<S>>(matrices_[index(matrix)].all() * (S::C_IN / 32), args);
   }

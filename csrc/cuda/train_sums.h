@@ -5,11 +5,28 @@
 
 namespace xmae_fast::cuda {
 
+// Numbers of a thread's own wait in shared memory while its registers are wanted for products: where the i-th is.
+template <typename Lane>
+XMAE_HD uint32_t parked(Lane& lane, uint32_t at, int i) {
+  return at + 4 * (i * Lane::kThreads + lane.thread());
+}
+template <int COUNT, typename Lane>
+XMAE_HD void park(Lane& lane, uint32_t at, const float (&v)[COUNT], int first = 0) {
+  XMAE_UNROLL
+  for (int i = 0; i < COUNT; ++i) lane.store(parked(lane, at, first + i), v[i]);
+}
+template <int COUNT, typename Lane>
+XMAE_HD void unpark(Lane& lane, uint32_t at, float (&v)[COUNT], int first = 0) {
+  XMAE_UNROLL
+  for (int i = 0; i < COUNT; ++i) v[i] = lane.template load<float>(parked(lane, at, first + i));
+}
+
 // Mean and squared distances of eight channels over rows, about the first row seen: the error of the distances is at most
 // (number of rows) units in the last place, because the first row is no further from the mean than all rows together.
 struct Moments {
+  static constexpr int kNumbers = 25;
   float about[8], sum[8], squares[8];
-  int rows = 0;
+  float rows = 0.0f;
 
   XMAE_HD Moments() {
     XMAE_UNROLL
@@ -18,12 +35,26 @@ struct Moments {
   XMAE_HD void add(const float (&v)[8]) {
     XMAE_UNROLL
     for (int k = 0; k < 8; ++k) {
-      if (rows == 0) about[k] = v[k];
+      if (rows == 0.0f) about[k] = v[k];
       const float away = v[k] - about[k];
       sum[k] += away;
       squares[k] = fmaf(away, away, squares[k]);
     }
-    ++rows;
+    rows += 1.0f;
+  }
+  template <typename Lane>
+  XMAE_HD void park_all(Lane& lane, uint32_t at) const {
+    park(lane, at, about);
+    park(lane, at, sum, 8);
+    park(lane, at, squares, 16);
+    lane.store(parked(lane, at, 24), rows);
+  }
+  template <typename Lane>
+  XMAE_HD void unpark_all(Lane& lane, uint32_t at) {
+    unpark(lane, at, about);
+    unpark(lane, at, sum, 8);
+    unpark(lane, at, squares, 16);
+    rows = lane.template load<float>(parked(lane, at, 24));
   }
 };
 
@@ -50,8 +81,8 @@ XMAE_HD void leave_moments(Lane& lane, const Moments& mine, uint32_t scratch, fl
   Merged channels[8];
   XMAE_UNROLL
   for (int k = 0; k < 8; ++k) {
-    const float n = static_cast<float>(mine.rows), part = mine.rows ? mine.sum[k] / n : 0.0f;
-    channels[k] = {n, mine.about[k] + part, fmaxf(mine.squares[k] - mine.sum[k] * part, 0.0f)};
+    const float part = mine.rows > 0.0f ? mine.sum[k] / mine.rows : 0.0f;
+    channels[k] = {mine.rows, mine.about[k] + part, fmaxf(mine.squares[k] - mine.sum[k] * part, 0.0f)};
   }
   XMAE_UNROLL
   for (int mask = 16; mask >= kPieces; mask /= 2) {

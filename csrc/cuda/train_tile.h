@@ -112,6 +112,13 @@ struct HalfNorm {
     load_eight(lane, NormTable<C>::shift(table, c), norm.shift);
     return norm;
   }
+  // Of the channels of a thread's pieces, as `stage_rows` asks for it.
+  template <int C, typename Lane>
+  static XMAE_HD auto activation(Lane& lane, uint32_t table) {
+    return [&lane, norm = of<C>(lane, table, 8 * (lane.thread() % (C / 8)))](const Words4& words, int, int) {
+      return norm.activated(lane, words);
+    };
+  }
   template <typename Lane>
   XMAE_HD Words4 activated(Lane& lane, const Words4& words) const {
     float v[8];
@@ -127,14 +134,55 @@ struct HalfNorm {
 };
 
 // A thread goes over rows of `count` rows of C numbers: visit(row, piece) with always the same piece of eight channels.
-template <int C, typename Lane, typename Visit>
+// UNROLL of them are under way at a time.
+template <int C, int UNROLL = 4, typename Lane, typename Visit>
 XMAE_HD void each_piece(Lane& lane, int count, const Visit& visit) {
   constexpr int kPieces = C / 8, kStep = Lane::kThreads / kPieces;
   const int piece = lane.thread() % kPieces;
 #if defined(__CUDA_ARCH__)
-#pragma unroll 4
+#pragma unroll UNROLL
 #endif
   for (int row = lane.thread() / kPieces; row < count; row += kStep) visit(row, piece);
+}
+
+// Rows of C numbers into shared memory, without a register for what is under way: where(row) is the row in global memory, or null
+// for zeros. If `changes`, what begin() returns then replaces what a thread has copied itself: change(words, row, piece).
+template <int C, typename Lane, typename Where, typename Begin>
+XMAE_HD void stage_rows(Lane& lane, uint32_t to, int count, bool changes, const Where& where, const Begin& begin) {
+  each_piece<C>(lane, count, [&](int row, int piece) {
+    const uint32_t at = to + Rows<C>::at(row, piece);
+    if (const uint16_t* const from = where(row)) {
+      lane.copy_async(at, reinterpret_cast<const char*>(from + 8 * piece));
+    } else {
+      lane.store(at, zeros());
+    }
+  });
+  if (!changes) return;
+  lane.wait_for_copies();
+  lane.forget_addresses();
+  const auto change = begin();
+  each_piece<C, 1>(lane, count, [&](int row, int piece) {
+    if (!where(row)) return;
+    const uint32_t at = to + Rows<C>::at(row, piece);
+    lane.store(at, change(lane.template load<Words4>(at), row, piece));
+  });
+}
+
+// A warp's outputs into rows of C numbers; tile: the first of its 8-column tiles.
+template <int C, int R, int N, typename Lane>
+XMAE_HD void store_columns(Lane& lane, const Outputs<R, N>& out, uint32_t rows_at, int row, int tile, int stride = 1) {
+  const int g = lane.lane() / 4, t = lane.lane() % 4;
+  XMAE_UNROLL
+  for (int i = 0; i < R; ++i) {
+    XMAE_UNROLL
+    for (int j = 0; j < N; ++j) {
+      XMAE_UNROLL
+      for (int below = 0; below < 2; ++below) {
+        const int at = row + stride * (i * kTileRows + 8 * below + g);
+        lane.store(rows_at + Rows<C>::at(at, tile + j) + 4 * t, out.v[i][j / 2][j % 2 * 2 + below]);
+      }
+    }
+  }
 }
 
 // totals[c] (float32 in shared memory) = sum over `count` CTAs of load(cta, quad), four channels in succession.

@@ -110,10 +110,10 @@ template <typename Lane>
 XMAE_HD void make_wave_tables(
     Lane& lane, const Step& step, const Mine& mine, const float* partial, uint32_t scratch, uint32_t table, uint32_t weights) {
   using Number = typename Lane::Number;
-  constexpr Product kProduct = product_of(kFirst);
+  const Product product = first_product();
   const int i = lane.thread();
   for (int at = i; at < kWindow * 32; at += Lane::kThreads) {
-    const int weight = weight_at(kProduct, at / 32, 0, at % 32);
+    const int weight = weight_at(product, at / 32, 0, at % 32);
     const float value = weight < 0 ? 0.0f : step.weights(mine.stem)[weight];
     lane.store(weights + 4 * at, Number::value(Number::one(value)));
   }

@@ -129,6 +129,15 @@ def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said
     assert str(refused.value).endswith("; impl='triton' takes it")
 
 
+def test_a_library_without_the_training_kernels_is_too_old(monkeypatch):
+    monkeypatch.setitem(backend._EXTENSION_REASON, "cuda", "")
+    ask = "_dispatch_has_kernel_for_dispatch_key"
+    monkeypatch.setattr(torch._C, ask, lambda name, key: name.endswith("eval_cuda"))
+    usable, reason = available()["conv_stem"]["cuda"]
+    assert not usable
+    assert "older than the Python code and lack xmae_fast::conv_stem_train_cuda" in reason
+
+
 def test_dtypes_that_no_gpu_kernel_has_name_the_reference(monkeypatch):
     monkeypatch.setitem(backend._USABLE, ("conv_stem", "cuda"), True)
     with pytest.raises(backend.BackendError, match="got torch.float64; impl='reference' takes it"):
@@ -171,6 +180,16 @@ def test_what_the_sanitizers_watch(capsys):
     said = capsys.readouterr().out.splitlines()
     assert [line.endswith("done") for line in said] == [True] * 4 + [False] * (len(said) - 4)
     assert all(line.endswith("impl='reference' takes it") for line in said[4:] if "refused" in line)
+
+
+def test_the_sanitizers_case_of_training(monkeypatch, capsys):
+    gpu_small_cases.run_both_stems("reference", "cpu")
+    monkeypatch.setattr(gpu_small_cases, "available", lambda: {"conv_stem": {"cuda": (False, "no GPU")}})
+    gpu_small_cases.run_both_stems("cuda", "cpu")
+    *done, last = capsys.readouterr().out.splitlines()
+    assert len(done) == 4
+    assert all(line.startswith("conv_stems, reference, ((") and line.endswith("done") for line in done)
+    assert last == "conv_stems, cuda: not run: no GPU"
 
 
 def test_fake():

@@ -31,7 +31,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 LAST_LINES = 25  # of a log that the report shows
-CUDA_TESTS = "tests/cuda/test_stem_gpu.py"  # skipped, and named in the log, where the CUDA C++ operators are not built
+NVCC_ELSEWHERE = "/usr/local/cuda/bin/nvcc"  # where it is not on PATH
+# Skipped, and named in the log, where the CUDA C++ operators are not built.
+CUDA_TESTS = ("tests/cuda/test_stem_gpu.py", "tests/cuda/test_stem_train_gpu.py")
+TESTS = ("tests/gpu", "tests/test_ops.py", *CUDA_TESTS)
 
 
 class Stage(NamedTuple):
@@ -71,15 +74,30 @@ def stages() -> list[Stage]:
         return lambda out: [sanitizer, *options, python, "-m", "benchmarks.gpu_small_cases"]
 
     return [
-        Stage("tests", "GPU tests", lambda out: [*tests, *workers, "tests/gpu", "tests/test_ops.py", CUDA_TESTS], 0.22),
+        *_build(),
+        Stage("tests", "GPU tests", lambda out: [*tests, *workers, *TESTS], 0.22),
         Stage("train", "training step: ours against baselines a to e", run("train"), 0.30),
         Stage("profile", "a step and an embedding, kernel by kernel", _profile, 0.08),
+        Stage("stems", "both stems in training: CUDA C++, Triton, stock", run("stems"), 0.20),
         Stage("ops", "operators against plain PyTorch", run("ops"), 0.14),
         Stage("model", "embedding and forward against baselines", run("model"), 0.30),
         Stage("memcheck", "compute-sanitizer, small cases", sanitized("memcheck"), 0.10, no_sanitizer),
         Stage("racecheck", "compute-sanitizer, small cases", sanitized("racecheck"), 0.10, no_sanitizer),
         Stage("stages", "parts of the model, plain and ours", run("stages"), 0.10),
     ]
+
+
+def _build() -> list[Stage]:
+    """A stage that builds the CUDA C++ operators, where they are missing or old and nvcc is there."""
+    from xmae_fast import available
+
+    if torch.version.cuda is None or available()["conv_stem"]["cuda"].usable:
+        return []
+    nvcc = shutil.which(os.environ.get("NVCC", "nvcc")) or NVCC_ELSEWHERE
+    if not Path(nvcc).exists():
+        return []
+    command = ["env", "XMAE_FAST_BUILD=cuda", f"NVCC={nvcc}", sys.executable, "setup.py", "build_ext", "--inplace"]
+    return [Stage("build", "CUDA C++ operators", lambda out: command, 0.4)]
 
 
 def _profile(out: Path) -> list[str]:
@@ -130,7 +148,7 @@ def report(about: str, outcomes: list[Outcome], out: Path) -> str:
     """All outcomes as markdown, with the tables that the benchmarks wrote."""
     lines = ["# gpu_check", "", "```", about, "```", "", "| stage | what | state | seconds |", "|---|---|---|---|"]
     lines += [f"| {o.name} | {o.what} | {o.state} | {o.seconds:.0f} |" for o in outcomes]
-    for name in ("train", "model", "ops", "stages"):
+    for name in ("train", "model", "stems", "ops", "stages"):
         lines += _suite_table(out / f"{name}.json")
     for o in outcomes:
         if o.tail:

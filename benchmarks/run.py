@@ -27,10 +27,10 @@ from benchmarks import plot, report
 from benchmarks.contest import Result, failures, measure
 from benchmarks.context import COMPILE_LEVELS, Context
 from benchmarks.machine import Machine, measure_machine
-from benchmarks.suites import loader, model, ops, stages, train
+from benchmarks.suites import loader, model, ops, stages, stems, train
 from xmae_fast import backend
 
-SUITES = {"ops": ops, "model": model, "train": train, "stages": stages, "loader": loader}
+SUITES = {"ops": ops, "model": model, "train": train, "stages": stages, "stems": stems, "loader": loader}
 PLOTTED = ("masks", "embed", "forward", "train")
 
 

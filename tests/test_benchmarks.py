@@ -24,7 +24,7 @@ from benchmarks.machine import Machine
 from benchmarks.models import batches, plain_model
 from benchmarks.peak_memory import peak_in_new_process
 from benchmarks.stages import WHOLE
-from benchmarks.suites import model, stages, train
+from benchmarks.suites import model, stages, stems, train
 from benchmarks.timing import Effort
 from xmae_fast.testing import Error, relative_error
 
@@ -76,7 +76,7 @@ def test_quick_loader_suite(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--data", "nothing.h5"], "shard nothing.h5: expected an HDF5 file, found nothing"),
-        (["--suite", "speed"], "--suite: expected some of ops, model, train, stages, loader, got speed"),
+        (["--suite", "speed"], "--suite: expected some of ops, model, train, stages, stems, loader, got speed"),
         (["--json", "no/such/out.json"], "--json: expected a file in an existing folder, got no/such/out.json"),
     ],
 )
@@ -221,3 +221,20 @@ def test_peak_memory_that_cannot_be_measured_is_said_and_the_row_is_timed():
     result = measure(group, CPU, Effort(0.01, 1, 1), lambda text: None)
     assert result.rows[0].seconds
     assert "peak memory not measured: no room" in printed(report.print_suite, result)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_both_stems(context, backward):
+    """Every contestant computes the same features and gradients, and again after another batch."""
+    group = stems.group(context, 3, backward=backward)
+    plain, stock, compiled, *ours = group.contestants
+    assert compiled.left_out == "needs --compile all"
+    assert all(one.name.startswith("xmae_fast impl=") for one in ours)
+    for one in (plain, stock, *ours):
+        timed = one.build()
+        names = [error.name for error in one.check(timed)]
+        assert names == ["PPG features", "ECG features", *["gradients"][: int(backward)]]
+        first = [x.clone() for x in timed(0)]
+        assert not torch.equal(timed(1)[0], first[0])
+        torch.testing.assert_close(timed(0)[0], first[0])
+        assert len(first) == 2 + backward * len(timed.parameters)

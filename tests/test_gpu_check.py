@@ -8,8 +8,10 @@ import sys
 import pytest
 import torch
 
+import xmae_fast
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Stage
+from xmae_fast.backend import Availability
 
 
 @pytest.fixture
@@ -75,8 +77,35 @@ def test_refuses_without_a_gpu_and_unknown_stages(monkeypatch, tmp_path, capsys)
         gpu_check.main(["--out", str(tmp_path), "--stages", "tests,nonsense"])
 
 
+@pytest.mark.parametrize(
+    ("cuda", "usable", "nvcc", "expected"),
+    [
+        ("13.0", False, True, True),
+        ("13.0", True, True, False),
+        ("13.0", False, False, False),
+        (None, False, True, False),
+    ],
+)
+def test_builds_the_cuda_operators_where_they_are_missing(monkeypatch, tmp_path, cuda, usable, nvcc, expected):
+    compiler = tmp_path / "nvcc"
+    if nvcc:
+        compiler.touch(0o755)
+    monkeypatch.setenv("NVCC", str(compiler))
+    monkeypatch.setattr(gpu_check, "NVCC_ELSEWHERE", str(tmp_path / "elsewhere" / "nvcc"))
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(xmae_fast, "available", lambda: {"conv_stem": {"cuda": Availability(usable, "")}})
+    first = gpu_check.stages()[0]
+    assert (first.name == "build") == expected
+    if expected:
+        want = ["env", "XMAE_FAST_BUILD=cuda", f"NVCC={compiler}", sys.executable, "setup.py", "build_ext", "--inplace"]
+        assert first.command(tmp_path) == want
+
+
 def test_commands_name_what_exists(tmp_path):
     for stage in gpu_check.stages():
+        tests = [word for word in stage.command(tmp_path) if word.startswith("tests/")]
+        assert all((gpu_check.ROOT / name).exists() for name in tests)
+        assert (stage.name == "tests") == ("tests/cuda/test_stem_train_gpu.py" in tests)
         for word in stage.command(tmp_path):
             if word.endswith(".py"):
                 assert (gpu_check.ROOT / word).exists(), (stage.name, word)

@@ -34,7 +34,7 @@ _DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": None if _INTERPRETED el
 # Implementations that "auto" passes over, and why; an explicit choice takes them. They serve a part of an operator's
 # cases, so generic tests and benchmarks leave them out and have others for them.
 NOT_AUTOMATIC = {
-    ("conv_stem", "cuda"): "evaluation in 16 bits only, and not measured on a GPU yet: triton until it is",
+    ("conv_stem", "cuda"): "16 bits only, and not measured on a GPU yet: triton until it is",
 }
 _recording_launches = False  # while ops._triton.recording is on: launches are written down, tensors may be anywhere
 # The dtypes of floating-point tensors that each implementation serves (None: any).
@@ -74,7 +74,7 @@ def _load_cuda_extension() -> str:
 
 
 _EXTENSION_REASON = {"cpu": _load_extension("_C_cpu"), "cuda": _load_cuda_extension()}
-_KERNELS: dict[tuple[str, str], str] = {}
+_KERNELS: dict[tuple[str, str], tuple[str, ...]] = {}
 _USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
 
 
@@ -119,9 +119,9 @@ def use_cpu_kernels(name: str) -> Iterator[None]:
         torch.ops.xmae_fast.use_cpu_kernels(before)
 
 
-def register(op: str, impl: str, torch_op: str) -> None:
-    """Declare that `op` has an implementation `impl`, which is the operator `xmae_fast::<torch_op>`."""
-    _KERNELS[op, impl] = torch_op
+def register(op: str, impl: str, *torch_ops: str) -> None:
+    """Declare that `op` has an implementation `impl`, which needs the operators `xmae_fast::<torch_op>`."""
+    _KERNELS[op, impl] = torch_ops
     _USABLE[op, impl] = not _why_not(op, impl)
 
 
@@ -134,9 +134,9 @@ def _why_not(op: str, impl: str) -> str:
         return "" if _is_installed("triton") else "triton is not installed (pip install xmae-fast[triton])"
     if reason := _EXTENSION_REASON.get(impl, ""):
         return reason
-    name = f"xmae_fast::{_KERNELS[op, impl]}"
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(name, impl.upper()):
-        return f"the built C++ operators are older than the Python code and lack {name}: reinstall xmae_fast"
+    for name in (f"xmae_fast::{torch_op}" for torch_op in _KERNELS[op, impl]):
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(name, impl.upper()):
+            return f"the built C++ operators are older than the Python code and lack {name}: reinstall xmae_fast"
     return ""
 
 

@@ -1,6 +1,7 @@
 """Every operator on its benchmark sizes: each usable implementation, forward and forward + backward.
 
-Implementations that "auto" passes over because they only evaluate, in 16 bits, have groups of their own.
+Implementations that "auto" passes over, which compute in 16 bits only, have groups of their own: here those of
+evaluation, and of training those of suites/stems.py.
 """
 
 from __future__ import annotations

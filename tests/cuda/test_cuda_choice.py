@@ -14,7 +14,7 @@ from benchmarks import gpu_small_cases
 from tests.test_ops import EXISTING
 from xmae_fast import available, backend, explain, ops
 from xmae_fast.ops.cases import Maker
-from xmae_fast.ops.conv_stem import _cuda, schema_cuda
+from xmae_fast.ops.conv_stem import _on_gpu, schema_cuda
 from xmae_fast.ops.conv_stem.cases import CASES, make_inputs
 from xmae_fast.ops.conv_stem.schema import flatten
 from xmae_fast.ops.conv_stem.schema_cuda import Gpu
@@ -59,34 +59,51 @@ def test_explain_names_what_auto_passes_over(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"training": True}, "running statistics only"),
-        ({"gradients": True}, "has no backward"),
+        ({"x_gradients": True}, "give no gradient of x"),
         ({"compute": torch.float32}, "(by autocast, or a model of that dtype), not in torch.float32"),
+        ({"compute": torch.float32, "training": True}, "not in torch.float32"),
         ({"L": 1025}, "at most 1,024 samples, not 1,025"),
         ({"L": 1000, "gpu": ADA}, "need 165,376 bytes of shared memory and this GPU has 101,376"),
         ({"L": 512, "gpu": ADA}, ""),
         ({"L": 1024, "gpu": AMPERE}, ""),
-        ({"gpu": TURING}, "needs a GPU of compute capability 8.0 or later, and this one has 7.5"),
+        ({"gpu": TURING}, "need a GPU of compute capability 8.0 or later, and this one has 7.5"),
+        ({"gpu": TURING, "training": True}, "need a GPU of compute capability 8.0 or later, and this one has 7.5"),
+        ({"training": True, "L": 100_000, "gpu": AMPERE}, ""),
+        ({"gradients": True, "L": 1025}, ""),
+        ({"training": True, "gpu": ADA}, "training needs 163,840 bytes of shared memory and this GPU has 101,376"),
+        ({"gradients": True, "gpu": ADA}, "training needs 163,840 bytes of shared memory and this GPU has 101,376"),
+        (
+            {"training": True, "B": 2**15, "L": 2**14},
+            "x has 1,073,741,824 values and the CUDA kernels count up to 2^30",
+        ),
+        ({"training": True, "B": 2**15, "L": 2**14 - 1}, ""),
         ({}, ""),
     ],
 )
 def test_limits(changes, said):
-    call = {"L": 200, "compute": torch.bfloat16, "training": False, "gradients": False, "gpu": None} | changes
-    why = schema_cuda.limit(inputs_of()["params"], **call)
+    """Of two stems with the same x."""
+    call = {"B": 3, "L": 200, "compute": torch.bfloat16, "training": False, "gradients": False, "gpu": None} | changes
+    x = torch.zeros(1).expand(call.pop("B"), 1, call.pop("L"))
+    why = schema_cuda.limit(inputs_of()["params"], (x, x), **call)
     assert said in why
     assert bool(why) == bool(said)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "training", "said"),
     [
-        ({"widths": (13, 22, 31)}, "made for widths (32, 64, 128), not (13, 22, 31)"),
-        ({"S": 129}, "at most 128 channels, not 129"),
+        ({"widths": (13, 22, 31)}, False, "made for widths (32, 64, 128), not (13, 22, 31)"),
+        ({"widths": (13, 22, 31)}, True, "made for widths (32, 64, 128), not (13, 22, 31)"),
+        ({"S": 129}, False, "at most 128 channels, not 129"),
+        ({"S": 16}, False, ""),
+        ({"S": 16}, True, "train stems that return 32 channels, not 16"),
     ],
 )
-def test_limits_of_the_weights(inputs, said):
+def test_limits_of_the_weights(inputs, training, said):
     params = inputs_of(**inputs)["params"]
-    assert said in schema_cuda.limit(params, 40, torch.bfloat16, training=False, gradients=False)
+    why = schema_cuda.limit(params, (torch.zeros(2, 1, 40),), torch.bfloat16, training=training, gradients=False)
+    assert said in why
+    assert bool(why) == bool(said)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +111,11 @@ def test_limits_of_the_weights(inputs, said):
     [
         (TURING, torch.bfloat16, False, False, "compute capability 8.0 or later, and this one has 7.5"),
         (ADA, torch.float16, False, False, "signals of 600 samples need 165,376 bytes"),
-        (AMPERE, torch.float32, False, False, "computes in bfloat16 or float16"),
-        (AMPERE, torch.bfloat16, True, False, "running statistics only"),
-        (AMPERE, torch.bfloat16, False, True, "has no backward"),
+        (AMPERE, torch.float32, False, False, "compute in bfloat16 or float16"),
+        (AMPERE, torch.bfloat16, True, True, "give no gradient of x"),
+        (AMPERE, torch.bfloat16, False, True, "give no gradient of x"),
+        (AMPERE, torch.float32, True, False, "compute in bfloat16 or float16"),
+        (ADA, torch.bfloat16, True, False, "training needs 163,840 bytes of shared memory"),
     ],
 )
 def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said):
@@ -105,9 +124,18 @@ def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said
     inputs = make_inputs({"B": 1, "L": 600, "S": 32, "training": training}, Maker(0, dtype))
     inputs["x"].requires_grad_(gradients)
     with pytest.raises(backend.BackendError, match=re.escape(said)) as refused:
-        _cuda(**inputs)
+        _on_gpu("cuda", (inputs["x"],), (inputs["params"],), training)
     assert str(refused.value).startswith("impl='cuda' was asked for conv_stem, but ")
     assert str(refused.value).endswith("; impl='triton' takes it")
+
+
+def test_a_library_without_the_training_kernels_is_too_old(monkeypatch):
+    monkeypatch.setitem(backend._EXTENSION_REASON, "cuda", "")
+    ask = "_dispatch_has_kernel_for_dispatch_key"
+    monkeypatch.setattr(torch._C, ask, lambda name, key: name.endswith("eval_cuda"))
+    usable, reason = available()["conv_stem"]["cuda"]
+    assert not usable
+    assert "older than the Python code and lack xmae_fast::conv_stem_train_cuda" in reason
 
 
 def test_dtypes_that_no_gpu_kernel_has_name_the_reference(monkeypatch):
@@ -152,6 +180,16 @@ def test_what_the_sanitizers_watch(capsys):
     said = capsys.readouterr().out.splitlines()
     assert [line.endswith("done") for line in said] == [True] * 4 + [False] * (len(said) - 4)
     assert all(line.endswith("impl='reference' takes it") for line in said[4:] if "refused" in line)
+
+
+def test_the_sanitizers_case_of_training(monkeypatch, capsys):
+    gpu_small_cases.run_both_stems("reference", "cpu")
+    monkeypatch.setattr(gpu_small_cases, "available", lambda: {"conv_stem": {"cuda": (False, "no GPU")}})
+    gpu_small_cases.run_both_stems("cuda", "cpu")
+    *done, last = capsys.readouterr().out.splitlines()
+    assert len(done) == 4
+    assert all(line.startswith("conv_stems, reference, ((") and line.endswith("done") for line in done)
+    assert last == "conv_stems, cuda: not run: no GPU"
 
 
 def test_fake():

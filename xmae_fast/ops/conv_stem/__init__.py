@@ -10,17 +10,22 @@ from torch import Tensor
 from xmae_fast import backend
 from xmae_fast.ops import _triton
 from xmae_fast.ops._checks import check_like, dims, wants_gradient
-from xmae_fast.ops.conv_stem import reference, schema, schema_cuda, schema_triton
+from xmae_fast.ops.conv_stem import reference, schema, schema_cuda, schema_cuda_train, schema_triton
 from xmae_fast.ops.conv_stem.params import ConvBN, Inception, StemParams
+from xmae_fast.ops.conv_stem.several import MOST_VALUES
 from xmae_fast.ops.conv_stem.triton_layout import layout_of
 
 backend.register("conv_stem", "cpu", "conv_stem_eval")
 backend.register("conv_stem", "triton", "conv_stem_eval_triton")
-backend.register("conv_stem", "cuda", "conv_stem_eval_cuda")
+backend.register("conv_stem", "cuda", "conv_stem_eval_cuda", "conv_stem_train_cuda", "conv_stem_backward_cuda")
 
 __all__ = ["ConvBN", "Inception", "StemParams", "conv_stem", "conv_stems"]
 
-_MOST_VALUES = 2**30  # of x, for the Triton kernels
+# On a GPU: evaluate(x, params, compute) -> [B, L, S]; train(xs, params, training, compute) -> [B, S, L] of each x.
+_ON_GPU = {
+    "triton": (schema_triton.evaluate, schema_triton.train),
+    "cuda": (schema_cuda.evaluate, schema_cuda_train.train),
+}
 
 
 def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "auto") -> Tensor:
@@ -41,10 +46,8 @@ def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "aut
     chosen = _chosen(x, params, impl)
     if chosen == "cpu" and x.numel():
         return _cpu(x, params, training)
-    if chosen == "triton" and x.numel():
-        return _gpu(x, params, training)
-    if chosen == "cuda":
-        return _cuda(x, params, training)
+    if chosen in _ON_GPU and x.numel():
+        return _on_gpu(chosen, (x,), (params,), training)[0]
     return reference.conv_stem(x, params, training)
 
 
@@ -53,7 +56,7 @@ def conv_stems(
 ) -> tuple[Tensor, Tensor]:
     """Features of two waveforms, each by a stem of its own: what `conv_stem` returns for each.
 
-    The Triton kernels train two stems of the same widths in one set of launches.
+    The kernels on a GPU train two stems of the same widths in one set of launches.
 
     Args:
         xs: [B, 1, L] each; B and L may differ.
@@ -66,20 +69,26 @@ def conv_stems(
         As `conv_stem`.
     """
     chosen = {_chosen(x, stem, impl) for x, stem in zip(xs, params, strict=True)}
-    if chosen == {"triton"} and min(x.numel() for x in xs) and sum(x.numel() for x in xs) < _MOST_VALUES:
-        weights = [schema.flatten(stem) for stem in params]
-        alike = layout_of(weights[0]) == layout_of(weights[1]) and xs[0].dtype == xs[1].dtype
-        wants = {wants_gradient(x, *some) for x, some in zip(xs, weights, strict=True)}
-        if alike and len(wants) == 1 and (training or True in wants):
-            return _train_on_gpu(xs, params, [weight for some in weights for weight in some], training)
+    if len(chosen) == 1 and chosen <= _ON_GPU.keys() and _may_share(xs, params, training):
+        return _on_gpu(chosen.pop(), xs, params, training)
     return tuple(conv_stem(x, stem, training=training, impl=impl) for x, stem in zip(xs, params, strict=True))
+
+
+def _may_share(xs: tuple[Tensor, Tensor], params: tuple[StemParams, StemParams], training: bool) -> bool:
+    """Whether kernels on a GPU can train both in one set of launches, and are to train at all."""
+    if not min(x.numel() for x in xs) or sum(x.numel() for x in xs) >= MOST_VALUES:
+        return False
+    weights = [schema.flatten(stem) for stem in params]
+    alike = layout_of(weights[0]) == layout_of(weights[1]) and xs[0].dtype == xs[1].dtype
+    wants = {wants_gradient(x, *some) for x, some in zip(xs, weights, strict=True)}
+    return alike and len(wants) == 1 and (training or True in wants)
 
 
 def _chosen(x: Tensor, params: StemParams, impl: str) -> str:
     """The implementation that serves the call, which is checked."""
     dims("x", x, "B 1 L")
     check_like("x", x, "the stem's weights", params.lat1)
-    limit = "" if x.numel() < _MOST_VALUES else f"x has {x.numel():,} values and the kernels count up to 2^30"
+    limit = "" if x.numel() < MOST_VALUES else f"x has {x.numel():,} values and the kernels count up to 2^30"
     return backend.resolve("conv_stem", impl, x.device, x.dtype, triton_limit=limit)
 
 
@@ -94,32 +103,21 @@ def _cpu(x: Tensor, params: StemParams, training: bool) -> Tensor:
     return features.transpose(1, 2)
 
 
-def _gpu(x: Tensor, params: StemParams, training: bool) -> Tensor:
-    weights = schema.flatten(params)
-    if not training and not wants_gradient(x, *weights):
-        return schema_triton.EVAL(x, weights, _triton.compute_dtype(x)).transpose(1, 2)
-    return _train_on_gpu((x,), (params,), weights, training)[0]
-
-
-def _train_on_gpu(
-    xs: Sequence[Tensor], params: Sequence[StemParams], weights: list[Tensor], training: bool
-) -> tuple[Tensor, ...]:
+def _on_gpu(chosen: str, xs: Sequence[Tensor], params: Sequence[StemParams], training: bool) -> tuple[Tensor, ...]:
+    """[B, S, L] of each stem, by the kernels of `_ON_GPU`; several stems are of the same widths."""
+    evaluate, train = _ON_GPU[chosen]
+    compute, x_gradients = _triton.compute_dtype(xs[0]), wants_gradient(*xs)
+    gradients = x_gradients or any(wants_gradient(*schema.flatten(stem)) for stem in params)
+    if chosen == "cuda":
+        gpu = schema_cuda.gpu_of(xs[0].device)
+        wanted = {"training": training, "gradients": gradients, "x_gradients": x_gradients}
+        if why := schema_cuda.limit(params[0], xs, compute, **wanted, gpu=gpu):
+            raise backend.BackendError(f"impl='cuda' was asked for conv_stem, but {why}; impl='triton' takes it")
+    if not training and not gradients:
+        return tuple(evaluate(x, stem, compute).transpose(1, 2) for x, stem in zip(xs, params, strict=True))
     for x in xs:
         _check_values(x, training)
-    compute = _triton.compute_dtype(xs[0])
-    norms, *features = schema_triton.TritonStemFunction.apply(len(xs), training, compute, *xs, *weights)
-    if training:
-        schema.update_running_statistics(params, norms[..., :-1])
-    return tuple(part.transpose(1, 2) for part in features)
-
-
-def _cuda(x: Tensor, params: StemParams, training: bool) -> Tensor:
-    compute, gradients = _triton.compute_dtype(x), wants_gradient(x, *schema.flatten(params))
-    gpu = schema_cuda.gpu_of(x.device)
-    why = schema_cuda.limit(params, x.shape[2], compute, training=training, gradients=gradients, gpu=gpu)
-    if why:
-        raise backend.BackendError(f"impl='cuda' was asked for conv_stem, but {why}; impl='triton' takes it")
-    return schema_cuda.evaluate(x, params, compute).transpose(1, 2)
+    return train(xs, params, training, compute)
 
 
 def _check_values(x: Tensor, training: bool) -> None:

@@ -1,7 +1,11 @@
-"""Schema and limits of the stem's CUDA C++ kernel (csrc/cuda/conv_stem.cu): evaluation, one CTA per sample."""
+"""Limits of the stem's CUDA C++ kernels, and the schema of the one for evaluation, one CTA per sample.
+
+`schema_cuda_train.py` has those for training, which also serve evaluation where gradients of the weights are wanted.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +13,7 @@ from torch import Tensor
 
 from xmae_fast.ops.conv_stem.params import StemParams
 from xmae_fast.ops.conv_stem.schema import CONVS, flatten
+from xmae_fast.ops.conv_stem.several import MOST_VALUES
 
 WIDTHS = (32, 64, 128)
 MOST_SAMPLES = 1024  # of a signal: its activations lie in one multiprocessor's shared memory
@@ -17,10 +22,12 @@ DTYPES = (torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (8, 0)
 # Bytes of shared memory that a CTA needs at least, by the longest signal it takes; as csrc/cuda/stem_plan.h has them.
 SHARED_BYTES = {256: 67_072, 512: 99_840, 1024: 165_376}
+TRAINED_CHANNELS = 32  # that a stem to be trained returns
+TRAIN_SHARED_BYTES = 163_840  # that a CTA of the training kernels needs at least
 
 
 class Gpu(NamedTuple):
-    """What the kernel asks of a GPU: its compute capability, and bytes of shared memory that a CTA may have."""
+    """What the kernels ask of a GPU: its compute capability, and bytes of shared memory that a CTA may have."""
 
     capability: tuple[int, int]
     shared_bytes: int
@@ -40,34 +47,52 @@ def _(x, weights, ids_keep, patch_len, compute):
 
 def limit(
     params: StemParams,
-    L: int,
+    xs: Sequence[Tensor],
     compute: torch.dtype,
     *,
     training: bool,
     gradients: bool,
+    x_gradients: bool = False,
     gpu: Gpu | None = None,
 ) -> str:
-    """Why the kernel cannot serve a call; '' if it can.
+    """Why the kernels cannot serve a call; '' if they can.
 
     Args:
-        L: samples of one signal.
+        params: of one of the stems, which are of the same widths.
+        xs: [B, 1, L] of each stem.
         compute: the dtype of matrix products.
+        gradients, x_gradients: whether those of weights, and of x, will be asked for.
         gpu: None: not known.
     """
     if gpu is not None and gpu.capability < LEAST_CAPABILITY:
         least, got = ("{}.{}".format(*capability) for capability in (LEAST_CAPABILITY, gpu.capability))
-        return f"the CUDA kernel needs a GPU of compute capability {least} or later, and this one has {got}"
-    if training:
-        return "the CUDA kernel evaluates with running statistics only"
-    if gradients:
-        return "the CUDA kernel has no backward (call it under torch.no_grad)"
+        return f"the CUDA kernels need a GPU of compute capability {least} or later, and this one has {got}"
+    if x_gradients:
+        return "the CUDA kernels give no gradient of x"
     if compute not in DTYPES:
         allowed = "bfloat16 or float16 (by autocast, or a model of that dtype)"
-        return f"the CUDA kernel computes in {allowed}, not in {compute}"
+        return f"the CUDA kernels compute in {allowed}, not in {compute}"
     widths = (params.lat1.shape[0], *params.red3to2.shape[:2])
     if widths != WIDTHS:
-        return f"the CUDA kernel is made for widths {WIDTHS}, not {tuple(widths)}"
-    if (S := params.head.weight.shape[0]) > MOST_CHANNELS:
+        return f"the CUDA kernels are made for widths {WIDTHS}, not {tuple(widths)}"
+    S = params.head.weight.shape[0]
+    if training or gradients:
+        return _limit_of_training(S, sum(x.numel() for x in xs), gpu)
+    return _limit_of_evaluation(S, max(x.shape[2] for x in xs), gpu)
+
+
+def _limit_of_training(S: int, values: int, gpu: Gpu | None) -> str:
+    if S != TRAINED_CHANNELS:
+        return f"the CUDA kernels train stems that return {TRAINED_CHANNELS} channels, not {S}"
+    if values >= MOST_VALUES:
+        return f"x has {values:,} values and the CUDA kernels count up to 2^30"
+    if gpu is not None and gpu.shared_bytes < TRAIN_SHARED_BYTES:
+        return f"training needs {TRAIN_SHARED_BYTES:,} bytes of shared memory and this GPU has {gpu.shared_bytes:,}"
+    return ""
+
+
+def _limit_of_evaluation(S: int, L: int, gpu: Gpu | None) -> str:
+    if S > MOST_CHANNELS:
         return f"the CUDA kernel returns at most {MOST_CHANNELS} channels, not {S}"
     if L > MOST_SAMPLES:
         return f"the CUDA kernel takes signals of at most {MOST_SAMPLES:,} samples, not {L:,}"
@@ -77,8 +102,10 @@ def limit(
     return ""
 
 
-def gpu_of(device: torch.device) -> Gpu:
-    """Of a CUDA device."""
+def gpu_of(device: torch.device) -> Gpu | None:
+    """None where there is none."""
+    if device.type != "cuda":
+        return None
     properties = torch.cuda.get_device_properties(device)
     return Gpu((properties.major, properties.minor), properties.shared_memory_per_block_optin)
 

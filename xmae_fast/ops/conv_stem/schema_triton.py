@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from xmae_fast.ops._triton import define_triton
-from xmae_fast.ops.conv_stem.schema import CONVS, TRAINED, WEIGHTS
+from xmae_fast.ops.conv_stem import several
+from xmae_fast.ops.conv_stem.params import StemParams
+from xmae_fast.ops.conv_stem.schema import CONVS, flatten
 from xmae_fast.ops.conv_stem.triton_layout import HEAD, kept_shapes, layout_of, layout_of_kept
 
 
@@ -51,37 +55,38 @@ class TritonStemFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx, count: int, batch_statistics: bool, compute: torch.dtype, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx, count: int, batch_statistics: bool, compute: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
         xs, weights = tensors[:count], tensors[count:]
-        ctx.sizes = [size for x in xs for size in (x.shape[0], x.shape[2])]
-        x = xs[0].reshape(-1) if count == 1 else torch.cat([x.reshape(-1) for x in xs])
+        ctx.sizes, ctx.trained = several.sizes_of(xs), several.Trained.of(weights)
+        x = several.end_to_end(xs)
         features, norms, kept = TRAIN(x, weights, ctx.sizes, batch_statistics, compute)
         ctx.batch_statistics = batch_statistics
-        trained = [weight for number, weight in enumerate(weights) if number % WEIGHTS < TRAINED]
-        ctx.weights = [(weight.shape, weight.dtype) for weight in trained]
         ctx.save_for_backward(x, norms, *kept)
         ctx.mark_non_differentiable(norms)
-        parts = features.split([x.numel() for x in xs])
-        return norms, *(part.view(x.shape[0], x.shape[2], -1) for part, x in zip(parts, xs, strict=True))
+        return norms, *several.features_of_stems(features, ctx.sizes)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, _norms: Tensor | None, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, norms, *kept = ctx.saved_tensors
-        count, dtype = len(grads), ctx.weights[0][1]
+        count = len(grads)
         want_x = any(ctx.needs_input_grad[3 : 3 + count])
-        for _, other in ctx.weights:
-            dtype = torch.promote_types(dtype, other)
-        flat, x_gradient = BACKWARD(grads, x, norms, kept, ctx.sizes, ctx.batch_statistics, want_x, dtype)
-        parts = flat.view(-1).split([shape.numel() for shape, _ in ctx.weights])
-        gradients = [part.view(shape).to(of) for part, (shape, of) in zip(parts, ctx.weights, strict=True)]
-        of_stems = [gradients[first : first + TRAINED] for first in range(0, len(gradients), TRAINED)]
-        of_weights = [gradient for some in of_stems for gradient in [*some, *[None] * (WEIGHTS - TRAINED)]]
-        shapes = [(B, 1, L) for B, L in zip(ctx.sizes[::2], ctx.sizes[1::2], strict=True)]
+        flat, x_gradient = BACKWARD(grads, x, norms, kept, ctx.sizes, ctx.batch_statistics, want_x, ctx.trained.dtype)
         of_xs: list[Tensor | None] = [None] * count
         if want_x:
+            shapes = [(B, 1, L) for B, L in zip(ctx.sizes[::2], ctx.sizes[1::2], strict=True)]
             pieces = x_gradient.split([B * L for B, _, L in shapes])
             of_xs = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
-        return None, None, None, *of_xs, *of_weights
+        return None, None, None, *of_xs, *ctx.trained.gradients(flat)
+
+
+def evaluate(x: Tensor, params: StemParams, compute: torch.dtype) -> Tensor:
+    """Features [B, L, S] in `compute`, of x [B, 1, L], with running statistics."""
+    return EVAL(x, flatten(params), compute)
+
+
+def train(
+    xs: Sequence[Tensor], params: Sequence[StemParams], training: bool, compute: torch.dtype
+) -> tuple[Tensor, ...]:
+    """As `several.train`."""
+    return several.train(TritonStemFunction, xs, params, training, compute)

@@ -37,7 +37,7 @@ class Pack {
       const int tap = tap_in_order(product.k, i), tiles = tiles_under(product.k, product.c_out, tap);
       for (int part = 0; part < product.c_in / 32; ++part) {
         const int bytes = tiles * kTileBytes, into = (end - run.forward[matrix]) % kChunk;
-        if (run.streamed[matrix] && into + bytes > kChunk) end += kChunk - into;
+        if (run.streamed[matrix] && into + bytes > kChunk) end = clear_to_chunk(lane, packed, end, run.forward[matrix], share);
         if (piece++ % PackArguments::kShares == share) {
           fill(lane, packed + end, tiles, [&](int input, int output) {
             return weight(flat, weight_at(product, tap, 32 * part + input, output));
@@ -46,6 +46,7 @@ class Pack {
         end += bytes;
       }
     }
+    if (run.streamed[matrix]) clear_to_chunk(lane, packed, end, run.forward[matrix], share);
     end = run.backward[matrix];
     for (int inputs = 0; inputs < product.c_in / 32; ++inputs) {
       for (int i = 0; i < product.k; ++i) {
@@ -62,6 +63,13 @@ class Pack {
 
  private:
   static XMAE_HD float weight(const float* flat, int at) { return at < 0 ? 0.0f : flat[at]; }
+
+  // Zeros up to the next chunk of the matrix that begins at `first`, by the first share -> where they end.
+  static XMAE_HD int clear_to_chunk(Lane& lane, char* packed, int end, int first, int share) {
+    const int into = (end - first) % kChunk, next = into == 0 ? end : end + kChunk - into;
+    for (int at = end + 16 * lane.thread(); share == 0 && at < next; at += 16 * Lane::kThreads) lane.put(packed + at, zeros());
+    return next;
+  }
 
   // Tiles of B operands (stem_pack.h); value(k of the product, n).
   template <typename Value>

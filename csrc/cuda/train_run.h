@@ -15,6 +15,7 @@ struct TrainBuffers {
   int stems;
   int B[2], L[2];
   bool batch;               // statistics of the batch
+  int multiprocessors = kMultiprocessors;  // that CTAs are dealt to; at most so many
   Waveform wave;
   const float* flat;        // [stems, flat_stride]
   int64_t flat_stride;
@@ -184,7 +185,7 @@ class TrainForward : Dealer {
   }
   void wave_moments() {
     WaveArguments args{};
-    dealt_[0] = deal(args.parts, 0, 0, 3, WaveArguments::kRows, kMultiprocessors);
+    dealt_[0] = deal(args.parts, 0, 0, 3, WaveArguments::kRows, buffers_.multiprocessors);
     args.wave = buffers_.wave;
     args.partial = partial(0);
     run_.template launch<Launch<WaveMoments, 2>>(dealt_[0].all(), args);
@@ -203,7 +204,7 @@ class TrainForward : Dealer {
     const Unit& shape = kUnitTable[u];
     ForwardArguments args = arguments<S>(u);
     const int source = u - 1;
-    dealt_[u] = deal(args.parts, shape.level - (shape.stride == 2), shape.level, S::WAVE ? kWindow / 2 : S::K / 2, S::kRows, S::kTogether * kMultiprocessors, dealt_[source]);
+    dealt_[u] = deal(args.parts, shape.level - (shape.stride == 2), shape.level, S::WAVE ? kWindow / 2 : S::K / 2, S::kRows, S::kTogether * buffers_.multiprocessors, dealt_[source]);
     args.raw = u == kSmooth2 || u == kSmooth1;
     args.source = args.raw ? buffers_.kept + sizes_.kept_mix(shape.level) : u == 1 ? nullptr : kept(source);
     args.norm = norm(source, true);
@@ -216,7 +217,7 @@ class TrainForward : Dealer {
   template <typename S>
   void mix(int level, int lateral, int fine, int coarse) {
     ForwardArguments args = arguments<S>(lateral);
-    const Dealt dealt = deal(args.parts, level, level, 0, S::kRows, S::kTogether * kMultiprocessors, dealt_[coarse]);
+    const Dealt dealt = deal(args.parts, level, level, 0, S::kRows, S::kTogether * buffers_.multiprocessors, dealt_[coarse]);
     other(args.parts, level + 1);
     args.source = kept(fine);
     args.norm = norm(fine, false);
@@ -227,7 +228,7 @@ class TrainForward : Dealer {
   }
   void end() {
     EndArguments args{};
-    const Dealt dealt = deal(args.parts, 0, 0, 0, EndArguments::kRows, kMostCtas, dealt_[kHeadUnit]);
+    const Dealt dealt = deal(args.parts, 0, 0, 0, EndArguments::kRows, 2 * buffers_.multiprocessors, dealt_[kHeadUnit]);
     args.step = step_;
     args.head = kept(kHeadUnit);
     args.norm = norm(kHeadUnit, true);

@@ -50,7 +50,7 @@ class TrainBackward : Dealer {
 
   void end() {
     EndArguments args{};
-    end_ = dealt_[kHeadUnit] = deal(args.parts, 0, 0, 0, EndArguments::kRows, kMostCtas);
+    end_ = dealt_[kHeadUnit] = deal(args.parts, 0, 0, 0, EndArguments::kRows, 2 * buffers_.multiprocessors);
     args.step = step_;
     args.head = kept(kHeadUnit);
     args.norm = {nullptr, channels_before(kHeadUnit), false};
@@ -68,7 +68,7 @@ class TrainBackward : Dealer {
     BackwardArguments args{};
     constexpr int kParts = S::C_IN / 32, kRowsOfCta = 256 / S::STRIDE;
     Dealt& dealt = matrices_[index(matrix)];
-    dealt = deal(args.parts, shape.level - (shape.stride == 2), shape.level, S::WAVE ? kWindow / 2 : S::K / 2, kRowsOfCta, S::kTogether * kMultiprocessors / kParts, of_d);
+    dealt = deal(args.parts, shape.level - (shape.stride == 2), shape.level, S::WAVE ? kWindow / 2 : S::K / 2, kRowsOfCta, std::max(2, S::kTogether * buffers_.multiprocessors / kParts), of_d);
     args.step = step_;
     args.d = d;
     args.wave = buffers_.wave;

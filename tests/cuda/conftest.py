@@ -6,6 +6,7 @@ import pytest
 
 from tests.cuda import predict
 from tests.cuda.stem_host import COMPILER, Banks, HostStem
+from tests.cuda.train_host import HostTrain
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,14 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostStem:
     if COMPILER is None:
         pytest.skip("no C++ compiler here")
     return HostStem(tmp_path_factory.mktemp("stem_host"))
+
+
+@pytest.fixture(scope="session")
+def host_train(tmp_path_factory: pytest.TempPathFactory) -> HostTrain:
+    """The stem's training kernels on the host."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler here")
+    return HostTrain(tmp_path_factory.mktemp("train_host"))
 
 
 @pytest.fixture(scope="session")

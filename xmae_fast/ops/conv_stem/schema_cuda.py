@@ -23,7 +23,7 @@ LEAST_CAPABILITY = (8, 0)
 # Bytes of shared memory that a CTA needs at least, by the longest signal it takes; as csrc/cuda/stem_plan.h has them.
 SHARED_BYTES = {256: 67_072, 512: 99_840, 1024: 165_376}
 TRAINED_CHANNELS = 32  # that a stem to be trained returns
-TRAIN_SHARED_BYTES = 163_840  # that a CTA of the training kernels needs at least
+TRAIN_SHARED_BYTES = 148_352  # that a CTA of the training kernels takes at most
 
 
 class Gpu(NamedTuple):

@@ -25,7 +25,7 @@ from xmae_fast.ops.conv_stem.params import StemParams
 from xmae_fast.ops.conv_stem.schema import TRAINED, WEIGHTS
 from xmae_fast.ops.conv_stem.schema_cuda import TRAINED_CHANNELS, WIDTHS
 
-PACKED_NUMBERS = 0  # packed weights of a stem, as csrc/cuda has them
+PACKED_NUMBERS = 696_832  # packed weights of a stem, forward and backward, as csrc/cuda/train_plan.h lays them
 MOMENTS = 36
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")

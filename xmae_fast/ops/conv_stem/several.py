@@ -48,7 +48,8 @@ def sizes_of(xs: Sequence[Tensor]) -> list[int]:
 
 def end_to_end(tensors: Sequence[Tensor]) -> Tensor:
     """All numbers in one flat tensor; a single contiguous tensor's are not copied."""
-    return tensors[0].reshape(-1) if len(tensors) == 1 else torch.cat([x.reshape(-1) for x in tensors])
+    # A sample with gaps between its values stays so when it is reshaped.
+    return tensors[0].reshape(-1).contiguous() if len(tensors) == 1 else torch.cat([x.reshape(-1) for x in tensors])
 
 
 def used_weights(weights: Sequence[Tensor], used: int = TRAINED) -> list[Tensor]:

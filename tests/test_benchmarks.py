@@ -24,8 +24,9 @@ from benchmarks.machine import Machine
 from benchmarks.models import batches, plain_model
 from benchmarks.peak_memory import peak_in_new_process
 from benchmarks.stages import WHOLE
-from benchmarks.suites import model, stages, stems, train
+from benchmarks.suites import loader, model, stages, stems, train
 from benchmarks.timing import Effort
+from xmae_fast import ModelCfg
 from xmae_fast.testing import Error, relative_error
 
 CPU = torch.device("cpu")
@@ -55,6 +56,7 @@ def wrong(_) -> list[Error]:
 
 def test_wrong_numbers_are_not_timed_and_fail_the_command(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(run.SUITES, "loader", suite(contestant("plain", PLAIN, right), contestant("ours", OURS, wrong)))
+    monkeypatch.setattr(run, "measure_machine", lambda device: MACHINE)  # the next test measures it
     assert run.main(["--quick", "--suite", "loader", "--json", str(tmp_path / "out.json")]) == 1
     assert "FAILED addition, ours: output is off by 1.0e-01" in capsys.readouterr().out
     written = (tmp_path / "out.json").read_text()
@@ -64,7 +66,11 @@ def test_wrong_numbers_are_not_timed_and_fail_the_command(monkeypatch, tmp_path,
     assert rows["plain"]["seconds"]
 
 
-def test_quick_loader_suite(tmp_path, capsys):
+def test_quick_loader_suite(tmp_path, capsys, monkeypatch):
+    """All contests as with --quick, on 8 batches, checked and timed; few segments, a small model and one round each."""
+    monkeypatch.setattr(loader, "B", 64)
+    monkeypatch.setattr(Context, "cfg", ModelCfg(patch_len=50, d_model=32, nhead=4, proj_dim=16, stem_ch=8))
+    monkeypatch.setattr(Context, "effort", Effort(0.0, 1, 1))
     files = tmp_path / "out.json", tmp_path / "out.png"
     assert run.main(["--quick", "--suite", "loader", "--json", str(files[0]), "--plot", str(files[1])]) == 0
     assert "GEMM peak" in capsys.readouterr().out

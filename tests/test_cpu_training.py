@@ -18,8 +18,10 @@ PATCHES = 10
 
 @pytest.fixture(autouse=True)
 def _built(need_impl):
+    """One thread: here a second one only slows the plain path down, and changes no bit of ours (test_cpu_model.py)."""
     for op in MODEL_OPS:
         need_impl(op, "cpu")
+    torch.set_num_threads(1)
 
 
 @functools.cache
@@ -34,7 +36,7 @@ def losses(impl: str, seed: int, dropout: float, *, steps: int, B: int, L: int, 
     """The loss of every step; weights, batches and masks depend on the seed alone, not on the implementation."""
     torch.manual_seed(seed)
     model = xMAE(ModelCfg(**CFG, seq_len=L, patch_len=L // PATCHES, dropout=dropout, lag=lag), impl=impl).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, betas=(0.9, 0.95), fused=True)
     ppg, ecg = recordings(L)
     draws = torch.Generator().manual_seed(seed)
     curve = []

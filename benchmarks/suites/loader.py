@@ -33,7 +33,7 @@ PART = 0.1  # of an epoch, for loaders that take seconds
 
 def groups(context: Context) -> Iterator[Group]:
     """One core, augmentation, the whole machine, a cold cache; then the index, and a training step fed by a loader."""
-    with segment_files(context, 4_096 if context.quick else 20_480) as files:
+    with segment_files(context, (8 if context.quick else 40) * B) as files:
         contests = _Contests(files)
         yield contests.one_core()
         yield contests.augmented()

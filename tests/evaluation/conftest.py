@@ -15,6 +15,15 @@ def tiny(seed=0, **changes):
     return xmae_fast.xMAE(xmae_fast.ModelCfg(**(CFG.to_dict() | changes))).eval()
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread_of_blas():
+    """For matrices this small a second one costs several times what it brings."""
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def sim5():
     """12 subjects, 6 segments of 5 s each, with premature beats and pulses that tell about PAT."""

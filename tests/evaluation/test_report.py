@@ -10,12 +10,21 @@ import pytest
 import xmae_fast
 from tests.evaluation.conftest import tiny
 from xmae_fast.cli import main
-from xmae_fast.evaluation import evaluate, write_report
+from xmae_fast.evaluation import evaluate, linear_probe, write_report
 from xmae_fast.evaluation.pictures import PICTURES
 from xmae_fast.evaluation.report import above, below
 
 pytest.importorskip("matplotlib")
 NUMBER = re.compile(r"(-?\d+\.\d{3,4}) \[(-?\d+\.\d{3,4}), (-?\d+\.\d{3,4})\]")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_penalties():
+    """Probes choose among two penalties: the whole grids, test_probe.py's subject, would take most of the time here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear_probe, "_ALPHAS", linear_probe._ALPHAS[[2, 5]])
+        patch.setattr(linear_probe, "_CS", linear_probe._CS[[1, 3]])
+        yield
 
 
 @pytest.fixture(scope="module")

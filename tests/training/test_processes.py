@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.training.conftest import TINY, rows
 from xmae_fast.training import pretrain, read_train_cfg
@@ -37,9 +38,10 @@ def config(shards, tmp_path_factory) -> Path:
     return path
 
 
-def start(module: str, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def torchrun(*options: str, module: str = "xmae_fast.cli", arguments: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, "-m", module, *arguments], stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def ended(process: subprocess.Popen) -> str:
@@ -52,9 +54,9 @@ def ended(process: subprocess.Popen) -> str:
         raise
 
 
-def command(config: Path, name: str) -> tuple[str, ...]:
-    """Arguments of xmae-fast."""
-    return "pretrain", "-c", str(config), "-e", name, "--runs", str(config.parent), "--resume", "auto"
+def pretrain_on_two(config: Path, name: str, *options: str) -> subprocess.Popen:
+    arguments = "pretrain", "-c", str(config), "-e", name, "--runs", str(config.parent), "--resume", "auto"
+    return torchrun(*options, arguments=arguments)
 
 
 def curve(folder: Path) -> list[float]:
@@ -63,9 +65,8 @@ def curve(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def whole(config) -> Path:
-    """The folder of an uninterrupted run on two processes, by torchrun."""
-    options = "--standalone", "--nproc_per_node=2", "-m", "xmae_fast.cli"
-    process = start("torch.distributed.run", *options, *command(config, "whole"))
+    """The folder of an uninterrupted run on two processes."""
+    process = pretrain_on_two(config, "whole")
     errors = ended(process)
     assert process.returncode == 0, errors
     return config.parent / "whole"
@@ -95,7 +96,7 @@ def workers(launcher: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 def test_a_run_survives_the_death_of_a_process(config, whole):
-    process = start("tests.training.forked", "1", *command(config, "killed"))
+    process = pretrain_on_two(config, "killed", "--max-restarts=1", "--monitor-interval=0.1")
     last = RunFolder(config.parent / "killed").last
     deadline = time.monotonic() + 120
     while not last.is_file():
@@ -110,7 +111,36 @@ def test_a_run_survives_the_death_of_a_process(config, whole):
     assert curve(config.parent / "killed") == curve(whole)
 
 
+def exchange() -> None:
+    """What one of two processes does for the test below."""
+    from xmae_fast.training import sync_batchnorm
+
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 3, 7, dtype=torch.float64), torch.rand(3).double(), torch.rand(3).double()
+    pull = torch.randn(5, 3, 7, dtype=torch.float64)
+    wanted_x, own = x.clone().requires_grad_(), x[2:] if rank else x[:2]  # of different sizes
+    own = own.clone().requires_grad_()
+    statistics = [torch.zeros(3).double(), torch.ones(3).double()]
+    wanted_statistics = [s.clone() for s in statistics]
+    wanted = F.batch_norm(wanted_x, *wanted_statistics, weight, bias, True, 0.1, 1e-5)
+    with sync_batchnorm._Synchronised():
+        got = F.batch_norm(own, *statistics, weight, bias, True, momentum=0.1, eps=1e-5)
+    (wanted * pull).sum().backward()
+    (got * (pull[2:] if rank else pull[:2])).sum().backward()
+    mine = slice(2, None) if rank else slice(2)
+    torch.testing.assert_close(got, wanted[mine])
+    torch.testing.assert_close(own.grad, wanted_x.grad[mine])
+    torch.testing.assert_close(statistics, wanted_statistics)
+    torch.distributed.destroy_process_group()
+
+
 def test_synchronised_batch_norm_is_that_of_the_whole_batch():
-    process = start("tests.training.forked", "0", "exchange")
+    process = torchrun(module="tests.training.test_processes")
     errors = ended(process)
     assert process.returncode == 0, errors
+
+
+if __name__ == "__main__":
+    exchange()

@@ -5,39 +5,9 @@
 #pragma once
 
 #include "train_forward.h"
+#include "train_gradient.h"
 
 namespace xmae_fast::cuda {
-
-struct BackwardArguments {
-  Part parts[2];
-  Step step;
-  const uint16_t* d;          // gradient [rows of the output, C_OUT]; with UP [rows of the finer level, C_OUT]
-  bool normed;                // it lies behind BatchNorm, with SiLU's derivative; else it is that of the output
-  const uint16_t* pre;        // [rows of the output, C_OUT] before BatchNorm; normed
-  int out_channel;            // of `norms`
-  bool out_branches;
-  const float* d_sums;        // [CTAs, 2, C_OUT]: sums of d and of d times the normalised output, by `leave`
-  int d_sums_stride;          // numbers of a CTA
-  const uint16_t* source;     // [rows of the input, C_IN]
-  bool raw;                   // it has no BatchNorm; then `out` is the gradient of the source as it is
-  NormSource norm;
-  Waveform wave;
-  const uint16_t* add;        // [rows of the input, C_IN], added to the input's gradient; or null
-  const char* weights;        // of the first stem, packed for the backward
-  int64_t weights_stride;
-  uint16_t* out;              // [rows of the input, C_IN]; null with WAVE
-  bool plain_out;             // the gradient of the activation itself: no derivative of SiLU, no sums
-  float* sums;                // [CTAs, 2, C_IN], with WAVE [CTAs, 2 + kWindow, 32]: sums of `out`, of `out` times normalised
-                              // input, and of `out` times x under each tap
-  float* arena;               // [C_IN / 32, CTAs, kArena]
-};
-
-// WAVE: the source is the first unit. UP: `d` is of rows of the finer level, which interpolate the output's.
-template <int C_IN_, int C_OUT_, int K_, int STRIDE_, int TOGETHER, bool WAVE_ = false, bool UP_ = false>
-struct BackwardShape {
-  static constexpr int C_IN = C_IN_, C_OUT = C_OUT_, K = K_, STRIDE = STRIDE_, kTogether = TOGETHER;
-  static constexpr bool WAVE = WAVE_, UP = UP_;
-};
 
 // Pairs of a tap and eight outputs of which each of eight warps has the weights' gradients; numbers of a CTA.
 constexpr int pairs_of_warp(int k, int c_out) { return (pairs(k, c_out) + 7) / 8; }
@@ -56,16 +26,16 @@ class ConvBackward {
   static constexpr int kInputs = S::STRIDE * kRows;                  // rows of input that become `out`
 
  private:
-  static constexpr int kStaged = S::STRIDE == 1 ? kRows + S::K - 1 : kRows + 1;         // of d
   static constexpr int kSourceRows = S::STRIDE * (kRows - 1) + S::K;
   static constexpr int padded(int bytes) { return (bytes + 127) / 128 * 128; }
   static constexpr int most(int a, int b) { return a > b ? a : b; }
-  static constexpr int kD = 0, kSource = padded(most(kStaged * Rows<S::C_OUT>::kBytes, kScratchBytes));
+  static constexpr int kD = 0, kSource = padded(most(GradientRows<Lane, S, kRows, 0, 0>::kRowBytes, kScratchBytes));
   static constexpr int kWeightsAt = kSource + padded(most(kSourceRows, kInputs) * Rows<32>::kBytes);
   static constexpr int kWeightBytes = backward_bytes_of_part({S::K, S::STRIDE, S::C_IN, S::C_OUT, 0});
   static constexpr int kTable = kWeightsAt + kWeightBytes;  // of the source
   static constexpr int kThrough = kTable + (S::WAVE ? WaveRoom<kSourceRows>::kBytes : NormTable<32>::kBytes);
-  static constexpr int kParked = kThrough + 5 * 4 * S::C_OUT;
+  using Gradient = GradientRows<Lane, S, kRows, kD, kThrough>;
+  static constexpr int kParked = kThrough + Gradient::kTableBytes;
   static constexpr int kSums = S::WAVE ? 2 + kWindow : 2;
 
  public:
@@ -86,7 +56,8 @@ class ConvBackward {
     } else if (!run_.raw) {
       make_norm_table<32, S::C_IN>(lane_, run_.step, run_.norm, mine_, 32 * part_, 0, kD, kTable);
     }
-    if (run_.normed) make_through_table();
+    Gradient gradient(lane_, run_, mine_);
+    if (run_.normed) gradient.make_table(part_ == 0);
     const int end = part.B * part.spacing;
     float weight_sums[kPairs][2][4];
     XMAE_UNROLL
@@ -105,11 +76,7 @@ class ConvBackward {
     for (int first = mine_.cta * kRows; first < end; first += part.blocks * kRows) {
       lane_.forget_addresses();
       lane_.barrier();
-      if constexpr (S::UP) {
-        stage_up_adjoint(first);
-      } else {
-        stage_gradient(first);
-      }
+      gradient.stage(first);
       lane_.forget_addresses();
       stage_source(first);
       lane_.wait_for_copies();
@@ -138,91 +105,6 @@ class ConvBackward {
       float* const to = run_.sums + static_cast<int64_t>(lane_.block() / kParts) * kSums * S::C_IN + 32 * part_;
       leave_sums<kSums>(lane_, sums, kD, to, S::C_IN);
     }
-  }
-
-  // Per channel of the output: d before BatchNorm = a d + b pre + c.
-  XMAE_HD void make_through_table() {
-    constexpr int C = S::C_OUT;
-    const Part& part = mine_.part;
-    const int c = lane_.thread(), channel = run_.out_channel + published(C, run_.out_branches, c < C ? c : 0);
-    const float* const from = run_.d_sums + static_cast<int64_t>(part.source_first) * run_.d_sums_stride;
-    for (int which = 0; which < 2; ++which) {
-      sum_over_ctas<C>(lane_, kD, kThrough + 4 * (3 + which) * C, part.of_source, [&](int cta, int quad) {
-        return lane_.template fetch<Float4>(from + static_cast<int64_t>(cta) * run_.d_sums_stride + which * C + 4 * quad);
-      });
-    }
-    if (c < C) {
-      const float d_beta = lane_.template load<float>(kThrough + 4 * (3 * C + c)), d_gamma = lane_.template load<float>(kThrough + 4 * (4 * C + c));
-      const float scale = run_.step.norm(mine_.stem, kScale)[channel], mean = run_.step.norm(mine_.stem, kMean)[channel];
-      const float share = run_.step.batch ? scale / (static_cast<float>(part.B) * static_cast<float>(part.L_out)) : 0.0f;
-      const float slope = -share * d_gamma * run_.step.norm(mine_.stem, kRstd)[channel];
-      lane_.store(kThrough + 4 * c, scale);
-      lane_.store(kThrough + 4 * (C + c), slope);
-      lane_.store(kThrough + 4 * (2 * C + c), -share * d_beta - slope * mean);
-      if (mine_.cta == 0 && part_ == 0) {
-        float* const sums = run_.step.sums + mine_.stem * 2 * kTrainChannels;
-        sums[channel] = d_beta;
-        sums[kTrainChannels + channel] = d_gamma;
-      }
-    }
-    lane_.barrier();
-  }
-
-  struct Through {
-    float a[8], b[8], c[8];
-  };
-
-  // Rows of d that the tile's inputs see; zeros outside of samples.
-  XMAE_HD void stage_gradient(int first) {
-    constexpr int C = S::C_OUT;
-    const Part& part = mine_.part;
-    const int before = S::STRIDE == 1 ? first - S::K / 2 : first;
-    const auto row_in = [&](const uint16_t* array, int row) {
-      const int64_t from = row_of(before + row, part.spacing, part.B, part.L_out, part.out_before);
-      return from < 0 ? nullptr : array + from * C;
-    };
-    stage_rows<C>(
-        lane_, kD, kStaged, run_.normed, [&](int row) { return row_in(run_.d, row); },
-        [&] {
-          const uint32_t table = kThrough + 4 * 8 * (lane_.thread() % (C / 8));
-          Through through;
-          load_eight(lane_, table, through.a);
-          load_eight(lane_, table + 4 * C, through.b);
-          load_eight(lane_, table + 4 * 2 * C, through.c);
-          return [this, through, row_in](const Words4& words, int row, int piece) {
-            float d[8], pre[8];
-            unpack<Number>(words, d);
-            unpack<Number>(lane_.template fetch<Words4>(row_in(run_.pre, row) + 8 * piece), pre);
-            XMAE_UNROLL
-            for (int k = 0; k < 8; ++k) d[k] = fmaf(through.a[k], d[k], fmaf(through.b[k], pre[k], through.c[k]));
-            return pack<Number>(d);
-          };
-        });
-  }
-
-  // What interpolation from a row took part in: only five rows of the finer level can have used it.
-  XMAE_HD void stage_up_adjoint(int first) {
-    constexpr int C = S::C_OUT;
-    const Part& part = mine_.part;
-    const float ratio = static_cast<float>(part.L_out) / static_cast<float>(part.L_other);
-    each_piece<C, 1>(lane_, kStaged, [&](int row, int piece) {
-      const int sample = (first + row) / part.spacing, at = first + row - sample * part.spacing;
-      float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-      if (sample < part.B && at < part.L_out) {
-        const int64_t fine = part.other_before + static_cast<int64_t>(sample) * part.L_other;
-        XMAE_NO_UNROLL
-        for (int i = 2 * at - 2; i <= 2 * at + 2; ++i) {
-          if (i < 0 || i >= part.L_other) continue;
-          const Between rows = between(i, ratio, part.L_out);
-          const float share = (rows.low == at ? 1.0f - rows.weight : 0.0f) + (rows.high == at ? rows.weight : 0.0f);
-          float d[8];
-          unpack<Number>(lane_.template fetch<Words4>(run_.d + (fine + i) * C + 8 * piece), d);
-          XMAE_UNROLL
-          for (int k = 0; k < 8; ++k) sum[k] = fmaf(share, d[k], sum[k]);
-        }
-      }
-      lane_.store(kD + Rows<C>::at(row, piece), pack<Number>(sum));
-    });
   }
 
   XMAE_HD void stage_source(int first) {

@@ -1,4 +1,5 @@
-// The first and the last launch of a training step: weights packed for tensor cores, and their gradients collected from what CTAs left.
+// The first and the last launch of a training step: weights packed for tensor cores, and their gradients collected from what CTAs
+// left.
 #pragma once
 
 #include "train_backward.h"
@@ -211,7 +212,8 @@ class Finish {
     const int channel = kSkipChannel + c;
     const float sum = total(lane, 2 * kStemChannels + c), with_x = total(lane, 3 * kStemChannels + c);
     const float weight = Number::value(Number::one(step.weights(stem)[kSkipWeights + c]));
-    const float rstd = step.norm(stem, kRstd)[channel], offset = weight * step.norm(stem, kMean)[kTrainChannels] - step.norm(stem, kMean)[channel];
+    const float rstd = step.norm(stem, kRstd)[channel];
+    const float offset = weight * step.norm(stem, kMean)[kTrainChannels] - step.norm(stem, kMean)[channel];
     out[kTrainWeights + channel] = rstd * (weight * with_x + offset * sum);
     out[kTrainWeights + kTrainChannels + channel] = sum;
     out[kSkipWeights + c] = step.norm(stem, kScale)[channel] * with_x * (step.batch ? kNormEps * rstd * rstd : 1.0f);

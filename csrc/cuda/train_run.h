@@ -204,7 +204,8 @@ class TrainForward : Dealer {
     const Unit& shape = kUnitTable[u];
     ForwardArguments args = arguments<S>(u);
     const int source = u - 1;
-    dealt_[u] = deal(args.parts, shape.level - (shape.stride == 2), shape.level, S::WAVE ? kWindow / 2 : S::K / 2, S::kRows, S::kTogether * buffers_.multiprocessors, dealt_[source]);
+    const int gap = S::WAVE ? kWindow / 2 : S::K / 2, most = S::kTogether * buffers_.multiprocessors;
+    dealt_[u] = deal(args.parts, shape.level - (shape.stride == 2), shape.level, gap, S::kRows, most, dealt_[source]);
     args.raw = u == kSmooth2 || u == kSmooth1;
     args.source = args.raw ? buffers_.kept + sizes_.kept_mix(shape.level) : u == 1 ? nullptr : kept(source);
     args.norm = norm(source, true);

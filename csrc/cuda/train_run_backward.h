@@ -66,9 +66,10 @@ class TrainBackward : Dealer {
   BackwardArguments arguments(int matrix, int source, const uint16_t* d, uint16_t* out, const Dealt& of_d) {
     const Unit& shape = kUnitTable[matrix];
     BackwardArguments args{};
-    constexpr int kParts = S::C_IN / 32, kRowsOfCta = 256 / S::STRIDE;
+    constexpr int kParts = S::C_IN / 32, kRowsOfCta = 256 / S::STRIDE, kGap = S::WAVE ? kWindow / 2 : S::K / 2;
+    const int most = std::max(2, S::kTogether * buffers_.multiprocessors / kParts);
     Dealt& dealt = matrices_[index(matrix)];
-    dealt = deal(args.parts, shape.level - (shape.stride == 2), shape.level, S::WAVE ? kWindow / 2 : S::K / 2, kRowsOfCta, std::max(2, S::kTogether * buffers_.multiprocessors / kParts), of_d);
+    dealt = deal(args.parts, shape.level - (shape.stride == 2), shape.level, kGap, kRowsOfCta, most, of_d);
     args.step = step_;
     args.d = d;
     args.wave = buffers_.wave;

@@ -1,5 +1,6 @@
-"""The stem's training kernels on the host, every thread of every CTA of every launch, against the oracle: the source nvcc
-compiles, called through the Python code that a GPU's is called through."""
+"""The stem's training kernels on the host, every thread of every CTA of every launch, against the oracle.
+
+The source is what nvcc compiles, and it is called through the Python code that a GPU's is called through."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def step(stems: list[dict], dtype: torch.dtype = torch.bfloat16) -> list[torch.T
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("B", "L"), [(3, 5), (2, 37), (1, 64), (40, 13), (3, 171)])
 def test_matches_the_oracle(host_train: HostTrain, B, L, training, dtype):
-    """Features, gradients and statistics; the error budget is that of every operator: twice the plain path's own error in
+    """Features, gradients and statistics, within the error budget of every operator: twice the plain path's own error in
     this dtype, plus rounding."""
     case = Case(f"B{B}-L{L}", {"B": B, "L": L, "S": 32, "training": training})
 
@@ -122,7 +123,7 @@ def test_approximate_tanh_stays_within_the_budget(host_train, tanh):
 
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_statistics_from_lag_products(host_train, offset):
-    """Of the first unit, the skip path and x, which no launch goes over outputs for: against those of outputs in float64."""
+    """Of the first unit, the skip path and x, which no launch goes over outputs for, against those of outputs in float64."""
     stem = inputs_of(5, 61)
     x, params = (stem["x"] + offset).bfloat16(), stem["params"]
     weights = torch.cat([weight.detach().flatten() for weight in flatten(params)[:TRAINED]])[None]
@@ -145,7 +146,7 @@ def test_statistics_from_lag_products(host_train, offset):
 
 
 def test_sizes_are_as_the_python_side_says(host_train):
-    assert schema_cuda_train.PACKED_NUMBERS == host_train.library.packed_numbers()
+    assert host_train.library.packed_numbers() == schema_cuda_train.PACKED_NUMBERS
     for sizes in ([3, 37], [2, 1000, 5, 201], [1, 1]):
         assert schema_cuda_train.kept_numbers(sizes) == host_train.kept_numbers(sizes)
 

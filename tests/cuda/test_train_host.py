@@ -42,8 +42,8 @@ def step(stems: list[dict], dtype: torch.dtype = torch.bfloat16) -> list[torch.T
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("B", "L"), [(3, 5), (2, 37), (1, 64), (40, 13), (3, 171)])
 def test_matches_the_oracle(host_train: HostTrain, B, L, training, dtype):
-    """Features, gradients and statistics, within the error budget of every operator: twice the plain path's own error in
-    this dtype, plus rounding."""
+    """Features, gradients and statistics, within the budget of every operator: twice the plain path's own error in this
+    dtype, plus rounding."""
     case = Case(f"B{B}-L{L}", {"B": B, "L": L, "S": 32, "training": training})
 
     def run(inputs):
@@ -123,7 +123,7 @@ def test_approximate_tanh_stays_within_the_budget(host_train, tanh):
 
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_statistics_from_lag_products(host_train, offset):
-    """Of the first unit, the skip path and x, which no launch goes over outputs for, against those of outputs in float64."""
+    """Of the first unit, the skip path and x, for which no launch goes over outputs: against outputs in float64."""
     stem = inputs_of(5, 61)
     x, params = (stem["x"] + offset).bfloat16(), stem["params"]
     weights = torch.cat([weight.detach().flatten() for weight in flatten(params)[:TRAINED]])[None]

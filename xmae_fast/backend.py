@@ -11,7 +11,7 @@ import contextlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,8 +184,24 @@ def _serves(impl: str, dtype: torch.dtype | None) -> bool:
     return dtype is None or _DTYPES_OF[impl] is None or dtype in _DTYPES_OF[impl]
 
 
+@contextlib.contextmanager
+def made_automatic(op: str, impl: str) -> Iterator[None]:
+    """Within it, all threads' impl="auto" takes an implementation that it passes over otherwise; for measurements."""
+    why = NOT_AUTOMATIC.pop((op, impl))
+    try:
+        yield
+    finally:
+        NOT_AUTOMATIC[op, impl] = why
+
+
 def resolve(
-    op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None, *, triton_limit: str = ""
+    op: str,
+    impl: str,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    *,
+    triton_limit: str = "",
+    cuda_limit: Callable[[], str] | None = None,
 ) -> str:
     """The implementation that serves this call: `impl` itself if explicit and possible, else the fastest usable.
 
@@ -193,6 +209,8 @@ def resolve(
         device, dtype: of the tensors; no dtype: the operator has no floating-point input.
         triton_limit: why these sizes are beyond the Triton kernels; '' if they are not. An explicit impl="triton" then
             raises, "auto" takes the reference and warns, once for each reason.
+        cuda_limit: says why the CUDA C++ kernels do not serve the call, '' if they do; asked only where they might. An
+            explicit impl="cuda" then raises, "auto" takes Triton's, which serve it.
     """
     if impl == "reference":
         return "reference"
@@ -200,10 +218,13 @@ def resolve(
         check_usable(op, impl, device, dtype)
         if impl == "triton" and triton_limit:
             raise BackendError(f"impl='triton' was asked for {op}, but {triton_limit}; impl='reference' takes it")
+        if impl == "cuda" and cuda_limit is not None and (why := cuda_limit()):
+            raise BackendError(f"impl='cuda' was asked for {op}, but {why}; impl='triton' takes it")
         return impl
     if device.type == "cpu" and _serves("cpu", dtype) and _usable(op, "cpu"):
         return "cpu"
-    if device.type == "cuda" and (op, "cuda") not in NOT_AUTOMATIC and _usable(op, "cuda") and _serves("cuda", dtype):
+    cuda = device.type == "cuda" and (op, "cuda") not in NOT_AUTOMATIC and _usable(op, "cuda") and _serves("cuda", dtype)
+    if cuda and (cuda_limit is None or not cuda_limit()):
         return "cuda"
     if device.type == "cuda" and _usable(op, "triton") and _serves("triton", dtype):
         if not triton_limit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from benchmarks.models import (
 from benchmarks.numerics import Yardstick, check_another_precision, check_same_maths
 from benchmarks.peak_memory import peak_in_new_process
 from benchmarks.suites import train_harness
-from xmae_fast import random_masking
+from xmae_fast import available, backend, random_masking
 from xmae_fast.testing import Error
 
 Masks = Callable[[], tuple[Tensor, Tensor]]  # ids_keep, ids_restore
@@ -96,10 +96,10 @@ class _Training:
         if self.context.device.type == "cpu":
             return []
 
-        def build(graph: bool = True) -> GraphedTrainer:
+        def build(graph: bool = True, automatic: tuple[str, str] | None = None) -> GraphedTrainer:
             autocast = self.context.dtype if self.context.dtype == torch.bfloat16 else None
             model = our_model(self.context, "auto", training=True)
-            return GraphedTrainer(model, self.batches, autocast=autocast, graph=graph)
+            return GraphedTrainer(model, self.batches, autocast=autocast, graph=graph, automatic=automatic)
 
         def peak() -> int:
             """That of the same step without a graph, whose memory lies in a pool of its own."""
@@ -107,7 +107,12 @@ class _Training:
             run(0)
             return peak_bytes(run, self.context.device)
 
-        return [Contestant("xmae_fast GraphedStep", build, self._check, OURS, peak=peak)]
+        contestants = [Contestant("xmae_fast GraphedStep", build, self._check, OURS, peak=peak)]
+        stems = "conv_stem", "cuda"
+        if stems in backend.NOT_AUTOMATIC and available()[stems[0]][stems[1]].usable:
+            with_stems = partial(build, automatic=stems)
+            contestants.append(Contestant("the same, stems in CUDA C++", with_stems, self._check, OURS))
+        return contestants
 
     def _baseline(self, name: str, build: Callable[[], Trainer], compile_level: str = "none") -> Contestant:
         left_out = self.context.left_out(compile_level)

@@ -30,7 +30,7 @@ PAIRS = {(7, 32): 22, (7, 64): 42, (7, 128): 82}  # taps x 8-channel tiles with 
 
 
 class Convolution(NamedTuple):
-    """A matrix of weights: its place in the host's launches (forward, backward), taps, channels, level of its output."""
+    """A matrix of weights: its place in the launches (forward, backward), taps, channels, level of its output."""
 
     name: str
     forward: int
@@ -68,7 +68,7 @@ def products(k: int, c_in: int, c_out: int, level: int) -> float:
 
 
 class Work(NamedTuple):
-    """Of a launch: bytes from and to HBM, products of m16n8k16, SiLUs or their derivatives, shared-memory wavefronts."""
+    """Of a launch: bytes of HBM traffic, products of m16n8k16, SiLUs or derivatives, shared-memory wavefronts."""
 
     bytes: float
     products: float

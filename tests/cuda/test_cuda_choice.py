@@ -14,7 +14,7 @@ from benchmarks import gpu_small_cases
 from tests.test_ops import EXISTING
 from xmae_fast import available, backend, explain, ops
 from xmae_fast.ops.cases import Maker
-from xmae_fast.ops.conv_stem import _on_gpu, schema_cuda
+from xmae_fast.ops.conv_stem import _cuda_limit, schema_cuda
 from xmae_fast.ops.conv_stem.cases import CASES, make_inputs
 from xmae_fast.ops.conv_stem.schema import flatten
 from xmae_fast.ops.conv_stem.schema_cuda import Gpu
@@ -70,8 +70,8 @@ def test_explain_names_what_auto_passes_over(monkeypatch):
         ({"gpu": TURING, "training": True}, "need a GPU of compute capability 8.0 or later, and this one has 7.5"),
         ({"training": True, "L": 100_000, "gpu": AMPERE}, ""),
         ({"gradients": True, "L": 1025}, ""),
-        ({"training": True, "gpu": ADA}, "training needs 163,840 bytes of shared memory and this GPU has 101,376"),
-        ({"gradients": True, "gpu": ADA}, "training needs 163,840 bytes of shared memory and this GPU has 101,376"),
+        ({"training": True, "gpu": ADA}, "training needs 148,352 bytes of shared memory and this GPU has 101,376"),
+        ({"gradients": True, "gpu": ADA}, "training needs 148,352 bytes of shared memory and this GPU has 101,376"),
         (
             {"training": True, "B": 2**15, "L": 2**14},
             "x has 1,073,741,824 values and the CUDA kernels count up to 2^30",
@@ -115,18 +115,33 @@ def test_limits_of_the_weights(inputs, training, said):
         (AMPERE, torch.bfloat16, True, True, "give no gradient of x"),
         (AMPERE, torch.bfloat16, False, True, "give no gradient of x"),
         (AMPERE, torch.float32, True, False, "compute in bfloat16 or float16"),
-        (ADA, torch.bfloat16, True, False, "training needs 163,840 bytes of shared memory"),
+        (ADA, torch.bfloat16, True, False, f"training needs {schema_cuda.TRAIN_SHARED_BYTES:,} bytes of shared memory"),
     ],
 )
 def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said):
-    """Through the operator's own branch, with a GPU that is said to be there."""
+    """As the operator asks, of a GPU that is said to be there; where "auto" may take them it takes Triton's then."""
+    for impl in ("triton", "cuda"):
+        monkeypatch.setitem(backend._USABLE, ("conv_stem", impl), True)
     monkeypatch.setattr(schema_cuda, "gpu_of", lambda device: gpu)
     inputs = make_inputs({"B": 1, "L": 600, "S": 32, "training": training}, Maker(0, dtype))
     inputs["x"].requires_grad_(gradients)
+
+
+    def chosen(impl: str) -> str:
+        return backend.resolve(
+            "conv_stem", impl, torch.device("cuda"), dtype,
+            cuda_limit=lambda: _cuda_limit(inputs["x"], inputs["params"], training),
+        )  # fmt: skip
+
     with pytest.raises(backend.BackendError, match=re.escape(said)) as refused:
-        _on_gpu("cuda", (inputs["x"],), (inputs["params"],), training)
+        chosen("cuda")
     assert str(refused.value).startswith("impl='cuda' was asked for conv_stem, but ")
     assert str(refused.value).endswith("; impl='triton' takes it")
+    with backend.made_automatic("conv_stem", "cuda"):
+        assert chosen("auto") == "triton"
+        monkeypatch.setattr(schema_cuda, "limit", lambda *args, **kwargs: "")
+        assert chosen("auto") == "cuda"
+    assert chosen("auto") == "triton"
 
 
 def test_a_library_without_the_training_kernels_is_too_old(monkeypatch):

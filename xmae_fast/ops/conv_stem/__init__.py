@@ -43,7 +43,7 @@ def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "aut
     Raises:
         ValueError: wrong shape. TypeError: dtype or device differ from the weights'. BackendError: impl.
     """
-    chosen = _chosen(x, params, impl)
+    chosen = _chosen(x, params, training, impl)
     if chosen == "cpu" and x.numel():
         return _cpu(x, params, training)
     if chosen in _ON_GPU and x.numel():
@@ -68,7 +68,7 @@ def conv_stems(
     Raises:
         As `conv_stem`.
     """
-    chosen = {_chosen(x, stem, impl) for x, stem in zip(xs, params, strict=True)}
+    chosen = {_chosen(x, stem, training, impl) for x, stem in zip(xs, params, strict=True)}
     if len(chosen) == 1 and chosen <= _ON_GPU.keys() and _may_share(xs, params, training):
         return _on_gpu(chosen.pop(), xs, params, training)
     return tuple(conv_stem(x, stem, training=training, impl=impl) for x, stem in zip(xs, params, strict=True))
@@ -84,12 +84,23 @@ def _may_share(xs: tuple[Tensor, Tensor], params: tuple[StemParams, StemParams],
     return alike and len(wants) == 1 and (training or True in wants)
 
 
-def _chosen(x: Tensor, params: StemParams, impl: str) -> str:
+def _chosen(x: Tensor, params: StemParams, training: bool, impl: str) -> str:
     """The implementation that serves the call, which is checked."""
     dims("x", x, "B 1 L")
     check_like("x", x, "the stem's weights", params.lat1)
     limit = "" if x.numel() < MOST_VALUES else f"x has {x.numel():,} values and the kernels count up to 2^30"
-    return backend.resolve("conv_stem", impl, x.device, x.dtype, triton_limit=limit)
+    return backend.resolve(
+        "conv_stem", impl, x.device, x.dtype, triton_limit=limit, cuda_limit=lambda: _cuda_limit(x, params, training)
+    )
+
+
+def _cuda_limit(x: Tensor, params: StemParams, training: bool) -> str:
+    """Why the CUDA C++ kernels do not serve a call, or ''."""
+    of_x, of_weights = wants_gradient(x), wants_gradient(*schema.flatten(params))
+    gpu, compute = schema_cuda.gpu_of(x.device), _triton.compute_dtype(x)
+    return schema_cuda.limit(
+        params, (x,), compute, training=training, gradients=of_weights, x_gradients=of_x, gpu=gpu
+    )
 
 
 def _cpu(x: Tensor, params: StemParams, training: bool) -> Tensor:
@@ -106,13 +117,8 @@ def _cpu(x: Tensor, params: StemParams, training: bool) -> Tensor:
 def _on_gpu(chosen: str, xs: Sequence[Tensor], params: Sequence[StemParams], training: bool) -> tuple[Tensor, ...]:
     """[B, S, L] of each stem, by the kernels of `_ON_GPU`; several stems are of the same widths."""
     evaluate, train = _ON_GPU[chosen]
-    compute, x_gradients = _triton.compute_dtype(xs[0]), wants_gradient(*xs)
-    gradients = x_gradients or any(wants_gradient(*schema.flatten(stem)) for stem in params)
-    if chosen == "cuda":
-        gpu = schema_cuda.gpu_of(xs[0].device)
-        wanted = {"training": training, "gradients": gradients, "x_gradients": x_gradients}
-        if why := schema_cuda.limit(params[0], xs, compute, **wanted, gpu=gpu):
-            raise backend.BackendError(f"impl='cuda' was asked for conv_stem, but {why}; impl='triton' takes it")
+    compute = _triton.compute_dtype(xs[0])
+    gradients = any(wants_gradient(x, *schema.flatten(stem)) for x, stem in zip(xs, params, strict=True))
     if not training and not gradients:
         return tuple(evaluate(x, stem, compute).transpose(1, 2) for x, stem in zip(xs, params, strict=True))
     for x in xs:

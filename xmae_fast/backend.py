@@ -223,10 +223,11 @@ def resolve(
         return impl
     if device.type == "cpu" and _serves("cpu", dtype) and _usable(op, "cpu"):
         return "cpu"
-    cuda = device.type == "cuda" and (op, "cuda") not in NOT_AUTOMATIC and _usable(op, "cuda") and _serves("cuda", dtype)
+    on_gpu = device.type == "cuda"
+    cuda = on_gpu and (op, "cuda") not in NOT_AUTOMATIC and _usable(op, "cuda") and _serves("cuda", dtype)
     if cuda and (cuda_limit is None or not cuda_limit()):
         return "cuda"
-    if device.type == "cuda" and _usable(op, "triton") and _serves("triton", dtype):
+    if on_gpu and _usable(op, "triton") and _serves("triton", dtype):
         if not triton_limit:
             return "triton"
         warnings.warn(f"{op} runs in plain PyTorch: {triton_limit}", stacklevel=3)

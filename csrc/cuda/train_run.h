@@ -7,7 +7,7 @@
 
 namespace xmae_fast::cuda {
 
-constexpr int kMultiprocessors = 132;  // CTAs are dealt as to an H200 whatever the GPU: results are the same on all
+constexpr int kMultiprocessors = 132;  // CTAs are dealt as to an H200 whatever the GPU: the order of sums is the same on all
 constexpr int kMostCtas = 2 * kMultiprocessors;
 
 // What an operator is called with; rows of the second stem behind those of the first everywhere.
@@ -64,7 +64,7 @@ class TrainSizes {
     for (const int unit : kForwardOrder) count += arena(unit);
     return count;
   }
-  static constexpr int kGradients = 6;  // activations' gradients that live at a time
+  static constexpr int kGradients = 5;  // activations' gradients that live at a time
   int64_t backward_work() const {
     return 2 * kGradients * most() + 4 * (arenas() + static_cast<int64_t>(kUnits) * kPartial + 2 * 2 * kTrainChannels);
   }

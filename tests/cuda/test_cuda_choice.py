@@ -77,6 +77,8 @@ def test_explain_names_what_auto_passes_over(monkeypatch):
             "x has 1,073,741,824 values and the CUDA kernels count up to 2^30",
         ),
         ({"training": True, "B": 2**15, "L": 2**14 - 1}, ""),
+        ({"training": True, "B": 1, "L": 2**20}, ""),
+        ({"training": True, "B": 1, "L": 2**20 + 1}, "at most 1,048,576 samples, not 1,048,577"),
         ({}, ""),
     ],
 )

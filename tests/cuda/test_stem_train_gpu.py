@@ -75,8 +75,14 @@ def test_matches_the_oracle(B, L, dtype, training):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("sizes", [((5, 1000), (7, 200)), ((3, 37), (2, 3)), PUBLISHED])
 def test_two_stems_at_once_are_each_alone(sizes, training):
+    """Bit for bit where every CTA has one tile; otherwise CTAs are dealt to stems, and sums have another order."""
     stems = Stems(*sizes, training=training)
-    assert equal(stems(), stems(together=False))
+    together, alone = stems(), stems(together=False)
+    if sizes != PUBLISHED:
+        assert equal(together, alone)
+        return
+    for got, want in zip(together, alone, strict=True):
+        assert relative_error(got, want.double()) <= 0.02
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -23,6 +23,7 @@ LEAST_CAPABILITY = (8, 0)
 # Bytes of shared memory that a CTA needs at least, by the longest signal it takes; as csrc/cuda/stem_plan.h has them.
 SHARED_BYTES = {256: 67_072, 512: 99_840, 1024: 165_376}
 TRAINED_CHANNELS = 32  # that a stem to be trained returns
+MOST_TRAINED_SAMPLES = 2**20  # of a signal: float32 tells rows of two levels apart
 TRAIN_SHARED_BYTES = 148_352  # that a CTA of the training kernels takes at most
 
 
@@ -75,15 +76,17 @@ def limit(
     widths = (params.lat1.shape[0], *params.red3to2.shape[:2])
     if widths != WIDTHS:
         return f"the CUDA kernels are made for widths {WIDTHS}, not {tuple(widths)}"
-    S = params.head.weight.shape[0]
+    S, L = params.head.weight.shape[0], max(x.shape[2] for x in xs)
     if training or gradients:
-        return _limit_of_training(S, sum(x.numel() for x in xs), gpu)
-    return _limit_of_evaluation(S, max(x.shape[2] for x in xs), gpu)
+        return _limit_of_training(S, L, sum(x.numel() for x in xs), gpu)
+    return _limit_of_evaluation(S, L, gpu)
 
 
-def _limit_of_training(S: int, values: int, gpu: Gpu | None) -> str:
+def _limit_of_training(S: int, L: int, values: int, gpu: Gpu | None) -> str:
     if S != TRAINED_CHANNELS:
         return f"the CUDA kernels train stems that return {TRAINED_CHANNELS} channels, not {S}"
+    if L > MOST_TRAINED_SAMPLES:
+        return f"the CUDA kernels train on signals of at most {MOST_TRAINED_SAMPLES:,} samples, not {L:,}"
     if values >= MOST_VALUES:
         return f"x has {values:,} values and the CUDA kernels count up to 2^30"
     if gpu is not None and gpu.shared_bytes < TRAIN_SHARED_BYTES:

@@ -39,7 +39,8 @@ class ConvBackward {
   static constexpr int kSums = S::WAVE ? 2 + kWindow : 2;
 
  public:
-  static constexpr int kBytes = kParked + 4 * 8 * kSums * Lane::kThreads;
+  static constexpr int kPre = kParked + 4 * 8 * kSums * Lane::kThreads;  // with WAVE: the source before BatchNorm
+  static constexpr int kBytes = kPre + (S::WAVE ? kRows * Rows<32>::kBytes : 0);
 
   static XMAE_HD void run(Lane& lane, const BackwardArguments& run) { ConvBackward(lane, run).all(); }
 
@@ -113,14 +114,12 @@ class ConvBackward {
       const uint32_t window = kTable + WaveRoom<kSourceRows>::kWindowAt;
       load_window(lane_, run_.wave, part, first, kRows, window);
       lane_.barrier();
-      const HalfNorm norm = HalfNorm::of<32>(lane_, kTable, 8 * (lane_.thread() % 4));
-      each_piece<32>(lane_, kRows, [&](int row, int piece) {
-        float v[8];
-        convolve_wave(lane_, window, kTable + WaveRoom<kSourceRows>::kWeights, row, piece, v);
-        norm.activate(lane_, v);
-        const bool inside = row_of(first + row, part.spacing, part.B, part.L_out, 0) >= 0;
-        lane_.store(kSource + Rows<32>::at(row, piece), inside ? pack<Number>(v) : zeros());
-      });
+      const int row = lane_.warp() * kRows / kWarps;
+      Sums<2, 4> outputs = convolve_wave<2>(lane_, window, kTable + WaveRoom<kSourceRows>::kWeights, row);
+      store_columns<32>(lane_, rounded(lane_, outputs), kPre, row, 0);
+      activate_columns(lane_, outputs, kTable);
+      // Rows that are no sample's are met by zeros of the gradient.
+      store_columns<32>(lane_, rounded(lane_, outputs), kSource, row, 0);
     } else {
       stage_rows<32>(
           lane_, kSource, kSourceRows, !run_.raw,
@@ -232,7 +231,7 @@ class ConvBackward {
         for (int k = 0; k < 8; ++k) d[k] += pre[k];
       }
       if constexpr (S::WAVE) {
-        convolve_wave(lane_, kTable + WaveRoom<kSourceRows>::kWindowAt, kTable + WaveRoom<kSourceRows>::kWeights, row, piece, pre);
+        unpack<Number>(lane_.template load<Words4>(kPre + Rows<32>::at(row, piece)), pre);
       } else {
         unpack<Number>(lane_.template fetch<Words4>(run_.source + place(at, piece)), pre);
       }

@@ -152,13 +152,9 @@ class ConvForward {
       const uint32_t window = kTable + WaveRoom<kRows>::kWindowAt;
       load_window(lane_, run_.wave, part, first, kRows, window);
       lane_.barrier();
-      const HalfNorm norm = HalfNorm::of<32>(lane_, kTable, 8 * (lane_.thread() % 4));
-      each_piece<32>(lane_, kRows, [&](int row, int piece) {
-        float v[8];
-        convolve_wave(lane_, window, kTable + WaveRoom<kRows>::kWeights, row, piece, v);
-        norm.activate(lane_, v);
-        lane_.store(kTile + Rows<32>::at(row, piece), pack<Number>(v));
-      });
+      Sums<S::R, 4> outputs = convolve_wave<S::R>(lane_, window, kTable + WaveRoom<kRows>::kWeights, warp_row());
+      activate_columns(lane_, outputs, kTable);
+      store_columns<32>(lane_, rounded(lane_, outputs), kTile, warp_row(), 0);
     } else {
       const int before = S::STRIDE * first - S::K / 2;
       stage_rows<S::C_IN>(

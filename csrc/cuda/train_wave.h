@@ -101,7 +101,7 @@ class WaveMoments {
 template <int ROWS>
 struct WaveRoom {
   static constexpr int kTable = 0, kWeights = kTable + NormTable<32>::kBytes, kWindowAt = kWeights + 4 * kWindow * 32;
-  static constexpr int kBytes = (kWindowAt + 4 * (ROWS + kWindow - 1) + 127) / 128 * 128;
+  static constexpr int kBytes = (kWindowAt + 4 * (ROWS + kWindow) + 127) / 128 * 128;
 };
 
 // Fills the table and the weights; merges what `partial` has (null: `norms` is complete), a stem's first CTA writes `norms` of the
@@ -202,27 +202,59 @@ XMAE_HD void make_wave_tables(
   lane.barrier();
 }
 
-// The samples under the windows of rows [first, first + rows) of a stem, as float32.
+// The samples under the windows of rows [first, first + rows) of a stem and the one behind, as float32.
 template <typename Lane>
 XMAE_HD void load_window(Lane& lane, const Waveform& wave, const Part& part, int first, int rows, uint32_t window) {
-  for (int i = lane.thread(); i < rows + kWindow - 1; i += Lane::kThreads) {
+  for (int i = lane.thread(); i < rows + kWindow; i += Lane::kThreads) {
     const int64_t at = row_of(first + i - kWindow / 2, part.spacing, part.B, part.L_out, part.out_before);
     lane.store(window + 4 * i, wave.template at<typename Lane::Number>(at));
   }
 }
 
-// Outputs of the first unit before its BatchNorm: eight channels of a row of the window.
-template <typename Lane>
-XMAE_HD void convolve_wave(Lane& lane, uint32_t window, uint32_t weights, int row, int piece, float (&v)[8]) {
+// Outputs of the first unit before its BatchNorm, of 16 R rows of the window from `row` on: the samples under a row's window are the
+// input numbers of one product.
+template <int R, typename Lane>
+XMAE_HD Sums<R, 4> convolve_wave(Lane& lane, uint32_t window, uint32_t weights, int row) {
+  using Number = typename Lane::Number;
+  const int g = lane.lane() / 4, tap = 2 * (lane.lane() % 4);
+  uint32_t b[4];
   XMAE_UNROLL
-  for (int k = 0; k < 8; ++k) v[k] = 0.0f;
+  for (int j = 0; j < 4; ++j) {
+    const uint32_t at = weights + 4 * (32 * tap + 8 * j + g);
+    b[j] = Number::two(lane.template load<float>(at), tap + 1 < kWindow ? lane.template load<float>(at + 4 * 32) : 0.0f);
+  }
+  Sums<R, 4> sums;
+  clear(sums);
   XMAE_UNROLL
-  for (int t = 0; t < kWindow; ++t) {
-    float w[8];
-    load_eight(lane, weights + 4 * (32 * t + 8 * piece), w);
-    const float x = lane.template load<float>(window + 4 * (row + t));
+  for (int i = 0; i < R; ++i) {
+    uint32_t a[4] = {0, 0, 0, 0};
     XMAE_UNROLL
-    for (int k = 0; k < 8; ++k) v[k] = fmaf(x, w[k], v[k]);
+    for (int below = 0; below < 2; ++below) {
+      const uint32_t at = window + 4 * (row + 16 * i + 8 * below + g + tap);
+      a[below] = Number::two(lane.template load<float>(at), lane.template load<float>(at + 4));
+    }
+    XMAE_UNROLL
+    for (int j = 0; j < 4; ++j) lane.mma(sums.v[i][j], a, b[j], 0u);
+  }
+  return sums;
+}
+
+// BatchNorm and SiLU of outputs with a table of their 32 channels.
+template <int R, typename Lane>
+XMAE_HD void activate_columns(Lane& lane, Sums<R, 4>& sums, uint32_t table) {
+  XMAE_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    const int c = 8 * j + 2 * (lane.lane() % 4);
+    const Float2 scale = lane.template load<Float2>(NormTable<32>::scale(table, c));
+    const Float2 shift = lane.template load<Float2>(NormTable<32>::shift(table, c));
+    XMAE_UNROLL
+    for (int i = 0; i < R; ++i) {
+      XMAE_UNROLL
+      for (int k = 0; k < 4; ++k) {
+        float& v = sums.v[i][j][k];
+        v = silu_of_half(lane, fmaf(v, k % 2 ? scale.y : scale.x, k % 2 ? shift.y : shift.x));
+      }
+    }
   }
 }
 

@@ -108,7 +108,7 @@ class Dealer {
       tiles[s] = (static_cast<int64_t>(buffers_.B[s]) * spacing + rows_of_cta - 1) / rows_of_cta;
     }
     Dealt dealt;
-    const int64_t all = tiles[0] + tiles[1], ctas = std::min<int64_t>(most, all);
+    const int64_t all = tiles[0] + tiles[1], ctas = std::min<int64_t>(std::max(most, buffers_.stems), all);
     if (buffers_.stems == 1) {
       dealt.blocks[0] = static_cast<int>(ctas);
     } else {

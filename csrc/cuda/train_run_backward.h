@@ -67,7 +67,7 @@ class TrainBackward : Dealer {
     const Unit& shape = kUnitTable[matrix];
     BackwardArguments args{};
     constexpr int kParts = S::C_IN / 32, kRowsOfCta = 256 / S::STRIDE, kGap = S::WAVE ? kWindow / 2 : S::K / 2;
-    const int most = std::max(2, S::kTogether * buffers_.multiprocessors / kParts);
+    const int most = S::kTogether * buffers_.multiprocessors / kParts;
     Dealt& dealt = matrices_[index(matrix)];
     dealt = deal(args.parts, shape.level - (shape.stride == 2), shape.level, kGap, kRowsOfCta, most, of_d);
     args.step = step_;

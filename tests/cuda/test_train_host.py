@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.cuda.stem_host import ROOT
 from tests.cuda.train_host import HostTrain
 from xmae_fast.ops.cases import Case, Maker
 from xmae_fast.ops.conv_stem import schema_cuda, schema_cuda_train
@@ -64,7 +65,7 @@ def test_several_tiles_for_a_cta(host_train, training):
     with host_train.registered(multiprocessors=1):
         check_op(TRAINING, case, run, dtype=torch.bfloat16)
         convolutions = [one.blocks for one in host_train.launched if "Shape" in one.kernel]
-    assert set(convolutions) <= {2, 4, 8}  # with up to four parts of the input channels beside each other
+    assert set(convolutions) <= {1, 2, 4}  # with up to four parts of the input channels beside each other
 
 
 @pytest.mark.parametrize("sizes", [((2, 37), (3, 20)), ((1, 12), (30, 9)), ((5, 40), (1, 8))])
@@ -164,3 +165,6 @@ def test_shared_memory_leaves_room_for_the_stated_occupancy(host_train):
     assert max(one.shared_bytes for one in launched) == schema_cuda.TRAIN_SHARED_BYTES
     shapes = {re.sub(r".*<|>.*", "", one.kernel) for one in launched if "Shape" in one.kernel}
     assert len(shapes) == 26
+    page = (ROOT / "xmae_fast" / "ops" / "conv_stem" / "CUDA_TRAINING.md").read_text()
+    assert f"{schema_cuda.TRAIN_SHARED_BYTES:,} bytes" in page
+    assert f"{len(host_train.launched)} forward, {len(backward)} backward" in page

@@ -46,6 +46,7 @@ class StemDouble:
         self.x, self.flat = x, flat
         assert x.dtype in (torch.float32, compute)
         assert x.dim() == 1
+        assert x.is_contiguous()
         assert flat.dtype == torch.float32
         assert flat.is_contiguous()
         features, norms = [], []

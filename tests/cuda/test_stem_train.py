@@ -37,7 +37,7 @@ def train(inputs, compute: torch.dtype = torch.float32):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("B", "L"), [(2, 40), (5, 37)])
+@pytest.mark.parametrize(("B", "L"), [(2, 40), (5, 37), (1, 37)])
 def test_values_gradients_and_running_statistics(double, B, L, training):
     case = Case(f"B{B}-L{L}", {"B": B, "L": L, "S": 32, "training": training})
     check_op(TRAINING, case, train, prepare=hostile_layout)

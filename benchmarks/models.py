@@ -13,7 +13,7 @@ from benchmarks.baselines import set_dropout
 from benchmarks.context import DROPOUT, MASK_RATIO, Context
 from benchmarks.numerics import season
 from benchmarks.plain_model import PlainXMAE
-from xmae_fast import backend, graphs, masked_mse, random_masking, xMAE
+from xmae_fast import graphs, masked_mse, random_masking, xMAE
 from xmae_fast import training as xmae_training
 
 
@@ -147,37 +147,17 @@ class Trainer:
 
 
 class GraphedTrainer(Trainer):
-    """`xmae_fast.training.GraphedStep`: the whole step as one CUDA graph; `probe` checks the same model eagerly.
-
-    automatic: an operator and an implementation of it that "auto" passes over otherwise.
-    """
+    """`xmae_fast.training.GraphedStep`: the whole step as one CUDA graph; `probe` checks the same model eagerly."""
 
     def __init__(
-        self,
-        model: xMAE,
-        data: list[Batch],
-        *,
-        autocast: torch.dtype | None,
-        graph: bool = True,
-        automatic: tuple[str, str] | None = None,
+        self, model: xMAE, data: list[Batch], *, autocast: torch.dtype | None, graph: bool = True
     ) -> None:
-        self.autocast_dtype, self.graph, self.automatic = autocast, graph, automatic
+        self.autocast_dtype, self.graph = autocast, graph
         device = model.mask_token.device.type
         context = (lambda: torch.autocast(device, autocast)) if autocast is not None else nullcontext
         super().__init__(model, our_loss(model), lambda: data[0][2:], data, fused=True, autocast=context)
 
-    def _chosen(self) -> AbstractContextManager[None]:
-        return backend.made_automatic(*self.automatic) if self.automatic else nullcontext()
-
-    def probe(self) -> dict[str, Tensor]:
-        with self._chosen():
-            return super().probe()
-
     def __call__(self, i: int) -> Tensor:
-        with self._chosen():
-            return self._call(i)
-
-    def _call(self, i: int) -> Tensor:
         if self.step is None:
             optimizer = xmae_training.adamw(self.model.parameters())
             self.step = xmae_training.GraphedStep(

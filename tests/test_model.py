@@ -12,7 +12,6 @@ import torch
 
 import xmae_fast
 from xmae_fast import ModelCfg, build_model_from_cfg, explain, masked_mse, ops, random_masking, xMAE
-from xmae_fast.backend import BackendError
 
 TINY = {"seq_len": 200, "patch_len": 20, "d_model": 16, "nhead": 2, "proj_dim": 8, "stem_ch": 4, "dropout": 0.1}
 B, L, N = 3, 200, 10
@@ -249,20 +248,6 @@ def test_copies_and_pickles():
     ppg, _, _ = batch()
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin.embed(ppg), model.embed(ppg))
-
-
-def test_impl_can_be_read_and_set():
-    model = tiny()
-    assert model.impl == "auto"
-    model.impl = "reference"
-    assert "impl='reference'" in explain(model)
-    with pytest.raises(ValueError, match="impl: expected 'auto' or one of .*, got 'fast'"):
-        model.impl = "fast"
-    with pytest.raises(BackendError, match="impl='cuda' was asked for .*, but"):
-        model.impl = "cuda"
-    assert model.impl == "reference"
-    with pytest.raises(ValueError, match="impl: expected"):
-        xMAE(ModelCfg(**TINY), impl="fast")
 
 
 def test_explain():

@@ -1,8 +1,9 @@
 """Which implementations of which operators exist in this installation, and why the others do not.
 
-Every public operator takes `impl="auto" | "reference" | "cpu" | "triton" | "cuda"`. An explicit choice means exactly
-that, or a `BackendError` that says why it cannot be; `auto` takes the fastest one that serves the device. Nothing falls
-back silently and no environment variable changes numerics: `explain` tells what would run.
+Every public operator takes `impl="auto" | "reference" | "cpu" | "triton" | "cuda"`, or different choices for single
+operators (`xmae_fast.choices`). An explicit choice means exactly that, or a `BackendError` that says why it cannot be;
+`auto` takes the fastest one that serves the device. Nothing falls back silently and no environment variable changes
+numerics: `explain` tells what would run.
 """
 
 from __future__ import annotations
@@ -17,17 +18,8 @@ from typing import NamedTuple
 
 import torch
 
-IMPLS = ("reference", "cpu", "triton", "cuda")
-OPS = (
-    "random_masking",
-    "token_gather",
-    "conv_stem",
-    "patch_embed",
-    "lag_attention",
-    "feed_forward",
-    "waveform_loss",
-)
-MODEL_OPS = tuple(op for op in OPS if op != "random_masking")  # those that a forward runs
+from xmae_fast.choices import IMPLS, MODEL_OPS, OPS, check_choice, choice_of
+
 # The only device type that each implementation serves (None: any). Triton's interpreter runs kernels on the CPU.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _DEVICE_OF = {"reference": None, "cpu": "cpu", "triton": None if _INTERPRETED else "cuda", "cuda": "cuda"}
@@ -152,15 +144,10 @@ def available() -> dict[str, dict[str, Availability]]:
     return {op: {impl: Availability(not (why := _why_not(op, impl)), why) for impl in IMPLS} for op in OPS}
 
 
-def check_impl_name(impl: str) -> None:
-    """Raise ValueError unless `impl` is a name of an implementation or "auto"."""
-    if impl != "auto" and impl not in IMPLS:
-        raise ValueError(f"impl: expected 'auto' or one of {', '.join(map(repr, IMPLS))}, got {impl!r}")
-
-
 def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
     """Raise ValueError or BackendError unless the choice `impl` can run `op` here (on `device`, in `dtype`)."""
-    check_impl_name(impl)
+    check_choice(impl)
+    impl = choice_of(impl, op)
     if impl in ("auto", "reference"):
         return
     if not _usable(op, impl):
@@ -184,16 +171,6 @@ def _serves(impl: str, dtype: torch.dtype | None) -> bool:
     return dtype is None or _DTYPES_OF[impl] is None or dtype in _DTYPES_OF[impl]
 
 
-@contextlib.contextmanager
-def made_automatic(op: str, impl: str) -> Iterator[None]:
-    """Within it, all threads' impl="auto" takes an implementation that it passes over otherwise; for measurements."""
-    why = NOT_AUTOMATIC.pop((op, impl))
-    try:
-        yield
-    finally:
-        NOT_AUTOMATIC[op, impl] = why
-
-
 def resolve(
     op: str,
     impl: str,
@@ -212,6 +189,7 @@ def resolve(
         cuda_limit: says why the CUDA C++ kernels do not serve the call, '' if they do; asked only where they might. An
             explicit impl="cuda" then raises, "auto" takes Triton's, which serve it.
     """
+    impl = choice_of(impl, op)
     if impl == "reference":
         return "reference"
     if impl != "auto":
@@ -249,7 +227,7 @@ def explain(what: object = None, *, impl: str = "auto", device: torch.device | s
     Raises:
         ValueError: `what` is no operator's name and no model, or `impl` is unknown.
     """
-    check_impl_name(impl)
+    check_choice(impl)
     if what is None:
         return "\n".join(_explain_op(op, impl, torch.device(device)) for op in OPS)
     if isinstance(what, torch.nn.Module) and hasattr(what, "impl"):
@@ -271,7 +249,7 @@ def _explain_op(op: str, impl: str, device: torch.device) -> str:
     others = [f"no {' or '.join(missing)} kernels in this version"] if missing else []
     existing = [name for name in IMPLS[1:] if name not in missing and name != chosen]
     others += [f"{name} not: {why}" for name in existing if (why := _not_here(op, name, device))]
-    if impl == "auto" and (why := NOT_AUTOMATIC.get((op, "cuda"))) and _usable(op, "cuda"):
+    if choice_of(impl, op) == "auto" and (why := NOT_AUTOMATIC.get((op, "cuda"))) and _usable(op, "cuda"):
         others.append(f"cuda only if asked for: {why}")
     return f"{op}: {chosen} (impl={impl!r}, {device})" + (f"; {'; '.join(others)}" if others else "")
 

@@ -27,7 +27,7 @@ from benchmarks.models import (
 from benchmarks.numerics import Yardstick, check_another_precision, check_same_maths
 from benchmarks.peak_memory import peak_in_new_process
 from benchmarks.suites import train_harness
-from xmae_fast import available, backend, random_masking
+from xmae_fast import available, random_masking
 from xmae_fast.testing import Error
 
 Masks = Callable[[], tuple[Tensor, Tensor]]  # ids_keep, ids_restore
@@ -96,10 +96,10 @@ class _Training:
         if self.context.device.type == "cpu":
             return []
 
-        def build(graph: bool = True, automatic: tuple[str, str] | None = None) -> GraphedTrainer:
+        def build(graph: bool = True, impl: str = "auto") -> GraphedTrainer:
             autocast = self.context.dtype if self.context.dtype == torch.bfloat16 else None
-            model = our_model(self.context, "auto", training=True)
-            return GraphedTrainer(model, self.batches, autocast=autocast, graph=graph, automatic=automatic)
+            model = our_model(self.context, impl, training=True)
+            return GraphedTrainer(model, self.batches, autocast=autocast, graph=graph)
 
         def peak() -> int:
             """That of the same step without a graph, whose memory lies in a pool of its own."""
@@ -108,10 +108,10 @@ class _Training:
             return peak_bytes(run, self.context.device)
 
         contestants = [Contestant("xmae_fast GraphedStep", build, self._check, OURS, peak=peak)]
-        stems = "conv_stem", "cuda"
-        if stems in backend.NOT_AUTOMATIC and available()[stems[0]][stems[1]].usable:
-            with_stems = partial(build, automatic=stems)
-            contestants.append(Contestant("the same, stems in CUDA C++", with_stems, self._check, OURS))
+        if available()["conv_stem"]["cuda"].usable and self.context.dtype == torch.bfloat16:
+            impl = "auto, conv_stem=cuda"
+            with_stems = partial(build, impl=impl)
+            contestants.append(Contestant(f"xmae_fast GraphedStep, impl={impl}", with_stems, self._check, OURS))
         return contestants
 
     def _baseline(self, name: str, build: Callable[[], Trainer], compile_level: str = "none") -> Contestant:

@@ -32,21 +32,25 @@ class Banks(NamedTuple):
     ideal: int
 
 
+def host_library(folder: Path, name: str) -> ctypes.CDLL:
+    """host/<name>.cpp, built in `folder`."""
+    library, source = folder / f"{name}.so", ROOT / "tests" / "cuda" / "host"
+    subprocess.run(
+        [
+            COMPILER, "-std=c++20", "-O2", "-U_FORTIFY_SOURCE",  # which takes a jump between stacks for an error
+            "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
+            f"-I{ROOT / 'csrc' / 'cuda'}", f"-I{source}", str(source / f"{name}.cpp"), "-o", str(library),
+        ],
+        check=True,
+    )  # fmt: skip
+    return ctypes.CDLL(str(library))
+
+
 class HostStem:
     """The kernel on the host."""
 
     def __init__(self, folder: Path) -> None:
-        library = folder / "stem_host.so"
-        source = ROOT / "tests" / "cuda" / "host"
-        subprocess.run(
-            [
-                COMPILER, "-std=c++20", "-O2", "-U_FORTIFY_SOURCE",  # which takes a jump between stacks for an error
-                "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
-                f"-I{ROOT / 'csrc' / 'cuda'}", f"-I{source}", str(source / "stem_host.cpp"), "-o", str(library),
-            ],
-            check=True,
-        )  # fmt: skip
-        self.library = ctypes.CDLL(str(library))
+        self.library = host_library(folder, "stem_host")
         self.library.stem_host.restype = ctypes.c_char_p
 
     def __call__(

@@ -139,11 +139,11 @@ def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said
         chosen("cuda")
     assert str(refused.value).startswith("impl='cuda' was asked for conv_stem, but ")
     assert str(refused.value).endswith("; impl='triton' takes it")
-    with backend.made_automatic("conv_stem", "cuda"):
-        assert chosen("auto") == "triton"
-        monkeypatch.setattr(schema_cuda, "limit", lambda *args, **kwargs: "")
-        assert chosen("auto") == "cuda"
-    assert chosen("auto") == "triton"
+    monkeypatch.delitem(backend.NOT_AUTOMATIC, ("conv_stem", "cuda"))
+    assert chosen("auto") == chosen("auto, conv_stem=auto") == "triton"
+    monkeypatch.setattr(schema_cuda, "limit", lambda *args, **kwargs: "")
+    assert chosen("auto") == chosen("reference, conv_stem=cuda") == "cuda"
+    assert chosen("cuda, conv_stem=reference") == "reference"
 
 
 def test_a_library_without_the_training_kernels_is_too_old(monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.cuda.stem_host import COMPILER, KINDS, ROOT, Banks
+from tests.cuda.stem_host import KINDS, Banks, host_library
 from xmae_fast.ops.conv_stem import schema_cuda_train
 
 
@@ -37,16 +36,7 @@ class HostTrain:
     """
 
     def __init__(self, folder: Path) -> None:
-        library, source = folder / "train_host.so", ROOT / "tests" / "cuda" / "host"
-        subprocess.run(
-            [
-                COMPILER, "-std=c++20", "-O2", "-U_FORTIFY_SOURCE",  # which takes a jump between stacks for an error
-                "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
-                f"-I{ROOT / 'csrc' / 'cuda'}", f"-I{source}", str(source / "train_host.cpp"), "-o", str(library),
-            ],
-            check=True,
-        )  # fmt: skip
-        self.library = ctypes.CDLL(str(library))
+        self.library = host_library(folder, "train_host")
         self.library.train_host.restype = self.library.launch_at.restype = ctypes.c_char_p
         self.library.kept_numbers.restype = ctypes.c_int64
         self.options: dict[str, int] = {}

@@ -36,7 +36,8 @@ class xMAE(Pretrained, nn.Module):
 
     Args:
         cfg: the configuration.
-        impl: "auto", or the implementation that every operator must use ("reference", "cpu", "triton", "cuda").
+        impl: "auto", or the implementation that every operator must use ("reference", "cpu", "triton", "cuda"); for
+            single operators then another choice, as in "auto, conv_stem=cuda".
 
     Raises:
         ValueError: unknown `impl`. BackendError: `impl` cannot serve this model here.

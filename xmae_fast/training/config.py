@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
+from xmae_fast.choices import IMPLS, check_choice
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.data.layout import Layout
 from xmae_fast.data.options import quality_pair
@@ -209,6 +210,14 @@ def _one_of(*allowed: object) -> tuple[Callable[[Any], bool], str]:
     return fits, f"one of {', '.join('null' if a is None else repr(a) for a in allowed)}"
 
 
+def _is_choice(x: object) -> bool:
+    try:
+        check_choice(x)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_strings(x: object) -> bool:
     return isinstance(x, (list, tuple)) and all(isinstance(item, str) for item in x)
 
@@ -244,7 +253,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_minutes": _positive(none=True),
     "patience": _whole(1, none=True),
     "sync_batchnorm": _one_of(True, False),
-    "impl": _one_of("auto", "reference", "cpu", "triton", "cuda"),
+    "impl": (_is_choice, "'auto' or one of " + ", ".join(map(repr, IMPLS)) + ", then 'conv_stem=cuda' or the like"),
     "precision": _one_of(*PRECISIONS),
     "graph": _one_of(True, False),
     "seed": _whole(0),

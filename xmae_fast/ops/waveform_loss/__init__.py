@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from xmae_fast import backend
+from xmae_fast.choices import choice_of
 from xmae_fast.ops._checks import check_floating, check_like, dims, kernel_dtype, wants_gradient
 from xmae_fast.ops.waveform_loss import reference, schema, schema_triton
 
@@ -87,7 +88,7 @@ def _choose(impl: str, target: Tensor, mask: Tensor, *tensors: Tensor) -> str:
     chosen = backend.resolve("waveform_loss", impl, tensors[0].device, kernel_dtype(*tensors, target, mask))
     for name, x in (("target", target), ("mask", mask)):
         if chosen != "reference" and wants_gradient(x):
-            if impl != "auto":
+            if choice_of(impl, "waveform_loss") != "auto":
                 raise backend.BackendError(
                     f"impl={impl!r} was asked for waveform_loss, but it has no gradient of {name}, which requires one; "
                     "impl='reference' has"

@@ -42,11 +42,9 @@ XMAE_HD Column column_of(const Layer& layer, int column, int channels) {
   return {layer.conv, layer.kind == Kind::kHead && channel >= channels ? -1 : channel, layer.taps()};
 }
 
-// Published place of a fusing convolution's input channel: the branches are published as k3 | k5 | k7.
+// Published place of an input channel: those of a fusing convolution are branches.
 XMAE_HD int published_input(const Layer& layer, int channel) {
-  if (layer.kind != Kind::kFuse) return channel;
-  const int n7 = seventh(layer.c_in), n = third(layer.c_in);
-  return channel < n7 ? 2 * n + channel : channel < n7 + n ? channel - n7 + n : channel - n7 - n;
+  return layer.kind == Kind::kFuse ? published(layer.c_in, channel) : channel;
 }
 
 struct Fold {

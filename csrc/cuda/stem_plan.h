@@ -26,6 +26,12 @@ constexpr XMAE_HD int length_at(int length, int level) { return level == 0 ? len
 constexpr XMAE_HD int third(int channels) { return channels / 3; }
 constexpr XMAE_HD int seventh(int channels) { return channels - 2 * third(channels); }
 
+// Published place of channel c of the branches: they are published as k3 | k5 | k7.
+constexpr XMAE_HD int published(int channels, int c) {
+  const int far = seventh(channels), middle = third(channels);
+  return c < far ? 2 * middle + c : c < far + middle ? c - far + middle : c - far - middle;
+}
+
 // 8-column tiles of a 7-tap window that have weights under tap t: taps 2, 3, 4 reach all, 1 and 5 the first two branches.
 constexpr XMAE_HD int tiles_of_tap(int channels, int tap) {
   const int columns = tap == 0 || tap == 6 ? seventh(channels) : tap == 1 || tap == 5 ? seventh(channels) + third(channels) : channels;

@@ -10,8 +10,8 @@
 namespace xmae_fast::cuda {
 
 // Pairs of a tap and eight outputs of which each of eight warps has the weights' gradients; numbers of a CTA.
-constexpr int pairs_of_warp(int k, int c_out) { return (pairs(k, c_out) + 7) / 8; }
-constexpr int arena_of_cta(int k, int c_out) { return 8 * pairs_of_warp(k, c_out) * 2 * 32 * 4; }
+constexpr XMAE_HD int pairs_of_warp(int k, int c_out) { return (pairs(k, c_out) + 7) / 8; }
+constexpr XMAE_HD int arena_of_cta(int k, int c_out) { return 8 * pairs_of_warp(k, c_out) * 2 * 32 * 4; }
 
 template <typename Lane, typename S>
 class ConvBackward {
@@ -27,8 +27,6 @@ class ConvBackward {
 
  private:
   static constexpr int kSourceRows = S::STRIDE * (kRows - 1) + S::K;
-  static constexpr int padded(int bytes) { return (bytes + 127) / 128 * 128; }
-  static constexpr int most(int a, int b) { return a > b ? a : b; }
   static constexpr int kD = 0, kSource = padded(most(GradientRows<Lane, S, kRows, 0, 0>::kRowBytes, kScratchBytes));
   static constexpr int kWeightsAt = kSource + padded(most(kSourceRows, kInputs) * Rows<32>::kBytes);
   static constexpr int kWeightBytes = backward_bytes_of_part({S::K, S::STRIDE, S::C_IN, S::C_OUT, 0});

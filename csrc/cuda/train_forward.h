@@ -2,6 +2,8 @@
 // as shifts of rows there, moments of its outputs as they leave.
 #pragma once
 
+#include <type_traits>
+
 #include "train_wave.h"
 #include "weight_stream.h"
 
@@ -31,15 +33,6 @@ class StreamedWeights : public WeightStream<Lane> {
   XMAE_HD StreamedWeights(Lane& lane, uint32_t at, const char* source, int bytes)
       : WeightStream<Lane>(lane, at, source, bytes / kChunk) {}
 };
-template <bool YES, typename Then, typename Else>
-struct Either {
-  using Type = Then;
-};
-template <typename Then, typename Else>
-struct Either<false, Then, Else> {
-  using Type = Else;
-};
-
 struct ForwardArguments {
   Part parts[2];
   Step step;
@@ -75,7 +68,7 @@ class ConvForward {
   static_assert(!kStreamed || kWeightBytes / kChunk % 2 == 0, "the slots of the stream take turns");
   static constexpr int kTiles = S::N / 8 / S::BESIDE;  // of a warp's columns
   using WarpSums = Sums<S::R, kTiles>;
-  using Weights = typename Either<kStreamed, StreamedWeights<Lane>, ResidentWeights<Lane>>::Type;
+  using Weights = std::conditional_t<kStreamed, StreamedWeights<Lane>, ResidentWeights<Lane>>;
 
  public:
   using Arguments = ForwardArguments;
@@ -84,8 +77,7 @@ class ConvForward {
 
  private:
   static constexpr int kStaged = S::STRIDE * (kRows - 1) + S::K;
-  static constexpr int kSourceBytes = (kStaged * Rows<S::C_IN>::kBytes + 127) / 128 * 128;
-  static constexpr int most(int a, int b) { return a > b ? a : b; }
+  static constexpr int kSourceBytes = padded(kStaged * Rows<S::C_IN>::kBytes);
   static constexpr int kTile = 0, kUp = kSourceBytes;
   static constexpr int kWeightsAt = most(most(kSourceBytes + kRows * 2 * S::C_UP, kRows * 2 * S::N), kScratchBytes);
   static constexpr int kTable = kWeightsAt + (kStreamed ? 2 * kChunk : kWeightBytes);

@@ -135,7 +135,7 @@ class Finish {
     int matrix = 0;
     while (cta >= run.before[matrix + 1]) ++matrix;
     const Product product = run.products[matrix];
-    const int size = arena_size(product), element = (cta - run.before[matrix]) * Lane::kThreads + lane.thread();
+    const int size = arena_of_cta(product.k, product.c_out), element = (cta - run.before[matrix]) * Lane::kThreads + lane.thread();
     const int part = element / size, place = element % size, k = place % 4, l = place / 4 % 32, inputs = place / 128 % 2;
     const Pair pair = pair_in_order(product.k, product.c_out, place / 256);
     if (pair.tap >= product.k || part >= product.c_in / 32) return;
@@ -150,12 +150,6 @@ class Finish {
 #endif
     for (int i = 0; i < run.ctas[matrix][stem]; ++i, from += size) sum += lane.template fetch<float>(from);
     out[at] = sum;
-  }
-
-  static XMAE_HD int arena_size(const Product& product) {
-    int count = 0;
-    for (int tap = 0; tap < product.k; ++tap) count += tiles_under(product.k, product.c_out, tap);
-    return 8 * ((count + 7) / 8) * 256;
   }
 
  private:

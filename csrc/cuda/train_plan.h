@@ -41,11 +41,6 @@ constexpr int kSkipWeights = weights_before(kSkipUnit), kSkipChannel = channels_
 constexpr int kNormRow = kTrainChannels + 1;  // of `norms`; the last column is that of x
 enum NormRow : int { kMean, kRstd, kUnbiased, kScale, kBeta, kNormRows };
 
-// Published place of channel c of an Inception block's branches.
-constexpr XMAE_HD int published(int channels, int c) {
-  const int far = seventh(channels), middle = third(channels);
-  return c < far ? 2 * middle + c : c < far + middle ? c - far + middle : c - far - middle;
-}
 constexpr XMAE_HD int published(int channels, bool branches, int c) { return branches ? published(channels, c) : c; }
 
 // A matrix of weights as kernels know it at run time.
@@ -79,7 +74,7 @@ constexpr XMAE_HD int tiles_under(int k, int c_out, int tap) { return k == 7 ? t
 constexpr XMAE_HD int parts_under(int k, int c_out, int tap) { return (tiles_under(k, c_out, tap) + 3) / 4; }
 
 // Pairs of a tap and an 8-channel tile of outputs that have weights.
-constexpr int pairs(int k, int c_out) {
+constexpr XMAE_HD int pairs(int k, int c_out) {
   int count = 0;
   for (int tap = 0; tap < k; ++tap) count += tiles_under(k, c_out, tap);
   return count;

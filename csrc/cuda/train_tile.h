@@ -208,6 +208,9 @@ XMAE_HD void sum_over_ctas(Lane& lane, uint32_t scratch, uint32_t totals, int co
   }
   lane.barrier();
 }
+// Regions of shared memory begin at multiples of 128 bytes.
+constexpr int padded(int bytes) { return (bytes + 127) / 128 * 128; }
+constexpr int most(int a, int b) { return a > b ? a : b; }
 constexpr int kScratchBytes = 16 * 1024;  // for what CTAs left, and for what one leaves
 
 // What a convolution's CTAs leave of its channels: means, sums of squared distances from them, number of rows.

@@ -21,6 +21,16 @@ struct Waveform {
 // Place of the product of samples a <= b of a window among kLags.
 constexpr XMAE_HD int lag_at(int a, int b) { return kWindow * a - a * (a - 1) / 2 + b - a; }
 
+// The two samples of a window whose product is number `lag` of kLags.
+struct Lag {
+  int a, b;
+};
+XMAE_HD Lag lag_of(int lag) {
+  int a = 0;
+  while (lag > lag_at(a, kWindow - 1)) ++a;
+  return {a, a + lag - lag_at(a, a)};
+}
+
 // Means, co-moments and numbers of the windows of seven samples that a CTA goes over.
 struct WaveArguments {
   static constexpr int kRows = 1024;
@@ -89,10 +99,8 @@ class WaveMoments {
     } else if (i == kMoments - 1) {
       out[i] = n;
     } else {
-      int a = 0;
-      while (i - kWindow >= lag_at(a, kWindow - 1) + 1) ++a;
-      const int b = a + i - kWindow - lag_at(a, a);
-      out[i] = total(i) - total(a) * total(b) * share;
+      const Lag lag = lag_of(i - kWindow);
+      out[i] = total(i) - total(lag.a) * total(lag.b) * share;
     }
   }
 };
@@ -101,7 +109,7 @@ class WaveMoments {
 template <int ROWS>
 struct WaveRoom {
   static constexpr int kTable = 0, kWeights = kTable + NormTable<32>::kBytes, kWindowAt = kWeights + 4 * kWindow * 32;
-  static constexpr int kBytes = (kWindowAt + 4 * (ROWS + kWindow) + 127) / 128 * 128;
+  static constexpr int kBytes = padded(kWindowAt + 4 * (ROWS + kWindow));
 };
 
 // Fills the table and the weights; merges what `partial` has (null: `norms` is complete), a stem's first CTA writes `norms` of the
@@ -131,11 +139,7 @@ XMAE_HD void make_wave_tables(
   const int which = i % kMoments, slice = i / kMoments;
   const uint32_t totals = scratch + 4 * kSlices * kMoments;
   const float* const from = partial + static_cast<int64_t>(mine.part.source_first) * kMoments;
-  int a = 0, b = 0;
-  if (which >= kWindow && which < kMoments - 1) {
-    while (which - kWindow >= lag_at(a, kWindow - 1) + 1) ++a;
-    b = a + which - kWindow - lag_at(a, a);
-  }
+  const Lag lag = which >= kWindow && which < kMoments - 1 ? lag_of(which - kWindow) : Lag{0, 0};
   for (int pass = 0; pass < 2; ++pass) {
     if (slice < kSlices) {
       float sum = 0.0f;
@@ -147,8 +151,8 @@ XMAE_HD void make_wave_tables(
         } else if (which < kWindow) {
           sum = fmaf(n, value, sum);
         } else if (pass == 1) {
-          const float away_a = lane.template fetch<float>(row + a) - lane.template load<float>(totals + 4 * a);
-          const float away_b = lane.template fetch<float>(row + b) - lane.template load<float>(totals + 4 * b);
+          const float away_a = lane.template fetch<float>(row + lag.a) - lane.template load<float>(totals + 4 * lag.a);
+          const float away_b = lane.template fetch<float>(row + lag.b) - lane.template load<float>(totals + 4 * lag.b);
           sum += value + n * away_a * away_b;
         }
       }

@@ -118,9 +118,9 @@ def _on_gpu(chosen: str, xs: Sequence[Tensor], params: Sequence[StemParams], tra
     """[B, S, L] of each stem, by the kernels of `_ON_GPU`; several stems are of the same widths."""
     evaluate, train = _ON_GPU[chosen]
     compute = _triton.compute_dtype(xs[0])
-    gradients = any(wants_gradient(x, *schema.flatten(stem)) for x, stem in zip(xs, params, strict=True))
-    if not training and not gradients:
-        return tuple(evaluate(x, stem, compute).transpose(1, 2) for x, stem in zip(xs, params, strict=True))
+    each = list(zip(xs, params, strict=True))
+    if not training and not any(wants_gradient(x, *schema.flatten(stem)) for x, stem in each):
+        return tuple(evaluate(x, stem, compute).transpose(1, 2) for x, stem in each)
     for x in xs:
         _check_values(x, training)
     return train(xs, params, training, compute)

@@ -132,6 +132,13 @@ class ChannelsLastPatches(nn.Module):
         return F.linear(rows, self.weight.transpose(1, 2).reshape(D, P * S), self.bias).transpose(1, 2)
 
 
+def with_weights_of(stem: nn.Module, like: nn.Module) -> nn.Module:
+    """`stem` in training with the weights of `like`, whose shapes may have dimensions of size 1 more or fewer."""
+    shapes = {key: value.shape for key, value in stem.state_dict().items()}
+    stem.load_state_dict({key: x.reshape(shapes[key]) for key, x in like.state_dict().items()})
+    return stem.to(next(like.parameters()).device).train()
+
+
 def stock_model(plain: PlainXMAE, *, channels_last: bool = True, compiled: bool = False) -> PlainXMAE:
     """A copy of the plain model with the best of stock PyTorch; in evaluation mode BatchNorm is folded.
 
@@ -142,10 +149,7 @@ def stock_model(plain: PlainXMAE, *, channels_last: bool = True, compiled: bool 
     model = copy.deepcopy(plain)
     if channels_last:
         for path in (model.ppg_path, model.ecg_path):
-            stem = ChannelsLastStem(path.stem.head[0].out_channels)
-            shapes = {key: value.shape for key, value in stem.state_dict().items()}
-            stem.load_state_dict({key: x.reshape(shapes[key]) for key, x in path.stem.state_dict().items()})
-            path.stem = stem.to(path.pos.device)
+            path.stem = with_weights_of(ChannelsLastStem(path.stem.head[0].out_channels), path.stem)
             path.patcher["proj"] = ChannelsLastPatches(path.patcher["proj"])
     make = RuntimeDropout if compiled else nn.Dropout
     for block in [module for module in model.modules() if isinstance(module, PlainBlock | PlainCrossBlock)]:

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import ChannelsLastStem, compiled, forget_compiled
+from benchmarks.baselines import ChannelsLastStem, compiled, forget_compiled, with_weights_of
 from benchmarks.contest import BASELINE, OURS, PLAIN, Contestant, Group
 from benchmarks.context import Context
 from benchmarks.numerics import Yardstick, season
@@ -151,11 +151,11 @@ class _Stems:
         return self._run(self._seasoned())
 
     def stock(self, compiling: bool = False) -> StemsRun:
-        stems = nn.ModuleList(_loaded(ChannelsLastStem(32), one) for one in self._seasoned())
+        stems = nn.ModuleList(with_weights_of(ChannelsLastStem(32), one) for one in self._seasoned())
         return self._run(stems, [compiled(stem) for stem in stems] if compiling else None)
 
     def ours(self, impl: str) -> StemsRun:
-        stems = nn.ModuleList(_loaded(Stem(32), one) for one in self._seasoned())
+        stems = nn.ModuleList(with_weights_of(Stem(32), one) for one in self._seasoned())
 
         def forward(*xs: Tensor) -> tuple[Tensor, ...]:
             return ops.conv_stems(xs, tuple(stem.params() for stem in stems), training=True, impl=impl)
@@ -186,10 +186,3 @@ class _Stems:
     def _check_baseline(self, run: StemsRun) -> list[Error]:
         """What sums in one BatchNorm lose (see there) passes through the next ones: at worst all of it adds up."""
         return self._yardstick.check(run.probe(), summed=BATCH_NORMS**2 * self.data[0][0].numel())
-
-
-def _loaded(stem: nn.Module, like: PlainStem) -> nn.Module:
-    """`stem` with the weights of `like`, whose shapes may have dimensions of size 1 more or fewer."""
-    shapes = {key: value.shape for key, value in stem.state_dict().items()}
-    stem.load_state_dict({key: x.reshape(shapes[key]) for key, x in like.state_dict().items()})
-    return stem.to(next(like.parameters()).device).train()

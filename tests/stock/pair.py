@@ -1,0 +1,184 @@
+"""Builds the control and the library's model with equal weights, and compares what they compute.
+
+`IMPLEMENTATIONS` are what the tests of this folder run: "stock" is the control again, so that a test which the
+published model itself would fail shows up as such; the others are choices of `impl=` of the library's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import xmae_fast
+from tests.stock import model as stock
+
+IMPLEMENTATIONS = ("stock", "auto", "reference")
+TINY = {
+    "seq_len": 200, "patch_len": 20, "d_model": 32, "nhead": 4, "depth_ecg": 1, "depth_ppg": 2, "depth_bridge": 1,
+    "stem_ch": 16, "dropout": 0.0, "proj_dim": 24,
+}  # fmt: skip
+B, L, N = 3, TINY["seq_len"], TINY["seq_len"] // TINY["patch_len"]
+
+Alter = Callable[[nn.Module], object]
+
+
+def nothing(model: nn.Module) -> None:
+    """The alteration that leaves the model as it is."""
+
+
+def create(which: str, **changes) -> nn.Module:
+    """A model as its constructor makes it, from torch's generator as it stands."""
+    cfg = TINY | changes
+    if which == "stock":
+        return stock.xMAE(stock.ModelCfg(**cfg))
+    return xmae_fast.xMAE(xmae_fast.ModelCfg(**cfg), impl=which)
+
+
+def weights(seed: int = 1, **changes) -> dict[str, Tensor]:
+    """A state in which nothing is zero or one by construction, so that every weight and every statistic matters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = create("stock", **changes).state_dict()
+        for key, value in state.items():
+            if key.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif key.endswith("num_batches_tracked"):
+                value.fill_(2)
+            elif key.endswith((".pos", "mask_token", "running_mean", "bias")):
+                value.normal_(0, 0.2)
+            elif value.dim() == 1:
+                value.normal_(1, 0.2)
+    return state
+
+
+def build(
+    which: str, alter: Alter = nothing, *, training: bool = False, dtype: torch.dtype = torch.float32, **changes
+) -> nn.Module:
+    """A model with the weights of `weights`, altered after it has run, so that nothing found out before may be kept."""
+    model = create(which, **changes)
+    state = weights(**changes)
+    model.load_state_dict(state)
+    if which not in ("stock", "cpu"):
+        run(model, training=True)
+        model.load_state_dict(state)
+        model.zero_grad(set_to_none=True)
+    model.train(training)
+    if which != "stock":
+        with torch.no_grad():
+            model.eval()(**batch(source=model.source))
+        model.train(training)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        alter(model)
+    return model.to(dtype)
+
+
+def batch(dtype: torch.dtype = torch.float32, source: str = "ppg+ecg", seed: int = 3) -> dict[str, Tensor]:
+    """Arguments of forward: waves with some structure, 7 of 10 patches of PPG and 4 of ECG visible."""
+    generator = torch.Generator().manual_seed(seed)
+    arguments = {}
+    for name, visible in (("ppg", 7), ("ecg", 4)):
+        if name not in source:
+            continue
+        time = torch.arange(L) / 100
+        phase = torch.rand(B, 1, generator=generator)
+        wave = torch.sin(8 * time + 6 * phase) + 0.3 * torch.randn(B, L, generator=generator)
+        keep, restore = ids(visible, generator)
+        arguments |= {name: wave.to(dtype), f"ids_keep_{name}": keep, f"ids_restore_{name}": restore}
+    return arguments
+
+
+def ids(visible: int, generator: torch.Generator, rows: int = B, patches: int = N) -> tuple[Tensor, Tensor]:
+    """ids_keep [rows, visible], ids_restore [rows, patches] of a random choice of patches."""
+    order = torch.rand(rows, patches, generator=generator).argsort(dim=1)
+    order = torch.cat([order[:, :visible].sort(dim=1).values, order[:, visible:].sort(dim=1).values], dim=1)
+    return order[:, :visible], order.argsort(dim=1)
+
+
+def loss_of(results: dict[str, Tensor], ecg: Tensor) -> Tensor:
+    """The published loss, and a term in which every number of the embedding counts."""
+    loss = results["ecg_reconstructed"].new_zeros(()) if "ecg_reconstructed" in results else 0
+    if "ecg_reconstructed" in results:
+        mask = results["seq_mask_used_ecg"]
+        error = (results["ecg_reconstructed"] - ecg.reshape(mask.shape)) ** 2
+        loss = (mask * error).sum() / mask.sum().clamp_min(1)
+    if "ppg_embedding" in results:
+        embedding = results["ppg_embedding"]
+        loss = loss + (embedding * torch.linspace(-1, 1, embedding.shape[1], dtype=embedding.dtype)).mean()
+    return loss
+
+
+class Outcome(NamedTuple):
+    """What one call gives: results by name, gradients of parameters, and the buffers after it."""
+
+    results: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
+def run(model: nn.Module, *, training: bool, steps: int = 1, call: Callable | None = None) -> Outcome:
+    """One evaluation without gradients, or training steps (gradients of the last one are kept).
+
+    The mode of the modules is left as it is: `training` says whether a loss is taken and gradients are computed.
+    """
+    dtype = next(p for p in model.parameters() if p.is_floating_point()).dtype
+    inputs = batch(dtype, getattr(model, "source", "ppg+ecg"))
+    call = call or model
+    if not training:
+        with torch.no_grad():
+            results = call(**inputs)
+        return Outcome(results, {}, dict(model.named_buffers()))
+    for step in range(steps):
+        model.zero_grad(set_to_none=True)
+        results = call(**inputs)
+        loss_of(results, inputs.get("ecg")).backward()
+        if step + 1 < steps:
+            with torch.no_grad():
+                for p in model.parameters():
+                    if p.grad is not None:
+                        p -= 0.05 * p.grad
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return Outcome({key: x.detach() for key, x in results.items()}, gradients, dict(model.named_buffers()))
+
+
+def distance(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
+    """||got - want|| / ||want|| over all tensors together; NaN counts as far, where only one side has it."""
+    assert list(got) == list(want), sorted(set(got) ^ set(want))
+    above = below = 0.0
+    for key, expected in want.items():
+        assert got[key].shape == expected.shape, (key, got[key].shape, expected.shape)
+        a, b = got[key].double(), expected.double()
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            return float("inf")
+        above += float((a - b).nan_to_num(0, 0, 0).square().sum())
+        below += float(b.nan_to_num(0, 0, 0).square().sum())
+    return (above / below) ** 0.5 if below else (float("inf") if above else 0.0)
+
+
+def distances(got: Outcome, want: Outcome) -> dict[str, float]:
+    """How far results (each), gradients (together) and buffers (together) are from those wanted."""
+    far = {key: distance({key: got.results[key]}, {key: x}) for key, x in want.results.items()}
+    assert list(got.results) == list(want.results)
+    return far | {
+        "gradients": distance(got.gradients, want.gradients),
+        "buffers": distance(got.buffers, want.buffers),
+    }
+
+
+# What is allowed on top of twice the control's own float32 error: a few hundred roundings of float32. A gradient passes
+# a batch normalisation, where the parts that cancel lose digits.
+ROUNDING = {"gradients": 5e-5, "buffers": 1e-5}
+
+
+def check_equal(got: Outcome, truth: Outcome, control: Outcome | None = None) -> None:
+    """`got` is the control's `truth` (float64): to rounding if it is float64 too, within the budget of float32 if not.
+
+    control: the control's own outcome in float32, whose distance from the truth shows how well the problem is posed.
+    """
+    own = distances(control, truth) if control is not None else {}
+    for key, far in distances(got, truth).items():
+        bound = 1e-10 if control is None else 2 * own[key] + ROUNDING.get(key, 1e-5)
+        assert far <= bound, f"{key}: {far:.2e} from the control, {bound:.2e} allowed"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.counts import embed_flops, forward_flops
 from benchmarks.models import Batch, our_loss
 from xmae_fast import ops, xMAE
-from xmae_fast.model.layers import attention_dropout, attention_params, dropout_rate, feed_forward_params
+from xmae_fast.model.blocks import attention_dropout, attention_params, dropout_rate, feed_forward_params
 from xmae_fast.ops.cases import all_cases
 
 WHOLE = "the whole, in one call"
@@ -102,20 +102,20 @@ class _Recorder:
         return x
 
     def block(self, name: str, block_of: Callable[[xMAE], nn.Module], hidden: int, x: Tensor, *kv: Tensor) -> Tensor:
-        """Both sublayers of a Block or, given `kv`, of a CrossBlock: [B, N, D] -> [B, N, D]."""
+        """Both sublayers of a self-attention block or, given `kv`, of a bridge block: [B, N, D] -> [B, N, D]."""
         N, keys = x.shape[1], kv[0].shape[1] if kv else "self"
 
         def attention(m: xMAE, x: Tensor, kv: Tensor | None = None) -> Tensor:
             block = block_of(m)
-            own = getattr(block, "nq" if kv is not None else block.norm_names[0])
+            own = getattr(block, "nq" if kv is not None else block.NORMS[0])
             params = attention_params(own, own if kv is None else block.nkv, block.attn)
-            p, H = attention_dropout(block.attn, False), block.attn.num_heads
+            p, H = attention_dropout(block.attn), block.attn.num_heads
             return ops.lag_attention(x, kv, params, num_heads=H, dropout_p=p, impl=m.impl)
 
         def feed_forward(m: xMAE, x: Tensor) -> Tensor:
             block = block_of(m)
-            norm, up, _, down, dropout = block.ffn if kv else (getattr(block, block.norm_names[1]), *block.mlp)
-            params, p = feed_forward_params(norm, up, down), dropout_rate(dropout, False)
+            norm, up, _, down, dropout = block.ffn if kv else (getattr(block, block.NORMS[1]), *block.mlp)
+            params, p = feed_forward_params(norm, up, down), dropout_rate(dropout)
             return ops.feed_forward(x, params, dropout_p=p, impl=m.impl)
 
         x = self.add(f"{name} attention", self.flops("lag_attention", Nq=N, Nk=keys), attention, x, *kv)
@@ -126,5 +126,5 @@ def _decode_and_loss(model: xMAE, tokens: Tensor, ecg: Tensor, ids_keep: Tensor,
     """Tokens [B, N, D], ecg [B, 1, L], ids_keep [B, Nk], ids_restore [B, N] -> the masked mean squared error."""
     deconv, kept = model.ecg_path.decoder.deconv, ids_keep.shape[1]
     prediction = ops.decode_waveform(tokens, deconv.weight, deconv.bias, impl=model.impl)
-    mask = ops.masked_samples(ids_restore, kept, model.cfg.patch_len, ecg.dtype, impl=model.impl)
+    mask = ops.masked_samples(ids_restore, kept, model.cfg.patch_len, impl=model.impl)
     return ops.masked_mse(prediction, ecg, mask, impl=model.impl)

@@ -24,7 +24,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(2 * model.cfg.d_model, 1)
 
     def forward(self, ppg: torch.Tensor) -> torch.Tensor:  # [B, L] -> logits [B]
-        tokens = self.encoder.encode(ppg[:, None], None)
+        tokens = self.encoder.encode(ppg[:, None])
         return self.head(torch.cat([tokens.mean(1), tokens.amax(1)], 1))[:, 0]
 
 

@@ -60,7 +60,7 @@ def test_threads_change_no_bit(B, kernels):
         model = make_model()
         with torch.no_grad():
             # Up to the head, which is torch's own product and rounds differently on two threads.
-            tokens = model.ppg_path.encode(ppg[:, None], None, inference=True, impl="cpu")
+            tokens = model.ppg_path.encode(ppg[:, None], inference=True)
             inference = [tokens, model(ppg, ecg, **ids)["ecg_reconstructed"]]
         results.append(inference + training_step(make_model(training=True), B))
     for other in results[1:]:

@@ -9,7 +9,7 @@ import torch
 
 from xmae_fast import ModelCfg, ops, random_masking, xMAE
 from xmae_fast.evaluation import lag_profile
-from xmae_fast.model.layers import attention_params
+from xmae_fast.model.blocks import attention_params
 from xmae_fast.ops.lag_attention import AttentionParams, attention_weights, gaussian_table, lag_seconds, window_table
 
 TINY = {"seq_len": 200, "patch_len": 20, "d_model": 16, "nhead": 2, "proj_dim": 8, "stem_ch": 4, "dropout": 0.0}

@@ -164,7 +164,19 @@ def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: 
 
 def may_read_values(device: torch.device) -> bool:
     """Whether checks may look at the values of tensors there: eager, on a CPU. Elsewhere that would synchronise."""
-    return device.type == "cpu" and not torch.compiler.is_compiling() and not _recording_launches
+    eager = not torch.compiler.is_compiling() and not _recording_launches and not needs_plain_torch()
+    return device.type == "cpu" and eager
+
+
+def needs_plain_torch() -> str:
+    """Who looks at each operation of PyTorch now and would find operators of ours opaque, or ''."""
+    if torch.compiler.is_compiling():
+        return "torch.export makes a graph (`xmae-fast export` makes quicker ones)" if torch.compiler.is_exporting() else ""
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace or torch.onnx.export records (`xmae-fast export` makes quicker graphs)"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "torch.func transforms the call"
+    return ""
 
 
 def _serves(impl: str, dtype: torch.dtype | None) -> bool:
@@ -192,6 +204,11 @@ def resolve(
     impl = choice_of(impl, op)
     if impl == "reference":
         return "reference"
+    if watcher := needs_plain_torch():
+        if impl == "auto":
+            return "reference"
+        if not torch.compiler.is_compiling():
+            raise BackendError(f"impl={impl!r} was asked for {op}, but {watcher}; impl='reference' takes it")
     if impl != "auto":
         check_usable(op, impl, device, dtype)
         if impl == "triton" and triton_limit:
@@ -230,19 +247,21 @@ def explain(what: object = None, *, impl: str = "auto", device: torch.device | s
     check_choice(impl)
     if what is None:
         return "\n".join(_explain_op(op, impl, torch.device(device)) for op in OPS)
-    if isinstance(what, torch.nn.Module) and hasattr(what, "impl"):
-        at = next(what.parameters()).device
-        lines = [_explain_op(op, what.impl, at) for op in MODEL_OPS]
-        return "\n".join([f"{type(what).__name__} on {at}, impl={what.impl!r}:", *(f"  {line}" for line in lines)])
+    if isinstance(what, torch.nn.Module) and hasattr(what, "irregular"):
+        first = next(what.parameters())
+        lines = [_explain_op(op, what.impl, first.device, first.dtype) for op in MODEL_OPS]
+        lines += [f"{op}: modules instead, because {fault}" for op, fault in what.irregular()]
+        head = f"{type(what).__name__} on {first.device} in {first.dtype}, impl={what.impl!r}:"
+        return "\n".join([head, *(f"  {line}" for line in lines)])
     name = getattr(what, "__name__", what)
     if name not in OPS:
         raise ValueError(f"explain: expected an operator ({', '.join(OPS)}) or an xMAE model, got {what!r}")
     return _explain_op(name, impl, torch.device(device))
 
 
-def _explain_op(op: str, impl: str, device: torch.device) -> str:
+def _explain_op(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
     try:
-        chosen = resolve(op, impl, device)
+        chosen = resolve(op, impl, device, dtype)
     except BackendError as error:
         return f"{op}: nothing can run: {error}"
     missing = [name for name in IMPLS[1:] if (op, name) not in _KERNELS]

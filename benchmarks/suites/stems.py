@@ -19,7 +19,7 @@ from benchmarks.numerics import Yardstick, season
 from benchmarks.plain_model import PlainStem
 from benchmarks.suites.ops import usable_impls
 from xmae_fast import graphs, ops
-from xmae_fast.model.layers import Stem
+from xmae_fast.model.stem import UNetHalfInceptionStem1D
 from xmae_fast.ops.cases import Maker
 from xmae_fast.ops.conv_stem.cases import stem_macs
 from xmae_fast.testing import Error
@@ -151,11 +151,11 @@ class _Stems:
         return self._run(self._seasoned())
 
     def stock(self, compiling: bool = False) -> StemsRun:
-        stems = nn.ModuleList(with_weights_of(ChannelsLastStem(32), one) for one in self._seasoned())
+        stems = nn.ModuleList(with_weights_of(ChannelsLastUNetHalfInceptionStem1D(), one) for one in self._seasoned())
         return self._run(stems, [compiled(stem) for stem in stems] if compiling else None)
 
     def ours(self, impl: str) -> StemsRun:
-        stems = nn.ModuleList(with_weights_of(Stem(32), one) for one in self._seasoned())
+        stems = nn.ModuleList(with_weights_of(UNetHalfInceptionStem1D(), one) for one in self._seasoned())
 
         def forward(*xs: Tensor) -> tuple[Tensor, ...]:
             return ops.conv_stems(xs, tuple(stem.params() for stem in stems), training=True, impl=impl)

@@ -122,11 +122,12 @@ def exchange() -> None:
     pull = torch.randn(5, 3, 7, dtype=torch.float64)
     wanted_x, own = x.clone().requires_grad_(), x[2:] if rank else x[:2]  # of different sizes
     own = own.clone().requires_grad_()
-    statistics = [torch.zeros(3).double(), torch.ones(3).double()]
-    wanted_statistics = [s.clone() for s in statistics]
+    wanted_statistics = [torch.zeros(3).double(), torch.ones(3).double()]
     wanted = F.batch_norm(wanted_x, *wanted_statistics, weight, bias, True, 0.1, 1e-5)
-    with sync_batchnorm._Synchronised():
-        got = F.batch_norm(own, *statistics, weight, bias, True, momentum=0.1, eps=1e-5)
+    norm = sync_batchnorm.SynchronisedBatchNorm1d(3).double()
+    norm.weight.data, norm.bias.data = weight, bias
+    statistics = [norm.running_mean, norm.running_var]
+    got = norm(own)
     (wanted * pull).sum().backward()
     (got * (pull[2:] if rank else pull[:2])).sum().backward()
     mine = slice(2, None) if rank else slice(2)

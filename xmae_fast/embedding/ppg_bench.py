@@ -73,9 +73,9 @@ class XmaeEncoder(nn.Module):
     def __init__(self, model: xMAE, output: str) -> None:
         super().__init__()
         output_shape(model, output)
-        self.path, self.output, self.impl = model.ppg_path, output, model.impl
+        self.path, self.output = model.ppg_path, output
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.path.encode(x.reshape(-1, 1, x.shape[-1]), None, impl=self.impl)
+        tokens = self.path.encode(x.reshape(-1, 1, x.shape[-1]))
         features = tokens.mean(1) if self.output == "pooled" else self.path.embedding(tokens)
         return features.reshape(*x.shape[:2], -1).mean(1)

@@ -11,6 +11,7 @@ import torch
 
 from xmae_fast.atomic import atomic_path
 from xmae_fast.extras import new_figure
+from xmae_fast.model.modes import evaluating
 from xmae_fast.model.pretrained import recipe_of
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.preprocess import normalise, prepare_ppg
@@ -88,17 +89,12 @@ def reconstruct(
     order = torch.from_numpy(np.argsort(~shown, kind="stable")).to(place.device)  # kept ids ascending, then masked
     keep, restore = order[: int(shown.sum())].expand(B, -1), torch.argsort(order).expand(B, -1)
     ecg_in = np.zeros_like(ppg) if truth is None else truth
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            out = model.eval()(
-                *(torch.from_numpy(x).to(place.device, place.dtype) for x in (ppg, ecg_in)),
-                ids_keep_ecg=keep.contiguous(), ids_restore_ecg=restore.contiguous(), return_embeddings=False,
-                return_recon=True,
-            )  # fmt: skip
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), evaluating(model):
+        out = model(
+            *(torch.from_numpy(x).to(place.device, place.dtype) for x in (ppg, ecg_in)),
+            ids_keep_ecg=keep.contiguous(), ids_restore_ecg=restore.contiguous(), return_embeddings=False,
+            return_recon=True,
+        )  # fmt: skip
     found = out["ecg_reconstructed"][:, 0].float().cpu().numpy()
     return Reconstruction(found, shown.repeat(cfg.patch_len), ppg, truth, float(cfg.sampling_freq))
 

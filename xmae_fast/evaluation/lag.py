@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xmae_fast.model.modes import evaluating
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.lag_attention import lag_seconds
 
@@ -57,11 +58,10 @@ def lag_profile(
     if ppg is None or ecg is None or ppg.shape[0] != ecg.shape[0]:
         got = [None if x is None else list(x.shape) for x in (ppg, ecg)]
         raise ValueError(f"ppg, ecg: expected both signals with one batch size, got {got[0]} and {got[1]}")
-    model.check_ids("_ppg", ppg, ids_keep_ppg, None)
-    model.check_ids("_ecg", ecg, ids_keep_ecg, None)
+    ids_keep_ppg, ids_keep_ecg = model.kept_ids("_ppg", ppg, ids_keep_ppg), model.kept_ids("_ecg", ecg, ids_keep_ecg)
     B, N = ecg.shape[0], model.cfg.num_patches
-    ppg_tokens = model.ppg_path.encode(ppg, ids_keep_ppg, inference=True, impl=model.impl)
-    x = model.bridge_queries(model.ecg_path.encode(ecg, ids_keep_ecg, inference=True, impl=model.impl), ids_keep_ecg)
+    ppg_tokens = model.ppg_path.encode(ppg, ids_keep_ppg, inference=True)
+    x = model.bridge_queries(model.ecg_path.encode(ecg, ids_keep_ecg, inference=True), ids_keep_ecg)
 
     counted = torch.ones(B, N, dtype=torch.float64, device=ecg.device)
     if queries == "masked":
@@ -79,10 +79,11 @@ def lag_profile(
         return sums.index_add_(0, column, (weights.double() * counted[:, :, None]).flatten()) / total
 
     mass = []
-    for block in model.bridger.ecg2ppg:
-        weights = block.attention_weights(x, ppg_tokens, ids_keep_ppg)
-        mass.append(torch.stack([by_lag(weights[:, head]) for head in range(weights.shape[1])]))
-        x = block(x, ppg_tokens, ids_keep_ppg, inference=True, impl=model.impl)
+    with evaluating(model.bridger):
+        for block in model.bridger.ecg2ppg:
+            weights = block.attention_weights(x, ppg_tokens, ids_keep_ppg)
+            mass.append(torch.stack([by_lag(weights[:, head]) for head in range(weights.shape[1])]))
+            x = block(x, ppg_tokens, ids_keep_ppg)
     lags = lag_seconds(N, model.cfg.patch_seconds, device=ecg.device, dtype=torch.float64)
     keys = key_pos.shape[1]
     uniform = by_lag(torch.full((B, N, keys), 1 / max(keys, 1), dtype=torch.float64, device=ecg.device))

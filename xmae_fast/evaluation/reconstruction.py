@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmae_fast import ops
 from xmae_fast.evaluation import baselines
 from xmae_fast.evaluation.beats import Beats, find_beats, mean_beat
 from xmae_fast.evaluation.bootstrap import SubjectBootstrap
@@ -87,12 +86,12 @@ class Reconstructor:
         model = self.model
         signal = model.as_signal("ppg", torch.from_numpy(np.ascontiguousarray(ppg)).to(self.ecg))
         encode = model.ppg_path.encode
-        return torch.cat([encode(part, None, inference=True, impl=model.impl) for part in signal.split(_BATCH)])
+        return torch.cat([encode(part, inference=True) for part in signal.split(_BATCH)])
 
     @torch.no_grad()
     def __call__(self, mask: PatchMask, tokens: Tensor | None) -> np.ndarray:
         """[S, L] float32 from the PPG's tokens [S, N, D]; None: without PPG, and so without the bridge."""
-        model, parts, impl = self.model, [], self.model.impl
+        model, parts = self.model, []
         seen = None if tokens is None else self._visible(mask)
         for rows in torch.arange(len(self.ecg)).split(_BATCH):
             ecg, keep, restore = self.ecg[rows], mask.ids_keep[rows], mask.ids_restore[rows]
@@ -100,20 +99,17 @@ class Reconstructor:
                 out = model(None, ecg, ids_keep_ecg=keep, ids_restore_ecg=restore, return_embeddings=False)
                 parts.append(out["ecg_reconstructed"][:, 0])
                 continue
-            x = model.bridge_queries(seen[rows], keep)
-            for block in model.bridger.ecg2ppg:
-                x = block(x, tokens[rows], inference=True, impl=impl)
-            x = model.ecg_path.dec_blk(x, inference=True, impl=impl)
-            deconv = model.ecg_path.decoder.deconv
-            parts.append(ops.decode_waveform(x, deconv.weight, deconv.bias, impl=impl)[:, 0])
+            queries = model.bridge_queries(seen[rows], keep)
+            _, x = model.bridger(tokens[rows], seen[rows], q_ecg_override=queries)
+            parts.append(model.ecg_path.decode_full_wave(x, restore, model.mask_token)[:, 0])
         return torch.cat(parts).float().cpu().numpy()
 
     def _visible(self, mask: PatchMask) -> Tensor:
         """[S, Nk, D] tokens of the visible ECG."""
         if self._seen is None or self._seen[0] is not mask:
-            encode, impl = self.model.ecg_path.encode, self.model.impl
+            encode = self.model.ecg_path.encode
             parts = zip(self.ecg[:, None].split(_BATCH), mask.ids_keep.split(_BATCH), strict=True)
-            self._seen = mask, torch.cat([encode(ecg, keep, inference=True, impl=impl) for ecg, keep in parts])
+            self._seen = mask, torch.cat([encode(ecg, keep, inference=True) for ecg, keep in parts])
         return self._seen[1]
 
 

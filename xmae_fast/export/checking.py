@@ -105,7 +105,7 @@ def _of_model(model: xMAE, graph: nn.Module, inputs: Arrays, dtype: torch.dtype)
     tensors = {name: torch.from_numpy(x) for name, x in inputs.items()}
     tensors = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
     if "ids_keep" not in tensors:
-        tokens = model.ppg_path.encode(tensors["ppg"][:, None], None, inference=True, impl="reference")
+        tokens = model.ppg_path.encode(tensors["ppg"][:, None], inference=True)
         found = {"projected": model.ppg_path.embedding(tokens), "pooled": tokens.mean(1), "tokens": tokens}
     else:
         found = {"ecg_reconstructed": _reconstruct(model, tensors)}

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmae_fast.model.layers import Stem
-from xmae_fast.model.xmae import ModalityPath, xMAE
+from xmae_fast.model.path import SinglePath
+from xmae_fast.model.stem import UNetHalfInceptionStem1D
+from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.conv_stem.params import ConvBN, Inception
 from xmae_fast.ops.conv_stem.reference import EPS
 from xmae_fast.ops.token_gather import reference as token_gather
 from xmae_fast.ops.waveform_loss import reference as waveform_loss
 
 BLOCK = 16  # channels that the runtimes' convolutions keep side by side
-PLAIN = {"inference": True, "impl": "reference"}
 ENTRIES = ("embed", "reconstruct")
 
 
@@ -72,7 +72,7 @@ class FoldedInception(nn.Module):
 class FoldedStem(nn.Module):
     """`ops.conv_stem` in evaluation."""
 
-    def __init__(self, stem: Stem, block: int = BLOCK) -> None:
+    def __init__(self, stem: UNetHalfInceptionStem1D, block: int = BLOCK) -> None:
         super().__init__()
         params = stem.params()
         for name in ("enc1", "enc2", "enc3"):
@@ -100,7 +100,7 @@ def _upsample(x: Tensor, like: Tensor) -> Tensor:
 class PathEncoder(nn.Module):
     """One modality up to its tokens."""
 
-    def __init__(self, path: ModalityPath) -> None:
+    def __init__(self, path: SinglePath) -> None:
         super().__init__()
         self.patch_len = path.patch_len
         self.stem = FoldedStem(path.stem)
@@ -116,7 +116,7 @@ class PathEncoder(nn.Module):
         rows = features.transpose(1, 2).unflatten(1, (-1, self.patch_len)).flatten(2)  # [B, Nk, P * S]
         x = self.patches(rows) + self.pos[:, : rows.shape[1]]
         for block in self.blocks:
-            x = block(x, **PLAIN)
+            x = block.kernel(x)
         return x
 
 
@@ -149,7 +149,7 @@ class _Decoder(nn.Module):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> [B, L]."""
-        waveform = waveform_loss.decode_waveform(self.dec_blk(tokens, **PLAIN), self.deconv.weight, self.deconv.bias)
+        waveform = waveform_loss.decode_waveform(self.dec_blk.kernel(tokens), self.deconv.weight, self.deconv.bias)
         return waveform[:, 0]
 
 
@@ -168,7 +168,7 @@ class ReconstructGraph(_Decoder):
         tokens = token_gather.assemble_queries(tokens, ids_keep, self.pos, self.mask_loc_table.weight)
         ppg_tokens = self.ppg_encoder(ppg)
         for block in self.bridge:
-            tokens = block(tokens, ppg_tokens, **PLAIN)
+            tokens = block.kernel(tokens, ppg_tokens)
         return self.decode(tokens)
 
 
@@ -204,6 +204,12 @@ def make_graph(model: xMAE, entry: str) -> nn.Module:
     if model.cfg.source == other:
         raise ValueError(f"entry: expected a model with a {needed} encoder for {entry!r}, got source={other!r}")
     model = copy.deepcopy(model).cpu().float()
+    model.impl = "reference"
+    if changed := [fault for _, fault in model.irregular()]:
+        raise ValueError(
+            f"model: expected the standard modules, which an exported graph computes, got {'; '.join(changed)}."
+            " Merge adapters, remove hooks and parametrisations first, or use torch.export on the model itself."
+        )
     if entry == "embed":
         graph = EmbedGraph(model)
     else:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from xmae_fast.config import ModelCfg
+from xmae_fast.config import LagCfg
 from xmae_fast.ops.lag_attention.tables import gaussian_table, lag_seconds, window_table
 
 START_LAGS_S = (0.1, 0.4)  # physiological R peak to PPG foot; heads start evenly spaced in it
@@ -15,21 +15,19 @@ START_WIDTH_S = 0.4
 
 
 class LagBias(nn.Module):
-    """Table [H, 2N - 1] by the kind of `cfg.lag`.
+    """Table [H, 2N - 1] by the kind of `lag`, for N = num_patches patches that are `patch_seconds` apart.
 
     window: fixed, no parameters. gaussian: `center` [H] in seconds, `log_width` [H] (width = exp(log_width) seconds).
     table: `table` [H, 2N - 1], started at zero, which is the attention without lag.
     """
 
-    def __init__(self, cfg: ModelCfg) -> None:
+    def __init__(self, lag: LagCfg, nhead: int, num_patches: int, patch_seconds: float) -> None:
         super().__init__()
-        self.kind = cfg.lag.kind
-        H, N = cfg.nhead, cfg.num_patches
-        lags = lag_seconds(N, cfg.patch_seconds)
+        self.kind = lag.kind
+        H, N = nhead, num_patches
+        lags = lag_seconds(N, patch_seconds)
         if self.kind == "window":
-            table = window_table(
-                lag_seconds(N, cfg.patch_seconds, dtype=torch.float64), cfg.lag.min_s, cfg.lag.max_s, H
-            )
+            table = window_table(lag_seconds(N, patch_seconds, dtype=torch.float64), lag.min_s, lag.max_s, H)
             self.register_buffer("fixed_table", table.float(), persistent=False)
         elif self.kind == "gaussian":
             self.register_buffer("lags", lags, persistent=False)

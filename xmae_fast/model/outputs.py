@@ -46,10 +46,10 @@ def encode(model: xMAE, ppg: Tensor, output: str = "pooled") -> Tensor:
 
 def _functions(model: xMAE) -> dict[str, Callable[[Tensor], Tensor]]:
     def tokens(signal: Tensor) -> Tensor:
-        return model.ppg_path.encode(signal, None, inference=True, impl=model.impl)
+        return model.ppg_path.encode(signal, inference=True)
 
     return {
         "tokens": tokens,
         "pooled": lambda signal: tokens(signal).mean(1),
-        "projected": lambda signal: model.ppg_path.embedding(tokens(signal)),
+        "projected": model._embed,
     }

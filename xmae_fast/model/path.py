@@ -2,87 +2,215 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor, nn
 
 from xmae_fast import ops
-from xmae_fast.config import ModelCfg
-from xmae_fast.model.layers import Block, Stem, truncated_normal
+from xmae_fast.choices import choice_of
+from xmae_fast.model import standard
+from xmae_fast.model.blocks import ENCODER, TransformerDecoderLite, TransformerEncoder, WaveformDecoder
+from xmae_fast.model.modes import evaluating
+from xmae_fast.model.standard import Accelerated, Span, Standard
+from xmae_fast.model.stem import STEM, PatchEmbed1D, UNetHalfInceptionStem1D
+
+_ENCODING_OPS = ("conv_stem", "patch_embed", "lag_attention", "feed_forward")
 
 
-class PatchProjection(nn.Module):
-    """Patch embedding's parameters: Conv1d(S -> D, kernel P, stride P)."""
+def _patch_embedding(patch_len: int) -> Standard:
+    proj = standard.conv(patch_len, stride=patch_len, padding=0, bias=True)
+    return Standard(PatchEmbed1D, children={"proj": proj})
 
-    def __init__(self, cfg: ModelCfg) -> None:
+
+def _decoder(patch_len: int) -> Standard:
+    settings = {
+        "stride": (patch_len,), "padding": (0,), "output_padding": (0,), "dilation": (1,), "groups": 1,
+        "padding_mode": "zeros",
+    }  # fmt: skip
+    deconv = Standard(nn.ConvTranspose1d, settings, ("weight", "bias"), kernel_size=patch_len)
+    return Standard(WaveformDecoder, children={"deconv": deconv})
+
+
+class SinglePath(Accelerated):
+    """All of one modality: stem, patch embedding, encoder, embedding head, decoder.
+
+    Attributes:
+        seq_len: L. patch_len: P. n_patches: N = L / P. d_model: D.
+    """
+
+    def __init__(
+        self,
+        seq_len: int = 1000,
+        patch_len: int = 40,
+        d_model: int = 512,
+        nhead: int = 8,
+        depth: int = 2,
+        stem_ch: int = 32,
+        dropout: float = 0.1,
+        proj_dim: int = 384,
+    ) -> None:
         super().__init__()
-        self.proj = nn.Conv1d(cfg.stem_ch, cfg.d_model, cfg.patch_len, stride=cfg.patch_len)
-
-
-class Encoder(nn.Module):
-    """A stack of encoder blocks."""
-
-    def __init__(self, cfg: ModelCfg, depth: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(cfg, 4 * cfg.d_model, ("norm1", "norm2")) for _ in range(depth))
-
-
-class WaveformDecoder(nn.Module):
-    """Deconvolution's parameters: ConvTranspose1d(D -> 1, kernel P, stride P)."""
-
-    def __init__(self, cfg: ModelCfg) -> None:
-        super().__init__()
-        self.deconv = nn.ConvTranspose1d(cfg.d_model, 1, cfg.patch_len, stride=cfg.patch_len)
-
-
-class ModalityPath(nn.Module):
-    """All of one modality: stem, patch embedding, encoder, embedding head, decoder."""
-
-    stem_may_share = True  # launches with the other modality's: `features` may be bypassed
-
-    def __init__(self, cfg: ModelCfg, depth: int) -> None:
-        super().__init__()
-        self.patch_len = cfg.patch_len
-        self.pos = truncated_normal(1, cfg.num_patches, cfg.d_model)
-        self.stem = Stem(cfg.stem_ch)
-        self.patcher = PatchProjection(cfg)
-        self.encoder = Encoder(cfg, depth)
-        self.proj = nn.Sequential(nn.LayerNorm(cfg.d_model), nn.Linear(cfg.d_model, cfg.proj_dim))
-        self.dec_blk = Block(cfg, 2 * cfg.d_model, ("ln1", "ln2"))
-        self.decoder = WaveformDecoder(cfg)
-        self.mask_loc_table = nn.Embedding(cfg.num_patches, cfg.d_model)
+        self.seq_len, self.patch_len, self.d_model = seq_len, patch_len, d_model
+        self.n_patches = seq_len // patch_len
+        # One seed makes one model: parameters are drawn in the published order.
+        self.stem = UNetHalfInceptionStem1D(1, stem_ch)
+        self.patcher = PatchEmbed1D(stem_ch, d_model, patch_len)
+        self.pos = truncated_normal(1, self.n_patches, d_model)
+        self.encoder = TransformerEncoder(depth, d_model, nhead, dropout=dropout)
+        self.proj = nn.Sequential(nn.LayerNorm(d_model), nn.Linear(d_model, proj_dim))
+        self.dec_blk = TransformerDecoderLite(d_model, nhead, dropout=dropout)
+        self.decoder = WaveformDecoder(d_model, patch_len)
+        self.mask_loc_table = nn.Embedding(self.n_patches, d_model)
         nn.init.xavier_uniform_(self.mask_loc_table.weight)
+        patcher, decoder = _patch_embedding(patch_len), _decoder(patch_len)
+        self._stem_span, self._patcher_span = Span({"stem": STEM}), Span({"patcher": patcher})
+        self._encoding_span = Span({"stem": STEM, "patcher": patcher, "encoder": ENCODER})
+        self._decoder_span = Span({"decoder": decoder})
 
-    def encode(self, signal: Tensor, ids_keep: Tensor | None, *, inference: bool = False, impl: str = "auto") -> Tensor:
-        """Tokens of the visible patches: signal [B, 1, L], ids_keep [B, Nk] or None (all) -> [B, Nk, D].
+    def visible_tokens_from_wave(self, x: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Tokens of the visible patches: x [B, 1, L], ids_keep [B, Nk] or None (all) -> [B, Nk, D].
 
         The stem runs over the visible patches side by side, and the first Nk positions are added, not those of the
-        kept patches: both as published. `inference`: running statistics and no dropout, whatever the mode.
+        kept patches: both as published.
         """
-        signal = self.visible(signal, ids_keep, impl)
-        return self.tokens(self.features(signal, inference, impl), inference=inference, impl=impl)
+        return self.tokens(self.features(self.visible(x, ids_keep)))
 
-    def visible(self, signal: Tensor, ids_keep: Tensor | None, impl: str) -> Tensor:
-        """The visible patches side by side: [B, 1, Nk P]."""
+    def encode(self, signal: Tensor, ids_keep: Tensor | None = None, *, inference: bool = False) -> Tensor:
+        """`visible_tokens_from_wave`; with `inference` by running statistics and without dropout, whatever the mode."""
+        if not inference:
+            return self.visible_tokens_from_wave(signal, ids_keep)
+        visible = self.visible(signal, ids_keep)
+        if visible.shape[-1] and self._is_encoded_by_operators():
+            return self._encoded(visible)
+        with evaluating(self):
+            return self.tokens(self.features(visible))
+
+    def visible(self, signal: Tensor, ids_keep: Tensor | None) -> Tensor:
+        """The visible patches side by side: [B, 1, L] -> [B, 1, Nk P]."""
         if ids_keep is None:
             return signal
-        return ops.gather_patches(signal, ids_keep, self.patch_len, impl=impl)
+        return ops.gather_patches(signal, ids_keep, self.patch_len, impl=self.impl)
 
-    def features(self, signal: Tensor, inference: bool, impl: str) -> Tensor:
-        """The stem's, [B, S, Nk P], of visible patches side by side."""
-        if signal.shape[-1] == 0:
-            return self.pos.new_empty(signal.shape[0], 0, 0)
-        training = not inference and self.stem.uses_batch_statistics()
-        return ops.conv_stem(signal, self.stem.params(), training=training, impl=impl)
+    def features(self, visible: Tensor) -> Tensor:
+        """The stem's features of visible patches side by side: [B, 1, Nk P] -> [B, S, Nk P]."""
+        if visible.shape[-1] == 0:
+            return self.pos.new_empty(visible.shape[0], 0, 0)
+        return self.stem(visible)
 
-    def tokens(self, features: Tensor, *, inference: bool, impl: str) -> Tensor:
+    def tokens(self, features: Tensor) -> Tensor:
         """From the stem's features [B, S, Nk P] to tokens [B, Nk, D]."""
         kept = features.shape[-1] // self.patch_len
         if kept == 0:
-            return self.pos.new_empty(features.shape[0], 0, self.pos.shape[-1])
-        x = ops.patch_embed(features, self.patcher.proj.weight, self.patcher.proj.bias, self.pos[:, :kept], impl=impl)
+            return self.pos.new_empty(features.shape[0], 0, self.d_model)
+        return self.encoder(self._embed_patches(features, self.pos[:, :kept]))
+
+    def _embed_patches(self, features: Tensor, pos: Tensor) -> Tensor:
+        if self.runs_as_modules("patch_embed", self._patcher_span):
+            return self.patcher(features) + pos
+        return self._patch_kernel(features, pos)
+
+    def _patch_kernel(self, features: Tensor, pos: Tensor) -> Tensor:
+        proj = self.patcher.proj
+        return ops.patch_embed(features, proj.weight, proj.bias, pos, impl=self.impl)
+
+    def _is_encoded_by_operators(self) -> bool:
+        chosen = {choice_of(self.impl, op) for op in _ENCODING_OPS}
+        return "reference" not in chosen and not self._encoding_span.fault(self)
+
+    def _encoded(self, visible: Tensor) -> Tensor:
+        """Tokens in evaluation, of modules that are all standard: [B, 1, Nk P] -> [B, Nk, D]."""
+        features = self.stem.kernel(visible, training=False)
+        x = self._patch_kernel(features, self.pos[:, : features.shape[-1] // self.patch_len])
         for block in self.encoder.blocks:
-            x = block(x, inference=inference, impl=impl)
+            x = block.kernel(x)
         return x
 
     def embedding(self, tokens: Tensor) -> Tensor:
         """Mean over tokens, LayerNorm, Linear: [B, Nk, D] -> [B, proj_dim]."""
         return self.proj(tokens.mean(dim=1))
+
+    def make_query_tokens_from_pre_encoded(
+        self, tokens: Tensor, ids_keep: Tensor, tokens_of_the_other: Tensor | None = None
+    ) -> Tensor:
+        """Queries of the bridge: the encoder's token for every visible patch, a learned vector for every other.
+
+        Args:
+            tokens: [B, Nk, D], of the encoder. ids_keep: [B, Nk], the patches that they are of.
+            tokens_of_the_other: of the other modality; not needed, part of the published call.
+
+        Returns:
+            [B, N, D].
+        """
+        return ops.assemble_queries(
+            tokens, whole_numbers(ids_keep), self.pos, self.mask_loc_table.weight, impl=self.impl
+        )
+
+    def decode_full_wave(self, tokens: Tensor, ids_restore: Tensor | None, mask_token: Tensor) -> Tensor:
+        """tokens [B, Nk or N, D], ids_restore [B, N], mask_token [1, 1, D] -> [B, 1, L].
+
+        Fewer than N tokens are those of the visible patches: mask_token takes the places of the others, and the
+        positions are added.
+        """
+        return self.waveform(self.decoded(tokens, ids_restore, mask_token))
+
+    def decoded(self, tokens: Tensor, ids_restore: Tensor | None, mask_token: Tensor) -> Tensor:
+        """All N tokens after the decoder block: [B, Nk or N, D] -> [B, N, D]."""
+        if tokens.shape[1] < self.n_patches:
+            restore = whole_numbers(ids_restore)
+            tokens = ops.restore_tokens(tokens, restore, mask_token, self.pos, impl=self.impl)
+        return self.dec_blk(tokens)
+
+    def waveform(self, decoded: Tensor) -> Tensor:
+        """Each token becomes the samples of its patch: [B, N, D] -> [B, 1, L]."""
+        if self.runs_as_modules("waveform_loss", self._decoder_span):
+            return self.decoder(decoded)
+        deconv = self.decoder.deconv
+        return ops.decode_waveform(decoded, deconv.weight, deconv.bias, impl=self.impl)
+
+    def loss(self, decoded: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """`masked_mse` of `waveform(decoded)`: decoded [B, N, D], target, mask [B, 1, L] -> []."""
+        if self.runs_as_modules("waveform_loss", self._decoder_span):
+            return ops.masked_mse(self.decoder(decoded), target, mask, impl=self.impl)
+        deconv = self.decoder.deconv
+        return ops.waveform_loss(decoded, deconv.weight, deconv.bias, target, mask, impl=self.impl)
+
+    @staticmethod
+    def seqmask_from_ids_restore(ids_restore: Tensor, kept: int, patch_len: int) -> Tensor:
+        """1 on the samples of masked patches (ids_restore >= kept), 0 elsewhere: [B, N] -> [B, 1, N P], float32."""
+        return ops.masked_samples(whole_numbers(ids_restore), kept, patch_len)
+
+    def _identity_ids(self, B: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """ids_keep and ids_restore that hide nothing: [B, N] each."""
+        return identity_ids(B, self.n_patches, device)
+
+    @staticmethod
+    def _ensure_B1L(x: Tensor) -> Tensor:
+        """[B, L] or [B, 1, L] -> [B, 1, L]."""
+        return x[:, None] if x.dim() == 2 else x
+
+    def stem_joins(self) -> bool:
+        """Whether an operator may take this path's stem together with another one's."""
+        return choice_of(self.impl, "conv_stem") != "reference" and not (
+            self._stem_span.fault(self) or self.stem.mode_fault()
+        )
+
+    def spans(self) -> Iterator[tuple[str, str]]:
+        yield "patch_embed", self._patcher_span.fault(self)
+        yield "waveform_loss", self._decoder_span.fault(self)
+
+
+def whole_numbers(ids: Tensor | None) -> Tensor | None:
+    """Patch indices of any integer type as int64."""
+    if ids is None or ids.dtype == torch.int64 or ids.dtype == torch.bool or ids.is_floating_point():
+        return ids  # what is no integer is refused by whoever checks them
+    return ids.long()
+
+
+def identity_ids(B: int, N: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    ids = torch.arange(N, device=device).expand(B, -1)
+    return ids, ids
+
+
+def truncated_normal(*shape: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))

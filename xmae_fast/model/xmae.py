@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,25 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from xmae_fast import backend, ops
+from xmae_fast.choices import check_choice
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
-from xmae_fast.model.lag import LagBias
-from xmae_fast.model.layers import CrossBlock, truncated_normal
-from xmae_fast.model.path import ModalityPath
+from xmae_fast.model.blocks import Bridger
+from xmae_fast.model.modes import evaluating
+from xmae_fast.model.path import SinglePath, identity_ids, truncated_normal, whole_numbers
 from xmae_fast.model.pretrained import Pretrained
+from xmae_fast.model.standard import Accelerated
 from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
-
-
-class Bridge(nn.Module):
-    """Cross-attention between the modalities. `ppg2ecg` is part of the published state dict and never runs."""
-
-    def __init__(self, cfg: ModelCfg) -> None:
-        super().__init__()
-        self.ecg2ppg = nn.ModuleList(
-            CrossBlock(cfg, LagBias(cfg) if cfg.lag is not None else None) for _ in range(cfg.depth_bridge)
-        )
-        self.ppg2ecg = nn.ModuleList(CrossBlock(cfg, None) for _ in range(cfg.depth_bridge))
 
 
 class xMAE(Pretrained, nn.Module):
@@ -50,19 +42,43 @@ class xMAE(Pretrained, nn.Module):
                 f"cfg: expected a ModelCfg (build_model_from_cfg takes dictionaries), got {type(cfg).__name__}"
             )
         self.cfg = cfg = replace(cfg)  # a copy, checked anew: later changes to the caller's do not reach the model
-        self.impl = impl
-        self.has_bridge = cfg.use_cross_bridge and cfg.source == "ppg+ecg"
+        check_choice(impl)
+        paths = {
+            "seq_len": cfg.seq_len, "patch_len": cfg.patch_len, "d_model": cfg.d_model, "nhead": cfg.nhead,
+            "stem_ch": cfg.stem_ch, "dropout": cfg.dropout, "proj_dim": cfg.proj_dim,
+        }  # fmt: skip
+        # One seed makes one model: parameters are drawn in the published order.
+        self.ppg_path = SinglePath(depth=cfg.depth_ppg, **paths) if cfg.source != "ecg" else None
+        self.ecg_path = SinglePath(depth=cfg.depth_ecg, **paths) if cfg.source != "ppg" else None
+        self.bridger = None
+        if cfg.use_cross_bridge and cfg.source == "ppg+ecg":
+            self.bridger = Bridger(
+                cfg.d_model, cfg.nhead, cfg.depth_bridge, cfg.dropout, lag=cfg.lag, num_patches=cfg.num_patches,
+                patch_seconds=cfg.patch_seconds,
+            )  # fmt: skip
         self.mask_token = truncated_normal(1, 1, cfg.d_model)
-        if cfg.source != "ecg":
-            self.ppg_path = ModalityPath(cfg, cfg.depth_ppg)
-        if cfg.source != "ppg":
-            self.ecg_path = ModalityPath(cfg, cfg.depth_ecg)
-        if self.has_bridge:
-            self.bridger = Bridge(cfg)
+        self.impl = impl
+
+    @property
+    def source(self) -> str:
+        return self.cfg.source
+
+    @property
+    def n_patches(self) -> int:
+        """N = L / P."""
+        return self.cfg.num_patches
+
+    @property
+    def patch_len(self) -> int:
+        return self.cfg.patch_len
+
+    @property
+    def has_bridge(self) -> bool:
+        return self.bridger is not None
 
     @property
     def impl(self) -> str:
-        """Which implementation the operators use; setting it checks that they can."""
+        """Which implementation the operators use; setting it checks that they can, and tells every part."""
         return self._impl
 
     @impl.setter
@@ -70,6 +86,15 @@ class xMAE(Pretrained, nn.Module):
         for op in backend.MODEL_OPS:
             backend.check_usable(op, value)
         self._impl = value
+        for name, part in self.named_modules():
+            if isinstance(part, Accelerated):
+                part.impl, part.where = value, name
+
+    def irregular(self) -> Iterator[tuple[str, str]]:
+        """(operator, '<module>: <reason>') of each span of modules that no kernel computes, so that they run themselves."""
+        for part in self.modules():
+            if isinstance(part, Accelerated) and not part.where.startswith("bridger.ppg2ecg"):  # these never run
+                yield from ((op, part.named(fault)) for op, fault in part.spans() if fault)
 
     def forward(
         self,
@@ -89,16 +114,16 @@ class xMAE(Pretrained, nn.Module):
         Args:
             ppg, ecg: [B, L] or [B, 1, L], L = cfg.seq_len; min-max normalised to [-1, 1] per segment in the published
                 recipe. A modality that cfg.source leaves out is ignored; at least one must remain.
-            ids_keep_*: [B, Nk] int64, visible patches; None: all.
-            ids_restore_*: [B, N] int64, inverse of the permutation [kept..., masked...].
+            ids_keep_*: [B, Nk] of an integer type, visible patches; None, or without ids_restore: all.
+            ids_restore_*: [B, N], inverse of the permutation [kept..., masked...].
             return_embeddings, return_recon: override cfg's.
             return_loss: also `loss`, a scalar: `masked_mse` of the reconstruction, by one operator that need not write
                 it; embedding and reconstruction are then left out unless asked for by name.
 
         Returns:
             A dictionary with what can be computed and is asked for: `ppg_embedding` [B, proj_dim] (its projection gets
-            no gradient from pretraining; NaN where no PPG patch is visible), `ecg_reconstructed` [B, 1, L],
-            `seq_mask_used_ecg` [B, 1, L], 1 on masked samples.
+            no gradient from pretraining; there is none where no PPG patch is visible), `ecg_reconstructed` [B, 1, L],
+            `seq_mask_used_ecg` [B, 1, L] float32, 1 on masked samples.
 
         Raises:
             ValueError, TypeError: naming the argument. BackendError: impl.
@@ -108,45 +133,31 @@ class xMAE(Pretrained, nn.Module):
             want_embedding = self.cfg.return_embeddings and not return_loss
         if want_recon is None:
             want_recon = self.cfg.return_recon and not return_loss
-        ppg = self.as_signal("ppg", ppg)
-        ecg = self.as_signal("ecg", ecg)
+        ppg, ecg = self.as_signal("ppg", ppg), self.as_signal("ecg", ecg)
         if ppg is None and ecg is None:
             raise ValueError(f"ppg, ecg: expected at least one signal that source={self.cfg.source!r} uses, got none")
         if ppg is not None and ecg is not None and ppg.shape[0] != ecg.shape[0]:
             raise ValueError(f"ecg: expected the batch size of ppg, {ppg.shape[0]}, got {ecg.shape[0]}")
-        self.check_ids("_ppg", ppg, ids_keep_ppg, ids_restore_ppg)
-        self.check_ids("_ecg", ecg, ids_keep_ecg, ids_restore_ecg)
-        if ecg is not None and ids_keep_ecg is not None and ids_restore_ecg is None:
-            raise ValueError("ids_restore_ecg: expected with ids_keep_ecg, got None")
-
         if return_loss and ecg is None:
             raise ValueError(f"return_loss: expected an ecg that source={self.cfg.source!r} uses, got none")
+        keep_ppg, _ = self._ids("_ppg", ppg, ids_keep_ppg, ids_restore_ppg)
+        keep_ecg, restore_ecg = self._ids("_ecg", ecg, ids_keep_ecg, ids_restore_ecg)
 
+        decoding = ecg is not None and (want_recon or return_loss)
+        with_ppg = ppg is not None and (want_embedding or (decoding and self.has_bridge))
+        ppg_tokens, ecg_tokens = self._encode(
+            ppg if with_ppg else None, keep_ppg, ecg if decoding else None, keep_ecg
+        )
         result: dict[str, Tensor] = {}
-        want_recon = want_recon and ecg is not None
-        decoding = want_recon or return_loss
-        bridged = self.has_bridge and ppg is not None and decoding
-        with_ppg = ppg is not None and (want_embedding or bridged)
-        if with_ppg and decoding:
-            ppg_tokens, ecg_tokens = self._encode_both(ppg, ids_keep_ppg, ecg, ids_keep_ecg)
-        elif with_ppg:
-            ppg_tokens = self.ppg_path.encode(ppg, ids_keep_ppg, impl=self.impl)
-        elif decoding:
-            ecg_tokens = self.ecg_path.encode(ecg, ids_keep_ecg, impl=self.impl)
-        if with_ppg and want_embedding:
+        if want_embedding and ppg_tokens is not None and ppg_tokens.shape[1]:
             result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
         if decoding:
-            if bridged:
-                ecg_tokens = self.bridge_queries(ecg_tokens, ids_keep_ecg)
-                for block in self.bridger.ecg2ppg:
-                    ecg_tokens = block(ecg_tokens, ppg_tokens, ids_keep_ppg, impl=self.impl)
-            decoded = self._decoder_tokens(ecg_tokens, ids_restore_ecg)
-            mask = self._sample_mask(ecg, ids_keep_ecg, ids_restore_ecg)
-            deconv = self.ecg_path.decoder.deconv
+            decoded = self._decode(ppg_tokens, keep_ppg, ecg_tokens, keep_ecg, restore_ecg)
+            mask = self._sample_mask(ecg, keep_ecg, restore_ecg)
             if return_loss:
-                result["loss"] = ops.waveform_loss(decoded, deconv.weight, deconv.bias, ecg, mask, impl=self.impl)
+                result["loss"] = self.ecg_path.loss(decoded, ecg, mask)
             if want_recon:
-                result["ecg_reconstructed"] = ops.decode_waveform(decoded, deconv.weight, deconv.bias, impl=self.impl)
+                result["ecg_reconstructed"] = self.ecg_path.waveform(decoded)
                 result["seq_mask_used_ecg"] = mask
         return result
 
@@ -179,44 +190,69 @@ class xMAE(Pretrained, nn.Module):
         return self._embed(signal)
 
     def _embed(self, signal: Tensor) -> Tensor:
-        return self.ppg_path.embedding(self.ppg_path.encode(signal, None, inference=True, impl=self.impl))
+        path = self.ppg_path
+        tokens = path.encode(signal, inference=True)
+        if not any(module.training for module in path.proj.modules()):
+            return path.embedding(tokens)
+        with evaluating(path.proj):
+            return path.embedding(tokens)
 
-    def _encode_both(
-        self, ppg: Tensor, ids_keep_ppg: Tensor | None, ecg: Tensor, ids_keep_ecg: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens of both modalities, as by `ModalityPath.encode`; their stems may share launches."""
+    def _encode(
+        self, ppg: Tensor | None, keep_ppg: Tensor | None, ecg: Tensor | None, keep_ecg: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens of the visible patches, signals [B, 1, L] -> [B, Nk, D] each; None for a signal that is None."""
+        if ppg is None or ecg is None:
+            return (
+                None if ppg is None else self.ppg_path.visible_tokens_from_wave(ppg, keep_ppg),
+                None if ecg is None else self.ecg_path.visible_tokens_from_wave(ecg, keep_ecg),
+            )
         paths = self.ppg_path, self.ecg_path
-        signals = (
-            self.ppg_path.visible(ppg, ids_keep_ppg, self.impl), self.ecg_path.visible(ecg, ids_keep_ecg, self.impl)
-        )  # fmt: skip
-        modes = [path.stem.uses_batch_statistics() for path in paths]
-        share = modes[0] == modes[1] and all(path.stem_may_share for path in paths)
-        if share and all(signal.shape[-1] for signal in signals):
+        seen = [path.visible(x, keep) for path, x, keep in zip(paths, (ppg, ecg), (keep_ppg, keep_ecg), strict=True)]
+        if self._stems_join(*seen):
             params = tuple(path.stem.params() for path in paths)
-            features = ops.conv_stems(signals, params, training=modes[0], impl=self.impl)
-        else:
-            features = tuple(path.features(x, False, self.impl) for path, x in zip(paths, signals, strict=True))
-        tokens = (path.tokens(x, inference=False, impl=self.impl) for path, x in zip(paths, features, strict=True))
-        return tuple(tokens)
+            features = ops.conv_stems(
+                seen, params, training=paths[0].stem.uses_batch_statistics(), impl=self.ppg_path.impl
+            )
+            return tuple(path.tokens(x) for path, x in zip(paths, features, strict=True))
+        return tuple(path.tokens(path.features(x)) for path, x in zip(paths, seen, strict=True))
+
+    def _stems_join(self, ppg: Tensor, ecg: Tensor) -> bool:
+        """Whether both stems may be handed to one operator: its kernels on a GPU train them in one set of launches."""
+        paths = self.ppg_path, self.ecg_path
+        chosen = backend.resolve("conv_stem", self.impl, ppg.device, ppg.dtype)
+        if chosen in ("reference", "cpu") or not (ppg.shape[-1] and ecg.shape[-1]):
+            return False
+        alike = paths[0].stem.uses_batch_statistics() == paths[1].stem.uses_batch_statistics()
+        return alike and all(path.stem_joins() for path in paths)
+
+    def _decode(
+        self, ppg_tokens: Tensor | None, keep_ppg: Tensor | None, ecg_tokens: Tensor, keep_ecg: Tensor | None,
+        restore_ecg: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """All N tokens of the ECG after bridge and decoder block: [B, Nk, D] each -> [B, N, D]."""
+        if self.has_bridge and ppg_tokens is not None:
+            queries = self.bridge_queries(ecg_tokens, keep_ecg)
+            key_pos = {} if self.cfg.lag is None else {"key_pos": keep_ppg}
+            _, ecg_tokens = self.bridger(ppg_tokens, ecg_tokens, q_ecg_override=queries, **key_pos)
+        return self.ecg_path.decoded(ecg_tokens, restore_ecg, self.mask_token)
 
     def bridge_queries(self, ecg_tokens: Tensor, ids_keep_ecg: Tensor | None) -> Tensor:
         """Encoder tokens [B, Nk, D] -> queries of the bridge [B, N, D]."""
         if ids_keep_ecg is None:
-            ids_keep_ecg = torch.arange(self.cfg.num_patches, device=ecg_tokens.device).expand(ecg_tokens.shape[0], -1)
-        path = self.ecg_path
-        return ops.assemble_queries(ecg_tokens, ids_keep_ecg, path.pos, path.mask_loc_table.weight, impl=self.impl)
-
-    def _decoder_tokens(self, tokens: Tensor, ids_restore: Tensor | None) -> Tensor:
-        """All N tokens of the ECG behind the decoder block: tokens [B, Nk or N, D] -> [B, N, D]."""
-        path = self.ecg_path
-        if tokens.shape[1] < self.cfg.num_patches:
-            tokens = ops.restore_tokens(tokens, ids_restore, self.mask_token, path.pos, impl=self.impl)
-        return path.dec_blk(tokens, impl=self.impl)
+            ids_keep_ecg, _ = self._identity_ids(ecg_tokens.shape[0], ecg_tokens.device)
+        return self.ecg_path.make_query_tokens_from_pre_encoded(ecg_tokens, ids_keep_ecg)
 
     def _sample_mask(self, ecg: Tensor, ids_keep: Tensor | None, ids_restore: Tensor | None) -> Tensor:
+        """1 on masked samples, 0 elsewhere: [B, 1, L], float32 whatever the model's dtype, so that its sum is right."""
         if ids_keep is None:
-            return torch.zeros_like(ecg)
-        return ops.masked_samples(ids_restore, ids_keep.shape[1], self.cfg.patch_len, ecg.dtype, impl=self.impl)
+            return torch.zeros_like(ecg, dtype=torch.float32)
+        return ops.masked_samples(ids_restore, ids_keep.shape[1], self.cfg.patch_len, impl=self.impl)
+
+    def _identity_ids(self, B: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """ids_keep and ids_restore that hide nothing: [B, N] each."""
+        return identity_ids(B, self.n_patches, device)
+
+    _ensure_B1L = staticmethod(SinglePath._ensure_B1L)
 
     def as_signal(self, name: str, signal: Tensor | None) -> Tensor | None:
         """`signal` [B, L] or [B, 1, L], checked, as [B, 1, L]; None where it is missing or the source leaves it out."""
@@ -232,13 +268,31 @@ class xMAE(Pretrained, nn.Module):
         check_like(name, signal, "the model", self.mask_token)
         return signal
 
-    def check_ids(self, suffix: str, signal: Tensor | None, keep: Tensor | None, restore: Tensor | None) -> None:
-        """Raise unless the ids of one modality fit its signal; see `ops.token_gather.validate_ids`."""
+    def kept_ids(self, suffix: str, signal: Tensor, keep: Tensor | None) -> Tensor | None:
+        """ids_keep of one modality as int64, checked against its signal; None: all patches."""
+        if keep is not None:
+            keep = whole_numbers(keep)
+            validate_ids(suffix, keep, None, signal.shape[0], self.cfg.num_patches, signal.device)
+        return keep
+
+    def _ids(
+        self, suffix: str, signal: Tensor | None, keep: Tensor | None, restore: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The ids of one modality as int64, checked against its signal (see `ops.token_gather.validate_ids`); twice None
+        where every patch is visible."""
         if signal is None or (keep is None and restore is None):
-            return
+            return None, None
         if keep is None:
             raise ValueError(f"ids_keep{suffix}: expected with ids_restore{suffix}, got None")
+        keep, restore = whole_numbers(keep), whole_numbers(restore)
         validate_ids(suffix, keep, restore, signal.shape[0], self.cfg.num_patches, signal.device)
+        if restore is None:
+            warnings.warn(
+                f"ids_keep{suffix} without ids_restore{suffix} hides nothing, as published: all patches are visible",
+                stacklevel=3,
+            )
+            return None, None
+        return keep, restore
 
 
 def build_model_from_cfg(cfg: Mapping[str, Any], impl: str = "auto") -> xMAE:

@@ -1,8 +1,8 @@
 """BatchNorm statistics over all processes that share a batch.
 
-The stem is one operator (`ops.conv_stem`) that calls no nn.BatchNorm modules, so that torch.nn.SyncBatchNorm has
-nothing to replace, and its kernels take the statistics of their own process. Here the stem runs in plain PyTorch
-instead, with each `batch_norm` of it replaced by one that combines the processes' means and variances.
+The kernels of a stem take the statistics of their own process, and torch.nn.SyncBatchNorm trains on GPUs alone. Here each
+BatchNorm of the stems becomes one that combines the processes' means and variances on any device; the stems then run as
+modules.
 """
 
 from __future__ import annotations
@@ -10,53 +10,38 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, distributed
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, distributed, nn
 
-from xmae_fast.model.path import ModalityPath
 from xmae_fast.model.xmae import xMAE
+
+
+class SynchronisedBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm1d that normalises, in training, by the statistics of all processes of torch.distributed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        return _batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, momentum, self.eps)
 
 
 def synchronise_batch_norm(model: xMAE) -> None:
     """Let the stems of `model` normalise, in training, by the statistics of all processes of torch.distributed.
 
-    Both stems then run with impl="reference", with one small all_reduce for each of the 30 BatchNorms of a stem,
-    forward and backward. Parameters, state dict and evaluation stay as they are.
+    Both stems then run as modules, with one small all_reduce for each of the 30 BatchNorms of a stem, forward and
+    backward. Parameters, state dict and evaluation stay as they are.
     """
-    for path in (getattr(model, name, None) for name in ("ppg_path", "ecg_path")):
-        if path is not None:
-            path.__class__ = SynchronisedPath
-
-
-class SynchronisedPath(ModalityPath):
-    """A modality whose stem normalises by the statistics of all processes."""
-
-    stem_may_share = False
-
-    def features(self, signal: Tensor, inference: bool, impl: str) -> Tensor:
-        if inference or not self.stem.uses_batch_statistics():
-            return super().features(signal, inference, impl)
-        with _Synchronised():
-            return super().features(signal, inference, "reference")
-
-
-class _Synchronised(TorchFunctionMode):
-    """Within it, batch_norm in training takes the statistics of all processes."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is F.batch_norm:
-            return _batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    for path in (model.ppg_path, model.ecg_path):
+        for module in () if path is None else path.stem.modules():
+            if type(module) is nn.BatchNorm1d:
+                module.__class__ = SynchronisedBatchNorm1d
 
 
 def _batch_norm(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, training: bool,
-    momentum: float, eps: float,
-) -> Tensor:  # fmt: skip
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, momentum: float, eps: float
+) -> Tensor:
     """`F.batch_norm` of x [B, C, L] with the mean and variance of all processes' B L values a channel."""
-    if not training:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # of autocast
     own = values.mean((0, 2))
     spread = (values - own[:, None]).square().sum((0, 2))

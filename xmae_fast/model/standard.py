@@ -1,0 +1,323 @@
+"""Whether modules are the standard ones that a kernel computes, found out at every call.
+
+The modules are the model: each part has a `forward` that computes with its children. A kernel is a faster way to compute
+exactly the standard structure, so before it takes the work of a span of modules, `Span.fault` says why it must not: a
+module of another class, another setting (the eps of a BatchNorm), a hook, a patched `forward`, a parametrised weight.
+
+Comparing 140 modules one by one takes longer than a kernel takes for a segment. Therefore a span that has passed leaves
+a stamp: flat lists of all that was looked at, which the next call compares without leaving C. Whatever differs in any
+way is looked at anew. Nothing is assumed to stay as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, groupby
+from operator import attrgetter, is_, itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from xmae_fast import backend
+from xmae_fast.choices import choice_of
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in HOOKS)
+_HOOKS_OF = itemgetter(*HOOKS)
+_CALL = nn.Module.__call__
+_PLAIN_TENSORS = {nn.Parameter, Tensor}
+_FORWARDS: dict[type[nn.Module], Callable] = {}  # the forward of each standard class, before anybody could patch it
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What a module must be for a kernel to compute it.
+
+    Attributes:
+        kind: its exact class.
+        settings: attributes that must have these values.
+        tensors: parameters and buffers that must be there, as plain tensors; absent: those that must be None.
+        children: by name, and no others; `each` is what every child of a ModuleList must be.
+        kernel_size: last size of `weight`, for convolutions.
+    """
+
+    kind: type[nn.Module]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tensors: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    children: Mapping[str, Standard] = field(default_factory=dict)
+    each: Standard | None = None
+    kernel_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _FORWARDS.setdefault(self.kind, self.kind.forward)
+
+
+def conv(k: int, stride: int = 1, padding: int | None = None, bias: bool = False) -> Standard:
+    """Conv1d; `padding` is k // 2 unless given."""
+    settings = {
+        "stride": (stride,), "padding": (k // 2 if padding is None else padding,), "dilation": (1,), "groups": 1,
+        "padding_mode": "zeros",
+    }  # fmt: skip
+    tensors, absent = (("weight", "bias"), ()) if bias else (("weight",), ("bias",))
+    return Standard(nn.Conv1d, settings, tensors, absent, kernel_size=k)
+
+
+BATCH_NORM = Standard(
+    nn.BatchNorm1d, {"eps": 1e-5, "track_running_stats": True},
+    ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+)  # fmt: skip
+LAYER_NORM = Standard(nn.LayerNorm, {"eps": 1e-5}, ("weight", "bias"))
+LINEAR = Standard(nn.Linear, tensors=("weight", "bias"))
+SILU, DROPOUT = Standard(nn.SiLU), Standard(nn.Dropout)
+GELU = Standard(nn.GELU, {"approximate": "none"})
+ATTENTION = Standard(
+    nn.MultiheadAttention,
+    {"batch_first": True, "_qkv_same_embed_dim": True, "add_zero_attn": False, "bias_k": None, "bias_v": None},
+    ("in_proj_weight", "in_proj_bias"),
+    children={"out_proj": Standard(NonDynamicallyQuantizableLinear, tensors=("weight", "bias"))},
+)
+
+
+def sequential(*parts: Standard) -> Standard:
+    return Standard(nn.Sequential, children={str(number): part for number, part in enumerate(parts)})
+
+
+class Accelerated(nn.Module):
+    """A part of the model whose standard form a kernel computes.
+
+    Attributes:
+        impl: the choice of implementation, as everywhere; `xMAE` sets it.
+        where: its dotted name in the model, for messages; `xMAE` sets it.
+    """
+
+    impl = "auto"
+    where = ""
+
+    def runs_as_modules(self, op: str, span: Span, more: Callable[[], str] | None = None) -> bool:
+        """Whether the modules of `span` compute now, and not the operator `op`.
+
+        Args:
+            more: says why no kernel may take the modules, though each is a standard one; '' if one may.
+
+        Raises:
+            BackendError: a kernel was asked for by name, and the modules are not those that it computes.
+        """
+        choice = choice_of(self.impl, op)
+        if choice == "reference":
+            return True
+        fault = span.fault(self) or ("" if more is None else more())
+        if fault and choice != "auto":
+            raise backend.BackendError(
+                f"impl={choice!r} was asked for {op}, but {self.named(fault)}; impl='auto' runs these modules as they are"
+            )
+        return bool(fault)
+
+    def named(self, fault: str) -> str:
+        return f"{self.where}.{fault}" if self.where else fault
+
+    def spans(self) -> Iterator[tuple[str, str]]:
+        """(operator, why a kernel may not take this part's modules or '') of each span of this part."""
+        return iter(())
+
+
+class Span:
+    """The children of a part that one kernel computes together.
+
+    standard: what they must be, by name. Copies and pickles of it know nothing of earlier calls.
+    """
+
+    def __init__(self, standard: Mapping[str, Standard]) -> None:
+        self.standard = standard
+        self._stamp: _Stamp | None = None
+
+    def __deepcopy__(self, memo: dict) -> Span:
+        return Span(self.standard)
+
+    def __reduce__(self) -> tuple:
+        return Span, (self.standard,)
+
+    def fault(self, root: nn.Module) -> str:
+        """Why no kernel may compute these children of `root`, '<name>: <reason>', or '' if one may."""
+        if torch.compiler.is_compiling():  # the walk is traced: each thing that it looks at becomes a guard
+            return _walk_all(self.standard, root, None)
+        stamp = self._stamp
+        if stamp is not None and stamp.holds(root):
+            return ""
+        stamp = _Stamp()
+        fault = _walk_all(self.standard, root, stamp)
+        self._stamp = None if fault else stamp.finished(root)
+        return fault
+
+    def gathered(self, gather: Callable[[], Any]) -> Any:
+        """`gather()`, kept for as long as the stamp holds. To be called right after `fault` returned ''."""
+        stamp = self._stamp
+        if stamp is None or torch.compiler.is_compiling():
+            return gather()
+        if stamp.gathered is None:
+            stamp.gathered = gather()
+        return stamp.gathered
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling `module` does no more than its class's `forward`: no hook, nothing patched or compiled."""
+    return not (_own_reason(module) or _global_reason())
+
+
+def _global_reason() -> str:
+    if any(_GLOBAL_HOOKS):
+        return "a hook of all modules is registered (torch.nn.modules.module.register_module_*_hook)"
+    return "" if nn.Module.__call__ is _CALL else "torch.nn.Module.__call__ is patched"
+
+
+def _own_reason(module: nn.Module) -> str:
+    """What makes a call of `module` more than its class's `forward`, or ''."""
+    own = module.__dict__
+    for name in HOOKS:
+        if own.get(name):
+            return f"it has {name[1:].replace('_', ' ')}"
+    for name in ("forward", "__call__", "_call_impl"):
+        if name in own:
+            return f"its {name} is patched"
+    if own.get("_compiled_call_impl") is not None:
+        return "it is compiled by itself"
+    return ""
+
+
+def _walk_all(standard: Mapping[str, Standard], root: nn.Module, stamp: _Stamp | None) -> str:
+    if reason := _global_reason():
+        return f"{next(iter(standard))}: {reason}"
+    for name, wanted in standard.items():
+        module = root._modules.get(name)
+        if module is None:
+            return f"{name}: expected {wanted.kind.__name__}, got none"
+        if fault := _walk(wanted, module, name, stamp):
+            return fault
+    return ""
+
+
+def _walk(wanted: Standard, module: nn.Module, name: str, stamp: _Stamp | None) -> str:
+    """The first fault of `module` or of its children, with its dotted name."""
+    kind = type(module)
+    if kind is not wanted.kind:
+        return f"{name}: it is a {kind.__name__}, not a {wanted.kind.__name__}"
+    if reason := _own_reason(module):
+        return f"{name}: {reason}"
+    if kind.forward is not _FORWARDS[kind]:
+        return f"{name}: the forward of {kind.__name__} is patched"
+    for key, value in wanted.settings.items():
+        if (got := getattr(module, key)) != value:
+            return f"{name}: its {key} is {got!r}, not {value!r}"
+    for key in wanted.absent:
+        if getattr(module, key) is not None:
+            return f"{name}: it has a {key}"
+    own = module._parameters, module._buffers
+    for key in wanted.tensors:
+        tensor = own[0].get(key) if key in own[0] else own[1].get(key)
+        if tensor is None:
+            return f"{name}: its {key} is not a plain parameter or buffer"
+        if not _is_ordinary(tensor):
+            return f"{name}: its {key} is a {type(tensor).__name__}"
+    if wanted.kernel_size is not None and module.weight.shape[-1] != wanted.kernel_size:
+        return f"{name}: its kernel has {module.weight.shape[-1]} samples, not {wanted.kernel_size}"
+    if stamp is not None:
+        stamp.add(module, wanted)
+    children = module._modules
+    if wanted.each is None and list(children) != list(wanted.children):
+        return f"{name}: its children are {', '.join(children) or 'none'}, not {', '.join(wanted.children) or 'none'}"
+    for key, child in children.items():
+        if fault := _walk(wanted.each or wanted.children[key], child, f"{name}.{key}", stamp):
+            return fault
+    return ""
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return True  # dynamo and its fakes: subclasses are theirs to handle
+    return type(tensor) in _PLAIN_TENSORS
+
+
+class _Stamp:
+    """All that a walk has looked at, in flat lists. The root is not in them: a model that is dropped is freed at once.
+
+    Modules are in order of their kinds, those with tensors first and those with children last, so that each group is a
+    slice of one list of their dictionaries.
+    """
+
+    def __init__(self) -> None:
+        self.looked_at: list[tuple[nn.Module, Standard]] = []
+        self.gathered: Any = None
+
+    def add(self, module: nn.Module, wanted: Standard) -> None:
+        self.looked_at.append((module, wanted))
+
+    def finished(self, root: nn.Module) -> _Stamp:
+        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(type(m) for m, _ in self.looked_at))}
+        self.looked_at.sort(key=lambda each: (not each[1].tensors, bool(each[0]._modules), numbers[type(each[0])]))
+        self.modules = [module for module, _ in self.looked_at]
+        self.with_tensors = sum(bool(wanted.tensors) for _, wanted in self.looked_at)
+        self.without_children = next(
+            (at for at, module in enumerate(self.modules) if at >= self.with_tensors and module._modules),
+            len(self.modules),
+        )
+        self.parents_with_tensors = [m for m in self.modules[: self.with_tensors] if m._modules]
+        own = list(map(vars, self.modules))
+        self.kinds, self.sizes = list(map(type, self.modules)), list(map(len, own))
+        self.used_kinds = list(numbers)
+        self.forwards = list(map(_FORWARD_OF, self.used_kinds))
+        self.hooks = list(chain.from_iterable(map(_HOOKS_OF, own)))
+        self.settings = list(self._settings(own))
+        self.children, self.held = self._children(root, own), self._tensors(own)
+        self.tensor_kinds = list(map(type, self.held))
+        del self.looked_at
+        return self
+
+    def _settings(self, own: list[dict]) -> Iterator[tuple[Callable, slice, list]]:
+        """How to read the settings of each run of modules of one kind, where they are, and what they were."""
+        begin = 0
+        for kind, run in groupby(self.looked_at, key=lambda each: type(each[0])):
+            run = list(run)
+            end, keys = begin + len(run), [key for key in run[0][1].settings if key in own[begin]]
+            if keys:
+                get = itemgetter(*keys)
+                yield get, slice(begin, end), list(map(get, own[begin:end]))
+            begin = end
+
+    def holds(self, root: nn.Module) -> bool:
+        """Whether a walk from `root` would find what it found before."""
+        if any(_GLOBAL_HOOKS) or nn.Module.__call__ is not _CALL or any(self.hooks):
+            return False
+        own = list(map(vars, self.modules))
+        return (
+            _same(self._children(root, own), self.children)
+            and list(map(type, self.modules)) == self.kinds
+            and list(map(len, own)) == self.sizes
+            and list(map(_FORWARD_OF, self.used_kinds)) == self.forwards
+            and all(list(map(get, own[where])) == found for get, where, found in self.settings)
+            and _same(held := self._tensors(own), self.held)
+            and list(map(type, held)) == self.tensor_kinds
+        )
+
+    def _children(self, root: nn.Module, own: list[dict]) -> list[nn.Module]:
+        parents = own[self.without_children :]
+        if self.parents_with_tensors:
+            parents += map(vars, self.parents_with_tensors)
+        parents.append(vars(root))
+        return list(chain.from_iterable(map(dict.values, map(_MODULES_OF, parents))))
+
+    def _tensors(self, own: list[dict]) -> list[Tensor | None]:
+        own = own[: self.with_tensors]
+        parameters, buffers = map(_PARAMETERS_OF, own), filter(None, map(_BUFFERS_OF, own))
+        return list(chain.from_iterable(map(dict.values, chain(parameters, buffers))))
+
+
+_FORWARD_OF = attrgetter("forward")
+_MODULES_OF, _PARAMETERS_OF, _BUFFERS_OF = map(itemgetter, ("_modules", "_parameters", "_buffers"))
+
+
+def _same(now: list, before: list) -> bool:
+    return len(now) == len(before) and all(map(is_, now, before))

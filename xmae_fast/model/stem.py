@@ -1,0 +1,198 @@
+"""The convolutional stem and the patch embedding as modules, under the published names.
+
+Letters: B batch, L samples, S channels that the stem returns, P patch length, N = L / P patches, D width of the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmae_fast import ops
+from xmae_fast.model import standard
+from xmae_fast.model.standard import Accelerated, Span, Standard
+from xmae_fast.ops.conv_stem import ConvBN, Inception, StemParams
+
+STEM_WIDTHS = (32, 64, 128)
+_MOMENTUM = 0.1  # of the kernels, and BatchNorm's default
+_LEVELS, _LAYERS = ("enc1", "enc2", "enc3"), ("down1", "down2", "smooth2", "smooth1", "head")
+_MIXES = ("lat2", "lat1", "red3to2", "red2to1")
+
+
+class ConvBNAct(nn.Sequential):
+    """Conv1d without bias (padding k // 2), BatchNorm1d, SiLU: [B, c_in, L] -> [B, c_out, ceil(L / stride)]."""
+
+    def __init__(self, c_in: int, c_out: int, k: int, stride: int = 1) -> None:
+        conv = nn.Conv1d(c_in, c_out, k, stride=stride, padding=k // 2, bias=False)
+        super().__init__(conv, nn.BatchNorm1d(c_out), nn.SiLU())
+
+    def params(self) -> ConvBN:
+        conv, norm, _ = self._modules.values()
+        return conv_bn_params(conv, norm)
+
+
+class InceptionBlock1D(nn.Module):
+    """Kernels 3, 5 and 7 side by side (c_out // 3, c_out // 3, the rest), fused by a 1x1 convolution.
+
+    [B, c_in, L] -> [B, c_out, L].
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        third = c_out // 3
+        widths = (third, third, c_out - 2 * third)
+        self.branches = nn.ModuleList(ConvBNAct(c_in, width, k) for k, width in zip((3, 5, 7), widths, strict=True))
+        self.fuse = ConvBNAct(c_out, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fuse(torch.cat([branch(x) for branch in self.branches], dim=1))
+
+    def params(self) -> Inception:
+        branches, fuse = self._modules["branches"], self._modules["fuse"]
+        k3, k5, k7 = branches._modules.values()
+        return Inception((k3.params(), k5.params(), k7.params()), fuse.params())
+
+
+def _conv_bn_act(k: int, stride: int = 1) -> Standard:
+    parts = standard.conv(k, stride), standard.BATCH_NORM, standard.SILU
+    return Standard(ConvBNAct, children={str(number): part for number, part in enumerate(parts)})
+
+
+_BRANCHES = Standard(nn.ModuleList, children={str(i): _conv_bn_act(k) for i, k in enumerate((3, 5, 7))})
+_INCEPTION = Standard(InceptionBlock1D, children={"branches": _BRANCHES, "fuse": _conv_bn_act(1)})
+_LEVEL, _DOWN, _MIX = standard.sequential(_INCEPTION, _INCEPTION), _conv_bn_act(3, stride=2), standard.conv(1)
+STEM_CHILDREN = {
+    "enc1": _LEVEL, "down1": _DOWN, "enc2": _LEVEL, "down2": _DOWN, "enc3": _LEVEL,
+    **dict.fromkeys(_MIXES, _MIX), **dict.fromkeys(("smooth2", "smooth1", "head"), _conv_bn_act(3)),
+    "skip": _MIX, "skip_bn": standard.BATCH_NORM,
+}  # fmt: skip
+
+
+class _Ready(NamedTuple):
+    """What the kernels are called with."""
+
+    params: StemParams
+    norms: list[nn.BatchNorm1d]
+
+
+class UNetHalfInceptionStem1D(Accelerated):
+    """The stem: a small U-net over three levels of 32, 64 and 128 channels, plus a linear skip from its input.
+
+    [B, in_ch, L] -> [B, out_ch, L], any L >= 1. Where both widths are equal, the skip is the input itself.
+    """
+
+    def __init__(self, in_ch: int = 1, out_ch: int = 32) -> None:
+        super().__init__()
+        c1, c2, c3 = STEM_WIDTHS
+        self.enc1 = nn.Sequential(InceptionBlock1D(in_ch, c1), InceptionBlock1D(c1, c1))
+        self.down1 = ConvBNAct(c1, c2, 3, stride=2)
+        self.enc2 = nn.Sequential(InceptionBlock1D(c2, c2), InceptionBlock1D(c2, c2))
+        self.down2 = ConvBNAct(c2, c3, 3, stride=2)
+        self.enc3 = nn.Sequential(InceptionBlock1D(c3, c3), InceptionBlock1D(c3, c3))
+        self.lat2 = nn.Conv1d(c2, c2, 1, bias=False)
+        self.lat1 = nn.Conv1d(c1, c1, 1, bias=False)
+        self.red3to2 = nn.Conv1d(c3, c2, 1, bias=False)
+        self.red2to1 = nn.Conv1d(c2, c1, 1, bias=False)
+        self.smooth2 = ConvBNAct(c2, c2, 3)
+        self.smooth1 = ConvBNAct(c1, c1, 3)
+        self.head = ConvBNAct(c1, out_ch, 3)
+        self.skip = nn.Conv1d(in_ch, out_ch, 1, bias=False) if in_ch != out_ch else nn.Identity()
+        self.skip_bn = nn.BatchNorm1d(out_ch) if in_ch != out_ch else nn.Identity()
+        self._span = Span(STEM_CHILDREN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] and not self.runs_as_modules("conv_stem", self._span, self.mode_fault):
+            return self.kernel(x, training=self.uses_batch_statistics())
+        return self._modules_forward(x)
+
+    def kernel(self, x: Tensor, *, training: bool) -> Tensor:
+        """`forward` by the operator: x [B, 1, L] -> [B, S, L]. To be called right after a check that it may."""
+        return ops.conv_stem(x, self._ready().params, training=training, impl=self.impl)
+
+    def uses_batch_statistics(self) -> bool:
+        """Whether the BatchNorms are in training mode; they are all in one where `mode_fault` says nothing."""
+        return self.skip_bn.training
+
+    def mode_fault(self) -> str:
+        """Why the kernels do not compute the modes and momenta of the BatchNorms, which are standard otherwise."""
+        norms = self._ready().norms
+        training = norms[-1].training
+        for norm in norms:
+            if norm.training != training:
+                return f"{self._name_of(norm)}: its mode, training={norm.training}, is not that of the stem's other norms"
+            if training and norm.momentum != _MOMENTUM:
+                return f"{self._name_of(norm)}: its momentum is {norm.momentum}, not {_MOMENTUM}"
+        return ""
+
+    def _name_of(self, part: nn.Module) -> str:
+        return next(name for name, module in self.named_modules() if module is part)
+
+    def _modules_forward(self, x: Tensor) -> Tensor:
+        e1 = self.enc1(x)
+        e2 = self.enc2(self.down1(e1))
+        e3 = self.enc3(self.down2(e2))
+        t2 = self.smooth2(_merge(self.lat2(e2), self.red3to2(e3)))
+        t1 = self.smooth1(_merge(self.lat1(e1), self.red2to1(t2)))
+        return self.head(t1) + self.skip_bn(self.skip(x))
+
+    def params(self) -> StemParams:
+        """The parameters and statistics of all layers, as `ops.conv_stem` takes them."""
+        parts = self._modules
+        levels = {name: tuple(block.params() for block in parts[name]._modules.values()) for name in _LEVELS}
+        layers = {name: parts[name].params() for name in _LAYERS}
+        mixes = {name: attribute(parts[name], "weight") for name in _MIXES}
+        return StemParams(**levels, **layers, **mixes, skip=conv_bn_params(parts["skip"], parts["skip_bn"]))
+
+    def _ready(self) -> _Ready:
+        return self._span.gathered(lambda: _Ready(self.params(), list(self._norms())))
+
+    def _norms(self) -> Iterator[nn.Module]:
+        for name in _LEVELS:
+            for block in self._modules[name]._modules.values():
+                for branch in block._modules["branches"]._modules.values():
+                    yield branch._modules["1"]
+                yield block._modules["fuse"]._modules["1"]
+        for name in _LAYERS:
+            yield self._modules[name]._modules["1"]
+        yield self._modules["skip_bn"]
+
+    def spans(self) -> Iterator[tuple[str, str]]:
+        yield "conv_stem", self._span.fault(self) or self.mode_fault()
+
+
+STEM = Standard(UNetHalfInceptionStem1D, children=STEM_CHILDREN)
+
+
+def _merge(fine: Tensor, coarse: Tensor) -> Tensor:
+    """[B, c, L] + [B, c, L / 2] interpolated to L, linearly between the centres of samples."""
+    return fine + F.interpolate(coarse, size=fine.shape[-1], mode="linear", align_corners=False)
+
+
+def attribute(module: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer as `getattr` finds it, five times as fast: a stem has 150, and a segment takes 2 ms."""
+    found = module._parameters.get(name)
+    if found is None:
+        found = module._buffers.get(name)
+    return getattr(module, name) if found is None else found  # parametrised and pruned weights are plain attributes
+
+
+def conv_bn_params(conv: nn.Conv1d, norm: nn.BatchNorm1d) -> ConvBN:
+    return ConvBN(
+        attribute(conv, "weight"), attribute(norm, "weight"), attribute(norm, "bias"), attribute(norm, "running_mean"),
+        attribute(norm, "running_var"), attribute(norm, "num_batches_tracked"),
+    )  # fmt: skip
+
+
+class PatchEmbed1D(nn.Module):
+    """One token per patch: Conv1d(S -> D, kernel P, stride P). [B, S, N P] -> [B, N, D]."""
+
+    def __init__(self, in_ch: int, d_model: int, patch_len: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv1d(in_ch, d_model, patch_len, stride=patch_len)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).transpose(1, 2)

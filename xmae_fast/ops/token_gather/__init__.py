@@ -128,7 +128,7 @@ def validate_ids(
         dims(restore_name, ids_restore, "B N", B=B, N=N)
     for name, ids in ((keep_name, ids_keep), (restore_name, ids_restore)):
         if ids is not None and ids.dtype != torch.int64:
-            raise TypeError(f"{name}: expected dtype torch.int64, got {ids.dtype}")
+            raise TypeError(f"{name}: expected integers, got {ids.dtype}")
         if ids is not None and ids.device != device:
             raise TypeError(f"{name}: expected a tensor on {device}, where the signal is, got one on {ids.device}")
     if kept > N:

@@ -24,6 +24,7 @@ class Alteration(NamedTuple):
     changes: bool  # evaluation or a training step gives something else than the model without the alteration
     kernels: bool  # kernels may go on serving the part, as they compute the same
     only_training: bool  # it matters in training alone, so kernels may serve evaluation
+    steps: int  # of training: 1, or 2 where something happens between two of them
     mode: str  # "both"; "eval" or "train" where the control itself cannot run in the other mode
 
     def __call__(self, model: nn.Module) -> None:
@@ -47,6 +48,7 @@ def alteration(
     changes: bool = True,
     kernels: bool = False,
     only_training: bool = False,
+    steps: int = 1,
     mode: str = "both",
 ):
     """Add the function to `ALTERATIONS`, under its own name unless another is given."""
@@ -55,7 +57,7 @@ def alteration(
         key = name or function.__name__
         assert key not in ALTERATIONS, key
         served = kernels or bool(_WITHOUT_KERNELS.fullmatch(where[0]))
-        ALTERATIONS[key] = Alteration(function, where, changes, served, only_training, mode)
+        ALTERATIONS[key] = Alteration(function, where, changes, served, only_training, steps, mode)
         return function
 
     return add
@@ -163,7 +165,7 @@ def bn_without_statistics(model):
 
 @alteration(_SKIP_NORM)
 def bn_made_without_statistics(model):
-    replace(model, _SKIP_NORM, nn.BatchNorm1d(16, track_running_stats=False))
+    replace(model, _SKIP_NORM, nn.BatchNorm1d(8, track_running_stats=False))
 
 
 @alteration(_NORM)
@@ -331,19 +333,19 @@ _WEIGHTS = (
     "ppg_path.proj.1",
 )
 for _name in _WEIGHTS:
-    alteration(_name, name=f"spectral_norm_by_hook:{_name}")(
+    alteration(_name, name=f"spectral_norm_by_hook:{_name}", steps=2)(
         lambda model, name=_name: nn.utils.spectral_norm(model.get_submodule(name))
     )
-    alteration(_name, name=f"weight_norm_by_hook:{_name}", changes=False)(
+    alteration(_name, name=f"weight_norm_by_hook:{_name}", changes=False, steps=2)(
         lambda model, name=_name: nn.utils.weight_norm(model.get_submodule(name))
     )
-    alteration(_name, name=f"spectral_norm:{_name}", kernels=True)(
+    alteration(_name, name=f"spectral_norm:{_name}", kernels=True, steps=2)(
         lambda model, name=_name: parametrizations.spectral_norm(model.get_submodule(name))
     )
-    alteration(_name, name=f"weight_norm:{_name}", changes=False, kernels=True)(
+    alteration(_name, name=f"weight_norm:{_name}", changes=False, kernels=True, steps=2)(
         lambda model, name=_name: parametrizations.weight_norm(model.get_submodule(name))
     )
-    alteration(_name, name=f"pruned:{_name}")(
+    alteration(_name, name=f"pruned:{_name}", steps=2)(
         lambda model, name=_name: prune.l1_unstructured(model.get_submodule(name), "weight", amount=0.5)
     )
 
@@ -371,7 +373,7 @@ for _name, _weight in (
     )
 
 
-@alteration("ecg_path.encoder.blocks.0.mlp.0")
+@alteration("ecg_path.encoder.blocks.0.mlp.0", steps=2)
 def pruned_twice(model):
     linear = model.ecg_path.encoder.blocks[0].mlp[0]
     prune.l1_unstructured(linear, "weight", amount=0.3)
@@ -385,7 +387,7 @@ def pruned_for_good(model):
     prune.remove(conv, "weight")
 
 
-@alteration("ppg_path.encoder.blocks.0.attn")
+@alteration("ppg_path.encoder.blocks.0.attn", steps=2)
 def pruned_attention(model):
     prune.l1_unstructured(model.ppg_path.encoder.blocks[0].attn, "in_proj_weight", amount=0.5)
 
@@ -547,7 +549,7 @@ def decoder_replaced(model):
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.out = nn.Linear(32, 20)
+            self.out = nn.Linear(32, 10)
 
         def forward(self, t: Tensor) -> Tensor:
             return self.out(t).flatten(1).unsqueeze(1)
@@ -575,7 +577,7 @@ def bridge_block_of_the_other_direction(model):
 
 @alteration("ppg_path.stem")
 def stem_replaced(model):
-    stem = nn.Sequential(nn.Conv1d(1, 16, 7, padding=3), nn.BatchNorm1d(16), nn.ReLU())
+    stem = nn.Sequential(nn.Conv1d(1, 8, 7, padding=3), nn.BatchNorm1d(8), nn.ReLU())
     replace(model, "ppg_path.stem", stem)
 
 
@@ -610,10 +612,10 @@ def patcher_replaced(model):
     class Patcher(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.linear = nn.Linear(16 * 20, 32)
+            self.linear = nn.Linear(8 * 10, 32)
 
         def forward(self, f: Tensor) -> Tensor:
-            return self.linear(f.unfold(2, 20, 20).transpose(1, 2).flatten(2))
+            return self.linear(f.unfold(2, 10, 10).transpose(1, 2).flatten(2))
 
     replace(model, "ppg_path.patcher", Patcher())
 

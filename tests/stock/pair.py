@@ -6,6 +6,7 @@ published model itself would fail shows up as such; the others are choices of `i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ from tests.stock import model as stock
 
 IMPLEMENTATIONS = ("stock", "auto", "reference")
 TINY = {
-    "seq_len": 200, "patch_len": 20, "d_model": 32, "nhead": 4, "depth_ecg": 1, "depth_ppg": 2, "depth_bridge": 1,
-    "stem_ch": 16, "dropout": 0.0, "proj_dim": 24,
+    "seq_len": 100, "patch_len": 10, "d_model": 32, "nhead": 4, "depth_ecg": 1, "depth_ppg": 2, "depth_bridge": 1,
+    "stem_ch": 8, "dropout": 0.0, "proj_dim": 24,
 }  # fmt: skip
 B, L, N = 3, TINY["seq_len"], TINY["seq_len"] // TINY["patch_len"]
 
@@ -37,11 +38,11 @@ def create(which: str, **changes) -> nn.Module:
     return xmae_fast.xMAE(xmae_fast.ModelCfg(**cfg), impl=which)
 
 
-def weights(seed: int = 1, **changes) -> dict[str, Tensor]:
-    """A state in which nothing is zero or one by construction, so that every weight and every statistic matters."""
+@functools.cache
+def _weights(changes: tuple[tuple[str, object], ...]) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        state = create("stock", **changes).state_dict()
+        torch.manual_seed(1)
+        state = create("stock", **dict(changes)).state_dict()
         for key, value in state.items():
             if key.endswith("running_var"):
                 value.uniform_(0.5, 1.5)
@@ -54,22 +55,24 @@ def weights(seed: int = 1, **changes) -> dict[str, Tensor]:
     return state
 
 
+def weights(**changes) -> dict[str, Tensor]:
+    """A state in which nothing is zero or one by construction, so that every weight and every statistic matters."""
+    return _weights(tuple(sorted(changes.items())))
+
+
 def build(
     which: str, alter: Alter = nothing, *, training: bool = False, dtype: torch.dtype = torch.float32, **changes
 ) -> nn.Module:
     """A model with the weights of `weights`, altered after it has run, so that nothing found out before may be kept."""
     model = create(which, **changes)
-    state = weights(**changes)
-    model.load_state_dict(state)
-    if which not in ("stock", "cpu"):
-        run(model, training=True)
-        model.load_state_dict(state)
+    model.load_state_dict(weights(**changes))
+    if which == "auto":
+        run(model.train(), training=True)
+        model.load_state_dict(weights(**changes))
         model.zero_grad(set_to_none=True)
-    model.train(training)
     if which != "stock":
-        with torch.no_grad():
-            model.eval()(**batch(source=model.source))
-        model.train(training)
+        run(model.eval(), training=False)
+    model.train(training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         alter(model)
@@ -168,17 +171,15 @@ def distances(got: Outcome, want: Outcome) -> dict[str, float]:
     }
 
 
-# What is allowed on top of twice the control's own float32 error: a few hundred roundings of float32. A gradient passes
-# a batch normalisation, where the parts that cancel lose digits.
-ROUNDING = {"gradients": 5e-5, "buffers": 1e-5}
+# What float32 may differ from the control's float64, far more than rounding does and far less than an alteration that
+# is ignored (`test_the_control_is_affected`). A gradient passes batch normalisations, where parts that cancel lose digits.
+FLOAT32 = {"gradients": 1e-3}
+AFFECTED = 1e-2
 
 
-def check_equal(got: Outcome, truth: Outcome, control: Outcome | None = None) -> None:
-    """`got` is the control's `truth` (float64): to rounding if it is float64 too, within the budget of float32 if not.
-
-    control: the control's own outcome in float32, whose distance from the truth shows how well the problem is posed.
-    """
-    own = distances(control, truth) if control is not None else {}
+def check_equal(got: Outcome, truth: Outcome) -> None:
+    """`got` is the control's `truth` (float64): to rounding where it is float64 too, within `FLOAT32` otherwise."""
+    exact = all(x.dtype == torch.float64 for key, x in got.results.items() if key != "seq_mask_used_ecg")
     for key, far in distances(got, truth).items():
-        bound = 1e-10 if control is None else 2 * own[key] + ROUNDING.get(key, 1e-5)
-        assert far <= bound, f"{key}: {far:.2e} from the control, {bound:.2e} allowed"
+        bound = 1e-10 if exact else FLOAT32.get(key, 1e-4)
+        assert far <= bound, f"{key}: {far:.2e} from the control, {bound:.0e} allowed"

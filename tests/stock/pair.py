@@ -52,6 +52,8 @@ def _weights(changes: tuple[tuple[str, object], ...]) -> dict[str, Tensor]:
                 value.normal_(0, 0.2)
             elif value.dim() == 1:
                 value.normal_(1, 0.2)
+            elif ".stem." in key or key.endswith("patcher.proj.weight"):
+                value *= 2  # what a stem finds is then as large in the tokens as positions and biases are
     return state
 
 

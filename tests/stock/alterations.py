@@ -7,7 +7,6 @@ function serves both. To add one, decorate a function with `alteration`.
 from __future__ import annotations
 
 import functools
-import re
 import types
 import warnings
 from collections.abc import Callable
@@ -20,11 +19,12 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 class Alteration(NamedTuple):
     function: Callable[[nn.Module], object]
-    where: tuple[str, ...]  # modules that are altered; a message about it names one of them, or its class
+    where: tuple[str, ...]  # modules that are altered; messages name them, or their classes
     changes: bool  # evaluation or a training step gives something else than the model without the alteration
-    kernels: bool  # kernels may go on serving the part, as they compute the same
-    only_training: bool  # it matters in training alone, so kernels may serve evaluation
-    mode: str  # "both"; "eval" or "train" where the control itself cannot run in the other mode
+    kernels: bool  # kernels may go on serving the part, or computing within it, as they compute the same
+    only_training: bool  # it changes what training computes, and not evaluation
+    steps: int  # of training: 1, or 2 where something happens between two of them
+    mode: str  # "both"; "eval" or "train" where it alters the mode, or the control cannot run in the other one
 
     def __call__(self, model: nn.Module) -> None:
         with warnings.catch_warnings():
@@ -34,12 +34,6 @@ class Alteration(NamedTuple):
 
 ALTERATIONS: dict[str, Alteration] = {}
 
-# Parts around whose call something may stand while a kernel still computes within it, and those that no kernel serves.
-_AROUND_KERNELS = re.compile(
-    r"(ppg|ecg)_path\.(stem|patcher(\.proj)?|encoder(\.blocks\.\d)?|dec_blk|decoder.*|proj.*)|bridger(\.ecg2ppg\.\d)?"
-)
-_WITHOUT_KERNELS = re.compile(r"(ppg|ecg)_path\.(decoder|proj)\b.*")
-
 
 def alteration(
     *where: str,
@@ -47,6 +41,7 @@ def alteration(
     changes: bool = True,
     kernels: bool = False,
     only_training: bool = False,
+    steps: int = 1,
     mode: str = "both",
 ):
     """Add the function to `ALTERATIONS`, under its own name unless another is given."""
@@ -54,8 +49,21 @@ def alteration(
     def add(function: Callable[[nn.Module], object]) -> Callable[[nn.Module], object]:
         key = name or function.__name__
         assert key not in ALTERATIONS, key
-        served = kernels or bool(_WITHOUT_KERNELS.fullmatch(where[0]))
-        ALTERATIONS[key] = Alteration(function, where, changes, served, only_training, mode)
+        ALTERATIONS[key] = Alteration(function, where, changes, kernels, only_training, steps, mode)
+        return function
+
+    return add
+
+
+def each(name: str, *where: str, **facts):
+    """An alteration of several modules: the function is called with the model and the name of one."""
+
+    def add(function: Callable[[nn.Module, str], object]) -> Callable[[nn.Module, str], object]:
+        def alter(model: nn.Module) -> None:
+            for one in where:
+                function(model, one)
+
+        alteration(*where, name=name, **facts)(alter)
         return function
 
     return add
@@ -68,15 +76,15 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), last, module)
 
 
-def replaced(name: str, make: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], None]:
-    """An alteration that replaces `name` by what `make` returns for the module that stands there."""
-    return lambda model: replace(model, name, make(model.get_submodule(name)))
+def replaced(make: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module, str], None]:
+    """For `each`: replaces a module by what `make` returns for it."""
+    return lambda model, name: replace(model, name, make(model.get_submodule(name)))
 
 
-def with_attributes(name: str, **values: object) -> Callable[[nn.Module], None]:
-    """An alteration that sets attributes of the module `name`."""
+def with_attributes(**values: object) -> Callable[[nn.Module, str], None]:
+    """For `each`: sets attributes of a module."""
 
-    def alter(model: nn.Module) -> None:
+    def alter(model: nn.Module, name: str) -> None:
         module = model.get_submodule(name)
         for key, value in values.items():
             assert hasattr(module, key), key
@@ -108,20 +116,25 @@ class LoRA(nn.Module):
         return self.base(x) + self.up(self.down(x))
 
 
-for _name in (
+_CONVS = (
     "ppg_path.stem.enc1.0.branches.0.0",
     "ppg_path.stem.down2.0",
     "ecg_path.stem.lat1",
     "ppg_path.stem.skip",
-    "ecg_path.patcher.proj",
+)
+_LINEARS = (
     "ppg_path.encoder.blocks.0.mlp.0",
     "ppg_path.encoder.blocks.1.mlp.2",
-    "ppg_path.proj.1",
     "ecg_path.dec_blk.mlp.0",
-    "ecg_path.decoder.deconv",
     "bridger.ecg2ppg.0.ffn.1",
-):
-    alteration(_name, name=f"lora:{_name}")(replaced(_name, LoRA))
+)
+_ATTENTIONS = ("ppg_path.encoder.blocks.0.attn", "ecg_path.dec_blk.attn", "bridger.ecg2ppg.0.attn")
+each("lora_of_convolutions", *_CONVS)(replaced(LoRA))
+each("lora_of_one_convolution", "ecg_path.stem.down1.0")(replaced(LoRA))
+each("lora_of_linears", *_LINEARS)(replaced(LoRA))
+each("lora_of_one_linear", "ecg_path.encoder.blocks.0.mlp.2")(replaced(LoRA))
+each("lora_of_a_patch_embedding", "ecg_path.patcher.proj")(replaced(LoRA))
+each("lora_of_ends", "ppg_path.proj.1", "ecg_path.decoder.deconv", kernels=True)(replaced(LoRA))
 
 
 class AdaptedAttention(nn.Module):
@@ -137,21 +150,20 @@ class AdaptedAttention(nn.Module):
         return out + self.up(self.down(query)), seen
 
 
-for _name in ("ppg_path.encoder.blocks.0.attn", "ecg_path.dec_blk.attn", "bridger.ecg2ppg.0.attn"):
-    alteration(_name, name=f"lora:{_name}")(replaced(_name, AdaptedAttention))
+each("lora_of_attentions", *_ATTENTIONS)(replaced(AdaptedAttention))
 
 
 # Batch normalisation -------------------------------------------------------------------------------------------------
 
 _NORM = "ppg_path.stem.down1.1"
 _SKIP_NORM = "ecg_path.stem.skip_bn"
-for _name in (_NORM, _SKIP_NORM, "ecg_path.stem.enc3.1.branches.2.1", "ppg_path.stem.head.1"):
-    alteration(_name, name=f"bn_eps:{_name}")(with_attributes(_name, eps=0.5))
-    alteration(_name, name=f"bn_momentum:{_name}", only_training=True)(with_attributes(_name, momentum=0.7))
-alteration(_NORM, name="bn_momentum_none", only_training=True)(with_attributes(_NORM, momentum=None))
-alteration(_NORM, name="bn_statistics_kept_still", only_training=True)(
-    with_attributes(_NORM, track_running_stats=False)
-)
+_NORMS = (_NORM, _SKIP_NORM, "ecg_path.stem.enc3.1.branches.2.1", "ppg_path.stem.head.1")
+each("bn_eps", *_NORMS)(with_attributes(eps=0.5))
+each("bn_eps_of_one", _SKIP_NORM)(with_attributes(eps=0.5))
+each("bn_momentum", *_NORMS, only_training=True)(with_attributes(momentum=0.7))
+each("bn_momentum_none", *_NORMS, only_training=True)(with_attributes(momentum=None))
+each("bn_momentum_of_one", _NORM, only_training=True)(with_attributes(momentum=1.0))
+each("bn_statistics_kept_still", *_NORMS, only_training=True)(with_attributes(track_running_stats=False))
 
 
 @alteration(_NORM)
@@ -163,7 +175,7 @@ def bn_without_statistics(model):
 
 @alteration(_SKIP_NORM)
 def bn_made_without_statistics(model):
-    replace(model, _SKIP_NORM, nn.BatchNorm1d(16, track_running_stats=False))
+    replace(model, _SKIP_NORM, nn.BatchNorm1d(8, track_running_stats=False))
 
 
 @alteration(_NORM)
@@ -177,17 +189,17 @@ def bn_weight_taken_away(model):
     norm.weight = norm.bias = None
 
 
-@alteration(_NORM, "ppg_path.stem.down1", only_training=True)
+@alteration(_NORM, only_training=True, mode="train")
 def bn_in_evaluation(model):
     model.get_submodule(_NORM).eval()
 
 
-@alteration("ecg_path.stem.enc1", "ecg_path.stem.enc1.0.branches.0.1", only_training=True)
+@alteration("ecg_path.stem.enc1.0.branches.0.1", only_training=True, mode="train")
 def half_of_a_stem_in_evaluation(model):
     model.ecg_path.stem.enc1.eval()
 
 
-@alteration("ppg_path.stem", kernels=True, only_training=True)
+@alteration("ppg_path.stem", kernels=True, only_training=True, mode="train")
 def stem_in_evaluation(model):
     model.ppg_path.stem.eval()
 
@@ -229,17 +241,18 @@ def bn_of_another_class(model):
 
 # Layer normalisation, activations, dropout ----------------------------------------------------------------------------
 
-for _name in (
+_LAYER_NORMS = (
     "ppg_path.encoder.blocks.0.norm1",
     "ecg_path.encoder.blocks.0.norm2",
     "ecg_path.dec_blk.ln1",
     "ecg_path.dec_blk.ln2",
-    "ppg_path.proj.0",
     "bridger.ecg2ppg.0.nq",
     "bridger.ecg2ppg.0.nkv",
     "bridger.ecg2ppg.0.ffn.0",
-):
-    alteration(_name, name=f"ln_eps:{_name}")(with_attributes(_name, eps=0.5))
+)
+each("ln_eps", *_LAYER_NORMS)(with_attributes(eps=0.5))
+each("ln_eps_of_one", "ppg_path.encoder.blocks.1.norm2")(with_attributes(eps=0.5))
+each("ln_eps_of_the_head", "ppg_path.proj.0", kernels=True)(with_attributes(eps=0.5))
 
 
 @alteration("ppg_path.encoder.blocks.1.norm1")
@@ -257,20 +270,20 @@ def rms_norm(model):
     replace(model, "ecg_path.dec_blk.ln1", nn.RMSNorm(32))
 
 
-for _name in (
-    "ppg_path.encoder.blocks.0.mlp.1",
-    "ecg_path.dec_blk.mlp.1",
-    "bridger.ecg2ppg.0.ffn.2",
-    "ppg_path.stem.enc1.0.branches.1.2",
-    "ecg_path.stem.down1.2",
-    "ecg_path.stem.head.2",
-):
-    alteration(_name, name=f"relu:{_name}")(replaced(_name, lambda _: nn.ReLU()))
+_GELUS = ("ppg_path.encoder.blocks.0.mlp.1", "ecg_path.dec_blk.mlp.1", "bridger.ecg2ppg.0.ffn.2")
+_SILUS = ("ppg_path.stem.enc1.0.branches.1.2", "ecg_path.stem.down1.2", "ecg_path.stem.head.2")
+each("relu_for_gelu", *_GELUS)(replaced(lambda _: nn.ReLU()))
+each("relu_for_silu", *_SILUS)(replaced(lambda _: nn.ReLU()))
 
 
-@alteration("ppg_path.encoder.blocks.0.mlp.1")
-def gelu_by_tanh(model):
-    model.ppg_path.encoder.blocks[0].mlp[1].approximate = "tanh"
+# The two forms of GELU differ by 5e-4 at most: inputs are made larger, so that they are where it is.
+@each("gelu_by_tanh", *_GELUS)
+def _gelu_by_tanh(model, name):
+    model.get_submodule(name).approximate = "tanh"
+    parent, _, last = name.rpartition(".")
+    with torch.no_grad():
+        for layer in (int(last) - 1, int(last) + 1):
+            model.get_submodule(f"{parent}.{layer}").weight *= 5
 
 
 @alteration("ecg_path.encoder.blocks.0.mlp.1")
@@ -300,12 +313,10 @@ class EveryOther(nn.Module):
         return x * (2 * (torch.arange(x.shape[-1], device=x.device) % 2)).to(x.dtype) if self.training else x
 
 
-for _name in ("ppg_path.encoder.blocks.0.mlp.3", "ecg_path.dec_blk.mlp.3", "bridger.ecg2ppg.0.ffn.4"):
-    alteration(_name, name=f"own_dropout:{_name}", only_training=True)(replaced(_name, lambda _: EveryOther()))
-    alteration(_name, name=f"dropout_of_all:{_name}", kernels=True, only_training=True)(with_attributes(_name, p=1.0))
-    alteration(_name, name=f"dropout_removed:{_name}", changes=False, kernels=True)(
-        replaced(_name, lambda _: nn.Identity())
-    )
+_DROPOUTS = ("ppg_path.encoder.blocks.0.mlp.3", "ecg_path.dec_blk.mlp.3", "bridger.ecg2ppg.0.ffn.4")
+each("own_dropout", *_DROPOUTS, only_training=True)(replaced(lambda _: EveryOther()))
+each("dropout_of_all", *_DROPOUTS, kernels=True, only_training=True)(with_attributes(p=1.0))
+each("dropout_removed", *_DROPOUTS, changes=False, kernels=True)(replaced(lambda _: nn.Identity()))
 
 
 @alteration("ppg_path.encoder.blocks.0.mlp.3", mode="eval")
@@ -328,24 +339,23 @@ _WEIGHTS = (
     "ecg_path.encoder.blocks.0.mlp.0",
     "ecg_path.dec_blk.mlp.2",
     "bridger.ecg2ppg.0.ffn.1",
-    "ppg_path.proj.1",
 )
-for _name in _WEIGHTS:
-    alteration(_name, name=f"spectral_norm_by_hook:{_name}")(
-        lambda model, name=_name: nn.utils.spectral_norm(model.get_submodule(name))
-    )
-    alteration(_name, name=f"weight_norm_by_hook:{_name}", changes=False)(
-        lambda model, name=_name: nn.utils.weight_norm(model.get_submodule(name))
-    )
-    alteration(_name, name=f"spectral_norm:{_name}", kernels=True)(
-        lambda model, name=_name: parametrizations.spectral_norm(model.get_submodule(name))
-    )
-    alteration(_name, name=f"weight_norm:{_name}", changes=False, kernels=True)(
-        lambda model, name=_name: parametrizations.weight_norm(model.get_submodule(name))
-    )
-    alteration(_name, name=f"pruned:{_name}")(
-        lambda model, name=_name: prune.l1_unstructured(model.get_submodule(name), "weight", amount=0.5)
-    )
+each("spectral_norm_by_hook", *_WEIGHTS, steps=2)(lambda model, name: nn.utils.spectral_norm(model.get_submodule(name)))
+each("weight_norm_by_hook", *_WEIGHTS, steps=2, changes=False)(
+    lambda model, name: nn.utils.weight_norm(model.get_submodule(name))
+)
+each("spectral_norm", *_WEIGHTS, steps=2, kernels=True)(
+    lambda model, name: parametrizations.spectral_norm(model.get_submodule(name))
+)
+each("weight_norm", *_WEIGHTS, steps=2, changes=False, kernels=True)(
+    lambda model, name: parametrizations.weight_norm(model.get_submodule(name))
+)
+each("pruned", *_WEIGHTS, steps=2)(
+    lambda model, name: prune.l1_unstructured(model.get_submodule(name), "weight", amount=0.5)
+)
+each("pruned_head", "ppg_path.proj.1", steps=2, kernels=True)(
+    lambda model, name: prune.l1_unstructured(model.get_submodule(name), "weight", amount=0.5)
+)
 
 
 class Negated(nn.Module):
@@ -353,25 +363,23 @@ class Negated(nn.Module):
         return -x
 
 
-for _name, _weight in (
-    ("ppg_path.stem.down1.1", "bias"),
-    ("ecg_path.encoder.blocks.0.norm1", "weight"),
-    ("ppg_path.encoder.blocks.0.attn", "in_proj_weight"),
-    ("bridger.ecg2ppg.0.attn", "in_proj_bias"),
-    ("ppg_path.encoder.blocks.0.attn.out_proj", "weight"),
-    ("ppg_path", "pos"),
-    ("", "mask_token"),
-    ("ecg_path.mask_loc_table", "weight"),
-    ("ecg_path.decoder.deconv", "weight"),
-):
-    alteration(_name, name=f"parametrised:{_name}.{_weight}", kernels=True, changes=_name != "")(
-        lambda model, name=_name, weight=_weight: parametrize.register_parametrization(
-            model.get_submodule(name), weight, Negated()
-        )
-    )
+@alteration("ppg_path.stem.down1.1", kernels=True)
+def parametrised(model):
+    for name, weight in (
+        ("ppg_path.stem.down1.1", "bias"),
+        ("ecg_path.encoder.blocks.0.norm1", "weight"),
+        ("ppg_path.encoder.blocks.0.attn", "in_proj_weight"),
+        ("bridger.ecg2ppg.0.attn", "in_proj_bias"),
+        ("ppg_path.encoder.blocks.0.attn.out_proj", "weight"),
+        ("ppg_path", "pos"),
+        ("", "mask_token"),
+        ("ecg_path.mask_loc_table", "weight"),
+        ("ecg_path.decoder.deconv", "weight"),
+    ):
+        parametrize.register_parametrization(model.get_submodule(name), weight, Negated())
 
 
-@alteration("ecg_path.encoder.blocks.0.mlp.0")
+@alteration("ecg_path.encoder.blocks.0.mlp.0", steps=2)
 def pruned_twice(model):
     linear = model.ecg_path.encoder.blocks[0].mlp[0]
     prune.l1_unstructured(linear, "weight", amount=0.3)
@@ -385,7 +393,7 @@ def pruned_for_good(model):
     prune.remove(conv, "weight")
 
 
-@alteration("ppg_path.encoder.blocks.0.attn")
+@alteration("ppg_path.encoder.blocks.0.attn", steps=2)
 def pruned_attention(model):
     prune.l1_unstructured(model.ppg_path.encoder.blocks[0].attn, "in_proj_weight", amount=0.5)
 
@@ -407,33 +415,41 @@ def doubled(forward: Callable) -> Callable:
     return patched
 
 
-for _name in (
-    "ppg_path.encoder.blocks.0.attn",
-    "ecg_path.dec_blk.attn",
-    "bridger.ecg2ppg.0.attn",
-    "ppg_path.stem",
+def patch_forward(model: nn.Module, name: str) -> None:
+    module = model.get_submodule(name)
+    module.forward = doubled(module.forward)
+
+
+_WITHIN_A_STEM = (
     "ppg_path.stem.enc1.0.branches.0.0",
     "ppg_path.stem.down1",
     "ecg_path.stem.enc2.0",
     "ecg_path.stem.enc2",
+    "ecg_path.stem.head.2",
+)
+_WITHIN_A_BLOCK = (
+    "ppg_path.encoder.blocks.1.mlp",
+    "ecg_path.encoder.blocks.0.norm1",
+    "ecg_path.dec_blk.mlp.3",
+    "bridger.ecg2ppg.0.ffn",
+)
+_AROUND_BLOCKS = (  # a kernel may compute within their forward
+    "ppg_path.stem",
     "ecg_path.patcher",
     "ppg_path.encoder",
     "ppg_path.encoder.blocks.1",
-    "ppg_path.encoder.blocks.1.mlp",
-    "ppg_path.encoder.blocks.1.norm1",
     "ppg_path.proj",
     "ecg_path.dec_blk",
     "ecg_path.decoder",
     "ecg_path.decoder.deconv",
     "bridger",
     "bridger.ecg2ppg.0",
-    "bridger.ecg2ppg.0.ffn",
-):
-
-    @alteration(_name, name=f"patched_forward:{_name}", kernels=bool(_AROUND_KERNELS.fullmatch(_name)))
-    def _patched(model, name=_name):
-        module = model.get_submodule(name)
-        module.forward = doubled(module.forward)
+)
+each("patched_attention", *_ATTENTIONS)(patch_forward)
+each("patched_attention_of_one", "ecg_path.encoder.blocks.0.attn")(patch_forward)
+each("patched_within_a_stem", *_WITHIN_A_STEM)(patch_forward)
+each("patched_within_a_block", *_WITHIN_A_BLOCK)(patch_forward)
+each("patched_around_blocks", *_AROUND_BLOCKS, kernels=True)(patch_forward)
 
 
 @alteration("ppg_path.encoder.blocks.0")
@@ -462,9 +478,7 @@ def attention_replaced(model):
     replace(model, "bridger.ecg2ppg.0.attn", Louder(32, 2, batch_first=True))
 
 
-alteration("ppg_path.encoder.blocks.0.attn", name="other_heads", kernels=True)(
-    lambda model: with_attributes("ppg_path.encoder.blocks.0.attn", num_heads=2, head_dim=16)(model)
-)
+each("other_heads", "ppg_path.encoder.blocks.0.attn", kernels=True)(with_attributes(num_heads=2, head_dim=16))
 
 
 @alteration("ppg_path.encoder.blocks.0.attn")
@@ -542,12 +556,12 @@ def decoder_block_of_torch(model):
     replace(model, "ecg_path.dec_blk", nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True))
 
 
-@alteration("ecg_path.decoder")
+@alteration("ecg_path.decoder", kernels=True)
 def decoder_replaced(model):
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.out = nn.Linear(32, 20)
+            self.out = nn.Linear(32, 10)
 
         def forward(self, t: Tensor) -> Tensor:
             return self.out(t).flatten(1).unsqueeze(1)
@@ -575,7 +589,7 @@ def bridge_block_of_the_other_direction(model):
 
 @alteration("ppg_path.stem")
 def stem_replaced(model):
-    stem = nn.Sequential(nn.Conv1d(1, 16, 7, padding=3), nn.BatchNorm1d(16), nn.ReLU())
+    stem = nn.Sequential(nn.Conv1d(1, 8, 7, padding=3), nn.BatchNorm1d(8), nn.ReLU())
     replace(model, "ppg_path.stem", stem)
 
 
@@ -595,12 +609,12 @@ def inception_with_another_order(model):
     branches[0], branches[1] = branches[1], branches[0]
 
 
-@alteration("ppg_path.proj")
+@alteration("ppg_path.proj", kernels=True)
 def head_replaced(model):
     replace(model, "ppg_path.proj", nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 5)))
 
 
-@alteration("ppg_path.proj")
+@alteration("ppg_path.proj", kernels=True)
 def head_removed(model):
     replace(model, "ppg_path.proj", nn.Identity())
 
@@ -610,31 +624,26 @@ def patcher_replaced(model):
     class Patcher(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.linear = nn.Linear(16 * 20, 32)
+            self.linear = nn.Linear(8 * 10, 32)
 
         def forward(self, f: Tensor) -> Tensor:
-            return self.linear(f.unfold(2, 20, 20).transpose(1, 2).flatten(2))
+            return self.linear(f.unfold(2, 10, 10).transpose(1, 2).flatten(2))
 
     replace(model, "ppg_path.patcher", Patcher())
 
 
 # Attributes and parameters of layers ----------------------------------------------------------------------------------
 
-alteration("ppg_path.stem.down1.0", name="conv_stride")(with_attributes("ppg_path.stem.down1.0", stride=(4,)))
-alteration("ppg_path.stem.down1.0", name="conv_padding")(with_attributes("ppg_path.stem.down1.0", padding=(2,)))
-alteration("ecg_path.stem.smooth1.0", name="conv_dilation")(
-    with_attributes("ecg_path.stem.smooth1.0", dilation=(2,), padding=(2,))
-)
-alteration("ecg_path.stem.enc1.0.branches.2.0", name="conv_padding_mode")(
-    with_attributes("ecg_path.stem.enc1.0.branches.2.0", padding_mode="circular")
-)
-for _name in ("ppg_path.stem.enc1.0.fuse.0", "ecg_path.stem.lat2", "ecg_path.stem.skip"):
+each("conv_stride", "ppg_path.stem.down1.0")(with_attributes(stride=(4,)))
+each("conv_padding", "ppg_path.stem.down1.0")(with_attributes(padding=(2,)))
+each("conv_dilation", "ecg_path.stem.smooth1.0")(with_attributes(dilation=(2,), padding=(2,)))
+each("conv_padding_mode", "ecg_path.stem.enc1.0.branches.2.0")(with_attributes(padding_mode="circular"))
 
-    @alteration(_name, name=f"conv_with_bias:{_name}")
-    def _conv_with_bias(model, name=_name):
-        conv = model.get_submodule(name)
-        size = conv.kernel_size[0]
-        replace(model, name, nn.Conv1d(conv.in_channels, conv.out_channels, size, padding=size // 2, bias=True))
+
+@each("conv_with_bias", "ppg_path.stem.enc1.0.fuse.0", "ecg_path.stem.lat2", "ecg_path.stem.skip")
+def _conv_with_bias(model, name):
+    conv = model.get_submodule(name)
+    replace(model, name, nn.Conv1d(conv.in_channels, conv.out_channels, 1, bias=True))
 
 
 @alteration("ecg_path.stem.red2to1")
@@ -652,18 +661,10 @@ def conv_with_a_longer_kernel(model):
     replace(model, "ecg_path.stem.smooth1.0", nn.Conv1d(32, 32, 9, padding=4, bias=False))
 
 
-for _name in (
-    "ppg_path.patcher.proj",
-    "ecg_path.decoder.deconv",
-    "ppg_path.encoder.blocks.0.mlp.0",
-    "ecg_path.dec_blk.mlp.2",
-    "bridger.ecg2ppg.0.ffn.3",
-):
-    alteration(_name, name=f"bias_taken_away:{_name}")(with_attributes(_name, bias=None))
-
-alteration("ppg_path.encoder.blocks.0.attn", name="attention_bias_taken_away")(
-    with_attributes("ppg_path.encoder.blocks.0.attn", in_proj_bias=None)
-)
+each("linear_bias_taken_away", *_LINEARS)(with_attributes(bias=None))
+each("patch_embedding_bias_taken_away", "ppg_path.patcher.proj")(with_attributes(bias=None))
+each("decoder_bias_taken_away", "ecg_path.decoder.deconv", kernels=True)(with_attributes(bias=None))
+each("attention_bias_taken_away", *_ATTENTIONS)(with_attributes(in_proj_bias=None))
 
 
 class Scaled(nn.Linear):
@@ -761,16 +762,8 @@ class Wrapped(nn.Module):
         return self.module(*arguments, **options)
 
 
-for _name in (
-    "ppg_path.stem",
-    "ppg_path.stem.enc1",
-    "ecg_path.encoder",
-    "ecg_path.dec_blk",
-    "ecg_path.patcher",
-    "bridger.ecg2ppg.0",
-):
-    around = bool(_AROUND_KERNELS.fullmatch(_name))
-    alteration(_name, name=f"wrapped:{_name}", changes=False, kernels=around)(replaced(_name, Wrapped))
+each("wrapped_within", "ppg_path.stem.enc1", "ecg_path.encoder.blocks.0.mlp", changes=False)(replaced(Wrapped))
+each("wrapped_around", *_AROUND_BLOCKS[:-1][::-1], changes=False, kernels=True)(replaced(Wrapped))
 
 
 class Recomputed(Wrapped):
@@ -778,8 +771,9 @@ class Recomputed(Wrapped):
         return torch.utils.checkpoint.checkpoint(self.module, *arguments, use_reentrant=False)
 
 
-for _name in ("ppg_path.encoder.blocks.0", "ecg_path.dec_blk", "bridger.ecg2ppg.0"):
-    alteration(_name, name=f"recomputed:{_name}", changes=False, kernels=True)(replaced(_name, Recomputed))
+each("recomputed", "ppg_path.encoder.blocks.0", "ecg_path.dec_blk", "bridger.ecg2ppg.0", changes=False, kernels=True)(
+    replaced(Recomputed)
+)
 
 
 @alteration("ppg_path.encoder.blocks.0", changes=False, kernels=True)
@@ -820,28 +814,20 @@ def _larger_gradient(module, of_inputs, of_outputs):
     return tuple(None if g is None else 1.5 * g for g in of_inputs)
 
 
-for _name in (
-    "ppg_path.stem",
-    "ppg_path.stem.enc2.0.branches.1.0",
-    "ppg_path.stem.enc2.0.branches.1.1",
-    "ecg_path.stem.down1.2",
-    "ecg_path.patcher.proj",
-    "ppg_path.encoder.blocks.1",
-    "ppg_path.encoder.blocks.1.norm2",
-    "ppg_path.encoder.blocks.1.mlp.1",
-    "ecg_path.dec_blk.ln1",
-    "bridger.ecg2ppg.0.ffn.4",
-    "ecg_path.decoder",
+for _kind, _places, _kernels in (
+    ("a_stem", _WITHIN_A_STEM, False),
+    ("a_block", _WITHIN_A_BLOCK, False),
+    ("one_activation", ("ppg_path.encoder.blocks.0.mlp.1",), False),
+    ("outer_parts", _AROUND_BLOCKS[:8], True),
 ):
-    around = bool(_AROUND_KERNELS.fullmatch(_name))
-    alteration(_name, name=f"hook:{_name}", kernels=around)(
-        lambda model, name=_name: model.get_submodule(name).register_forward_hook(_larger)
+    each(f"hooks_of_{_kind}", *_places, kernels=_kernels)(
+        lambda model, name: model.get_submodule(name).register_forward_hook(_larger)
     )
-    alteration(_name, name=f"pre_hook:{_name}", kernels=around)(
-        lambda model, name=_name: model.get_submodule(name).register_forward_pre_hook(_larger_input)
+    each(f"pre_hooks_of_{_kind}", *_places, kernels=_kernels)(
+        lambda model, name: model.get_submodule(name).register_forward_pre_hook(_larger_input)
     )
-    alteration(_name, name=f"backward_hook:{_name}", kernels=around, only_training=True)(
-        lambda model, name=_name: model.get_submodule(name).register_full_backward_hook(_larger_gradient)
+    each(f"backward_hooks_of_{_kind}", *_places, kernels=_kernels, only_training=True)(
+        lambda model, name: model.get_submodule(name).register_full_backward_hook(_larger_gradient)
     )
 
 

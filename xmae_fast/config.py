@@ -17,7 +17,7 @@ LAG_KINDS = ("window", "gaussian", "table")
 
 # model_params key -> (ModelCfg field, value when the key is missing, conversion). The values are the published
 # dictionary's defaults, which differ from the dataclass's.
-_MODEL_PARAMS: dict[str, tuple[str, Any, Callable[[str, Any], Any] | None]] = {
+MODEL_PARAMS: dict[str, tuple[str, Any, Callable[[str, Any], Any] | None]] = {
     "patch_len": ("patch_len", 40, to_whole),
     "d_model": ("d_model", 512, to_whole),
     "nhead": ("nhead", 8, to_whole),
@@ -213,7 +213,7 @@ def cfg_from_dict(cfg: Mapping[str, Any]) -> ModelCfg:
     source = cfg.get("source")
     expect(source is None or isinstance(source, str), "source", f"one of {', '.join(map(repr, SOURCES))}", source)
     values = {}
-    for key, (field, default, convert) in _MODEL_PARAMS.items():
+    for key, (field, default, convert) in MODEL_PARAMS.items():
         value = params.get(key, default)
         values[field] = value if convert is None else convert(key, value)
     return ModelCfg(
@@ -227,7 +227,7 @@ def cfg_from_dict(cfg: Mapping[str, Any]) -> ModelCfg:
 def _check_top_level(cfg: Mapping[str, Any]) -> None:
     """Keys of others are welcome there, but not ours in the wrong place or slightly misspelt."""
     for key in cfg:
-        if "model_params" not in cfg and key in _MODEL_PARAMS:
+        if "model_params" not in cfg and key in MODEL_PARAMS:
             raise ValueError(f"cfg: expected {key!r} under 'model_params', got it at the top level")
         near = difflib.get_close_matches(str(key), _TOP_LEVEL, n=1, cutoff=0.8)
         if key not in _TOP_LEVEL and near and near[0] not in cfg:
@@ -242,8 +242,8 @@ def _warn_of_misspellings(params: Mapping[str, Any], cfg: Mapping[str, Any]) -> 
             hint = "it is sampling_freq * seg_len, which lie beside 'model_params'"
         elif key in _TOP_LEVEL:
             hint = "it belongs beside 'model_params'" if key not in cfg else None
-        elif key not in _MODEL_PARAMS:
-            near = difflib.get_close_matches(str(key).lower(), _MODEL_PARAMS, n=1, cutoff=0.7)
+        elif key not in MODEL_PARAMS:
+            near = difflib.get_close_matches(str(key).lower(), MODEL_PARAMS, n=1, cutoff=0.7)
             meant = "latent_dim" if key == "proj_dim" else near[0] if near else None
             hint = f"did you mean {meant!r}?" if meant is not None and meant not in params else None
         if hint is not None:

@@ -161,7 +161,8 @@ def _cfg_from_shapes(path: Path, shapes: Shapes, named: Mapping[str, Any]) -> Mo
     arguments = ", ".join(f"{name}={value!r}" for name, value in published.items() if name not in shapes.fields)
     raise CheckpointError(
         f"{reason}; its weights tell all but {' and '.join(missing)}: call load_checkpoint({str(path)!r}, {arguments}) "
-        "with the values that it was trained with (8 and 0.1 are the published ones), or load_checkpoint(path, cfg)"
+        "with the values that it was trained with (8 and 0.1 are the published ones; sampling_freq too where that is "
+        "not 100 Hz), or load_checkpoint(path, cfg)"
     )
 
 

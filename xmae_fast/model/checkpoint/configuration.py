@@ -43,14 +43,15 @@ class Shapes:
             self._read(shapes, prefix + "patcher.proj.weight", 3, d_model=0, stem_ch=1, patch_len=2)
             self._read(shapes, prefix + "proj.1.weight", 2, proj_dim=0, d_model=1)
             self._read(shapes, prefix + "decoder.deconv.weight", 3, d_model=0, patch_len=2)
-            self._count(shapes, f"depth_{path}", prefix + "encoder.blocks.")
+            self._say_depth(f"depth_{path}", shapes, prefix + "encoder.blocks.")
         if len(paths) == 2:
-            bridged = self._count(shapes, "depth_bridge", "bridger.ecg2ppg.") > 0
+            bridged = any(key.startswith("bridger.") for key in shapes)
+            if bridged:
+                self._say_depth("depth_bridge", shapes, "bridger.ecg2ppg.")
             self._say("use_cross_bridge", bridged, "keys bridger.*" if bridged else "no key bridger.*")
             self._read(shapes, "bridger.ecg2ppg.0.lag.center", 1, nhead=0)
             self._read(shapes, "bridger.ecg2ppg.0.lag.table", 2, nhead=0)
-            kinds = {"center": "gaussian", "table": "table"}
-            for key, kind in kinds.items():
+            for key, kind in (("center", "gaussian"), ("table", "table")):
                 if f"bridger.ecg2ppg.0.lag.{key}" in shapes:
                     self._say("lag", LagCfg(kind), f"the key bridger.ecg2ppg.0.lag.{key}")
         if {"patches", "patch_len"} <= self.fields.keys():
@@ -84,7 +85,7 @@ class Shapes:
                 continue
             if name == "use_cross_bridge" and cfg.depth_bridge == 0:
                 continue  # a bridge without blocks has no keys
-            if name == "depth_bridge" and not (value and cfg.use_cross_bridge):
+            if name == "depth_bridge" and not cfg.use_cross_bridge:
                 continue
             got = getattr(cfg, name)
             found.append(f"{name}: expected {value!r} (from the weights: {self.reasons[name]}), got {got!r}")
@@ -99,11 +100,10 @@ class Shapes:
             for name, axis in axes.items():
                 self._say(name, shape[axis], f"{key} has shape {shape}")
 
-    def _count(self, shapes: Mapping[str, list[int]], name: str, prefix: str) -> int:
+    def _say_depth(self, name: str, shapes: Mapping[str, list[int]], prefix: str) -> None:
         found = {int(match.group(1)) for key in shapes if (match := re.match(re.escape(prefix) + r"(\d+)\.", key))}
         if found == set(range(len(found))):
             self._say(name, len(found), f"{len(found)} blocks {prefix}*")
-        return len(found)
 
 
 def stored_cfg(path: Path, content: Mapping[Any, Any], shapes: Shapes) -> tuple[ModelCfg | None, str]:

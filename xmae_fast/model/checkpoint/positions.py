@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -43,5 +42,5 @@ def _stretched(rows: Tensor, patches: int) -> Tensor:
     """[1, N, D] -> [1, patches, D]."""
     if rows.shape[1] == patches:
         return rows
-    exact = rows.transpose(1, 2).to(torch.promote_types(rows.dtype, torch.float32))
-    return interpolate(exact, size=patches, mode="linear", align_corners=False).transpose(1, 2).to(rows.dtype)
+    exact = interpolate(rows.double().transpose(1, 2), size=patches, mode="linear", align_corners=False)
+    return exact.transpose(1, 2).to(rows.dtype).contiguous()

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from torch import nn
 
 from xmae_fast import ModelCfg, load_checkpoint, save_checkpoint, xMAE
 from xmae_fast.model.checkpoint import CheckpointError
+from xmae_fast.model.checkpoint.files import read_file
 
 CFG = ModelCfg(seq_len=200, patch_len=20, d_model=16, nhead=2, proj_dim=8, stem_ch=4, depth_ppg=1)
 PARAMS = {"patch_len": 20, "d_model": 16, "nhead": 2, "latent_dim": 8, "stem_ch": 4, "depth_ecg": 1, "depth_ppg": 1,
@@ -435,6 +437,34 @@ def test_folders(tmp_path, files, message):
         (tmp_path / name).touch()
     with pytest.raises(FileNotFoundError, match=message):
         load_checkpoint(tmp_path)
+
+
+def test_damaged_bytes_give_one_kind_of_error(tmp_path):
+    """A file whose pickle is changed at random is read as far as it makes sense, or refused as a checkpoint."""
+    content = {"state_dict": {"model.mask_token": torch.ones(2)}, "a": Namespace(b=np.float32(2)), "c": [1, "x"]}
+    with zipfile.ZipFile(saved(content, tmp_path / "x.pt")) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in files if name.endswith("data.pkl"))
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(files[pickled])
+        for _ in range(draw.choice((1, 2, 5))):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        with zipfile.ZipFile(tmp_path / "y.pt", "w") as archive:
+            for name, data in (files | {pickled: bytes(damaged)}).items():
+                archive.writestr(name, data)
+        try:
+            read_file(tmp_path / "y.pt")
+        except CheckpointError:
+            refused += 1
+    assert 0 < refused < 300
+
+
+def test_a_class_that_the_user_allows_is_made(model, state, tmp_path):
+    path = saved({"state_dict": state, "hyper_parameters": Namespace(**PUBLISHED)}, tmp_path / "x.ckpt")
+    with torch.serialization.safe_globals([Namespace]):
+        assert_same(load_checkpoint(path), model)
 
 
 @pytest.mark.parametrize("name", ["module", "_orig_mod"])

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 from xmae_fast.model.checkpoint.errors import CheckpointError, first_line, in_a_row
-from xmae_fast.model.checkpoint.stand_ins import StandIn, foreign_names, load_with_stand_ins
+from xmae_fast.model.checkpoint.stand_ins import DAMAGES, StandIn, foreign_names, load_with_stand_ins
 
 CFG_KEY = "xmae_fast_cfg"  # in a safetensors file's metadata and at the top of our own torch checkpoints
 _INDEX = ".index.json"
 _TRUST = "runs code that the file brings along: only if you trust where it is from"
 _THEN = "Then load_checkpoint('weights.ckpt', cfg)."
-_DAMAGES = (RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError, TypeError)  # by torch.load
 _STARTS = {
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself; 'git lfs pull' fetches that",
     b"\x89HDF": "it is an HDF5 file",
@@ -103,7 +102,7 @@ def _read_torch(path: Path) -> dict[Any, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         content = _load_foreign(path, error)
-    except _DAMAGES as error:
+    except DAMAGES as error:
         if "TorchScript" in str(error):
             raise CheckpointError(
                 f"{path}: expected a checkpoint of tensors, got an archive of TorchScript; reading it {_TRUST}:\n"
@@ -124,7 +123,7 @@ def _load_foreign(path: Path, refusal: pickle.UnpicklingError) -> Any:
     if names:
         try:
             return load_with_stand_ins(path, names)
-        except (pickle.UnpicklingError, *_DAMAGES) as error:
+        except (pickle.UnpicklingError, *DAMAGES) as error:
             reason = error
     if any(name.startswith("torch.distributed.") for name in names):
         raise CheckpointError(

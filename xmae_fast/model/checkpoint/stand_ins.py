@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -18,6 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+# What torch raises, besides UnpicklingError, on a damaged or foreign file.
+DAMAGES = (
+    RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError, TypeError, AssertionError,
+    ArithmeticError, MemoryError, struct.error,
+)  # fmt: skip
 _lock = threading.Lock()  # torch keeps the classes that it may load in one place for all threads
 _NUMBER = re.compile(r"[biuf]\d+")
 
@@ -48,7 +54,7 @@ def foreign_names(path: Path) -> list[str]:
     """Classes and functions in a torch file that `weights_only=True` refuses; none where the file does not tell."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except (ValueError, RuntimeError, EOFError, LookupError, pickle.UnpicklingError):
+    except (pickle.UnpicklingError, *DAMAGES):
         return []  # of torch before 1.6, or of another pickle protocol
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
+
+import numpy as np
 import pytest
 
+from xmae_fast import build_model_from_cfg, xMAE
 from xmae_fast.config import LagCfg, ModelCfg, cfg_from_dict
 
 PUBLISHED = {
@@ -61,7 +66,9 @@ def test_lag_forms(value, want):
         ({"nhead": 7}, "nhead: expected a divisor of d_model = 512, got 7"),
         ({"d_model": 2.5}, "d_model: expected a positive whole number, got 2.5"),
         ({"depth_ppg": -1}, "depth_ppg: expected a whole number >= 0, got -1"),
-        ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0"),
+        ({"dropout": 1.1}, r"dropout: expected a number in \[0, 1\], got 1.1"),
+        ({"dropout": "0.1"}, r"dropout: expected a number in \[0, 1\], got '0.1'"),
+        ({"nhead": True}, "nhead: expected a positive whole number, got True"),
         ({"source": "eeg"}, "source: expected one of 'ppg\\+ecg', 'ppg', 'ecg', got 'eeg'"),
         ({"stem_type": "resnet"}, "stem_type: expected one of 'unet', got 'resnet'"),
         ({"use_cross_bridge": 1}, "use_cross_bridge: expected True or False, got 1"),
@@ -84,18 +91,22 @@ def test_bad_values_name_the_field(changes, message):
 @pytest.mark.parametrize(
     ("cfg", "error", "message"),
     [
-        (
-            {"model_params": {"d_modle": 256}},
-            ValueError,
-            r"model_params: unknown key 'd_modle' \(did you mean 'd_model'\?\)",
-        ),
         ({"model_param": {"d_model": 256}}, ValueError, r"cfg: unknown key 'model_param' \(did you mean"),
         ({"sampling_freqency": 125}, ValueError, r"cfg: unknown key 'sampling_freqency' \(did you mean"),
         ({"d_model": 32, "nhead": 4}, ValueError, "cfg: expected 'd_model' under 'model_params', got it at the top"),
         ({"model_params": [1]}, TypeError, "model_params: expected a dictionary, got list"),
         ("cfg.yaml", TypeError, "cfg: expected a dictionary, got str"),
-        ({"seg_len": 0.123456}, ValueError, "seg_len: expected a whole number of samples at 100 Hz, got 0.123456"),
-        ({"sampling_freq": "100"}, ValueError, "sampling_freq: expected a positive number, got '100'"),
+        ({"seg_len": "10 s"}, ValueError, "seg_len: expected a whole number, got '10 s'"),
+        ({"seg_len": float("nan")}, ValueError, "seg_len: expected a whole number, got nan"),
+        ({"seg_len": -10}, ValueError, "seg_len: expected at least 1 second, got -10"),
+        ({"sampling_freq": None}, ValueError, "sampling_freq: expected a whole number, got None"),
+        ({"sampling_freq": 0}, ValueError, "sampling_freq: expected at least 1 Hz, got 0"),
+        ({"model_params": {"d_model": "${width}"}}, ValueError, "d_model: expected a whole number, got '\\$"),
+        ({"model_params": {"nhead": True}}, ValueError, "nhead: expected a whole number, got True"),
+        ({"model_params": {"dropout": "some"}}, ValueError, "dropout: expected a number, got 'some'"),
+        ({"model_params": {"use_cross_bridge": "False"}}, ValueError, "use_cross_bridge: expected True or False, not"),
+        ({"model_params": {"use_cross_bridge": ""}}, ValueError, "use_cross_bridge: expected True or False, not a"),
+        ({"model_params": {"use_cross_bridge": [1]}}, ValueError, "use_cross_bridge: expected True or False, got"),
         ({"source": 3}, ValueError, "source: expected one of"),
         (ModelCfg().to_dict() | {"depth": 3}, ValueError, "cfg: unknown key 'depth'"),
     ],
@@ -103,3 +114,88 @@ def test_bad_values_name_the_field(changes, message):
 def test_bad_dictionaries(cfg, error, message):
     with pytest.raises(error, match=message):
         cfg_from_dict(cfg)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        {"sampling_freq": "100", "seg_len": "10", "model_params": {"d_model": "256", "latent_dim": "256"}},
+        {"sampling_freq": np.float32(100), "seg_len": np.int64(10),
+         "model_params": {"d_model": np.int32(256), "latent_dim": np.float64(256.0)}},
+    ],
+)  # fmt: skip
+def test_numbers_as_texts_and_of_numpy(cfg):
+    cfg = cfg_from_dict(cfg | {"source": None})
+    assert cfg == ModelCfg(d_model=256, proj_dim=256, depth_ecg=6, depth_ppg=6, depth_bridge=2)
+    assert {type(value) for value in cfg.to_dict().values()} == {int, float, bool, str, type(None)}
+    json.dumps(cfg.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [("true", True), (" Yes", True), ("1", True), (0, False), (2, True), (np.bool_(False), False), (np.int64(1), True)],
+)
+@pytest.mark.filterwarnings("error")
+def test_truth_values(value, want):
+    assert cfg_from_dict({"model_params": {"use_cross_bridge": value}}).use_cross_bridge is want
+
+
+@pytest.mark.parametrize(
+    ("cfg", "field", "want", "message"),
+    [
+        ({"seg_len": 2.56, "model_params": {"patch_len": 20}}, "seq_len", 200, "seg_len: 2.56 counts as 2, as in the"),
+        ({"sampling_freq": 62.5, "seg_len": 20}, "seq_len", 1240, "sampling_freq: 62.5 counts as 62"),
+        ({"sampling_freq": 62.5, "seg_len": 20}, "sampling_freq", 62.5, "sampling_freq: 62.5 counts as 62"),
+        ({"model_params": {"depth_ecg": 1.9}}, "depth_ecg", 1, "depth_ecg: 1.9 counts as 1"),
+        ({"model_params": {"use_cross_bridge": None}}, "use_cross_bridge", False, "use_cross_bridge: None counts as"),
+        ({"model_params": {"d_modle": 256}}, "d_model", 512, r"'d_modle' is ignored.*did you mean 'd_model'\?"),
+        ({"model_params": {"num_heads": 4}}, "nhead", 8, "'num_heads' is ignored.*did you mean 'nhead'"),
+        ({"model_params": {"proj_dim": 8}}, "proj_dim", 384, "'proj_dim' is ignored.*did you mean 'latent_dim'"),
+        ({"model_params": {"seq_len": 200}}, "seq_len", 1000, "'seq_len' is ignored.*sampling_freq [*] seg_len"),
+        ({"model_params": {"source": "ppg"}}, "source", "ppg+ecg", "'source' is ignored.*beside 'model_params'"),
+    ],
+)
+def test_what_the_published_code_takes_silently_is_said(cfg, field, want, message):
+    with pytest.warns(UserWarning, match=message) as said:
+        assert getattr(cfg_from_dict(cfg), field) == want
+    assert said[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+def test_foreign_keys_under_model_params_are_ignored():
+    foreign = {"name": "xmae", "optimizer": {}, "dropout_path": 0.1, "pretrained": None, 3: 4, "source": "ecg"}
+    cfg = PUBLISHED | {"model_params": PUBLISHED["model_params"] | foreign}
+    assert cfg_from_dict(cfg) == cfg_from_dict(PUBLISHED)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_dataclass_takes_numbers_of_numpy():
+    cfg = ModelCfg(
+        np.int64(200), np.int16(20), d_model=np.uint8(16), nhead=np.int32(2), dropout=np.float64(0.25),
+        use_cross_bridge=np.bool_(True), source=np.str_("ppg+ecg"), return_recon=np.False_,
+        lag={"kind": "window", "min_s": np.float64(0.25), "max_s": np.int64(1)}, sampling_freq=np.float32(125),
+    )  # fmt: skip
+    want = ModelCfg(200, 20, 16, 2, dropout=0.25, return_recon=False, lag="window(0.25, 1)", sampling_freq=125)
+    assert cfg == want
+    assert json.loads(json.dumps(cfg.to_dict())) == want.to_dict()
+    assert {type(getattr(cfg, field.name)) for field in fields(cfg)} == {int, float, bool, str, LagCfg}
+    assert ModelCfg(source=None).source == "ppg+ecg"
+
+
+def test_a_model_keeps_its_configuration():
+    names = (
+        "seq_len", "patch_len", "d_model", "nhead", "depth_ecg", "depth_ppg", "depth_bridge", "stem_ch", "dropout",
+        "proj_dim", "use_cross_bridge", "source", "stem_type", "return_embeddings", "return_recon",
+    )  # fmt: skip
+    assert tuple(field.name for field in fields(ModelCfg))[: len(names)] == names
+    given = ModelCfg(200, 20, 16, 2, stem_ch=4, dropout=1.0, proj_dim=8)
+    model = xMAE(given)
+    given.seq_len, given.return_recon = 400, False
+    assert (model.cfg.seq_len, model.cfg.return_recon, model.cfg.dropout) == (200, True, 1.0)
+    params = {"patch_len": 20, "d_model": 16, "nhead": 2, "stem_ch": 4, "latent_dim": 8, "dropout": 1}
+    given = {"seg_len": 2, "model_params": params}
+    model = build_model_from_cfg(given)
+    params["nhead"] = 4
+    assert (model.cfg.nhead, model.cfg.dropout) == (2, 1.0)
+    assert all(getattr(model.cfg, name) is not None for name in names)

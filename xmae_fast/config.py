@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from xmae_fast.conversions import expect, is_number, is_whole, plain, to_real, to_truth, to_whole
 
 SOURCES = ("ppg+ecg", "ppg", "ecg")
 STEM_TYPES = ("unet",)
 LAG_KINDS = ("window", "gaussian", "table")
 
-# model_params key -> (ModelCfg field, value when the key is missing). These are the published dictionary's defaults,
-# which differ from the dataclass's.
-_MODEL_PARAMS: dict[str, tuple[str, Any]] = {
-    "patch_len": ("patch_len", 40),
-    "d_model": ("d_model", 512),
-    "nhead": ("nhead", 8),
-    "depth_ecg": ("depth_ecg", 6),
-    "depth_ppg": ("depth_ppg", 6),
-    "depth_bridge": ("depth_bridge", 2),
-    "stem_ch": ("stem_ch", 32),
-    "dropout": ("dropout", 0.1),
-    "latent_dim": ("proj_dim", 384),
-    "use_cross_bridge": ("use_cross_bridge", True),
-    "stem_type": ("stem_type", "unet"),
-    "lag": ("lag", None),
+# model_params key -> (ModelCfg field, value when the key is missing, conversion). The values are the published
+# dictionary's defaults, which differ from the dataclass's.
+MODEL_PARAMS: dict[str, tuple[str, Any, Callable[[str, Any], Any] | None]] = {
+    "patch_len": ("patch_len", 40, to_whole),
+    "d_model": ("d_model", 512, to_whole),
+    "nhead": ("nhead", 8, to_whole),
+    "depth_ecg": ("depth_ecg", 6, to_whole),
+    "depth_ppg": ("depth_ppg", 6, to_whole),
+    "depth_bridge": ("depth_bridge", 2, to_whole),
+    "stem_ch": ("stem_ch", 32, to_whole),
+    "dropout": ("dropout", 0.1, to_real),
+    "latent_dim": ("proj_dim", 384, to_whole),
+    "use_cross_bridge": ("use_cross_bridge", True, to_truth),
+    "stem_type": ("stem_type", "unet", None),
+    "lag": ("lag", None, None),
 }
-
-
-def _expect(ok: bool, key: str, expected: str, got: object) -> None:
-    if not ok:
-        raise ValueError(f"{key}: expected {expected}, got {got!r}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+_TOP_LEVEL = ("model_params", "sampling_freq", "seg_len", "source")
 
 
 @dataclass(frozen=True)
@@ -58,13 +48,14 @@ class LagCfg:
     max_s: float | None = None
 
     def __post_init__(self) -> None:
-        _expect(self.kind in LAG_KINDS, "lag", f"'none' or one of {', '.join(map(repr, LAG_KINDS))}", self.kind)
+        expect(self.kind in LAG_KINDS, "lag", f"'none' or one of {', '.join(map(repr, LAG_KINDS))}", self.kind)
         if self.kind == "window":
             for key in ("min_s", "max_s"):
-                _expect(_is_number(getattr(self, key)), f"lag.{key}", "a finite number of seconds", getattr(self, key))
-            _expect(self.min_s <= self.max_s, "lag.min_s", f"at most lag.max_s = {self.max_s}", self.min_s)
+                object.__setattr__(self, key, plain(getattr(self, key)))
+                expect(is_number(getattr(self, key)), f"lag.{key}", "a finite number of seconds", getattr(self, key))
+            expect(self.min_s <= self.max_s, "lag.min_s", f"at most lag.max_s = {self.max_s}", self.min_s)
         else:
-            _expect(
+            expect(
                 self.min_s is None and self.max_s is None,
                 "lag.min_s, lag.max_s",
                 f"none for kind {self.kind!r} (they belong to 'window')",
@@ -78,10 +69,10 @@ class LagCfg:
             return value
         if isinstance(value, Mapping):
             unknown = set(value) - {"kind", "min_s", "max_s"}
-            _expect(not unknown, "lag", "the keys kind, min_s, max_s", dict(value))
-            _expect("kind" in value, "lag.kind", f"one of {LAG_KINDS}", None)
+            expect(not unknown, "lag", "the keys kind, min_s, max_s", dict(value))
+            expect("kind" in value, "lag.kind", f"one of {LAG_KINDS}", None)
             return None if value["kind"] in (None, "none") else cls(**value)
-        _expect(isinstance(value, str), "lag", "None, a string, a mapping or a LagCfg", value)
+        expect(isinstance(value, str), "lag", "None, a string, a mapping or a LagCfg", value)
         text = value.strip().lower()
         if text == "none":
             return None
@@ -105,14 +96,16 @@ class ModelCfg:
         nhead: H, attention heads.
         depth_ecg, depth_ppg, depth_bridge: number of encoder blocks and bridge blocks.
         stem_ch: S, channels that the convolutional stem returns.
-        dropout: on attention probabilities and after each feed-forward, in [0, 1).
+        dropout: on attention probabilities and after each feed-forward, in [0, 1].
         proj_dim: width of `ppg_embedding`.
         use_cross_bridge: ECG tokens attend to PPG tokens before decoding.
-        source: "ppg+ecg", "ppg" or "ecg".
+        source: "ppg+ecg", "ppg" or "ecg"; None means "ppg+ecg".
         stem_type: "unet".
         return_embeddings, return_recon: what `forward` returns unless told otherwise.
         lag: lag awareness of the bridge (`LagCfg` or what `LagCfg.parse` reads); None is the published model.
         sampling_freq: Hz; gives lags their seconds, nothing else.
+
+    Numbers and truth values of NumPy become plain ones. A model keeps its own copy: later changes do not reach it.
 
     Raises:
         ValueError: naming the field, what was expected and what came.
@@ -140,30 +133,34 @@ class ModelCfg:
         self.validate()
 
     def validate(self) -> None:
-        """Check every field and bring `lag` into its parsed form; ValueError names the field."""
+        """Make every field a plain value (`lag` its parsed form) and check it; ValueError names the field."""
+        for field in fields(self):
+            setattr(self, field.name, plain(getattr(self, field.name)))
+        if self.source is None:
+            self.source = "ppg+ecg"
         for key in ("seq_len", "patch_len", "d_model", "nhead", "stem_ch", "proj_dim"):
             value = getattr(self, key)
-            _expect(_is_int(value) and value >= 1, key, "a positive whole number", value)
+            expect(is_whole(value) and value >= 1, key, "a positive whole number", value)
         for key in ("depth_ecg", "depth_ppg", "depth_bridge"):
             value = getattr(self, key)
-            _expect(_is_int(value) and value >= 0, key, "a whole number >= 0", value)
+            expect(is_whole(value) and value >= 0, key, "a whole number >= 0", value)
         for key in ("use_cross_bridge", "return_embeddings", "return_recon"):
-            _expect(isinstance(getattr(self, key), bool), key, "True or False", getattr(self, key))
-        _expect(
+            expect(isinstance(getattr(self, key), bool), key, "True or False", getattr(self, key))
+        expect(
             self.seq_len % self.patch_len == 0, "patch_len", f"a divisor of seq_len = {self.seq_len}", self.patch_len
         )
-        _expect(self.d_model % self.nhead == 0, "nhead", f"a divisor of d_model = {self.d_model}", self.nhead)
-        _expect(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", "a number in [0, 1)", self.dropout)
-        _expect(self.source in SOURCES, "source", f"one of {', '.join(map(repr, SOURCES))}", self.source)
-        _expect(self.stem_type in STEM_TYPES, "stem_type", f"one of {', '.join(map(repr, STEM_TYPES))}", self.stem_type)
-        _expect(
-            _is_number(self.sampling_freq) and self.sampling_freq > 0,
+        expect(self.d_model % self.nhead == 0, "nhead", f"a divisor of d_model = {self.d_model}", self.nhead)
+        expect(is_number(self.dropout) and 0 <= self.dropout <= 1, "dropout", "a number in [0, 1]", self.dropout)
+        expect(self.source in SOURCES, "source", f"one of {', '.join(map(repr, SOURCES))}", self.source)
+        expect(self.stem_type in STEM_TYPES, "stem_type", f"one of {', '.join(map(repr, STEM_TYPES))}", self.stem_type)
+        expect(
+            is_number(self.sampling_freq) and self.sampling_freq > 0,
             "sampling_freq",
             "a positive number of Hz",
             self.sampling_freq,
         )
         self.lag = LagCfg.parse(self.lag)
-        _expect(
+        expect(
             self.lag is None or (self.use_cross_bridge and self.source == "ppg+ecg"),
             "lag",
             "None without a bridge (use_cross_bridge=True, source='ppg+ecg')",
@@ -188,49 +185,75 @@ class ModelCfg:
 def cfg_from_dict(cfg: Mapping[str, Any]) -> ModelCfg:
     """ModelCfg from the published dictionary (YAML) form, or from `ModelCfg.to_dict`.
 
-    The published form has `sampling_freq` (Hz) and `seg_len` (s), whose product is seq_len, `source`, and
-    `model_params`; other top-level keys belong to training and are not looked at. Missing keys take the published
-    defaults, which differ from the dataclass's.
+    The published form has `sampling_freq` (Hz) and `seg_len` (s), with seq_len = int(sampling_freq) * int(seg_len),
+    `source` (None means "ppg+ecg"), and `model_params`; other top-level keys belong to training and are not looked at.
+    Missing keys take the published defaults, which differ from the dataclass's. Numbers may be texts or of NumPy, and
+    foreign keys of `model_params` are ignored, all as published. A warning names a key that looks like a known one
+    misspelt, and a number that loses its fraction.
 
     Raises:
-        ValueError: a value is wrong, or model_params (or a flat form) has an unknown key.
+        ValueError: a value is wrong; a truth value is a text such as "False", which the published code takes for True;
+            `cfg` has a known key misspelt or in the wrong place, or (in the form of `to_dict`) an unknown one.
         TypeError: `cfg` or its model_params is not a mapping.
     """
     if not isinstance(cfg, Mapping):
         raise TypeError(f"cfg: expected a dictionary, got {type(cfg).__name__}")
     if "model_params" not in cfg and "seq_len" in cfg:
-        _check_keys(cfg, [field.name for field in fields(ModelCfg)], "cfg")
+        _check_fields(cfg)
         return ModelCfg(**cfg)
     _check_top_level(cfg)
     params = cfg.get("model_params") or {}
     if not isinstance(params, Mapping):
         raise TypeError(f"model_params: expected a dictionary, got {type(params).__name__}")
-    _check_keys(params, list(_MODEL_PARAMS), "model_params")
+    _warn_of_misspellings(params, cfg)
     rate, seconds = cfg.get("sampling_freq", 100), cfg.get("seg_len", 10)
-    for key, value in (("sampling_freq", rate), ("seg_len", seconds)):
-        _expect(_is_number(value) and value > 0, key, "a positive number", value)
-    samples = rate * seconds
-    _expect(abs(samples - round(samples)) < 1e-9, "seg_len", f"a whole number of samples at {rate} Hz", seconds)
-    source = cfg.get("source", "ppg+ecg")
-    _expect(isinstance(source, str), "source", f"one of {', '.join(map(repr, SOURCES))}", source)
-    values = {field: params.get(key, default) for key, (field, default) in _MODEL_PARAMS.items()}
-    return ModelCfg(seq_len=round(samples), source=source.lower(), sampling_freq=rate, **values)
+    whole_rate, whole_seconds = to_whole("sampling_freq", rate), to_whole("seg_len", seconds)
+    expect(whole_rate >= 1, "sampling_freq", "at least 1 Hz", rate)
+    expect(whole_seconds >= 1, "seg_len", "at least 1 second", seconds)
+    source = cfg.get("source")
+    expect(source is None or isinstance(source, str), "source", f"one of {', '.join(map(repr, SOURCES))}", source)
+    values = {}
+    for key, (field, default, convert) in MODEL_PARAMS.items():
+        value = params.get(key, default)
+        values[field] = value if convert is None else convert(key, value)
+    return ModelCfg(
+        seq_len=whole_rate * whole_seconds,
+        source="ppg+ecg" if source is None else source.lower(),
+        sampling_freq=to_real("sampling_freq", rate),
+        **values,
+    )
 
 
 def _check_top_level(cfg: Mapping[str, Any]) -> None:
     """Keys of others are welcome there, but not ours in the wrong place or slightly misspelt."""
-    known = ("model_params", "sampling_freq", "seg_len", "source")
     for key in cfg:
-        if "model_params" not in cfg and key in _MODEL_PARAMS:
+        if "model_params" not in cfg and key in MODEL_PARAMS:
             raise ValueError(f"cfg: expected {key!r} under 'model_params', got it at the top level")
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
-        if key not in known and near and near[0] not in cfg:
+        near = difflib.get_close_matches(str(key), _TOP_LEVEL, n=1, cutoff=0.8)
+        if key not in _TOP_LEVEL and near and near[0] not in cfg:
             raise ValueError(f"cfg: unknown key {key!r} (did you mean {near[0]!r}?)")
 
 
-def _check_keys(got: Mapping[str, Any], known: list[str], where: str) -> None:
+def _warn_of_misspellings(params: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    """Foreign keys are ignored, as published; one that looks like a known key, which is missing, is worth a word."""
+    for key in params:
+        hint = None
+        if key == "seq_len":
+            hint = "it is sampling_freq * seg_len, which lie beside 'model_params'"
+        elif key in _TOP_LEVEL:
+            hint = "it belongs beside 'model_params'" if key not in cfg else None
+        elif key not in MODEL_PARAMS:
+            near = difflib.get_close_matches(str(key).lower(), MODEL_PARAMS, n=1, cutoff=0.7)
+            meant = "latent_dim" if key == "proj_dim" else near[0] if near else None
+            hint = f"did you mean {meant!r}?" if meant is not None and meant not in params else None
+        if hint is not None:
+            warnings.warn(f"model_params: {key!r} is ignored, as in the published code ({hint})", stacklevel=3)
+
+
+def _check_fields(got: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(ModelCfg)]
     for key in got:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"{where}: unknown key {key!r}{hint}; known keys are {', '.join(known)}")
+            raise ValueError(f"cfg: unknown key {key!r}{hint}; known keys are {', '.join(known)}")

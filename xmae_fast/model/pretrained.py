@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG, PREPROCESSING, CARD = "model.safetensors", "config.json", "preprocessing.json", "README.md"
 _BEST = Path("checkpoints") / "best.ckpt"  # of a run folder of pretraining
+_WEIGHT_FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".index.json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -32,6 +34,7 @@ def from_pretrained(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    **loading: Any,
 ) -> xMAE:
     """A pretrained model, in evaluation mode, on the CPU, with its preprocessing recipe as `model.preprocessing`.
 
@@ -41,6 +44,8 @@ def from_pretrained(
             comes first, and needs neither network nor huggingface_hub.
         cfg: for checkpoints that do not hold their configuration. impl: as for xMAE.
         revision, token, cache_dir, local_files_only: of the Hub; see `huggingface_hub.snapshot_download`.
+        loading: further arguments of `load_checkpoint`, such as `weights`, or `resize_positions` (the recipe then takes
+            the new segment length).
 
     A model without a stored recipe has the published one, at its own rate and segment length.
 
@@ -54,14 +59,16 @@ def from_pretrained(
     if not path.exists():
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         path = _download(str(path_or_hub_id), hub)
-    folder, weights = (path, path / WEIGHTS) if path.is_dir() else (path.parent, path)
-    if not weights.exists():
-        weights = folder / _BEST
-    if not weights.is_file():
+    candidates = [path / WEIGHTS, path / f"{WEIGHTS}.index.json", path / _BEST] if path.is_dir() else [path]
+    weights = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if weights is None:
         expected = f"{WEIGHTS} (as save_pretrained writes it) or {_BEST} (a run of pretraining)"
-        raise FileNotFoundError(f"path_or_hub_id: expected a folder with {expected}, {str(path)!r} has neither")
-    model = load_checkpoint(weights, cfg, impl=impl)
-    model.preprocessing = _read_recipe(weights.parent / PREPROCESSING, model.cfg)
+        files = sorted(entry for entry in path.iterdir() if entry.name.endswith(_WEIGHT_FILES)) if path.is_dir() else []
+        hint = f"; from_pretrained({str(files[0])!r}) takes a file" if files else ""
+        raise FileNotFoundError(f"path_or_hub_id: expected a folder with {expected}, {str(path)!r} has neither{hint}")
+    model = load_checkpoint(weights, cfg, impl=impl, **loading)
+    resized = bool(loading.get("resize_positions"))
+    model.preprocessing = _read_recipe(weights.parent / PREPROCESSING, model.cfg, resized)
     return model
 
 
@@ -144,11 +151,13 @@ def recipe_of(model: xMAE) -> Recipe:
     return model.preprocessing or Recipe.for_model(model.cfg)
 
 
-def _read_recipe(path: Path, cfg: ModelCfg) -> Recipe:
+def _read_recipe(path: Path, cfg: ModelCfg, resized: bool) -> Recipe:
     if not path.is_file():
         return Recipe.for_model(cfg)
     try:
         recipe = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if resized:
+            recipe = replace(recipe, segment_s=Recipe.for_model(cfg).segment_s)
         _check_recipe(recipe, cfg)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from xmae_fast.choices import IMPLS, check_choice
-from xmae_fast.config import ModelCfg, cfg_from_dict
+from xmae_fast.config import MODEL_PARAMS, ModelCfg, cfg_from_dict
 from xmae_fast.data.layout import Layout
 from xmae_fast.data.options import quality_pair
 from xmae_fast.ops.random_masking import MODES
@@ -120,7 +120,9 @@ class TrainCfg:
         self.make_curriculum()
 
     def model_cfg(self) -> ModelCfg:
-        """The model's part."""
+        """The model's part. A run must not begin with a misspelt key ignored, so unknown `model_params` are refused."""
+        if isinstance(self.model_params, Mapping):
+            _refuse_unknown(self.model_params, list(MODEL_PARAMS), "model_params")
         cfg = cfg_from_dict(
             {"sampling_freq": self.sampling_freq, "seg_len": self.seg_len, "source": self.source,
              "model_params": self.model_params}

@@ -19,7 +19,9 @@ def serve(answer) -> None:
             layout = Layout(**request["layout"])
             valid_for = fingerprint(request["path"], layout)
             scan = scan_shard(request["path"], layout, lambda done, total: answer(done=done, total=total))
-            if fingerprint(request["path"], layout) != valid_for:
+            if scan.others:
+                valid_for["others"] = scan.others
+            if fingerprint(request["path"], layout, scan.others) != valid_for:
                 raise ValueError(f"shard {request['path']}: expected a file at rest, it changed while it was scanned")
             target, failure = None, None
             for place in request["targets"]:

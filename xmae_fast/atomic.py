@@ -1,10 +1,21 @@
 """A file is there whole or not at all."""
 
+import glob
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")  # names of unfinished files
+
+
+def remains(path: str | os.PathLike) -> list[Path]:
+    """Unfinished files of killed writers of `path`, or of writers that are still at work."""
+    path = Path(path)
+    found = path.parent.glob(f".{glob.escape(path.name)}.*.tmp") if path.parent.is_dir() else ()
+    return [file for file in found if (match := TEMPORARY.fullmatch(file.name)) and match["name"] == path.name]
 
 
 @contextmanager

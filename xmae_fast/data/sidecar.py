@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast.atomic import atomic_path, remains
 from xmae_fast.data.layout import Layout
 from xmae_fast.data.linked import content_probe, marks
 from xmae_fast.data.scan import Scan
@@ -52,7 +52,7 @@ def sidecar_paths(path: str, cache_dir: str | os.PathLike | None) -> list[Path]:
 def write_sidecar(target: Path, scan: Scan, valid_for: dict) -> None:
     """Write the index; it appears whole or not at all. Remains of killed writers are removed after a day."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for old in target.parent.glob(f".{target.name}.*.tmp"):
+    for old in remains(target):
         if time.time() - old.stat().st_mtime > _STALE_TEMPORARY_S:
             old.unlink(missing_ok=True)
     about = {k: v for k, v in asdict(scan).items() if k not in (*_ARRAYS, "key", "labels", "others")}

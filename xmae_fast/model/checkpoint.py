@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from xmae_fast.atomic import atomic_path
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.written import check_replaceable
 
 PREFIX = "model."
 CFG_KEY = "xmae_fast_cfg"  # in a safetensors file's metadata and at the top of our own torch checkpoints
@@ -35,11 +37,13 @@ def save_checkpoint(model: xMAE, path: str | os.PathLike[str]) -> None:
         path: ends in ".safetensors" for safetensors (keys as in the state dict); any other ending gives the published
             Lightning form (torch.save of {"state_dict": {"model.<key>": ...}}).
 
-    Nothing is left half-written: the file appears under its name when it is complete, or not at all.
+    Nothing is left half-written: the file appears under its name when it is complete, or not at all. A checkpoint that
+    is there is replaced, any other file is not: FileExistsError.
     """
     if not isinstance(model, xMAE):
         raise TypeError(f"model: expected an xMAE, got {type(model).__name__}")
     path = Path(path)
+    check_replaceable(path, _is_checkpoint, "a checkpoint", "path")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     cfg = json.dumps(model.cfg.to_dict())
     with atomic_path(path) as temporary:
@@ -49,6 +53,16 @@ def save_checkpoint(model: xMAE, path: str | os.PathLike[str]) -> None:
             save_file(state, temporary, metadata={CFG_KEY: cfg, "format": "pt"})
         else:
             torch.save({"state_dict": {PREFIX + key: value for key, value in state.items()}, CFG_KEY: cfg}, temporary)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file looks like one of torch.save or of safetensors."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start.startswith(b"\x80\x02") or start[8:] == b"{"
 
 
 def load_checkpoint(

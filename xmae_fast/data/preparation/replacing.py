@@ -120,10 +120,12 @@ def clear(partial: Path) -> None:
 
 
 def clear_output(folder: Path) -> None:
-    """Make an empty folder, or one without the files of an earlier attempt."""
+    """Make an empty folder, in place of one with the files of an earlier attempt. FileExistsError: it holds others."""
     if folder.exists():
         remove_own(folder, matching(_MADE))
     folder.mkdir(exist_ok=True)
+    if others := os.listdir(folder):
+        raise FileExistsError(f"output: {folder / others[0]} is in the way and prepare did not write it")
 
 
 def clear_parts(folder: Path) -> None:

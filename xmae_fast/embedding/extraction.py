@@ -134,6 +134,7 @@ def embed_files(
     plan = {
         "output": output, "shape": list(shape), "dtype": dtype, "file_format": file_format, "rows": len(source),
         "part_rows": part_rows, "parts": parts, "quality": quality, "model": _digest(model), **source.describe(),
+        **({} if autocast is None else {"autocast": str(autocast)}),
     }  # fmt: skip
     store.open(json.loads(json.dumps(plan)), overwrite)
     try:

@@ -14,6 +14,7 @@ from xmae_fast.data import sidecar as sidecars
 from xmae_fast.data.open_shards import ShardChangedError
 from xmae_fast.data.sidecar import load_sidecar, sidecar_paths
 
+pytestmark = pytest.mark.usefixtures("scanned_here")
 L = 60
 OPTIONS = {"normalize_dtype": "float16", "exclude_prefixes": ()}
 

@@ -16,6 +16,8 @@ from xmae_fast.cli import main
 from xmae_fast.data import open_index, prepare, repack, simulate
 from xmae_fast.data.preparation import replacing
 
+pytestmark = pytest.mark.usefixtures("scanned_here")
+
 
 @pytest.fixture
 def recordings(tmp_path):

@@ -106,8 +106,8 @@ def matching(*patterns: str) -> Callable[[str], bool]:
 class Lock:
     """The lock of a folder that a command writes to: one that replaces things has it alone, others may share it.
 
-    The file `.lock` in the folder carries it and goes with the last holder. Where the system cannot lock files there is
-    no lock."""
+    The file `.lock` in the folder carries it and goes with the last holder. Where files cannot be locked, or the folder
+    is not to be written to, there is no lock."""
 
     def __init__(self, folder: PathLike, *, shared: bool = False) -> None:
         """BlockingIOError where another process has it. The folder must exist."""
@@ -118,7 +118,12 @@ class Lock:
         except ImportError:
             return
         while self._fd < 0:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EROFS):
+                    return
+                raise
             try:
                 fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 if self._is_at(fd):  # or its last holder has removed it meanwhile

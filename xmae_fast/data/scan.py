@@ -129,7 +129,7 @@ def _scan_published(file, layout: Layout, progress: Progress) -> Scan:
         if others.is_link(file, name):
             others.follow(file, name)
         member = _member(file, name)
-        found.subjects.append(_as_bytes(name).decode("utf-8", "replace"))
+        found.subjects.append(_as_bytes(name).decode("utf-8", "backslashreplace"))
         if not isinstance(member, h5py.Group):
             problem = problems.UNREADABLE if member is None else problems.BAD_KEY
             found.rows.append((len(found.subjects) - 1, -1, np.nan, np.nan, problem))

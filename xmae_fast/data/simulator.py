@@ -53,7 +53,9 @@ class Simulation:
     subject_pat: np.ndarray  # (num_subjects,) s, the subject's own PAT, before within-subject variation
 
     def save_truth(self, path: str | os.PathLike, segments: slice = slice(None), **extra: np.ndarray) -> None:
-        """Everything but the signals to an .npz file, atomically; `segments` selects rows, `extra` adds arrays."""
+        """Everything but the signals to an .npz file, atomically; `segments` selects rows, `extra` adds arrays.
+        FileExistsError where another file than such a one is there."""
+        check_replaceable(path, _is_truth, "the truth of a simulation", "path")
         truth = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cfg", "seed", "ppg", "ecg")}
         rows = {name: value if name in ("time", "subject_pat") else value[segments] for name, value in truth.items()}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -144,28 +146,30 @@ def _make_room(folder: Path, dataset: str, overwrite: bool) -> None:
         if path.suffix == ".h5":
             check_replaceable(path, _is_simulated, "a simulated shard with its truth beside it")
         else:
-            check_replaceable(path, lambda path: _truth_keys(path) is not None, "the truth of a simulation")
+            check_replaceable(path, _is_truth, "the truth of a simulation")
     for path in found:
         path.unlink()
 
 
-def _truth_keys(path: Path) -> set[str] | None:
-    """The records that a file of `save_truth` is about; None where it is none."""
+def _is_truth(path: Path) -> bool:
+    """Whether a file is one of `save_truth`."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return set(stored["key"].tolist()) if {"seed", "cfg", "pat"} <= set(stored.files) else None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None
+            return {"seed", "cfg", "pat"} <= set(stored.files)
+    except (OSError, ValueError, AttributeError, EOFError, BadZipFile):
+        return False
 
 
 def _is_simulated(shard: Path) -> bool:
     """Whether a shard holds just the records of which the truth is beside it."""
-    try:
-        with open_shard(str(shard)) as file:
-            records = {f"{group}/{key}" for group in file for key in file[group]}
-    except (OSError, ValueError, RuntimeError, TypeError):
+    truth = shard.with_suffix(".truth.npz")
+    if not _is_truth(truth):
         return False
-    return records == _truth_keys(shard.with_suffix(".truth.npz"))
+    try:
+        with open_shard(str(shard)) as file, np.load(truth, allow_pickle=False) as stored:
+            return {f"{group}/{key}" for group in file for key in file[group]} == set(stored["key"].tolist())
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError):
+        return False
 
 
 def _simulate_chunk(seed: int, blocks: list[tuple[int, int, int]], cfg: SimulationCfg) -> dict[str, np.ndarray]:

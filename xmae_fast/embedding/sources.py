@@ -81,7 +81,7 @@ class ShardSource:
         good = self.segments.read(items, 0, ppg, ecg)
         rows, index = self.segments.rows[items], self.segments.index
         columns = {
-            "key": np.char.decode(self._keys(rows), "utf-8", "replace"),
+            "key": np.char.decode(self._keys(rows), "utf-8", "backslashreplace"),
             "subject": self._subjects[self.segments.subject_of(items)],
             "ppg_quality": index.quality[rows, 0].astype(np.float32),
             "ecg_quality": index.quality[rows, 1].astype(np.float32),

@@ -64,13 +64,17 @@ def test_only_own_files_are_removed(tmp_path):
     for name in (*kept, "a.txt", "sub/b.txt", ".a.txt.0123abcd.tmp", "sub/.b.txt.00000000.tmp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
+    (tmp_path / "empty").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "b.txt").write_text("precious")
     written.remove_own(tmp_path, own)
     left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == sorted([*kept, "elsewhere/b.txt"])
-    written.remove_own(tmp_path / "elsewhere", written.matching(r"b\.txt"))
-    assert not (tmp_path / "elsewhere").exists()  # it is empty
+    assert (tmp_path / "empty").is_dir()
+    written.remove_own(tmp_path / "elsewhere", written.matching(r"b\.txt"))  # which becomes empty by that
+    assert not (tmp_path / "elsewhere").exists()
+    written.remove_own(tmp_path, written.matching("empty/"))
+    assert not (tmp_path / "empty").exists()
 
 
 def test_links_are_not_followed(tmp_path):

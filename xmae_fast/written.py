@@ -87,15 +87,19 @@ def check_not_input(path: PathLike, inputs: Iterable[PathLike], argument: str = 
 
 def remove_own(folder: PathLike, is_own: Callable[[str], bool]) -> None:
     """Remove the files below `folder` whose path in it (with /) `is_own` accepts, and `atomic_path`'s remains of killed
-    writers beside where such files stand; then folders that are empty, `folder` among them. Links are not followed."""
-    folder = Path(folder)
+    writers beside where such files stand; then folders that have become empty by that, or are empty and accepted with a
+    / at the end. Links are not followed."""
+    folder, emptied = Path(folder), set()
     for parent, folders, names in os.walk(folder, topdown=False):
         for name in names + [name for name in folders if os.path.islink(os.path.join(parent, name))]:
             path = Path(parent, name)
             if is_own(path.relative_to(folder).as_posix()) or is_own(_target(path).relative_to(folder).as_posix()):
                 path.unlink(missing_ok=True)
-        if not os.listdir(parent):
+                emptied.add(parent)
+        own = parent in emptied or is_own(f"{Path(parent).relative_to(folder).as_posix()}/")
+        if own and not os.listdir(parent):
             os.rmdir(parent)
+            emptied.add(os.path.dirname(parent))
 
 
 def matching(*patterns: str) -> Callable[[str], bool]:

@@ -58,8 +58,9 @@ def test_prepare_replaces_its_own_files_alone(recordings, tmp_path, in_process):
     (out / "notes.txt").write_text("precious")
     with pytest.raises(FileExistsError, match=r"holds 'notes.txt' and no prepare.json, so it is no folder of prepare"):
         prepare(recordings, out, **OPTIONS)
-    (out / "notes.txt").unlink()
+    (out / "notes.txt").unlink()  # an empty folder is taken
     prepare(recordings, out, segments_per_shard=2, **OPTIONS)
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
     open_index(out)  # leaves indexes beside the shards, which go with them
     (out / "notes.txt").write_text("precious")
     (out / "labels").mkdir()

@@ -283,3 +283,18 @@ def test_another_file_behind_a_link_is_another_input(model, packed, tmp_path):
         file.attrs["changed"] = 1  # near the beginning, where the file is probed
     with pytest.raises(FileExistsError, match=r"holds other embeddings \(inputs differ\)"):
         embed_files(tmp_path / "shard.h5", tmp_path / "out", model, **OPTIONS)
+
+
+def test_the_first_of_two_plans_counts(model, packed, tmp_path, monkeypatch):
+    """Two processes begin at once in a new folder, with other options each: one of them is refused."""
+    out, link = tmp_path / "out", os.link
+
+    def quicker(*arguments):
+        monkeypatch.setattr(os, "link", link)
+        embed_files(packed, out, model, output="tokens", **OPTIONS)
+        link(*arguments)
+
+    monkeypatch.setattr(os, "link", quicker)
+    with pytest.raises(FileExistsError, match=r"holds other embeddings \(output, shape differ\)"):
+        embed_files(packed, out, model, **OPTIONS)
+    assert read_embeddings(out).embeddings.shape == (90, 10, 16)

@@ -130,9 +130,12 @@ class Store:
             if others:
                 expected = "a new folder, or one of embeddings"
                 raise FileExistsError(f"{self.folder}: expected {expected}, it holds {others[0]!r}")
+        try:
+            with atomic_path(path, replace=False) as temporary:
+                temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+        except FileExistsError:  # another process was quicker: its plan may be another one
+            return self._begin(plan, overwrite)
         self.plan = plan
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         self.lock.share()
 
     def _remove(self, there: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ from xmae_fast.written import matching, read_json, remove_own
 REPORT = "prepare.json"
 _TABLES = (REPORT, "records.csv", "rejected.csv")
 _MADE = r"(prepare\.json|records\.csv|rejected\.csv|[^/]+_\d{4,}(\.h5|\.provenance\.npz))"
-_PARTIAL = matching(r"lock", r"settings\.json", r"parts/[0-9a-f]{32}\.npz", f"output/{_MADE}")
+_PARTIAL = matching(
+    r"lock", r"settings\.json", r"parts/[0-9a-f]{32}\.npz", f"output/{_MADE}", r"(parts|output|replaced)/"
+)
 
 
 def describe_files(folder: Path) -> dict[str, list]:

@@ -231,3 +231,41 @@ def test_an_index_of_the_version_before_is_built_again(main, tmp_path, monkeypat
     sidecars.write_sidecar(target, stale.scan, about)
     assert load_sidecar(str(path), SegmentDataset(path, **OPTIONS).segments.layout, None).valid_for["version"] == 2
     check(path, False, 12)
+
+
+def test_links_that_lead_back_and_forth(main, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "r+") as other:
+        other["x_1"] = h5py.ExternalLink("main.h5", "/x_1")
+        virtual = h5py.VirtualLayout((L, 3), "<f2")
+        virtual[:] = h5py.VirtualSource("main.h5", "x_2/" + key(7), (L, 3))
+        other.create_virtual_dataset("x_2/" + key(7), virtual)
+    main["x_1"] = h5py.ExternalLink("other.h5", "/x_1")
+    virtual[:] = h5py.VirtualSource("other.h5", "x_2/" + key(7), (L, 3))
+    main.create_virtual_dataset("x_2/" + key(7), virtual)
+    main["x_3"] = h5py.SoftLink("/x_3")
+    main.close()
+    dataset = SegmentDataset(tmp_path / "main.h5", **OPTIONS)
+    assert (len(dataset), dict(dataset.rejected)) == (10, {"unreadable": 3})
+
+
+def test_a_fetched_shard_lacks_what_it_links_to(main, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    add(main, "external group", tmp_path)
+    main.close()
+    memory = fsspec.filesystem("memory")
+    for name in ("main.h5", "other.h5"):
+        memory.pipe(f"/linked/{name}", (tmp_path / name).read_bytes())
+    dataset = SegmentDataset("memory://linked/main.h5", cache_dir=tmp_path / "cache", **OPTIONS)
+    assert (len(dataset), dict(dataset.rejected)) == (10, {"unreadable": 1})
+    memory.rm("/linked", recursive=True)
+
+
+def test_a_file_that_appears_disturbs_no_open_data_set(main, tmp_path):
+    main["x_1"] = h5py.ExternalLink("none.h5", "/m_1")
+    main.close()
+    path = tmp_path / "main.h5"
+    dataset = SegmentDataset(path, **OPTIONS)
+    dataset[0]
+    (tmp_path / "third.h5").rename(tmp_path / "none.h5")
+    dataset[9]
+    assert len(SegmentDataset(path, **OPTIONS)) == 12

@@ -59,6 +59,8 @@ class OtherFiles:
         self.h5py = h5py
         self.number = self._number(file.id)
         self.marks: dict[str, Mark | None] = {}
+        self._seen: set[tuple[str, bytes]] = set()  # links that were followed: they may lead back
+        self._held: dict[tuple[str, str], bool] = {}
 
     def owns(self, item) -> bool:
         """Whether an object of h5py's low level lies in the file itself; notes its file where not."""
@@ -86,6 +88,9 @@ class OtherFiles:
                     other, target = group.id.links.get_val(name)
                     for candidate in self._candidates(os.fsdecode(other), os.fsdecode(group.file.filename)):
                         self._note(candidate)
+                        if (candidate, target) in self._seen:
+                            continue
+                        self._seen.add((candidate, target))
                         with suppress(*_ERRORS), self.h5py.File(candidate, "r") as file:
                             self.follow(file, target, deep + 1)
                 elif kind == h5l.TYPE_SOFT and deep < _DEEPEST:
@@ -129,11 +134,12 @@ class OtherFiles:
     def _holds(self, path: str, name: str) -> bool:
         """Whether a source of a virtual data set is there."""
         self._note(path)
-        with suppress(*_ERRORS), self.h5py.File(path, "r") as file:
-            self.follow(file, name)
-            source = file[name]
-            return self.missing_rows(source.id) in (None, [])
-        return False
+        if (path, name) not in self._held:
+            self._held[path, name] = False  # until it is known: it may be its own source
+            with suppress(*_ERRORS), self.h5py.File(path, "r") as file:
+                self.follow(file, name)
+                self._held[path, name] = not self.missing_rows(file[name].id)
+        return self._held[path, name]
 
     def _candidates(self, name: str, holder: str) -> list[str]:
         """Where HDF5 looks for the file `name` that the file `holder` names."""

@@ -70,11 +70,9 @@ class OpenShards:
     def _check_others(self, i: int) -> None:
         """Files that the shard takes data from; none for nearly every shard."""
         for other, known in self.shards[i].sidecar.valid_for.get("others", {}).items():
-            if not is_same(other, known):
-                expected = "the file that was indexed" if known else "no file, as when it was indexed"
-                raise ShardChangedError(
-                    f"shard {self.shards[i].path}: it takes data from {other}: expected {expected}, found another"
-                )
+            if known and not is_same(other, known):  # one that was missing holds no segment that is used
+                what = f"it takes data from {other}: expected the file that was indexed, found another or none"
+                raise ShardChangedError(f"shard {self.shards[i].path}: {what}")
 
     def _compare(self, i: int, status: tuple) -> None:
         """Against the index. A file that was only touched passes."""

@@ -49,8 +49,9 @@ class SegmentLoader:
         all ranks together are those that one process with batch_size * world_size would see. `pad` repeats the first
         segments so that all ranks get as many; pad=False repeats nothing, and some ranks may get one segment more.
         Taken from torch.distributed, every rank makes the loader, and all of them compare what they have: where
-        segments or settings differ or a rank cannot open its shards, all raise the same ValueError. Given here, nothing
-        is compared, and ranks with other shards wait for each other without end.
+        segments or settings differ or a rank cannot open its shards, all raise the same ValueError. Given, as for a
+        loader that some ranks alone make (0, 1), nothing is compared, and ranks with other shards may wait for each
+        other without end.
     prefetch: batches prepared ahead.
 
     One pass at a time. A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad

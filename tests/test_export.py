@@ -248,3 +248,31 @@ def test_int8_of_a_default_size_model_on_real_segments(tmp_path):
     data = os.environ["XMAE_FAST_REAL_DATA"]
     report = export_model(model, tmp_path / "model.onnx", weights="int8", data=data, benchmark=False)
     assert all(d.worst_cosine > 0.995 for d in report.differences["ONNX Runtime"])
+
+
+def test_nothing_but_exports_is_replaced(model, tmp_path, capsys):
+    checkpoint, hard, out = tmp_path / "model.ckpt", tmp_path / "hard.ckpt", tmp_path / "model.onnx"
+    xmae_fast.save_checkpoint(model, checkpoint)
+    os.link(checkpoint, hard)
+    before = checkpoint.read_bytes()
+    for place in (checkpoint, hard):
+        arguments = ["export", str(checkpoint), "--to", "onnx", "--no-benchmark", "--overwrite"]
+        assert main([*arguments, "-o", str(place)]) == 2
+        assert "path: expected another file than the input" in capsys.readouterr().err
+        assert checkpoint.read_bytes() == before
+    out.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"is there and is not the export that model\.onnx\.json tells"):
+        export_model(model, out, benchmark=False, overwrite=True)
+    out.unlink()
+    listing = tmp_path / "model.onnx.json"
+    listing.write_text('{"precious": true}')
+    with pytest.raises(FileExistsError, match=r"model\.onnx\.json is there and is not the description of an export"):
+        export_model(model, out, benchmark=False)
+    listing.unlink()
+    for _ in range(2):
+        export_model(model, out, benchmark=False, overwrite=True)
+    with pytest.raises(FileExistsError, match="expected a new file"):
+        export_model(model, out, benchmark=False)
+    out.write_bytes(out.read_bytes() + b"\0")  # somebody else's since
+    with pytest.raises(FileExistsError, match="is not the export"):
+        export_model(model, out, benchmark=False, overwrite=True)

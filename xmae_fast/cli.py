@@ -22,7 +22,7 @@ def _simulate(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cfg = SimulationCfg(pvc_probability=arguments.pvc_probability, pat_coupling=arguments.pat_coupling)
     simulation = simulate(arguments.subjects, arguments.segments, seed=arguments.seed, cfg=cfg)
-    for path in simulation.write_shards(folder):
+    for path in simulation.write_shards(folder, overwrite=arguments.overwrite):
         print(path)
 
 
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--pat-coupling", type=float, default=0.0, help="of pulse shape to arrival time, 0 to 1 (default: %(default)s)"
     )
     simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
+    simulate.add_argument("--overwrite", action="store_true", help="replace the shards of an earlier simulation there")
     simulate.set_defaults(run=_simulate)
     cli_data.add_commands(commands)
     cli_prepare.add_commands(commands)

@@ -68,8 +68,15 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from xmae_fast.atomic import atomic_path
     from xmae_fast.data import draw_examples, inspect_shards, print_report
     from xmae_fast.data.inspection_report import import_rich
+    from xmae_fast.written import check_replaceable, is_json_of, is_picture
 
     import_rich()
+    for file, is_own, what in (
+        (arguments.json, lambda file: is_json_of(file, "shards", "problem_records"), "a report of xmae-fast inspect"),
+        (arguments.picture, is_picture, "a picture of xmae-fast"),
+    ):
+        if file is not None:
+            check_replaceable(file, is_own, what, "inspect")
     options = {"layout": layout_of(arguments.columns), "cache_dir": arguments.cache_dir, "quality": arguments.quality}
     with progress_bars() as progress:
         report = inspect_shards(arguments.shards, progress=progress, **options)

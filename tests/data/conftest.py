@@ -47,3 +47,21 @@ def in_process(monkeypatch):
             return ""
 
     monkeypatch.setattr(pool, "PrepareWorker", Here)
+
+
+@pytest.fixture
+def scanned_here(monkeypatch):
+    """Shards are scanned in this process, which saves starting another one."""
+    scan_here(monkeypatch)
+
+
+def scan_here(monkeypatch) -> None:
+    """As of the fixture `scanned_here`."""
+    from xmae_fast.data import scan_pool, scan_worker
+
+    def ask(self, request, ends, progress=None):
+        answers = []
+        scan_worker.scan_and_write(request, lambda **answer: answers.append(answer))
+        return answers[-1]
+
+    monkeypatch.setattr(scan_pool.ScanWorker, "_ask", ask)

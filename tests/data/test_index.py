@@ -272,3 +272,18 @@ def test_rate_of_published_records(tmp_path, signals):
 def test_folders_and_globs(shards):
     folder = Path(shards[0]).parent
     assert len(open_index(folder)) == len(open_index(str(folder / "*.h5"))) == 480
+
+
+@pytest.mark.parametrize("form", ["published", "packed"])
+def test_subjects_whose_names_are_no_utf_8_stay_apart(tmp_path, signals, form):
+    path, names = tmp_path / "x.h5", [b"m_\xfc", b"m_\xfd"]
+    if form == "published":
+        write_published(path, signals)
+        with h5py.File(path, "r+") as file:
+            for number, name in enumerate(names):
+                file.move(f"m_{number}", name)
+    else:
+        with h5py.File(write_packed(path, signals), "r+") as file:
+            del file["patient_id"]
+            file["subject"] = np.array(names * 5, "S3")
+    assert {r"m_\xfc", r"m_\xfd"} <= set(open_index(path).subjects)

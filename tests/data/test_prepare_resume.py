@@ -65,7 +65,7 @@ PLACES = {
     "a shard's checksums are set": (shards.packed, "set_checksums"),
     "the report is written": (preparing.json, "dumps"),
     "the folder is renamed": (preparing.os, "rename"),
-    "what is left is removed": (preparing.shutil, "rmtree"),
+    "what is left is removed": (preparing.replacing, "clear"),
 }
 
 
@@ -76,7 +76,7 @@ def test_killed_between_steps(folder, expected, tmp_path, in_process, monkeypatc
     original, out, seen = getattr(home, name), tmp_path / "out", []
 
     def stand_in(*arguments, **options):
-        due = {"dumps": options.get("indent"), "rmtree": out.exists()}.get(name, True)
+        due = {"dumps": options.get("indent"), "clear": out.exists()}.get(name, True)
         seen.append(due)
         if not due or (name == "savez" and len(seen) < 3):
             return original(*arguments, **options)

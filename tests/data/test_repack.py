@@ -201,11 +201,15 @@ def test_existing_files_are_safe(shard, tmp_path):
     with pytest.raises(FileExistsError, match=r"output: .*out\.h5 exists already"):
         repack(shard, out)
     with pytest.raises(ValueError, match="no segment remains"):
-        repack(shard, out, quality=2.0, overwrite=True)
+        repack(shard, tmp_path / "none.h5", quality=2.0, overwrite=True)
+    with pytest.raises(FileExistsError, match=r"out\.h5 is there and is not a packed file of xmae-fast"):
+        repack(shard, out, overwrite=True)
     assert out.read_bytes() == b"precious"
-    repack(shard, out, overwrite=True)
+    out.unlink()
+    for _ in range(2):
+        repack(shard, out, overwrite=True)
     assert verify_packed(out)
-    with pytest.raises(ValueError, match="output: expected another file than the shards"):
+    with pytest.raises(ValueError, match="output: expected another file than the input"):
         repack(tmp_path, out, overwrite=True)
     with pytest.raises(FileNotFoundError, match="output: expected a file in an existing folder"):
         repack(shard, tmp_path / "no" / "out.h5")

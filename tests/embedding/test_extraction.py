@@ -9,6 +9,7 @@ import random
 import signal
 import time
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -229,3 +230,71 @@ def test_inputs_that_do_not_fit(model, packed, tmp_path):
         embed_files(tmp_path / "y.npy", tmp_path / "out", model, fs=100, **OPTIONS)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         embed_files(tmp_path / "none.npy", tmp_path / "out", model, fs=100, **OPTIONS)
+
+
+def test_overwriting_leaves_other_files_alone(model, packed, tmp_path):
+    out = tmp_path / "out"
+    embed_files(packed, out, model, file_format="npy", **OPTIONS)
+    foreign = ["part-list.txt", "part-00000.csv", ".part-00000.npy.backup.tmp", "part-00090.npy", "notes.txt"]
+    for name in foreign:
+        (out / name).write_text(name)
+    (out / ".part-00001.npy.0123abcd.tmp").touch()  # of a killed writer
+    embed_files(packed, out, model, output="tokens", overwrite=True, **OPTIONS)
+    parts = [f"part-{number:05d}.h5" for number in range(9)]
+    assert sorted(content(out)) == sorted([*foreign, *parts, "embeddings.json"])
+    assert [(out / name).read_text() for name in foreign] == foreign
+    assert read_embeddings(out).embeddings.shape[1:] == (10, 16)
+
+
+def test_nothing_is_replaced_under_another_process(model, packed, tmp_path):
+    """Its parts would stand among those of the new model."""
+    out, refused = tmp_path / "out", []
+
+    def replace(stage, *_):
+        if stage == "embed":
+            with pytest.raises(BlockingIOError, match="another process is writing to"):
+                embed_files(packed, out, model, output="tokens", overwrite=True, **OPTIONS)
+            refused.append(stage)
+            assert embed_files(packed, out, model, **OPTIONS).complete  # the same work may be shared
+
+    embed_files(packed, out, model, progress=replace, **OPTIONS)
+    assert refused
+    embed_files(packed, out, model, output="tokens", overwrite=True, **OPTIONS)
+    assert ".lock" not in content(out)
+
+
+def test_another_precision_is_other_work(model, packed, tmp_path):
+    embed_files(packed, tmp_path / "out", model, **OPTIONS)
+    with pytest.raises(FileExistsError, match=r"holds other embeddings \(autocast differ\)"):
+        embed_files(packed, tmp_path / "out", model, autocast=torch.bfloat16, **OPTIONS)
+    embed_files(packed, tmp_path / "half", model, autocast=torch.bfloat16, **OPTIONS)
+    with pytest.raises(FileExistsError, match=r"holds other embeddings \(autocast differ\)"):
+        embed_files(packed, tmp_path / "half", model, **OPTIONS)
+
+
+def test_another_file_behind_a_link_is_another_input(model, packed, tmp_path):
+    (tmp_path / "other.h5").write_bytes(packed.read_bytes())
+    with h5py.File(tmp_path / "shard.h5", "w") as file:
+        for name in ("ppg", "ecg"):
+            file[name] = h5py.ExternalLink("other.h5", f"/{name}")
+    embed_files(tmp_path / "shard.h5", tmp_path / "out", model, **OPTIONS)
+    with h5py.File(tmp_path / "other.h5", "r+") as file:
+        file["ppg"][0] = -file["ppg"][0]
+        file.attrs["changed"] = 1  # near the beginning, where the file is probed
+    with pytest.raises(FileExistsError, match=r"holds other embeddings \(inputs differ\)"):
+        embed_files(tmp_path / "shard.h5", tmp_path / "out", model, **OPTIONS)
+
+
+def test_the_first_of_two_plans_counts(model, packed, tmp_path, monkeypatch):
+    """Two processes begin at once in a new folder, with other options each: one of them is refused."""
+    out, link = tmp_path / "out", os.link
+
+    def quicker(*arguments):
+        monkeypatch.setattr(os, "link", link)
+        embed_files(packed, out, model, output="tokens", **OPTIONS)
+        link(*arguments)
+
+    monkeypatch.setattr(os, "link", quicker)
+    with pytest.raises(FileExistsError, match=r"holds other embeddings \(output, shape differ\)"):
+        embed_files(packed, out, model, **OPTIONS)
+    assert read_embeddings(out).embeddings.shape == (90, 10, 16)

@@ -20,6 +20,7 @@ from xmae_fast.ops import masks_from_seed
 from xmae_fast.training import GraphedStep, adamw, control, loop, pretrain, train_cfg_from_dict, validation_loss
 from xmae_fast.training.feed import Feed
 from xmae_fast.training.parameters import freeze_untrained
+from xmae_fast.training.run_folder import RunFolder
 
 pytest.importorskip("lightning")
 yaml = pytest.importorskip("yaml")
@@ -219,3 +220,67 @@ def test_ranks_have_dropouts_of_their_own(cfg):
         step = GraphedStep(model, adamw(model.parameters()), rank=rank, world_size=2, mask_ratio=1.0)
         losses.append(step(ppg, ecg))
     assert not torch.equal(*losses)
+
+
+def test_overwriting_leaves_other_files_alone(cfg, tmp_path, monkeypatch):
+    """What a run wrote goes, also of a run of another kind; what else lies in its folder stays."""
+    cfg = cfg | {"max_steps": 1, "keep_every": 1}
+    pretrain(cfg, "x", runs=tmp_path, quiet=True)
+    folder = tmp_path / "x"
+    foreign = ["notes.txt", "checkpoints/thesis.ckpt", "checkpoints/best.ckpt.txt", "tensorboard/mine.csv", "data/a.h5"]
+    for name in foreign:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "checkpoints" / "epoch-007.ckpt").touch()
+    (folder / "nan_batch_1.pt").touch()
+    pretrain(cfg | {"keep_every": 0}, "x", runs=tmp_path, overwrite=True, quiet=True)
+    made = ["config.yaml", "run.json", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt"]
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert sorted(found) == sorted(foreign + made)
+    assert [(folder / name).read_text() for name in foreign] == foreign
+    assert len(json.loads((folder / "run.json").read_text())["starts"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (name, options)
+        for name in ("config.yaml", "checkpoints/last.ckpt", "run.json", "checkpoints/deep/mine.txt")
+        for options in ({"overwrite": True}, {"resume": "auto"})
+        if name != "checkpoints/last.ckpt" or options == {"overwrite": True}  # else it is a run to go on with
+    ],
+)
+def test_files_under_the_names_of_a_runs_are_left_alone(cfg, tmp_path, name, options):
+    (tmp_path / "x" / name).parent.mkdir(parents=True)
+    (tmp_path / "x" / name).write_text("lr: 1")
+    with pytest.raises(FileExistsError, match=f"expected the folder of a run, it holds '{name}'"):
+        pretrain(cfg, "x", runs=tmp_path, quiet=True, **options)
+    assert (tmp_path / "x" / name).read_text() == "lr: 1"
+
+
+def test_a_run_that_was_killed_at_its_beginning_is_known(cfg, tmp_path):
+    folder = RunFolder(tmp_path / "x")
+    folder.open(False, False)
+    folder.write_config(train_cfg_from_dict(cfg))
+    folder.close()
+    folder.about.unlink()  # as versions before left it
+    assert folder.open("auto", False) is False
+    folder.close()
+    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "run.json"]
+
+
+def test_two_runs_in_one_folder(cfg, tmp_path):
+    """The second one stops with a line, and the first goes on undisturbed."""
+    refused = []
+
+    def second(step):
+        for options in ({"overwrite": True}, {"resume": "auto"}):
+            with pytest.raises(BlockingIOError, match="another process is writing to") as caught:
+                pretrain(cfg, "x", runs=tmp_path, quiet=True, **options)
+            refused.append(str(caught.value))
+
+    result = pretrain(cfg | {"max_steps": 2}, "x", runs=tmp_path, quiet=True, callback=second)
+    assert result.status == "finished"
+    assert len(refused) == 4
+    assert not any("\n" in line for line in refused)
+    assert pretrain(cfg | {"max_steps": 3}, "x", runs=tmp_path, quiet=True, resume=True).status == "finished"

@@ -81,6 +81,7 @@ def test_a_finished_run_may_be_given_more_steps(cfg, tmp_path):
 def test_auto_begins_where_there_is_nothing_to_resume(cfg, tmp_path):
     (tmp_path / "a" / "checkpoints").mkdir(parents=True)
     (tmp_path / "a" / "metrics.csv").write_text("step\n")
+    (tmp_path / "a" / "run.json").write_text('{"starts": []}')
     assert pretrain(cfg | {"max_steps": 1}, "a", runs=tmp_path, quiet=True, resume="auto").steps == 1
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from xmae_fast.atomic import atomic_path
 from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.index import Paths, SegmentIndex, Shard
@@ -17,6 +16,7 @@ from xmae_fast.data.layout import Layout
 from xmae_fast.data.options import Quality
 from xmae_fast.data.segment_reader import SegmentReader
 from xmae_fast.data.shards import open_shard
+from xmae_fast.written import check_replaceable, is_picture, write_picture
 
 _COLOURS = {"ECG": "#b3261e", "PPG": "#0f8a5f"}
 _WARNING = "#b45309"
@@ -52,9 +52,10 @@ def draw_examples(
     """Draw `count` of the segments that a loader would use, at random, and up to 3 of those that are unusable, of as
     many reasons as possible, to a PNG file: ECG above PPG, values as stored. It appears whole or not at all.
 
-    Errors: ImportError without matplotlib; ValueError when there is no segment to draw, or `count` is less than 1;
-    otherwise those of `inspect_shards`."""
+    Errors: ImportError without matplotlib; FileExistsError where `file` is something else than such a picture;
+    ValueError when there is no segment to draw, or `count` is less than 1; otherwise those of `inspect_shards`."""
     canvas, figure_class = _matplotlib()
+    check_replaceable(file, is_picture, "a picture of xmae-fast", "file")
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
     index = index_of(paths, layout, cache_dir)
@@ -74,8 +75,7 @@ def draw_examples(
     start = -(-len(used) // columns) * columns
     for panel, example in zip([*panels[: len(used)], *panels[start:]], examples, strict=False):
         _draw(panel, example)
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    write_picture(figure, file, "file")
 
 
 def _one_of_each(index: SegmentIndex, rows: np.ndarray, normalize_dtype: NormalizeDtype) -> np.ndarray:

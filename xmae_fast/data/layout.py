@@ -112,6 +112,6 @@ def sampling_freq_of(attributes, time: np.ndarray | None) -> float | None:
 
 def _text(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "OS":
-        decoded = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values.ravel()]
+        decoded = [v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else str(v) for v in values.ravel()]
         return np.array(decoded, dtype=str).reshape(values.shape)
     return values.astype(str)

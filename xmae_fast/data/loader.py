@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from xmae_fast.data.agreement import together
 from xmae_fast.data.buffers import BatchBuffers
 from xmae_fast.data.order import BLOCK, WINDOW, epoch_order, rank_order
 from xmae_fast.data.segments import Segments
@@ -46,6 +48,10 @@ class SegmentLoader:
     rank, world_size: of this process among those that share an epoch; by default torch.distributed's. The batches of
         all ranks together are those that one process with batch_size * world_size would see. `pad` repeats the first
         segments so that all ranks get as many; pad=False repeats nothing, and some ranks may get one segment more.
+        Taken from torch.distributed, every rank makes the loader, and all of them compare what they have: where
+        segments or settings differ or a rank cannot open its shards, all raise the same ValueError. Given, as for a
+        loader that some ranks alone make (0, 1), nothing is compared, and ranks with other shards may wait for each
+        other without end.
     prefetch: batches prepared ahead.
 
     One pass at a time. A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad
@@ -80,7 +86,9 @@ class SegmentLoader:
         if pin_memory and not torch.accelerator.is_available():
             warnings.warn("pin_memory: no accelerator found, memory is not pinned", stacklevel=2)
             pin_memory = False
-        self.segments = Segments(paths, seed=seed, num_threads=num_threads, **options)
+        agreed = counts | {"shuffle": shuffle, "drop_last": drop_last, "pad": pad}
+        made = partial(Segments, paths, seed=seed, num_threads=num_threads, **options)
+        self.segments = together(made, rank is None, agreed)
         self.batch_size, self.shuffle, self.drop_last, self.pad = batch_size, shuffle, drop_last, pad
         self.prefetch, self.block_size, self.window = prefetch, block_size, window
         self.epoch, self.stats = 0, LoaderStats()

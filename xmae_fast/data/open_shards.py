@@ -8,9 +8,9 @@ import numpy as np
 from xmae_fast.data.gather import make_gather
 from xmae_fast.data.index import SegmentIndex
 from xmae_fast.data.layout import Layout
+from xmae_fast.data.linked import content_probe, is_same
 from xmae_fast.data.segment_reader import SegmentReader
 from xmae_fast.data.shards import open_shard
-from xmae_fast.data.sidecar import content_probe
 
 
 class ShardChangedError(OSError):
@@ -46,6 +46,7 @@ class OpenShards:
                 raise ShardChangedError(f"shard {path}: expected the file that was indexed, found nothing") from None
             if status != self.status[i]:
                 self._compare(i, status)
+            self._check_others(i)
 
     def reader(self, i: int) -> SegmentReader:
         if i not in self.readers:
@@ -59,11 +60,19 @@ class OpenShards:
         path = self.shards[i].path
         if not os.path.isfile(path):
             raise FileNotFoundError(f"shard {path}: expected an HDF5 file, found nothing")
+        self._check_others(i)
         with open(path, "rb") as file:
             self._compare(i, _status(os.fstat(file.fileno())))
             if self.shards[i].mapped:
                 self.map_of[i] = len(self.maps)
                 self.maps[i] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _check_others(self, i: int) -> None:
+        """Files that the shard takes data from; none for nearly every shard."""
+        for other, known in self.shards[i].sidecar.valid_for.get("others", {}).items():
+            if known and not is_same(other, known):  # one that was missing holds no segment that is used
+                what = f"it takes data from {other}: expected the file that was indexed, found another or none"
+                raise ShardChangedError(f"shard {self.shards[i].path}: {what}")
 
     def _compare(self, i: int, status: tuple) -> None:
         """Against the index. A file that was only touched passes."""

@@ -108,6 +108,15 @@ def verify_packed(path: str | os.PathLike, progress: Progress | None = None) -> 
     return found
 
 
+def is_packed_file(path: str | os.PathLike) -> bool:
+    """Whether a file says of itself that it is one of `repack` or `prepare`."""
+    try:
+        with open_shard(os.fspath(path)) as file:
+            return file.attrs.get("format") == FORMAT
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError):
+        return False
+
+
 @contextmanager
 def opened(fd: int, mode: str, **options) -> Iterator:
     """h5py.File on a file descriptor. By name HDF5 would lock the file itself, and the caller holds that lock."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast.atomic import atomic_path, remains
 
 _VERSION = 1
 
@@ -49,12 +49,10 @@ class Journal:
 
     def remove(self) -> None:
         """Forget everything; remains of killed writers go too."""
-        folder, name = os.path.split(self.path)
         self.identity, self.digests = "", []
-        for entry in os.listdir(folder or "."):
-            if entry == name or (entry.startswith(f".{name}.") and entry.endswith(".tmp")):
-                with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(folder, entry))
+        for path in (self.path, *remains(self.path)):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
         sync_folder(self.path)
 
 

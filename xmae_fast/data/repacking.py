@@ -17,6 +17,7 @@ from xmae_fast.data.packed import Progress
 from xmae_fast.data.repack_copy import PackedCopy
 from xmae_fast.data.repack_journal import Journal, locked, sync_folder
 from xmae_fast.data.segments import Segments
+from xmae_fast.written import check_not_input, check_replaceable
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def repack(
     quality, subjects, exclude_subjects, exclude_prefixes, layout, cache_dir, on_bad, normalize_dtype, num_threads: as
         for `SegmentDataset`; "raise" refuses a segment or shard with a problem, "skip" leaves it out and counts it.
     progress: called with (stage, done, in all), stage a shard that is indexed, then "copy" and "verify" in segments.
-    overwrite: replace a file that is there.
+    overwrite: replace a packed file of `repack` or `prepare` that is there; any other is left alone.
 
     `output` appears whole, after everything was read back and compared, or not at all. Until then the data are in
     `.<name>.partial` beside it; a call with the same shards and settings goes on where an interrupted one ended, any
@@ -113,8 +114,8 @@ def repack(
     }
     options = {"num_threads": num_threads, "layout": layout, "cache_dir": cache_dir, "progress": progress}
     segments = Segments(paths, **selection, **options)
-    if os.path.exists(output) and any(os.path.samefile(output, shard.path) for shard in segments.index.shards):
-        raise ValueError(f"output: expected another file than the shards, got {output}, which is one of them")
+    for shard in segments.index.shards:
+        check_not_input(output, [shard.path, *shard.sidecar.valid_for.get("others", {})])
     kind = _stored_dtype(segments, dtype)
     partial = os.path.join(os.path.dirname(output), f".{os.path.basename(output)}.partial")
     with locked(partial, output) as fd:
@@ -166,6 +167,7 @@ def _check_output(output: str, overwrite: bool) -> None:
         raise FileNotFoundError(f"output: expected a file in an existing folder, got {output}")
     if os.path.exists(output) and not overwrite:
         raise FileExistsError(f"output: {output} exists already (overwrite=True replaces it)")
+    check_replaceable(output, packed.is_packed_file, "a packed file of xmae-fast")
 
 
 def _listed(names: Iterable[str] | None) -> list[str] | str | None:

@@ -10,6 +10,7 @@ import numpy as np
 from xmae_fast.data import problems
 from xmae_fast.data.gather import MapFormat, gather_arrays, make_gather
 from xmae_fast.data.layout import Layout, row_storage, sampling_freq_of
+from xmae_fast.data.linked import Mark, OtherFiles, rows_of
 from xmae_fast.data.segment_reader import SegmentReader
 from xmae_fast.data.shards import import_h5py, open_shard, parse_key
 
@@ -38,6 +39,7 @@ class Scan:
     problem: np.ndarray  # (n,) uint8, see problems.py
     key: np.ndarray = field(repr=False)  # (n,) bytes: group/key (published) or row number (packed)
     labels: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) int64 or float32
+    others: dict[str, Mark | None] = field(default_factory=dict)  # files that data come from, see linked.py
 
 
 def scan_shard(path: str, layout: Layout, progress: Progress | None = None) -> Scan:
@@ -62,8 +64,8 @@ def scan_shard(path: str, layout: Layout, progress: Progress | None = None) -> S
 class _Published:
     """Collects records whose keys end in their qualities."""
 
-    def __init__(self, h5py, layout: Layout) -> None:
-        self.h5py, self.layout = h5py, layout
+    def __init__(self, h5py, layout: Layout, others: OtherFiles) -> None:
+        self.h5py, self.layout, self.others = h5py, layout, others
         self.columns = len(layout.columns)
         self.shape = self.type = self.dtype = None
         self.why_not = ""
@@ -71,23 +73,28 @@ class _Published:
         self.rows: list[tuple[int, int, float, float, int]] = []  # subject, offset, qualities, problem
         self.keys: list[bytes] = []
 
-    def add(self, group, name: str | bytes, subject: int, prefix: bytes) -> None:
-        """A member of a subject's group; h5py gives bytes where a name is not UTF-8."""
+    def add(self, group, name: str | bytes, subject: int, prefix: bytes, is_own: bool) -> None:
+        """A member of a subject's group, which lies in the file itself or not; h5py gives bytes where a name is not
+        UTF-8."""
         offset, ppg, ecg, problem = -1, np.nan, np.nan, 0
         try:
             fields = parse_key(str(name))
             ppg, ecg = fields.ppg_quality, fields.ecg_quality
-            offset = self._offset(self.h5py.h5d.open(group.id, name.encode()))
+            if linked := self.others.is_link(group, name):
+                self.others.follow(group, name)
+            record = self.h5py.h5d.open(group.id, name.encode())
+            offset = self._offset(record, self.others.owns(record) if linked else is_own)
             problem = 0 if offset is not None else problems.WRONG_SHAPE
         except ValueError:
             problem = problems.BAD_KEY
         except (KeyError, OSError, RuntimeError, TypeError, MemoryError):
-            problem = problems.UNREADABLE
+            offset, problem = -1, problems.UNREADABLE
         self.rows.append((subject, -1 if offset is None else offset, ppg, ecg, problem))
         self.keys.append(prefix + _as_bytes(name))
 
-    def _offset(self, record) -> int | None:
-        """Where a record begins, -1 where it cannot be mapped, None where it has another shape or type."""
+    def _offset(self, record, is_own: bool) -> int | None:
+        """Where a record begins, -1 where it cannot be mapped, None where it has another shape or type. OSError where
+        a file is missing that its values are in."""
         shape = record.shape
         if self.shape is None:
             dtype = record.dtype
@@ -97,6 +104,11 @@ class _Published:
         elif shape != self.shape or not record.get_type().equal(self.type):
             return None
         offset = record.get_offset()
+        if offset is None and self.others.missing_rows(record):
+            raise OSError("values in a file that is missing or too short")
+        if not is_own:
+            self.why_not = self.why_not or "links to other files"
+            return -1
         if offset is None and not self.why_not:
             storage = row_storage(record, shape)
             rows = storage.offsets
@@ -111,17 +123,21 @@ def _scan_published(file, layout: Layout, progress: Progress) -> Scan:
     if layout.labels:
         raise ValueError(f"labels: expected a packed file for {', '.join(layout.labels)}, found groups of records")
     h5py = import_h5py()
-    found = _Published(h5py, layout)
+    others = OtherFiles(file)
+    found = _Published(h5py, layout, others)
     for name in file:
+        if others.is_link(file, name):
+            others.follow(file, name)
         member = _member(file, name)
-        found.subjects.append(_as_bytes(name).decode("utf-8", "replace"))
+        found.subjects.append(_as_bytes(name).decode("utf-8", "backslashreplace"))
         if not isinstance(member, h5py.Group):
-            found.rows.append((len(found.subjects) - 1, -1, np.nan, np.nan, problems.BAD_KEY))
+            problem = problems.UNREADABLE if member is None else problems.BAD_KEY
+            found.rows.append((len(found.subjects) - 1, -1, np.nan, np.nan, problem))
             found.keys.append(_as_bytes(name))
             continue
-        prefix = _as_bytes(name) + b"/"
+        prefix, is_own = _as_bytes(name) + b"/", others.owns(member.id)
         for key in member:
-            found.add(member, key, len(found.subjects) - 1, prefix)
+            found.add(member, key, len(found.subjects) - 1, prefix, is_own)
         progress(len(found.rows), None)
     if found.shape is None:
         raise ValueError(
@@ -136,7 +152,7 @@ def _scan_published(file, layout: Layout, progress: Progress) -> Scan:
     return Scan(
         "published", L, found.dtype.str, found.columns * size, mapped, found.why_not, rate, found.subjects,
         subject.astype(np.int32), *(np.where(mapped & (offset >= 0), offset + start, -1) for start in starts),
-        np.stack([ppg, ecg], 1), problem.astype(np.uint8), np.array(found.keys),
+        np.stack([ppg, ecg], 1), problem.astype(np.uint8), np.array(found.keys), others=others.marks,
     )  # fmt: skip
 
 
@@ -163,6 +179,9 @@ def _time_column(file, found: _Published, problem: np.ndarray) -> np.ndarray | N
 
 
 def _scan_packed(file, layout: Layout) -> Scan:
+    others = OtherFiles(file)
+    for name in {*file, layout.ppg, layout.ecg, layout.ppg_quality, layout.ecg_quality, *layout.labels}:
+        others.follow(file, name)
     signals = [file[layout.ppg], file[layout.ecg]]
     shape, dtype = signals[0].shape, signals[0].dtype
     for name, signal in zip((layout.ppg, layout.ecg), signals, strict=True):
@@ -172,8 +191,14 @@ def _scan_packed(file, layout: Layout) -> Scan:
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise ValueError(f"{layout.ppg}: expected float16, float32 or float64, got {dtype}")
     n = shape[0]
-    storages = [row_storage(signal.id, shape) for signal in signals]
-    why_not = next((s.why_not for s in storages if s.offsets is None), "")
+    missing = np.zeros(n, bool)
+    for signal in signals:
+        missing |= rows_of(others.missing_rows(signal.id), n)
+    if all([others.owns(signal.id) for signal in signals]):
+        storages = [row_storage(signal.id, shape) for signal in signals]
+        why_not = next((s.why_not for s in storages if s.offsets is None), "")
+    else:
+        why_not = "links to other files"
     offsets = [np.full(n, -1, np.int64)] * 2 if why_not else [s.offsets for s in storages]
     text = layout.subject_values(file)
     if text is None:
@@ -188,8 +213,8 @@ def _scan_packed(file, layout: Layout) -> Scan:
     return Scan(
         "packed", shape[1], dtype.str, dtype.itemsize, not why_not, why_not,
         layout.sampling_freq or sampling_freq_of(file.attrs, None), subjects.tolist(), subject.astype(np.int32),
-        *offsets, quality, np.zeros(n, np.uint8), np.arange(n).astype("S"),
-        {name: _label(file, name, n) for name in layout.labels},
+        *offsets, quality, missing * np.uint8(problems.UNREADABLE), np.arange(n).astype("S"),
+        {name: _label(file, name, n) for name in layout.labels}, others.marks,
     )  # fmt: skip
 
 

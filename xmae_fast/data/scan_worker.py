@@ -14,26 +14,32 @@ def serve(answer) -> None:
     """Until standard input ends."""
     answer(ready=True)
     for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            layout = Layout(**request["layout"])
-            valid_for = fingerprint(request["path"], layout)
-            scan = scan_shard(request["path"], layout, lambda done, total: answer(done=done, total=total))
-            if fingerprint(request["path"], layout) != valid_for:
-                raise ValueError(f"shard {request['path']}: expected a file at rest, it changed while it was scanned")
-            target, failure = None, None
-            for place in request["targets"]:
-                try:
-                    write_sidecar(Path(place), scan, valid_for)
-                    target = place
-                    break
-                except OSError as error:
-                    failure = failure or error
-            if target is None:
-                raise failure
-            answer(target=target)
-        except (ValueError, OSError) as error:
-            answer(error=str(error), kind=type(error).__name__)
-        except Exception as error:  # damage makes h5py raise anything
-            what = f"shard {request['path']}: expected a readable HDF5 file ({type(error).__name__}: {error})"
-            answer(error=what, kind="ValueError")
+        scan_and_write(json.loads(line), answer)
+
+
+def scan_and_write(request: dict, answer) -> None:
+    """Scan the shard of a request and write its index; the answer tells where it lies, or the error."""
+    try:
+        layout = Layout(**request["layout"])
+        valid_for = fingerprint(request["path"], layout)
+        scan = scan_shard(request["path"], layout, lambda done, total: answer(done=done, total=total))
+        if scan.others:
+            valid_for["others"] = scan.others
+        if fingerprint(request["path"], layout, scan.others) != valid_for:
+            raise ValueError(f"shard {request['path']}: expected a file at rest, it changed while it was scanned")
+        target, failure = None, None
+        for place in request["targets"]:
+            try:
+                write_sidecar(Path(place), scan, valid_for)
+                target = place
+                break
+            except OSError as error:
+                failure = failure or error
+        if target is None:
+            raise failure
+        answer(target=target)
+    except (ValueError, OSError) as error:
+        answer(error=str(error), kind=type(error).__name__)
+    except Exception as error:  # damage makes h5py raise anything
+        what = f"shard {request['path']}: expected a readable HDF5 file ({type(error).__name__}: {error})"
+        answer(error=what, kind="ValueError")

@@ -12,6 +12,7 @@ import numpy as np
 
 from xmae_fast.atomic import atomic_path
 from xmae_fast.data.augment import NormalizeDtype, segment_problem
+from xmae_fast.data.linked import OtherFiles
 
 KEY_FORM = "<index>+++<SegmentID>+++<WinID>+++<WinSeqID>+++<ppg quality>+++<ecg quality>"
 
@@ -118,9 +119,11 @@ def iter_index(
     h5py = import_h5py()
     for path in path_list(paths):
         with open_shard(path) as shard:
+            others = OtherFiles(shard)
             for subject, group in shard.items():
                 if not isinstance(group, h5py.Group):
-                    raise ValueError(f"shard {path}, {subject!r}: expected a group per subject, got a data set")
+                    got = "a link that leads nowhere" if group is None else "a data set"
+                    raise ValueError(f"shard {path}, {subject!r}: expected a group per subject, got {got}")
                 for key in group:
                     try:
                         fields = parse_key(key)
@@ -133,6 +136,8 @@ def iter_index(
                         # The low-level handle: group[key] takes twice as long, which 5 million records feel.
                         record = h5py.h5d.open(group.id, key.encode())
                         seq_len = _check_record(record, seq_len, where)
+                        if record.get_offset() is None and others.missing_rows(record):
+                            raise OSError("values in a file that is missing or too short")
                         problem = segment_problem(_read(record)[:, 1:], check_values) if check_values else ""
                     except (KeyError, OSError, RuntimeError) as error:
                         raise ValueError(f"{where}: expected a readable data set ({error})") from error

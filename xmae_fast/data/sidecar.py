@@ -4,43 +4,36 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast.atomic import atomic_path, remains
 from xmae_fast.data.layout import Layout
+from xmae_fast.data.linked import content_probe, marks
 from xmae_fast.data.scan import Scan
 
-VERSION = 1
+VERSION = 2  # 1 took records behind links to other files for records of the shard
 _LABEL = "label "
 SUFFIX = ".index.npz"
 _ARRAYS = ("subject", "ppg_offset", "ecg_offset", "quality", "problem")
 _STALE_TEMPORARY_S = 86_400.0
-_PROBES, _PROBE_BYTES = 16, 4096
 
 
-def fingerprint(path: str, layout: Layout) -> dict:
-    """What an index is valid for: size, modification time, a hash of 16 places of the file, and the layout."""
+def fingerprint(path: str, layout: Layout, others: Iterable[str] = ()) -> dict:
+    """What an index is valid for: size, modification time, a hash of 16 places of the file, and the layout; the same of
+    the `others`, files that the shard takes data from."""
     status = os.stat(path)
-    return {
+    linked = {"others": marks(others)} if others else {}
+    return linked | {
         "version": VERSION,
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
         "probe": content_probe(path, status.st_size),
         "layout": repr(layout),
     }
-
-
-def content_probe(path: str, size: int) -> str:
-    """Hash of up to 16 evenly spaced blocks of 4 KiB, the first and the last among them."""
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with open(path, "rb") as file:
-        for i in range(_PROBES):
-            file.seek(max(size - _PROBE_BYTES, 0) * i // (_PROBES - 1))
-            digest.update(file.read(_PROBE_BYTES))
-    return digest.hexdigest()
 
 
 def sidecar_paths(path: str, cache_dir: str | os.PathLike | None) -> list[Path]:
@@ -59,10 +52,10 @@ def sidecar_paths(path: str, cache_dir: str | os.PathLike | None) -> list[Path]:
 def write_sidecar(target: Path, scan: Scan, valid_for: dict) -> None:
     """Write the index; it appears whole or not at all. Remains of killed writers are removed after a day."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for old in target.parent.glob(f".{target.name}.*.tmp"):
+    for old in remains(target):
         if time.time() - old.stat().st_mtime > _STALE_TEMPORARY_S:
             old.unlink(missing_ok=True)
-    about = {k: v for k, v in asdict(scan).items() if k not in (*_ARRAYS, "key", "labels")}
+    about = {k: v for k, v in asdict(scan).items() if k not in (*_ARRAYS, "key", "labels", "others")}
     meta = np.frombuffer(json.dumps(about | {"valid_for": valid_for}).encode(), np.uint8)
     arrays = {name: getattr(scan, name) for name in _ARRAYS} | {_LABEL + k: v for k, v in scan.labels.items()}
     with atomic_path(target) as temporary, open(temporary, "wb") as file:
@@ -113,7 +106,7 @@ class Sidecar:
 def load_sidecar(path: str, layout: Layout, cache_dir: str | os.PathLike | None) -> Sidecar | None:
     """The shard's index, or None where there is none that is whole and up to date. The file's bytes are probed, and so
     a change that leaves size and time alone is seen too, if it touches a probed place."""
-    expected = None
+    expected = None  # of a shard that is alone
     for target in sidecar_paths(path, cache_dir):
         if not target.is_file():
             continue
@@ -121,7 +114,8 @@ def load_sidecar(path: str, layout: Layout, cache_dir: str | os.PathLike | None)
             sidecar = Sidecar(target)
         except (ValueError, OSError):
             continue
-        expected = expected or fingerprint(path, layout)
+        others = sidecar.valid_for.get("others", {})
+        expected = fingerprint(path, layout, others) if others else expected or fingerprint(path, layout)
         if sidecar.valid_for == expected:
             return sidecar
     return None

@@ -6,17 +6,20 @@ sim.r_times, sim.pat    # (1000, max_beats) seconds, NaN-padded
 """
 
 import os
+import re
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from xmae_fast.atomic import atomic_path
 from xmae_fast.data.rhythm import BLOCK, Rhythm, draw, make_rhythm
-from xmae_fast.data.shards import write_shard
+from xmae_fast.data.shards import open_shard, write_shard
 from xmae_fast.data.simulator_cfg import SimulationCfg
 from xmae_fast.data.waveforms import disturbances, ecg_waveform, ppg_waveform
+from xmae_fast.written import check_replaceable
 
 _SEGMENTS_PER_CHUNK = 256
 
@@ -50,21 +53,32 @@ class Simulation:
     subject_pat: np.ndarray  # (num_subjects,) s, the subject's own PAT, before within-subject variation
 
     def save_truth(self, path: str | os.PathLike, segments: slice = slice(None), **extra: np.ndarray) -> None:
-        """Everything but the signals to an .npz file, atomically; `segments` selects rows, `extra` adds arrays."""
+        """Everything but the signals to an .npz file, atomically; `segments` selects rows, `extra` adds arrays.
+        FileExistsError where another file than such a one is there."""
+        check_replaceable(path, _is_truth, "the truth of a simulation", "path")
         truth = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cfg", "seed", "ppg", "ecg")}
         rows = {name: value if name in ("time", "subject_pat") else value[segments] for name, value in truth.items()}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, seed=self.seed, cfg=repr(asdict(self.cfg)), **rows, **extra)
 
     def write_shards(
-        self, folder: str | os.PathLike, *, dataset: str = "sim", segments_per_shard: int = 20_000
+        self,
+        folder: str | os.PathLike,
+        *,
+        dataset: str = "sim",
+        segments_per_shard: int = 20_000,
+        overwrite: bool = False,
     ) -> list[Path]:
         """Shards in the published layout, `<folder>/<dataset>_0000.h5` and so on, each with its truth beside it in
-        `<dataset>_0000.truth.npz`: one row per record, array `key` holding `<group>/<key>`. Returns the shards."""
+        `<dataset>_0000.truth.npz`: one row per record, array `key` holding `<group>/<key>`. Returns the shards.
+
+        FileExistsError where the folder holds shards of that data set already; `overwrite` replaces those of an earlier
+        simulation, which are known by their truth, and no others."""
         if segments_per_shard < 1:
             raise ValueError(f"segments_per_shard: expected at least 1, got {segments_per_shard}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        _make_room(folder, dataset, overwrite)
         in_subject = np.arange(len(self.subject)) - np.searchsorted(self.subject, self.subject)
         paths = []
         for number, start in enumerate(range(0, len(self.subject), segments_per_shard)):
@@ -120,6 +134,42 @@ def simulate(
     subject_pat = result.pop("subject_pat")[::segments_per_subject]
     time = np.arange(cfg.seq_len) / cfg.sampling_freq
     return Simulation(cfg=cfg, seed=seed, time=time, subject_pat=subject_pat, **result)
+
+
+def _make_room(folder: Path, dataset: str, overwrite: bool) -> None:
+    """No shards of `dataset` are left in `folder`: those of an earlier simulation would mix with the new ones."""
+    name = re.compile(re.escape(dataset) + r"_\d{4,}(\.h5|\.truth\.npz)")
+    found = sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+    if found and not overwrite:
+        raise FileExistsError(f"output: {found[0]} is there already (overwrite replaces an earlier simulation)")
+    for path in found:
+        if path.suffix == ".h5":
+            check_replaceable(path, _is_simulated, "a simulated shard with its truth beside it")
+        else:
+            check_replaceable(path, _is_truth, "the truth of a simulation")
+    for path in found:
+        path.unlink()
+
+
+def _is_truth(path: Path) -> bool:
+    """Whether a file is one of `save_truth`."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {"seed", "cfg", "pat"} <= set(stored.files)
+    except (OSError, ValueError, AttributeError, EOFError, BadZipFile):
+        return False
+
+
+def _is_simulated(shard: Path) -> bool:
+    """Whether a shard holds just the records of which the truth is beside it."""
+    truth = shard.with_suffix(".truth.npz")
+    if not _is_truth(truth):
+        return False
+    try:
+        with open_shard(str(shard)) as file, np.load(truth, allow_pickle=False) as stored:
+            return {f"{group}/{key}" for group in file for key in file[group]} == set(stored["key"].tolist())
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError):
+        return False
 
 
 def _simulate_chunk(seed: int, blocks: list[tuple[int, int, int]], cfg: SimulationCfg) -> dict[str, np.ndarray]:

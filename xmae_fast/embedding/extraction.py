@@ -103,7 +103,7 @@ def embed_files(
         device: None: that of torchrun's LOCAL_RANK, else a GPU if there is one, else the CPU.
         rank, world_size: of this process among those that share the work; None: torchrun's, else alone. Process r
             embeds parts r, r + world_size, ...; the files do not depend on it.
-        overwrite: replace embeddings of other work (alone only).
+        overwrite: replace embeddings of other work (alone only); other files of the folder are left alone.
         layout, cache_dir: of shards; as for `SegmentDataset`.
         progress: called with (stage, done, in all): a shard that is indexed, then "embed" in segments of this process.
 
@@ -134,25 +134,29 @@ def embed_files(
     plan = {
         "output": output, "shape": list(shape), "dtype": dtype, "file_format": file_format, "rows": len(source),
         "part_rows": part_rows, "parts": parts, "quality": quality, "model": _digest(model), **source.describe(),
+        **({} if autocast is None else {"autocast": str(autocast)}),
     }  # fmt: skip
     store.open(json.loads(json.dumps(plan)), overwrite)
-    mine = range(rank, parts, world_size)
-    todo = [number for number in mine if not store.has(number)]
-    rows = {number: store.rows(number) for number in mine}
-    resumed = sum(rows.values()) - sum(rows[number] for number in todo)
-    tell = progress or (lambda *_: None)
-    tell("embed", resumed, sum(rows.values()))
-    written = unusable = 0
-    began = time.perf_counter()
-    with _Writer(store) as writer:
-        batches = made_ahead(_batches(source, store, todo, batch_size))
-        for (number, read), features in encode_batches(model, batches, output, autocast):
-            features[~read.good] = np.nan
-            if not written:
-                checks.warn_all(checks.embedding_problems(features, read.good))
-            writer.add(number, features, read.columns)
-            written, unusable = written + len(features), unusable + int((~read.good).sum())
-            tell("embed", resumed + written, sum(rows.values()))
+    try:
+        mine = range(rank, parts, world_size)
+        todo = [number for number in mine if not store.has(number)]
+        rows = {number: store.rows(number) for number in mine}
+        resumed = sum(rows.values()) - sum(rows[number] for number in todo)
+        tell = progress or (lambda *_: None)
+        tell("embed", resumed, sum(rows.values()))
+        written = unusable = 0
+        began = time.perf_counter()
+        with _Writer(store) as writer:
+            batches = made_ahead(_batches(source, store, todo, batch_size))
+            for (number, read), features in encode_batches(model, batches, output, autocast):
+                features[~read.good] = np.nan
+                if not written:
+                    checks.warn_all(checks.embedding_problems(features, read.good))
+                writer.add(number, features, read.columns)
+                written, unusable = written + len(features), unusable + int((~read.good).sum())
+                tell("embed", resumed + written, sum(rows.values()))
+    finally:
+        store.close()
     complete = all(store.has(number) for number in range(parts))
     rejected = plan["rejected"]
     seconds = time.perf_counter() - began

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from xmae_fast.atomic import atomic_path
 from xmae_fast.extras import new_figure
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.pretrained import recipe_of
@@ -17,6 +16,7 @@ from xmae_fast.model.xmae import xMAE
 from xmae_fast.preprocess import normalise, prepare_ppg
 from xmae_fast.recipe import Recipe
 from xmae_fast.signals.clean import clean_ecg, fill_missing, resample
+from xmae_fast.written import check_replaceable, is_picture, write_picture
 
 Spans = Iterable[tuple[float, float]]
 
@@ -43,13 +43,13 @@ class Reconstruction:
 
     def draw(self, path: str | os.PathLike[str], rows: Iterable[int] = (0,)) -> None:
         """Write a picture (.png): for each of `rows` the PPG above, the ECG and its reconstruction below. ImportError:
-        matplotlib is missing."""
+        matplotlib is missing. FileExistsError: something else than such a picture is there."""
+        check_replaceable(path, is_picture, "a picture of xmae-fast", "path")
         rows = list(rows)
         if not rows or not all(0 <= row < len(self.ppg) for row in rows):
             raise ValueError(f"rows: expected some of 0 to {len(self.ppg) - 1}, got {rows}")
         figure = _draw(self, rows)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=110)
+        write_picture(figure, path, "path")
 
 
 def reconstruct(

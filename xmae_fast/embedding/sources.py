@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xmae_fast.data.index import Paths
+from xmae_fast.data.index import Paths, Shard
 from xmae_fast.data.layout import Layout
+from xmae_fast.data.linked import content_probe
 from xmae_fast.data.repack_source import record_names
 from xmae_fast.data.scan_pool import Progress
 from xmae_fast.data.segments import Segments
-from xmae_fast.data.sidecar import content_probe
 from xmae_fast.embedding.windows import Windows, check_windowing
 from xmae_fast.preprocess import check_rate, prepare_ppg
 from xmae_fast.recipe import Recipe
@@ -69,7 +69,7 @@ class ShardSource:
         index = self.segments.index
         used = np.unique(index.shard_of(self.segments.rows)).tolist()
         return {
-            "inputs": [_file(index.shards[i].path) for i in used],
+            "inputs": [_file(index.shards[i].path) | _linked(index.shards[i]) for i in used],
             "subjects": len(self.segments.subjects),
             "rejected": dict(sorted(self.segments.rejected.items())),
             **self._settings,
@@ -81,7 +81,7 @@ class ShardSource:
         good = self.segments.read(items, 0, ppg, ecg)
         rows, index = self.segments.rows[items], self.segments.index
         columns = {
-            "key": np.char.decode(self._keys(rows), "utf-8", "replace"),
+            "key": np.char.decode(self._keys(rows), "utf-8", "backslashreplace"),
             "subject": self._subjects[self.segments.subject_of(items)],
             "ppg_quality": index.quality[rows, 0].astype(np.float32),
             "ecg_quality": index.quality[rows, 1].astype(np.float32),
@@ -207,6 +207,13 @@ def _load(path: str) -> tuple[np.ndarray, float | None]:
         got = f"{signal.dtype} {list(signal.shape)}"
         raise ValueError(f"paths: expected real numbers [T] or [R, T] in {path}, got {got}")
     return signal, fs
+
+
+def _linked(shard: Shard) -> dict[str, Any]:
+    """Other files that a shard takes data from, if any."""
+    others = shard.sidecar.valid_for.get("others", {})
+    known = [[os.path.basename(path), *(mark[:1] + mark[2:] if mark else [])] for path, mark in others.items()]
+    return {"others": known} if known else {}
 
 
 def _file(path: str) -> dict[str, Any]:

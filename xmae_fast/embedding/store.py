@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast.atomic import atomic_path, remains
 from xmae_fast.data.shards import import_h5py
 from xmae_fast.extras import need
+from xmae_fast.written import LOCK, Lock
 
 FORMATS = ("h5", "npy", "parquet")
 PLAN = "embeddings.json"
@@ -71,6 +72,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.plan: dict[str, Any] = {}
+        self.lock: Lock | None = None
 
     def read_plan(self) -> dict[str, Any]:
         """What embeddings.json says. FileNotFoundError; ValueError: damaged, or of another kind or version."""
@@ -88,32 +90,61 @@ class Store:
         return plan
 
     def open(self, plan: dict[str, Any], overwrite: bool) -> None:
-        """Begin, or go on with what is there. FileExistsError: that is other work, or no embeddings at all."""
+        """Begin, or go on with what is there, until `close`.
+
+        Raises:
+            FileExistsError: that is other work, or no embeddings at all. BlockingIOError: another process writes to the
+            folder that this one is to replace, or replaces it.
+        """
         plan = {"kind": _KIND, "version": _VERSION, **plan}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = Lock(self.folder, shared=True)
+        try:
+            self._begin(plan, overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self.lock is not None:
+            self.lock.release()
+
+    def _begin(self, plan: dict[str, Any], overwrite: bool) -> None:
         path = self.folder / PLAN
         if path.is_file():
             there = self.read_plan()
             if there == plan:
                 return
             if not overwrite:
-                other = ", ".join(key for key in plan if there.get(key) != plan[key])
+                other = ", ".join(key for key in {**plan, **there} if there.get(key) != plan.get(key))
                 what = f"other embeddings ({other} differ)"
                 raise FileExistsError(f"{self.folder}: holds {what}; overwrite replaces them")
-            path.unlink()
-            for entry in self.folder.iterdir():
-                if entry.name.lstrip(".").startswith("part-"):
-                    entry.unlink()
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            others = [e.name for e in self.folder.iterdir() if not e.name.startswith(f".{PLAN}.")]
+            self.lock.release()
+            self.lock = Lock(self.folder)  # alone: others would write their parts between the new ones
+            self._remove(self.read_plan())
+        else:
+            others = [e.name for e in self.folder.iterdir() if e.name != LOCK and not e.name.startswith(f".{PLAN}.")]
             if path.is_file():  # another process was quicker
-                return self.open(plan, overwrite)
+                return self._begin(plan, overwrite)
             if others:
                 expected = "a new folder, or one of embeddings"
                 raise FileExistsError(f"{self.folder}: expected {expected}, it holds {others[0]!r}")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with atomic_path(path, replace=False) as temporary:
+                temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+        except FileExistsError:  # another process was quicker: its plan may be another one
+            return self._begin(plan, overwrite)
         self.plan = plan
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+        self.lock.share()
+
+    def _remove(self, there: dict[str, Any]) -> None:
+        """The parts of the plan `there`, and the plan last: what is left of them belongs to it until then."""
+        for number in range(there["parts"]):
+            for part in self._paths(number):
+                for old in (part, *remains(part)):
+                    old.unlink(missing_ok=True)
+        (self.folder / PLAN).unlink()
 
     def has(self, number: int) -> bool:
         """Whether that part is there, whole."""
@@ -123,7 +154,7 @@ class Store:
         """Write one part; remains of a killed writer of it go."""
         *tables, main = self._paths(number)
         for path in (*tables, main):
-            for old in self.folder.glob(f".{path.name}.*.tmp"):
+            for old in remains(path):
                 old.unlink(missing_ok=True)
         embeddings = embeddings.astype(self.plan["dtype"])
         columns = {name: np.char.encode(x, "utf-8") if x.dtype.kind == "U" else x for name, x in columns.items()}

@@ -24,6 +24,7 @@ from xmae_fast.evaluation.report import (
     Table,
     as_html,
     as_markdown,
+    check_report_folder,
     interval_text,
 )
 from xmae_fast.extras import need
@@ -72,9 +73,7 @@ def probe_embeddings(
         raise ValueError(f"per: expected 'segment' or 'subject', got {per!r}")
     if output is not None:
         need("matplotlib", "Reports need", "eval")
-        output = Path(output)
-        if output.exists() and not output.is_dir():
-            raise ValueError(f"output: expected a folder, got the file {output}")
+        output = check_report_folder(output, [PICTURE])
     tables = {"embeddings": embeddings, **(compare or {})}
     if len(tables) != 1 + len(compare or {}):
         raise ValueError("compare: expected other names than 'embeddings', got it")
@@ -164,11 +163,12 @@ def _write_report(folder: Path, told: dict[str, Any], result: ProbeResult) -> No
     from xmae_fast.evaluation.probe_picture import draw_probe
 
     folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / RESULTS) as temporary:  # first: it tells whose the other files are
+        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     with atomic_path(folder / PICTURE) as temporary:
         draw_probe(result, told["about"]["label"]).savefig(temporary, format="png", dpi=110)
     blocks = _blocks(told)
-    texts = {RESULTS: json.dumps(told, indent=1) + "\n", MARKDOWN: as_markdown(blocks), HTML: as_html(blocks, folder)}
-    for name, text in texts.items():
+    for name, text in {MARKDOWN: as_markdown(blocks), HTML: as_html(blocks, folder)}.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

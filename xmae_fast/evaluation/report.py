@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from xmae_fast.atomic import atomic_path
 from xmae_fast.evaluation.probing import FEATURES, TARGETS
+from xmae_fast.written import check_replaceable, is_json_of
 
 RESULTS, MARKDOWN, HTML = "results.json", "report.md", "report.html"
 _FEW_SUBJECTS, _TOO_FEW_SUBJECTS = 20, 5
@@ -45,6 +47,22 @@ class Table(NamedTuple):
 class Picture(NamedTuple):
     name: str
     caption: str
+
+
+def check_report_folder(output: str | os.PathLike, pictures: Iterable[str]) -> Path:
+    """The folder of a report that is to be written.
+
+    Raises:
+        ValueError: it is a file. FileExistsError: files stand there under the names of a report's, of no report.
+    """
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output: expected a folder, got the file {folder}")
+    results = folder / RESULTS
+    check_replaceable(results, lambda file: is_json_of(file, "about", "probes"), "the results of a report")
+    for name in (MARKDOWN, HTML, *pictures):
+        check_replaceable(folder / name, lambda _: results.is_file(), f"of a report (there is no {RESULTS} beside it)")
+    return folder
 
 
 def write_report(folder: Path) -> None:

@@ -21,7 +21,7 @@ from xmae_fast.evaluation.lag import lag_profile
 from xmae_fast.evaluation.linear_probe import ProbeResult
 from xmae_fast.evaluation.probing import FEATURES, METRIC, TARGETS, labels_of, run_probes
 from xmae_fast.evaluation.reconstruction import RATIOS, SHIFTS, ReconstructionStudy
-from xmae_fast.evaluation.report import RESULTS, write_report
+from xmae_fast.evaluation.report import RESULTS, check_report_folder, write_report
 from xmae_fast.extras import need
 from xmae_fast.model.checkpoint import load_checkpoint
 from xmae_fast.model.xmae import xMAE
@@ -71,9 +71,9 @@ def evaluate(
     need("sklearn", "Evaluations need", "eval")
     if output is not None:
         need("matplotlib", "Reports need", "eval")
-        output = Path(output)
-        if output.exists() and not output.is_dir():
-            raise ValueError(f"output: expected a folder, got the file {output}")
+        from xmae_fast.evaluation.pictures import PICTURES
+
+        output = check_report_folder(output, PICTURES)
     if mode not in MODES:
         raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
     model = checkpoint if isinstance(checkpoint, xMAE) else load_checkpoint(checkpoint, cfg)

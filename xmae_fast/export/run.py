@@ -33,6 +33,7 @@ from xmae_fast.export.signals import Signals, feed, of_shards, simulated, visibl
 from xmae_fast.export.speed import milliseconds
 from xmae_fast.model.checkpoint import load_checkpoint
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.written import check_not_input, check_replaceable, is_json_of, read_json
 
 FORMATS = ("onnx", "torch-export", "executorch")
 WEIGHTS = ("float32", "float16", "int8")
@@ -40,6 +41,7 @@ METADATA = "xmae_fast"  # key in an ONNX file's metadata, name of the extra file
 TIMED_BATCHES = (1, programs.MAX_BATCH)
 _CHECKED = sum(BATCHES) + programs.MAX_BATCH  # segments
 _CALIBRATION_BATCH = 16
+_LISTED = ("file", "size_bytes", "entry", "format", "weights", "differences")
 
 
 def export_model(
@@ -70,14 +72,15 @@ def export_model(
         calibration_segments: at most so many.
         cfg: for checkpoints that do not hold their configuration.
         benchmark: also measure latencies (some seconds).
-        overwrite: replace a file that is there.
+        overwrite: replace an earlier export that is there; any other file is left alone.
 
     Raises:
         CheckError: the file differs from the model by more than its bound (see `checking.check`); it is removed.
         ValueError, FileExistsError, FileNotFoundError: naming the argument. ImportError: a package is missing.
     """
     path = Path(path)
-    _check_arguments(path, to, weights, data, calibration_segments, overwrite)
+    _check_arguments(path, to, weights, data, calibration_segments)
+    _check_place(path, model, overwrite)
     name = "a model in memory" if isinstance(model, xMAE) else Path(model).name
     model = model if isinstance(model, xMAE) else load_checkpoint(model, cfg)
     graph = make_graph(model, entry)
@@ -96,12 +99,12 @@ def export_model(
             _try_openvino(report, runs, temporary, lambda run: check(run, model, graph, checked, weights))
         if benchmark:
             report.milliseconds = _latencies(runs, model, graph, checked)
-        with atomic_path(path.with_name(path.name + ".json")) as listing:
+        with atomic_path(_listing(path)) as listing:
             listing.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     return report
 
 
-def _check_arguments(path: Path, to: str, weights: str, data, calibration_segments: int, overwrite: bool) -> None:
+def _check_arguments(path: Path, to: str, weights: str, data, calibration_segments: int) -> None:
     for argument, value, known in (("to", to, FORMATS), ("weights", weights, WEIGHTS)):
         if value not in known:
             raise ValueError(f"{argument}: expected one of {', '.join(map(repr, known))}, got {value!r}")
@@ -113,12 +116,30 @@ def _check_arguments(path: Path, to: str, weights: str, data, calibration_segmen
         raise ValueError(f"calibration_segments: expected at least 1, got {calibration_segments}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: expected a file in an existing folder, got {path}")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"path: expected a new file, but {path} is there (overwrite replaces it)")
     if to == "onnx":
         onnx_file.need_packages(*onnx_file.PACKAGES, "onnxruntime")
     if to == "executorch":
         programs.need_executorch()
+
+
+def _check_place(path: Path, model: xMAE | str | os.PathLike, overwrite: bool) -> None:
+    """FileExistsError, ValueError: something is there that this module did not write, or that is to be kept."""
+    if not isinstance(model, xMAE):
+        check_not_input(path, [model], "path")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"path: expected a new file, but {path} is there (overwrite replaces it)")
+    listing = _listing(path)
+    check_replaceable(listing, lambda file: is_json_of(file, *_LISTED), "the description of an export", "path")
+
+    def is_own(file: Path) -> bool:
+        listed = read_json(listing) or {}
+        return listed.get("file") == file.name and listed.get("size_bytes") == file.stat().st_size
+
+    check_replaceable(path, is_own, f"the export that {listing.name} tells of", "path")
+
+
+def _listing(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
 
 
 def _signals(cfg: ModelCfg, data: Paths | None, calibration_segments: int) -> tuple[Signals, Signals]:

@@ -15,6 +15,7 @@ from xmae_fast.atomic import atomic_path
 from xmae_fast.config import ModelCfg
 from xmae_fast.extras import need
 from xmae_fast.recipe import Recipe
+from xmae_fast.written import check_replaceable, is_json_of, read_json
 
 if TYPE_CHECKING:
     from xmae_fast.model.xmae import xMAE
@@ -101,7 +102,8 @@ class Pretrained:
             overwrite_card: also replace a README.md that is there (it may have been edited).
 
         Returns:
-            The folder. Raises ValueError, FileNotFoundError: `run` is no such folder. OSError.
+            The folder. Raises ValueError, FileNotFoundError: `run` is no such folder. FileExistsError: files of these
+            names are there that are of no xMAE. OSError.
         """
         from xmae_fast.model.card import model_card
         from xmae_fast.model.checkpoint import save_checkpoint
@@ -109,6 +111,9 @@ class Pretrained:
         folder, recipe = Path(folder), recipe or recipe_of(self)
         _check_recipe(recipe, self.cfg)
         card = model_card(self, recipe, name or folder.resolve().name, run)
+        what = "of an xMAE that save_pretrained wrote"
+        check_replaceable(folder / CONFIG, _is_own_config, what, "folder")
+        check_replaceable(folder / PREPROCESSING, lambda file: is_json_of(file, "steps"), what, "folder")
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(self, folder / WEIGHTS)
         _write(folder / CONFIG, json.dumps({"model_type": "xmae", **self.cfg.to_dict()}, indent=2) + "\n")
@@ -162,6 +167,10 @@ def _read_recipe(path: Path, cfg: ModelCfg, resized: bool) -> Recipe:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return recipe
+
+
+def _is_own_config(path: Path) -> bool:
+    return (read_json(path) or {}).get("model_type") == "xmae"
 
 
 def _check_recipe(recipe: Recipe, cfg: ModelCfg) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 import xmae_fast
+from xmae_fast.data.linked import content_probe
 from xmae_fast.data.segments import Segments
-from xmae_fast.data.sidecar import content_probe
 
 _PACKAGES = ("torch", "numpy", "h5py", "lightning", "safetensors", "triton", "PyYAML", "tensorboard", "rich")
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import xmae_fast
 from xmae_fast.atomic import atomic_path
+from xmae_fast.data.agreement import attempt, settled
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
 from xmae_fast.training.environment import describe_data, describe_environment
@@ -27,6 +28,8 @@ from xmae_fast.training.run_folder import RunFolder
 from xmae_fast.training.step import GraphedStep, adamw
 from xmae_fast.training.sync_batchnorm import synchronise_batch_norm
 from xmae_fast.training.yaml_files import import_yaml
+
+_OWN = ("data", "val_data", "cache_dir", "num_threads", "devices", "num_nodes", "wandb", "tensorboard")  # of a process
 
 
 class PretrainingError(RuntimeError):
@@ -50,7 +53,7 @@ def pretrain(
         resume: True goes on from last.ckpt of that folder, bit for bit where the run would have gone (with the same
             number of processes); "auto" does so if it is there and otherwise begins; False refuses a folder that is
             there.
-        overwrite: remove a run of that name first.
+        overwrite: remove the files of a run of that name first; others in its folder stay.
         quiet: show nothing.
         callback: called after every step with the number of steps so far, by every process.
 
@@ -60,6 +63,7 @@ def pretrain(
     Raises:
         ValueError, TypeError: the configuration, naming the key. FileExistsError, FileNotFoundError: the folder.
         PretrainingError: the loss is NaN or infinite; nan_batch.pt holds the batch.
+        BlockingIOError: another run writes to the folder.
         ImportError: lightning or PyYAML is not installed.
 
     Launched by torchrun (or with devices > 1, or by Slurm), every process calls this.
@@ -68,12 +72,23 @@ def pretrain(
     cfg = cfg if isinstance(cfg, TrainCfg) else train_cfg_from_dict(cfg)
     _check_name(name)
     fabric = launch(cfg)
-    rank, world_size = fabric.global_rank, fabric.world_size
     folder = RunFolder(Path(runs) / name)
     resumed = agreed(fabric, lambda: folder.open(resume, overwrite))
+    try:
+        return _run(fabric, cfg, folder, resumed, quiet, callback)
+    finally:
+        folder.close()
+
+
+def _run(
+    fabric: Any, cfg: TrainCfg, folder: RunFolder, resumed: bool, quiet: bool, callback: Callable[[int], None] | None
+) -> Result:
+    rank, world_size = fabric.global_rank, fabric.world_size
     shown = Progress(shown=rank == 0 and not quiet)
     with fabric.rank_zero_first(local=True):  # it builds indexes that are missing
-        feed = Feed(cfg, fabric.device, rank, world_size)
+        made = attempt(lambda: Feed(cfg, fabric.device, rank, world_size))
+    shared = {name: value for name, value in cfg.to_dict().items() if name not in _OWN}
+    feed = settled(made, lambda feed: {"data": feed.train.segments, "val_data": feed.val.segments}, shared)
     step = make_step(cfg, fabric.device, rank, world_size)
     loop = Loop(cfg, step, feed, folder, resumed, shown, callback)
     try:

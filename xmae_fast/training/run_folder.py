@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from xmae_fast.atomic import atomic_path
-from xmae_fast.training.config import TrainCfg
+from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
 from xmae_fast.training.yaml_files import import_yaml, read_yaml
+from xmae_fast.written import LOCK, Lock, is_json_of, matching, remove_own
 
 RESUME = (False, True, "auto")
-_NAMES = {"checkpoints", "config.yaml", "run.json", "metrics.csv", "tensorboard", "wandb", "nan_batch.pt"}
+_WANDB = r"wandb/(latest-run|debug(-internal)?\.log|(offline-)?run-\d{8}_\d{6}-[^/]+(/.*)?)"
+_FILES = matching(
+    r"config\.yaml", r"run\.json", r"metrics\.csv", r"nan_batch(_\d+)?\.pt", r"checkpoints/(last|best|epoch-\d+)\.ckpt",
+    r"tensorboard/(events\.out\.tfevents\..*|hparams\.yaml)", _WANDB,
+)  # fmt: skip
 
 
 class RunFolder:
@@ -23,39 +28,73 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.last, self.best = self.checkpoints / "last.ckpt", self.checkpoints / "best.ckpt"
+        self._lock: Lock | None = None
         self.config, self.about, self.metrics = path / "config.yaml", path / "run.json", path / "metrics.csv"
 
     def open(self, resume: bool | str, overwrite: bool) -> bool:
-        """Make the folder ready for a run; whether it goes on from last.ckpt.
+        """Make the folder ready for a run, and this process's alone until `close`; whether it goes on from last.ckpt.
 
         Raises:
             FileExistsError: it is there, and neither `resume` nor `overwrite` is set; or it is no run's.
             FileNotFoundError: resume=True without last.ckpt. ValueError: resume and overwrite.
+            BlockingIOError: another run writes to it.
         """
         if resume not in RESUME:
             raise ValueError(f"resume: expected False, True or 'auto', got {resume!r}")
         if resume and overwrite:
             raise ValueError("resume, overwrite: expected at most one of them")
+        if resume is True and not self.last.is_file():
+            raise FileNotFoundError(f"resume: expected a run to go on with, {self.last} does not exist")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.path)
+        try:
+            return self._begin(resume, overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _begin(self, resume: bool | str, overwrite: bool) -> bool:
         if resume and self.last.is_file():
             return True
-        if resume is True:
-            raise FileNotFoundError(f"resume: expected a run to go on with, {self.last} does not exist")
-        if self.path.exists() and any(self.path.iterdir()):
+        if any(entry.name != LOCK for entry in self.path.iterdir()):
             if not (resume == "auto" or overwrite):
                 raise FileExistsError(f"{self.path}: is there already; --resume goes on, --overwrite removes it first")
-            foreign = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")} - _NAMES
-            if foreign and not self.config.is_file():
-                raise FileExistsError(f"{self.path}: expected the folder of a run, it holds {sorted(foreign)[0]!r}")
-            shutil.rmtree(self.path)
-        self.checkpoints.mkdir(parents=True)
+            self._remove()
+        self._write({"starts": []})  # from here on it is known to be the folder of a run
+        self.checkpoints.mkdir(exist_ok=True)
         return False
+
+    def _remove(self) -> None:
+        """Remove what a run wrote; what else is in the folder stays there."""
+        if not (is_json_of(self.about, "starts") or self._is_own_config()):
+            names = (path for path in self.path.rglob("*") if not path.is_dir() and path != self.path / LOCK)
+            foreign = sorted(path.relative_to(self.path).as_posix() for path in names if not path.name.endswith(".tmp"))
+            if foreign:
+                raise FileExistsError(f"{self.path}: expected the folder of a run, it holds {foreign[0]!r}")
+        remove_own(self.path, _FILES)
+        for path in (self.config, self.about, self.metrics, self.last, self.best):
+            if os.path.lexists(path):
+                raise FileExistsError(f"{self.path}: {path.name} is in the way and is no file of a run")
+
+    def _is_own_config(self) -> bool:
+        """Whether config.yaml is just as `write_config` writes it: a run that was killed before it had run.json."""
+        try:
+            cfg = train_cfg_from_dict(read_yaml(self.config))
+            return self.config.read_text(encoding="utf-8") == _dumped(cfg)
+        except (OSError, ValueError, TypeError):
+            return False
 
     def write_config(self, cfg: TrainCfg) -> list[str]:
         """Write config.yaml; what changed against the one that was there, as "key: old -> new"."""
         now = cfg.to_dict()
         before = read_yaml(self.config) if self.config.is_file() else now
         with atomic_path(self.config) as temporary:
-            temporary.write_text(import_yaml().safe_dump(now, sort_keys=False), encoding="utf-8")
+            temporary.write_text(_dumped(cfg), encoding="utf-8")
         return [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]]
 
     def write_about(self, about: dict[str, Any], start: dict[str, Any]) -> None:
@@ -71,3 +110,7 @@ class RunFolder:
     def _write(self, about: dict[str, Any]) -> None:
         with atomic_path(self.about) as temporary:
             temporary.write_text(json.dumps(about, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _dumped(cfg: TrainCfg) -> str:
+    return import_yaml().safe_dump(cfg.to_dict(), sort_keys=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,15 +16,17 @@ from typing import Literal
 from xmae_fast.atomic import atomic_path
 from xmae_fast.data.options import Quality, check_option
 from xmae_fast.data.packed import Progress
+from xmae_fast.data.preparation import replacing
 from xmae_fast.data.preparation.arguments import check_settings, package_versions
 from xmae_fast.data.preparation.parts import Part, load_part
 from xmae_fast.data.preparation.pool import Job, run_all
+from xmae_fast.data.preparation.replacing import REPORT
 from xmae_fast.data.preparation.settings import Recipe, Settings
 from xmae_fast.data.preparation.shards import Assembly, write_tables
 from xmae_fast.data.preparation.sources import Source, find_sources, fingerprint
-from xmae_fast.data.repack_journal import locked, sync_folder
+from xmae_fast.data.repack_journal import sync_folder
+from xmae_fast.written import check_apart
 
-REPORT = "prepare.json"
 _RECOMMENDED = 0.9  # the threshold at which loaders use a segment, unless told otherwise
 
 
@@ -94,9 +96,9 @@ def prepare(
 
     inputs: files, folders (with all below them) and patterns; PulseDB .mat, WFDB .hea, .csv, .tsv (.gz), .parquet,
         .edf, .bdf, .npz, .npy.
-    output: a folder that is not there yet, or empty. In it `<dataset>_0000.h5` and so on, of up to
-        `segments_per_shard` segments, in the packed or the published layout; `records.csv`, `rejected.csv`,
-        `prepare.json`.
+    output: a folder that is not there yet, or empty; no input, nor in or around one. In it `<dataset>_0000.h5` and so
+        on, of up to `segments_per_shard` segments, in the packed or the published layout; `records.csv`,
+        `rejected.csv`, `prepare.json`.
     dataset, subject: groups are named `<dataset>_<subject>`. subject "name": as the file says (PulseDB, .npz), else its
         path without suffix, every recording a subject of its own; "folder": whose folder it lies in; or a regular
         expression on the path, whose first group it is. Splits are by subject: recordings of one person must share a
@@ -112,9 +114,11 @@ def prepare(
     A recording that cannot be used is in `errors`, is a row of `records.csv`, and stops nothing.
 
     Errors: ValueError for arguments, and where unfinished work has other settings; FileNotFoundError; FileExistsError
-    where `output` holds something else (`overwrite` replaces it); ImportError for missing packages; OSError where
-    another process writes the same output, or the disk refuses."""
+    where `output` holds something else (`overwrite` replaces what prepare made there before, and nothing else: other
+    files stay, or are refused where they are in the way); ImportError for missing packages; OSError where another
+    process writes the same output, or the disk refuses."""
     began, target = time.perf_counter(), Path(os.path.abspath(output))
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
     settings = check_settings(
         dataset, recipe, ppg, ecg, fs, subject, window_s, hop_s, sampling_freq, quality, max_missing
     )
@@ -123,7 +127,10 @@ def prepare(
         raise ValueError(f"segments_per_shard: expected at least 1, got {segments_per_shard}")
     if processes is not None and processes < 1:
         raise ValueError(f"processes: expected at least 1, got {processes}")
+    inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     sources, ignored = find_sources(inputs)
+    check_apart(target, filter(os.path.isdir, inputs), [source.path for source in sources])
+    replacing.check_output(target, overwrite)
     versions = package_versions(sources, recipe)
     how = settings.to_json() | {"layout": layout, "segments_per_shard": segments_per_shard}
     tell = progress or (lambda *_: None)
@@ -131,19 +138,19 @@ def prepare(
     if not target.parent.is_dir():
         raise FileNotFoundError(f"output: expected a folder in an existing one, got {target}")
     if finished := _finished(target, how, versions, sources, overwrite):
-        shutil.rmtree(partial, ignore_errors=True)  # an earlier call was killed between its last two steps
+        if partial.exists():  # an earlier call was killed between its last two steps, or another is at work
+            with suppress(BlockingIOError), replacing.working_folder(partial, target):
+                replacing.clear(partial)
         return finished
-    partial.mkdir(exist_ok=True)
-    with locked(str(partial / "lock"), str(target)):
+    with replacing.working_folder(partial, target):
         _same_work(partial, {"settings": how, "versions": versions}, overwrite)
         parts, errors, resumed = _parts(partial, settings, versions, sources, processes or _processors(), tell)
         folder = partial / "output"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        replacing.clear_output(folder)
         report = _assemble(folder, settings, how, versions, sources, parts, errors, ignored, tell)
         sync_folder(str(folder / REPORT))
-        _replace(folder, target, overwrite)
-        shutil.rmtree(partial, ignore_errors=True)
+        replacing.put(folder, target, partial, overwrite)
+        replacing.clear(partial)
     took = time.perf_counter() - began
     return PrepareReport(**{**report, "output": str(target), "resumed": resumed, "seconds": took})
 
@@ -156,7 +163,15 @@ def _finished(target: Path, how: dict, versions: dict, sources: list[Source], ov
         stored = json.loads((target / REPORT).read_text(encoding="utf-8"))
         same = stored["settings"] == how and stored["versions"] == versions
         if same and stored["identity"] == _identity(how, versions, sources):
-            return PrepareReport(**{k: v for k, v in stored.items() if k != "identity"} | {"output": str(target)})
+            if gone := replacing.missing_files(target, stored):
+                what = f"{target / gone[0]} is gone since it was made (overwrite=True makes the folder again)"
+                raise FileExistsError(f"output: {what}")
+            if changed := replacing.changed_files(target, stored):
+                raise FileExistsError(f"output: {target / changed[0]} was changed since it was made")
+            kept = {k: v for k, v in stored.items() if k not in ("identity", "files")}
+            return PrepareReport(**kept | {"output": str(target)})
+    except FileExistsError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         if target.is_dir() and not any(target.iterdir()):
             return None
@@ -180,7 +195,7 @@ def _same_work(partial: Path, work: dict, overwrite: bool) -> None:
             f"output: {partial} holds unfinished work with other settings ({which}): give those again, or"
             " overwrite=True to begin anew"
         )
-    shutil.rmtree(partial / "parts", ignore_errors=True)
+    replacing.clear_parts(partial / "parts")
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(work), encoding="utf-8")
 
@@ -238,28 +253,11 @@ def _assemble(
         "settings": how,
         "versions": versions,
     }
-    stored = report | {"identity": _identity(how, versions, sources)}
+    stored = report | {"identity": _identity(how, versions, sources), "files": replacing.describe_files(folder)}
     del stored["output"]
     with atomic_path(folder / REPORT) as temporary:
         temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
     return report
-
-
-def _replace(folder: Path, target: Path, overwrite: bool) -> None:
-    """`folder` becomes `target`; what was there goes, if that is wanted, and only then."""
-    old = folder.parent / "replaced"
-    if target.exists() and overwrite:
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(target, old)
-    try:
-        os.rename(folder, target)  # replaces an empty folder
-    except OSError:
-        if old.exists() and not target.exists():
-            os.rename(old, target)
-        if target.exists():
-            raise FileExistsError(f"output: {target} appeared meanwhile; the work is kept in {folder}") from None
-        raise
-    sync_folder(str(target))
 
 
 def _identity(how: dict, versions: dict, sources: list[Source]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from xmae_fast.model.checkpoint.weights import (
     problems_of_fit,
 )
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.written import check_replaceable
 
 __all__ = ["CFG_KEY", "PREFIX", "CheckpointError", "load_checkpoint", "save_checkpoint"]
 
@@ -38,13 +40,15 @@ def save_checkpoint(model: xMAE, path: str | os.PathLike[str]) -> None:
         path: ends in ".safetensors" for safetensors (keys as in the state dict); any other ending gives the published
             Lightning form (torch.save of {"state_dict": {"model.<key>": ...}}).
 
-    Nothing is left half-written: the file appears under its name when it is complete, or not at all.
+    Nothing is left half-written: the file appears under its name when it is complete, or not at all. A checkpoint that
+    is there is replaced, any other file is not: FileExistsError.
     """
     if not isinstance(model, xMAE):
         inner = next((name for name in ("module", "_orig_mod") if isinstance(getattr(model, name, None), xMAE)), None)
         hint = f"; save its .{inner}" if inner else ""
         raise TypeError(f"model: expected an xMAE, got {type(model).__name__}{hint}")
     path = Path(path)
+    check_replaceable(path, _is_checkpoint, "a checkpoint", "path")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     cfg = json.dumps(model.cfg.to_dict())
     with atomic_path(path) as temporary:
@@ -54,6 +58,16 @@ def save_checkpoint(model: xMAE, path: str | os.PathLike[str]) -> None:
             save_file(state, temporary, metadata={CFG_KEY: cfg, "format": "pt"})
         else:
             torch.save({"state_dict": {PREFIX + key: value for key, value in state.items()}, CFG_KEY: cfg}, temporary)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file looks like one of torch.save or of safetensors."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start.startswith(b"\x80\x02") or start[8:] == b"{"
 
 
 def load_checkpoint(

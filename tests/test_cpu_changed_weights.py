@@ -1,4 +1,4 @@
-"""Weights that change, however little and by whatever means, are what the next call of the CPU kernels computes with."""
+"""Weights that change, however little and by whatever means, are what the CPU kernels' next call computes with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from xmae_fast.backend import MODEL_OPS, release_cpu_memory
 TINY = {"seq_len": 80, "patch_len": 20, "d_model": 48, "nhead": 4, "proj_dim": 16, "stem_ch": 8}
 PUBLISHED = {"seq_len": 80}  # in all its widths and depths; two patches, because it is run some thousand times
 # What embed does not read, and what forward with a visible part of the ECG does not.
-NOT_EMBED = ("ecg_path.", "bridger.", "mask_token", "ppg_path.dec_blk.", "ppg_path.decoder.", "ppg_path.mask_loc_table.")
+NOT_EMBED = (
+    "ecg_path.", "bridger.", "mask_token", "ppg_path.dec_blk.", "ppg_path.decoder.", "ppg_path.mask_loc_table.",
+)  # fmt: skip
 NOT_FORWARD = (
     "bridger.ppg2ecg.", "mask_token", "ecg_path.proj.", "ppg_path.dec_blk.", "ppg_path.decoder.",
     "ppg_path.mask_loc_table.",

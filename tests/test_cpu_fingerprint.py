@@ -5,6 +5,7 @@ Expected values are the official test vectors of xxHash and what its library, 0.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 
@@ -176,6 +177,7 @@ def not_a_number(bits: np.ndarray) -> Iterator[np.ndarray]:
 FAMILIES = (signs, every_bit, same_bit_twice, moved, cancelling, not_a_number)
 
 
+@functools.cache
 def contents(base: str, count: int) -> np.ndarray:
     """uint32 [contents, count]: numbers and all that the families make of them, each once."""
     bits = BASES[base](count).view(np.uint32)
@@ -184,7 +186,7 @@ def contents(base: str, count: int) -> np.ndarray:
     return np.frombuffer(b"".join(found), np.uint32).reshape(-1, count)
 
 
-@pytest.mark.parametrize("count", [4, 32, 60, 700], ids=["tiny", "small", "medium", "large"])
+@pytest.mark.parametrize("count", [4, 32, 60, 704], ids=["tiny", "small", "medium", "large"])
 @pytest.mark.parametrize("base", BASES)
 def test_whatever_differs_has_another_digest(base, count):
     """All families together: as many digests as there are different contents, not just others than the first one."""
@@ -193,7 +195,7 @@ def test_whatever_differs_has_another_digest(base, count):
     assert len(digests) == len(different) > 20 * count
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", ["weights", "ones"])
 @pytest.mark.parametrize("name", ["multiplied", "added", "xored"])
 def test_weaker_digests_are_told(name, base):
     """Lanes of (state ^ word) * odd, which the kernels once had: a flipped top bit stays one, and two cancel."""

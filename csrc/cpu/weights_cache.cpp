@@ -42,7 +42,7 @@ int64_t PackedWeights::total() {
   return total;
 }
 
-void PackedWeights::keep_only(const std::vector<const void*>& living) {
+void PackedWeights::keep_only(const std::vector<Bytes>& living) {
   for (PackedWeights* cache : every_cache()) cache->keep(living);
 }
 
@@ -54,11 +54,12 @@ XMAE_EXPORT int64_t xmae_fast_packed_bytes() {
   return xmae_fast::PackedWeights::total() * static_cast<int64_t>(sizeof(float));
 }
 
-// living [count]: addresses in any order.
-XMAE_EXPORT void xmae_fast_keep_packed(const void* const* living, int64_t count) {
-  std::vector<const void*> sorted(living, living + count);
-  std::sort(sorted.begin(), sorted.end());
-  xmae_fast::PackedWeights::keep_only(sorted);
+// addresses, sizes [count]: where the living weights begin and how many numbers each has, in any order.
+XMAE_EXPORT void xmae_fast_keep_packed(const float* const* addresses, const int64_t* sizes, int64_t count) {
+  std::vector<xmae_fast::Bytes> living(count);
+  for (int64_t i = 0; i < count; ++i) living[i] = {addresses[i], sizes[i]};
+  std::sort(living.begin(), living.end());
+  xmae_fast::PackedWeights::keep_only(living);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) { m.impl("cpu_fingerprint", TORCH_BOX(&xmae_fast::cpu_fingerprint)); }

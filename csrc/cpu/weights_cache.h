@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <compare>
 #include <list>
 #include <mutex>
 
@@ -14,6 +15,7 @@ namespace xmae_fast {
 struct Bytes {
   const float* data;
   int64_t count;
+  auto operator<=>(const Bytes&) const = default;
 };
 
 // Numbers that packed weights hold.
@@ -24,15 +26,15 @@ class PackedWeights {
  public:
   // Numbers that all caches hold.
   static int64_t total();
-  // Drops, from all caches, what was packed of weights of which one is not among `living` (sorted addresses). A weight
-  // that was left out by mistake is packed again when it is used, no more.
-  static void keep_only(const std::vector<const void*>& living);
+  // Drops, from all caches, what was packed of weights of which one is not among `living` (sorted). A weight that was
+  // left out by mistake is packed again when it is used, no more.
+  static void keep_only(const std::vector<Bytes>& living);
 
  protected:
   PackedWeights();
   virtual ~PackedWeights() = default;
   virtual int64_t count() = 0;
-  virtual void keep(const std::vector<const void*>& living) = 0;
+  virtual void keep(const std::vector<Bytes>& living) = 0;
 };
 
 template <typename Packed>
@@ -72,10 +74,8 @@ class WeightsCache : public PackedWeights {
     return total;
   }
 
-  void keep(const std::vector<const void*>& living) override {
-    const auto lives = [&](const Bytes& weight) {
-      return std::binary_search(living.begin(), living.end(), static_cast<const void*>(weight.data));
-    };
+  void keep(const std::vector<Bytes>& living) override {
+    const auto lives = [&](const Bytes& weight) { return std::binary_search(living.begin(), living.end(), weight); };
     std::list<Entry> dropped;
     const std::lock_guard<std::mutex> lock(mutex_);
     for (auto at = entries_.begin(); at != entries_.end();) {
@@ -101,9 +101,7 @@ class WeightsCache : public PackedWeights {
   typename std::list<Entry>::iterator find(
       const Kernels* table, const std::vector<Bytes>& weights, const std::vector<int64_t>& shape) {
     return std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) {
-      return entry.table == table && entry.shape == shape &&
-             std::equal(entry.weights.begin(), entry.weights.end(), weights.begin(), weights.end(),
-                        [](const Bytes& a, const Bytes& b) { return a.data == b.data && a.count == b.count; });
+      return entry.table == table && entry.shape == shape && entry.weights == weights;
     });
   }
 

@@ -14,6 +14,7 @@ from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.lag import LagBias
 from xmae_fast.model.layers import CrossBlock, truncated_normal
+from xmae_fast.model.packed import FreesPackedWeights
 from xmae_fast.model.path import ModalityPath
 from xmae_fast.model.pretrained import Pretrained
 from xmae_fast.ops._checks import check_like
@@ -31,7 +32,7 @@ class Bridge(nn.Module):
         self.ppg2ecg = nn.ModuleList(CrossBlock(cfg, None) for _ in range(cfg.depth_bridge))
 
 
-class xMAE(Pretrained, nn.Module):
+class xMAE(FreesPackedWeights, Pretrained, nn.Module):
     """Cross-modal masked autoencoder of PPG and ECG (arXiv 2605.00973), same state-dict keys as the published one.
 
     Args:

@@ -135,6 +135,8 @@ def embed_files(
         "output": output, "shape": list(shape), "dtype": dtype, "file_format": file_format, "rows": len(source),
         "part_rows": part_rows, "parts": parts, "quality": quality, "model": _digest(model), **source.describe(),
     }  # fmt: skip
+    if autocast is not None:
+        plan["autocast"] = str(autocast)
     store.open(json.loads(json.dumps(plan)), overwrite)
     mine = range(rank, parts, world_size)
     todo = [number for number in mine if not store.has(number)]

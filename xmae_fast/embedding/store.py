@@ -96,7 +96,7 @@ class Store:
             if there == plan:
                 return
             if not overwrite:
-                other = ", ".join(key for key in plan if there.get(key) != plan[key])
+                other = ", ".join(key for key in {**plan, **there} if there.get(key) != plan.get(key))
                 what = f"other embeddings ({other} differ)"
                 raise FileExistsError(f"{self.folder}: holds {what}; overwrite replaces them")
             path.unlink()

@@ -120,7 +120,9 @@ XMAE_INLINE Words product_of_halves(Words x) {
 }
 
 // The eight sums. Each gets the products of its own words and, as they are, its neighbour's: no word is lost where a
-// product is zero. The words are added up apart (`plain`) and change places once per block.
+// product is zero. What cancels in the plain sum of a block (two flipped top bits, a swap) shows in the products, since
+// each stripe has another secret: two signs stay unseen only if all 32 low bits of their words happen to differ as the
+// secrets do. The words are added up apart (`plain`) and change places once per block.
 struct Sums {
   static constexpr int kVectors = kStripe / XMAE_VECTOR_BYTES;
   static_assert(kVectors * XMAE_VECTOR_BYTES == kStripe, "a stripe is whole vectors");

@@ -13,7 +13,8 @@ from xmae_fast import ModelCfg, random_masking, xMAE
 from xmae_fast.backend import MODEL_OPS, release_cpu_memory
 
 TINY = {"seq_len": 80, "patch_len": 20, "d_model": 48, "nhead": 4, "proj_dim": 16, "stem_ch": 8}
-PUBLISHED = {"seq_len": 80}  # in all its widths and depths; two patches, because it is run some thousand times
+# The published one in all its widths and depths; of two patches, because it runs some thousand times.
+PUBLISHED = {"seq_len": 80, "patch_len": 40, "d_model": 256, "nhead": 8, "depth_ppg": 2, "proj_dim": 256, "stem_ch": 32}
 # What embed does not read, and what forward with a visible part of the ECG does not.
 NOT_EMBED = (
     "ecg_path.", "bridger.", "mask_token", "ppg_path.dec_blk.", "ppg_path.decoder.", "ppg_path.mask_loc_table.",
@@ -44,7 +45,7 @@ def tensors_of(model: xMAE, unused: tuple[str, ...]) -> dict[str, Tensor]:
 
 def make_batch(cfg: dict, B: int = 1) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     draws = torch.Generator().manual_seed(1)
-    mask = random_masking(B, cfg["seq_len"] // cfg.get("patch_len", 40), 0.5, generator=draws)
+    mask = random_masking(B, cfg["seq_len"] // cfg["patch_len"], 0.5, generator=draws)
     ids = {"ids_keep_ecg": mask.ids_keep, "ids_restore_ecg": mask.ids_restore}
     return torch.randn(B, cfg["seq_len"], generator=draws), torch.randn(B, cfg["seq_len"], generator=draws), ids
 

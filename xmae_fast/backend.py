@@ -45,15 +45,20 @@ class Availability(NamedTuple):
     reason: str
 
 
+def extension_file(stem: str) -> Path | None:
+    """The operator library whose name begins with `stem`, next to this file, if it was built."""
+    return min(Path(__file__).parent.glob(f"{stem}*.so"), default=None)
+
+
 def _load_extension(stem: str) -> str:
     """Load the operator library `stem` next to this file; the reason why it could not be loaded, or ''."""
-    files = sorted(Path(__file__).parent.glob(f"{stem}*.so"))
-    if not files:
+    file = extension_file(stem)
+    if file is None:
         return "the C++ operators were not built (install from source with a C++ compiler, or see XMAE_FAST_BUILD)"
     try:
-        torch.ops.load_library(str(files[0]))
+        torch.ops.load_library(str(file))
     except OSError as error:
-        return f"{files[0].name} could not be loaded: {error}"
+        return f"{file.name} could not be loaded: {error}"
     return ""
 
 
@@ -74,6 +79,7 @@ _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("cpu_kernels() -> str")
 _library.define("use_cpu_kernels(str name) -> ()")
 _library.define("release_cpu_memory() -> ()")
+_library.define("cpu_fingerprint(Tensor x) -> int")  # decides whether packed weights are still those of x; for tests
 
 
 def cpu_kernels() -> str:
@@ -88,7 +94,10 @@ def cpu_kernels() -> str:
 
 
 def release_cpu_memory() -> None:
-    """Give memory that the CPU kernels keep between training steps back to the system (no tensor in use is touched)."""
+    """Give memory that the CPU kernels keep back to the system; no tensor in use is touched.
+
+    It is what training keeps between its steps, and weights packed for inference, which the next call packs again.
+    """
     if not _EXTENSION_REASON["cpu"]:
         torch.ops.xmae_fast.release_cpu_memory()
 
@@ -137,6 +146,11 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # hidden by an import hook, or half imported
         return False
+
+
+def cpu_reason() -> str:
+    """Why the C++ operators for the CPU are not here, or ''."""
+    return _EXTENSION_REASON["cpu"]
 
 
 def available() -> dict[str, dict[str, Availability]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 WARM_UP = 3  # eager runs before a capture: kernels are compiled, libraries and optimisers make their state
 
@@ -29,6 +30,12 @@ class Replay:
     def __call__(self) -> Any:
         self.graph.replay()
         return self.result
+
+
+def places(model: nn.Module) -> tuple:
+    """Where a model's parameters and buffers lie, and in which layout: a replay reads and writes them there."""
+    tensors = (*model.parameters(), *model.buffers())
+    return (*map(Tensor.data_ptr, tensors), *map(Tensor.size, tensors), *map(Tensor.stride, tensors))
 
 
 def on_side_stream(function: Callable[[], Any], device: torch.device) -> Any:

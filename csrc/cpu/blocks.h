@@ -85,6 +85,9 @@ struct AttentionSaved {
 struct AttentionWeights {
   PackedMatrix q, kv, out;  // forward: [D, D], [D, 2 D], [D, D]; or of the inputs' gradients
 };
+inline int64_t packed_count(const AttentionWeights& packed) {
+  return packed.q.count + packed.kv.count + packed.out.count;
+}
 
 struct AttentionBackward {
   const float* grad;  // [B, Nq, D]

@@ -74,6 +74,7 @@ struct PackedMatrix {
   int64_t chain = 64;  // multiply-adds in one chain of sums: much longer ones round worse than the framework's do
   std::vector<Segment> segments;
   std::vector<Panel> panels;
+  int64_t count = 0;  // numbers in data
   AlignedFloats data;
 };
 

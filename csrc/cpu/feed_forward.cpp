@@ -14,6 +14,7 @@ constexpr const char* kOp = "feed_forward";
 struct Packed {
   PackedMatrix up, down;
 };
+int64_t packed_count(const Packed& packed) { return packed.up.count + packed.down.count; }
 
 struct Call {
   std::vector<Tensor> weights;

@@ -6,11 +6,6 @@
 
 namespace xmae_fast {
 
-struct Digest {
-  uint64_t low, high;
-  bool operator==(const Digest& other) const { return low == other.low && high == other.high; }
-};
-
 // A unit in evaluation: BatchNorm folded into weights and bias.
 struct FoldedUnit {
   PackedMatrix matrix;
@@ -24,6 +19,12 @@ struct FoldedStem {
   AlignedFloats skip_scale, skip_shift;  // [S, rounded up to a panel]: skip path = x * scale + shift
   int64_t widths[3], channels;
 };
+inline int64_t packed_count(const FoldedStem& stem) {
+  int64_t count = 0;
+  for (const FoldedUnit& unit : stem.units) count += unit.matrix.count;
+  for (int m = 0; m < kMerges; ++m) count += stem.lateral[m].count + stem.reduce[m].count;
+  return count;
+}
 
 // Floats in one activation buffer of a sample: the largest level, and behind level 3 its reduction to level 2's channels.
 inline int64_t stem_eval_buffer(const FoldedStem& stem, int64_t L) {
@@ -46,7 +47,7 @@ struct Kernels {
   const char* name;
   int64_t width;  // floats in a vector
 
-  Digest (*fingerprint)(const float* data, int64_t count);
+  uint64_t (*fingerprint)(const float* data, int64_t count);  // XXH3 of the bytes; see fingerprint.h
 
   // x [B, L] -> out [B, L, S]
   void (*stem_eval)(const FoldedStem& stem, const float* x, int64_t B, int64_t L, float* out);

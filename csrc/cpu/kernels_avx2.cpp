@@ -2,6 +2,8 @@
 #include "kernels.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #define XMAE_ISA avx2
 #define XMAE_VECTOR_BYTES 32
 #define XMAE_TILE_ROWS 6

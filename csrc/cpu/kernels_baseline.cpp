@@ -1,6 +1,10 @@
 // Portable vectors of four floats: baseline x86-64 (SSE2), and any other processor (NEON on Arm).
 #include "kernels.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #define XMAE_ISA baseline
 #define XMAE_VECTOR_BYTES 16
 #if defined(__aarch64__)

@@ -37,6 +37,7 @@ PackedMatrix pack(int64_t width, int64_t columns, const std::vector<Run>& runs, 
       total += active[run] * width * runs[run].length;
     }
   }
+  packed.count = total;
   packed.data = aligned_floats(total);
   int64_t at = 0;
   for (int64_t p = 0; p < static_cast<int64_t>(vectors.size()); ++p) {
@@ -81,6 +82,7 @@ inline PackedMatrix dense_panels(int64_t width, int64_t columns, int64_t steps) 
     if (steps > 0) packed.segments.push_back({0, steps, vectors});
     total += vectors * width * steps;
   }
+  packed.count = total;
   packed.data = aligned_floats(total);
   return packed;
 }

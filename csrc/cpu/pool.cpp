@@ -78,7 +78,10 @@ Pool& pool() {
   return *instance;
 }
 
-void release_cpu_memory() { pool().release(); }
+void release_cpu_memory() {
+  pool().release();
+  PackedWeights::keep_only({});
+}
 
 }  // namespace
 

@@ -86,6 +86,17 @@ def test_published_shards_quality_and_segments_that_went_bad(model, tmp_path, mo
     assert np.isnan(second.embeddings).any(1).tolist() == [key == sorted(names)[3] for key in second.key]
 
 
+def test_another_precision_is_other_work(model, packed, tmp_path):
+    halves = {**OPTIONS, "autocast": torch.bfloat16}
+    for name, first, second in (("whole", OPTIONS, halves), ("half", halves, OPTIONS)):
+        embed_files(packed, tmp_path / name, model, **first)
+        before = content(tmp_path / name)
+        with pytest.raises(FileExistsError, match=r"holds other embeddings \(autocast differ\); overwrite"):
+            embed_files(packed, tmp_path / name, model, **second)
+        assert content(tmp_path / name) == before
+        assert embed_files(packed, tmp_path / name, model, **first).resumed == 90
+
+
 def test_recordings(model, tmp_path):
     one, two = pulses(33, 125, seed=1), np.stack([pulses(21, 125, seed=s) for s in (2, 3)]).astype(np.float32)
     two[1, 700:1400] = two[1, 700]

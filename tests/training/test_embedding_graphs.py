@@ -47,13 +47,23 @@ def test_a_result_is_not_overwritten_by_the_next_call(model):
         torch.testing.assert_close(result, model._embed(signal), rtol=1e-5, atol=1e-6)
 
 
+def replaced(model):
+    model.load_state_dict({name: x.clone() for name, x in model.state_dict().items()}, assign=True)
+
+
+def transposed(model):
+    weight = model.ppg_path.encoder.blocks[0].attn.out_proj.weight
+    weight.data = weight.data.t()
+
+
+@pytest.mark.parametrize("move", [replaced, transposed])
 @torch.no_grad()
-def test_weights_that_moved_are_captured_anew(model):
+def test_weights_that_moved_are_captured_again(model, move):
     signal = torch.randn(2, 1, CFG.seq_len)
     for _ in range(graphs.WARM_UP + 1):
         embed(model, signal)
     before = bucket(model)
-    model.load_state_dict({name: x.clone() for name, x in model.state_dict().items()}, assign=True)
+    move(model)
     embed(model, signal)
     assert bucket(model) is not before
     assert bucket(model).replay is None

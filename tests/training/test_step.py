@@ -87,6 +87,86 @@ def test_captured_steps_equal_eager_ones(model, batches, pretend_cuda):
         assert torch.equal(x, captured.core.state_dict()[name]), name
 
 
+def weights_replaced(step):
+    step.core.load_state_dict({name: x.clone() for name, x in step.core.state_dict().items()}, assign=True)
+
+
+def layout_changed(step):
+    weight = step.core.bridger.ecg2ppg[0].attn.out_proj.weight
+    weight.data = weight.data.t()
+
+
+def optimizer_resumed(step):
+    step.optimizer.load_state_dict(copy.deepcopy(step.optimizer.state_dict()))
+
+
+def learning_rate_replaced(step):
+    step.optimizer.param_groups[0]["lr"] = 1e-5
+
+
+def weight_decay_changed(step):
+    step.optimizer.param_groups[0]["weight_decay"] = 0.3
+
+
+def parameter_frozen(step):
+    step.core.mask_token.requires_grad_(False)
+
+
+def statistics_frozen(step):
+    step.core.ppg_path.stem.eval()
+
+
+def dropout_changed(step):
+    for module in step.core.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+
+
+def attention_dropout_changed(step):
+    step.core.bridger.ecg2ppg[0].attn.dropout = 0.4
+
+
+def option_changed(step):
+    step.mode = "scatter"
+
+
+CHANGES = (
+    weights_replaced, layout_changed, optimizer_resumed, learning_rate_replaced, weight_decay_changed, parameter_frozen,
+    statistics_frozen, dropout_changed, attention_dropout_changed, option_changed,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_capture_cannot_follow_is_captured_again(model, batches, pretend_cuda, change):
+    step = pretend_cuda(make_step(model))
+    for ppg, ecg in batches[: graphs.WARM_UP + 2]:
+        step(ppg, ecg)
+    (run,) = step._runs.values()
+    first = run.replay
+    assert first is not None
+    change(step)
+    for number, (ppg, ecg) in enumerate(batches[-graphs.WARM_UP :]):
+        step(ppg, ecg)
+        assert (run.replay, run.eager_steps) == (None, number + 1)
+    step(*batches[0])
+    assert run.replay not in (None, first)
+
+
+def test_what_a_capture_follows_is_not_captured_again(model, batches, pretend_cuda):
+    step = pretend_cuda(make_step(model))
+    for ppg, ecg in batches[: graphs.WARM_UP + 1]:
+        step(ppg, ecg)
+    (run,) = step._runs.values()
+    first = run.replay
+    with torch.no_grad():
+        step.core.mask_token.mul_(2)
+    step.core.load_state_dict(copy.deepcopy(step.core.state_dict()))
+    step.seed = 3
+    step.core.eval().train()
+    step(*batches[-1])
+    assert first is run.replay is not None
+
+
 def test_a_failed_capture_goes_on_eagerly_and_says_so(model, batches, pretend_cuda, monkeypatch):
     def fail(function, pool):
         raise RuntimeError("operation not permitted when stream is capturing")

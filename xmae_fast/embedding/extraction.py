@@ -136,6 +136,8 @@ def embed_files(
         "part_rows": part_rows, "parts": parts, "quality": quality, "model": _digest(model), **source.describe(),
         **({} if autocast is None else {"autocast": str(autocast)}),
     }  # fmt: skip
+    if autocast is not None:
+        plan["autocast"] = str(autocast)
     store.open(json.loads(json.dumps(plan)), overwrite)
     try:
         mine = range(rank, parts, world_size)

@@ -53,13 +53,13 @@ def embed(
     `output` names what the function computes.
 
     A captured run reads the weights where they lie, so values may change; after a weight has moved (`to`,
-    `load_state_dict(assign=True)`) the bucket is captured anew.
+    `load_state_dict(assign=True)`) or lies there in another layout (`.data = .data.t()`) the bucket is captured again.
     """
     B, device = signal.shape[0], signal.device
     rows = BUCKETS[bisect_left(BUCKETS, B)]
     autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
     key = (output, rows, signal.dtype, autocast, model.impl, torch.get_float32_matmul_precision())
-    where = (*map(Tensor.data_ptr, model.parameters()), *map(Tensor.data_ptr, model.buffers()))
+    where = graphs.places(model)
     made = _of_model.get(model) or _of_model.setdefault(model, _ModelGraphs())
     with made.lock:
         bucket = made.buckets.get(key)

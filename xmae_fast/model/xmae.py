@@ -16,6 +16,7 @@ from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.blocks import Bridger
 from xmae_fast.model.modes import evaluating
+from xmae_fast.model.packed import FreesPackedWeights
 from xmae_fast.model.path import SinglePath, identity_ids, truncated_normal, whole_numbers
 from xmae_fast.model.pretrained import Pretrained
 from xmae_fast.model.standard import Accelerated
@@ -23,7 +24,7 @@ from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
 
 
-class xMAE(Pretrained, nn.Module):
+class xMAE(FreesPackedWeights, Pretrained, nn.Module):
     """Cross-modal masked autoencoder of PPG and ECG (arXiv 2605.00973), same state-dict keys as the published one.
 
     Args:

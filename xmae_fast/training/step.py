@@ -41,8 +41,10 @@ class GraphedStep:
 
     On a CUDA device the first calls with a batch size and mask ratio run eagerly (they are real steps), the next is
     captured, and from then on a step is one launch. Elsewhere every step runs eagerly; `reason` says why. The learning
-    rate (a tensor, see `adamw`), `mask_ratio`, `mask_ratio_ppg` and `seed` may change between steps. Masks, and dropout
-    but that of impl="reference", depend on (seed, number of the step) alone.
+    rate (a tensor, see `adamw`), `mask_ratio`, `mask_ratio_ppg` and `seed` may change between steps. Other changes
+    (weights or the optimiser's state replaced, parameters frozen, modes, rates of dropout, settings of the optimiser)
+    have the step captured again. Masks, and dropout but that of impl="reference", depend on (seed, number of the step)
+    alone.
 
     Args:
         model: an xMAE with a bridge, in training mode; or one wrapped by DistributedDataParallel (then eager). One that
@@ -177,6 +179,20 @@ class GraphedStep:
             return f"{type(self.optimizer).__name__} was not made with capturable=True"
         return ""
 
+    def _relies_on(self) -> tuple:
+        """What a captured step cannot follow."""
+        state = (x for made in self.optimizer.state.values() for x in made.values())
+        settings = (x for group in self.optimizer.param_groups for name, x in group.items() if name != "params")
+        trained = (x for group in self.optimizer.param_groups for x in group["params"])
+        modules = (module.__dict__ for module in self.core.modules())
+        return (
+            graphs.places(self.core),
+            tuple(x.requires_grad for x in self.core.parameters()),
+            tuple((own["training"], own.get("p"), own.get("dropout")) for own in modules),
+            tuple(x.data_ptr() if isinstance(x, Tensor) else x for x in (*state, *settings, *trained)),
+            (self.mode, self.autocast, self.micro_batches, self.loss_weight, self.core.impl),
+        )
+
     def _step(self, ppg: Tensor, ecg: Tensor, hidden_ecg: int, hidden_ppg: int) -> Tensor:
         self._seeds[:, 1] += self._sites
         self.optimizer.zero_grad(set_to_none=True)
@@ -216,9 +232,12 @@ class _Run:
         self.step, self.ppg, self.ecg, self.hidden = step, ppg, ecg, hidden
         self.eager_steps = 0
         self.replay: graphs.Replay | None = None
+        self.relies_on: tuple = ()
 
     def __call__(self, ppg: Tensor, ecg: Tensor) -> Tensor:
         step = self.step
+        if self.replay is not None and self.relies_on != step._relies_on():
+            self.replay, self.eager_steps = None, 0
         if self.replay is None and self.eager_steps < graphs.WARM_UP:
             self.eager_steps += 1
             return graphs.on_side_stream(lambda: step._step(ppg, ecg, *self.hidden), step.device)
@@ -231,6 +250,7 @@ class _Run:
                 step.reason = f"the capture failed: {error}"
                 warnings.warn(f"GraphedStep goes on without a CUDA graph: {step.reason}", stacklevel=3)
                 return step._step(ppg, ecg, *self.hidden)
+            self.relies_on = step._relies_on()
         return self.replay().clone()
 
 

@@ -1,0 +1,95 @@
+"""Weights that the CPU kernels keep packed for inference go when the model goes that they belong to.
+
+The kernels know weights by their addresses and cannot tell whether a model still has them. So as soon as a model is
+gone or its weights have moved, what was packed of weights that no living model has is dropped. That may be too much (a
+part of a model that is used alone, tensors of the caller's own): the next call that takes it packs it again.
+What nobody drops is bounded: each operator keeps the 32 sets of weights that were used last.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmae_fast import backend
+
+_living: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def packed_bytes() -> int:
+    """Bytes of weights that the CPU kernels keep packed now; 0 without them."""
+    library = _library()
+    return 0 if library is None else library.xmae_fast_packed_bytes()
+
+
+def drop_packed() -> None:
+    """Free what was packed of weights that no living model has."""
+    library = _library()
+    if library is None or library.xmae_fast_packed_bytes() == 0:
+        return
+    with torch._C.DisableTorchFunction():
+        weights = {where for model in list(_living) for where in _places(model)}
+    addresses, sizes = zip(*weights, strict=True) if weights else ((), ())
+    count = len(weights)
+    library.xmae_fast_keep_packed((ctypes.c_void_p * count)(*addresses), (ctypes.c_int64 * count)(*sizes), count)
+
+
+class FreesPackedWeights:
+    """Of an `nn.Module`: `drop_packed` follows when it is gone, when its weights are moved or replaced."""
+
+    def __new__(cls, *args: Any, **options: Any):
+        """Copies, replicas and unpickled models are made here too, without `__init__`."""
+        self = super().__new__(cls)
+        _living.add(self)
+        weakref.finalize(self, drop_packed).atexit = False
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+        result = super()._apply(fn, recurse)
+        drop_packed()
+        return result
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """See `torch.nn.Module.load_state_dict`."""
+        result = super().load_state_dict(state_dict, strict, assign)
+        if assign:
+            drop_packed()
+        return result
+
+
+def _library() -> ctypes.CDLL | None:
+    """The loaded extension, for its plain functions: a model may go in the middle of an operator's dispatch."""
+    global _loaded
+    if _loaded is None and not backend.cpu_reason():
+        library = ctypes.CDLL(str(backend.extension_file("_C_cpu")))
+        library.xmae_fast_packed_bytes.restype = ctypes.c_int64
+        library.xmae_fast_packed_bytes.argtypes = ()
+        arrays = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64)
+        library.xmae_fast_keep_packed.argtypes = (*arrays, ctypes.c_int64)
+        library.xmae_fast_keep_packed.restype = None
+        _loaded = library
+    return _loaded
+
+
+_loaded: ctypes.CDLL | None = None
+
+
+def _places(model: nn.Module) -> Iterator[tuple[int, int]]:
+    """Address and size of what the kernels may have packed. A model may be half made, or changing in another thread."""
+    modules, seen = [model], set()
+    while modules:
+        module = modules.pop()
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
+        state = module.__dict__
+        for tensors in (state.get("_parameters", {}), state.get("_buffers", {}), state):
+            for x in list(tensors.values()):
+                if type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu":
+                    yield x.data_ptr(), x.numel()
+        modules += list(state.get("_modules", {}).values())

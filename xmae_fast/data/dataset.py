@@ -32,12 +32,12 @@ class SegmentDataset(Dataset):
     cache_dir: where indexes (and fetched shards) are kept; by default beside the shards (in the user's cache folder).
     impl: "cpu" (C++), "reference" (NumPy) or "auto". progress: called while indexes are built, (shard, done, total).
 
-    Each pass is the next epoch, the first one is epoch 0; `set_epoch` chooses which the next pass is. Nobody tells a data
-    set of a new pass, so it finds out: a batch is of the epoch after the last one that has given any of its items, and
-    the n-th set of worker processes begins with epoch n at least. For passes over all items (drop_last or not) that is
-    the number of the pass, whatever the workers, persistent or not. Passes that are left early never repeat an item's
-    epoch either; call `set_epoch` before each if they must not depend on what workers had read ahead. An item that is
-    read twice by hand is of two epochs.
+    Each pass is the next epoch, the first one is epoch 0; `set_epoch` chooses which the next pass is. Nobody tells a
+    data set of a new pass, so it finds out: a batch is of the epoch after the last one that has given any of its items,
+    and the n-th set of worker processes begins with epoch n at least. For passes over all items (drop_last or not) that
+    is the number of the pass, whatever the workers, persistent or not. Passes that are left early never repeat an
+    item's epoch either; call `set_epoch` before each if they must not depend on what workers had read ahead. An item
+    that is read twice by hand is of two epochs.
 
     `.rejected` counts what was left out, by reason; `.subjects` are the sorted names that remain; `.seq_len` is L,
     `.sampling_freq` Hz or None. Errors: FileNotFoundError, ValueError naming the argument or the record."""

@@ -18,8 +18,8 @@ class Epochs:
     A batch belongs to the epoch after the last one that gave any of its items, and so to the next one as soon as
     something comes again; `set` chooses where that begins. Worker processes that were started for a pass of their own
     begin the next epoch even with items that no epoch has given yet: what earlier workers had read ahead when their
-    pass was left does not count. Items do not come twice in a pass, so that it does not matter which worker is first, and
-    nothing is locked."""
+    pass was left does not count. Items do not come twice in a pass, so that it does not matter which worker is
+    first, and nothing is locked."""
 
     def __init__(self, count: int) -> None:
         self._given = torch.full((count,), -1, dtype=torch.int32)  # epoch that has given an item last

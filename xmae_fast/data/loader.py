@@ -163,8 +163,8 @@ class SegmentLoader:
         self._position.set(epoch)
 
     def state_dict(self) -> dict:
-        """Where the consumer is: plain numbers, to be stored with a checkpoint. After a pass that was left early that is
-        the middle of it, where `load_state_dict` goes on; if it was meant to end there, say so by `set_epoch`."""
+        """Where the consumer is: plain numbers, to be stored with a checkpoint. After a pass that was left early that
+        is the middle of it, where `load_state_dict` goes on; `set_epoch` says that it was meant to end there."""
         return self._position.state_dict(self._batches(0)) | self._identity()
 
     def load_state_dict(self, state: dict) -> None:

@@ -134,8 +134,8 @@ def test_every_checkpoint_goes_on_as_the_run_did(shard, tmp_path, limit, kind):
 
 
 def test_a_run_that_was_resumed_again_and_again(shard, tmp_path):
-    """Within epochs: Lightning 2.6's own counters are wrong in checkpoints of a run that went on after the last batch of
-    an epoch."""
+    """Within epochs: Lightning 2.6's own counters are wrong in checkpoints of a run that went on after the last batch
+    of an epoch."""
     whole, checkpoint = fit(make(shard)), None
     for done, step in ((0, 3), (3, 4), (4, 7), (7, 11), (11, 13)):
         callback = L.callbacks.ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)

@@ -13,7 +13,8 @@ _LIMIT = 2**31
 
 
 class Epochs:
-    """Epochs of the batches that a data set of `count` items gives, in memory that worker processes share.
+    """Epochs of the batches that a data set of `count` items gives, in memory that worker processes share. With `count`
+    0 nothing is counted, for data sets in which all epochs are alike.
 
     A batch belongs to the epoch after the last one that gave any of its items, and so to the next one as soon as
     something comes again; `set` chooses where that begins. Worker processes that were started for a pass of their own
@@ -30,10 +31,11 @@ class Epochs:
 
     def of(self, items: np.ndarray) -> int:
         """The epoch of a batch of `items` [k]; it counts as given from now on."""
-        epoch, given = self._first(), self._given.numpy()
-        if len(given) and len(items):
-            epoch = max(epoch, int(given[items].max()) + 1)
-            given[items] = epoch
+        given = self._given.numpy()
+        if not len(given) or not len(items):
+            return int(self._start[0])
+        epoch = max(self._first(), int(given[items].max()) + 1)
+        given[items] = epoch
         return epoch
 
     def set(self, epoch: int) -> None:

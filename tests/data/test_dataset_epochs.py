@@ -87,6 +87,15 @@ def test_every_whole_pass_is_the_next_epoch(small, kind, options):
         assert epochs_of(loader, want) == [[epoch] * B] * 4
 
 
+def test_workers_that_always_have_the_same_seed(small):
+    """Their seed says that workers were started anew; here only the items do."""
+    want, generator = table(small, 3), torch.Generator()
+    loader = DataLoader(Numbered(make(SegmentDataset, small), True), B, num_workers=1, generator=generator)
+    for epoch in range(3):
+        generator.manual_seed(0)
+        assert {e for batch in epochs_of(loader, want) for e in batch} == {epoch}
+
+
 def test_workers_that_are_not_forked(small):
     """Persistent ones: test_dataset.py."""
     want, data = table(small, 2), make(SegmentDataset, small)

@@ -1,5 +1,6 @@
 """Each pass over a SegmentLoader is the next epoch, however it is taken; a state goes on where it was taken."""
 
+import pickle
 from itertools import islice
 
 import numpy as np
@@ -255,3 +256,64 @@ def test_an_error_ends_its_pass_and_not_the_loader(small):
         list(loader)
     loader.segments.read = read
     assert same(loader, want[1])
+
+
+class Trainer:
+    """What Lightning's does to a loader; test_lightning_trainer.py has the real one."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def passes(self, *epochs, count=2):
+        """The loader's epoch in each of the trainer's."""
+        found = []
+        for epoch in epochs:
+            self.loader.batch_sampler.sampler.set_epoch(epoch)
+            assert len(list(islice(self.loader, count))) == count
+            found.append(self.loader.epoch)
+        return found
+
+
+def test_a_trainer_says_which_epoch_begins(small):
+    trainer = Trainer(make(small))
+    list(islice(trainer.loader, 1))  # someone looks at a batch before
+    assert trainer.passes(0, 1, 2) == [0, 1, 2]
+    assert trainer.passes(0, 1) == [3, 4]  # another fit
+    list(trainer.loader)  # a pass of the user's own
+    assert trainer.passes(2) == [6]
+    trainer.loader.set_epoch(9)
+    assert trainer.passes(0, 1) == [9, 10]
+    assert Trainer(make(small)).passes(4, 5) == [4, 5]  # resumed between two epochs, without a state
+    copy = pickle.loads(pickle.dumps(trainer.loader))
+    assert Trainer(copy).passes(2) == [11]
+
+
+@pytest.mark.parametrize("told", [0, 3])
+def test_a_trainer_that_goes_on_and_one_that_goes_on_after_an_epoch(small, told):
+    """The state is the same: two batches of an epoch were taken, which was the end of it, or was not."""
+    trainer, want = Trainer(make(small)), epochs(small, 6)
+    trainer.passes(*range(told + 1))
+    state = trainer.loader.state_dict()
+    for said, following in ((told, want[told][2:]), (told + 1, want[told + 1])):
+        loader = make(small)
+        loader.load_state_dict(state)
+        loader.batch_sampler.sampler.set_epoch(said)
+        assert same(loader, following)
+        loader.batch_sampler.sampler.set_epoch(said + 1)
+        assert same(loader, want[said + 1])
+
+
+def test_a_state_that_was_loaded_by_hand_rules_over_a_new_fit(small):
+    want, before = epochs(small, 6), make(small)
+    Trainer(before).passes(0, 1, 2, 3)
+    states = [before.state_dict()]
+    before = make(small)
+    before.set_epoch(3)
+    list(islice(before, 2))
+    states.append({k: v for k, v in before.state_dict().items() if k not in ("told", "offset")})
+    for state in states:
+        loader = make(small)
+        loader.load_state_dict(state)
+        loader.batch_sampler.sampler.set_epoch(0)
+        assert same(loader, want[3][2:])
+        assert Trainer(loader).passes(1, 2) == [4, 5]

@@ -67,7 +67,7 @@ def fit(train, val=None, *, module=None, checkpoint=None, callbacks=(), epochs=E
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=bool(callbacks), callbacks=list(callbacks), **options,
     )  # fmt: skip
-    trainer.fit(module, train, val, ckpt_path=checkpoint, weights_only=False)
+    trainer.fit(module, train, val, ckpt_path=checkpoint)
     return module
 
 

@@ -18,6 +18,10 @@ fabric = pytest.importorskip("lightning.fabric")
 B, EPOCHS = 4, 3
 OPTIONS = {"quality": 0, "augment": True}
 pytestmark = pytest.mark.filterwarnings("ignore")
+resumes_well = pytest.mark.skipif(
+    [int(x) for x in re.findall(r"\d+", L.__version__)[:3]] < [2, 5, 6],
+    reason="Lightning before 2.5.6, when it resumes, trains on one batch too many, or begins a pass and leaves it",
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,7 @@ STOPS = {
 }
 
 
+@resumes_well
 @pytest.mark.parametrize("kind", STOPS)
 @pytest.mark.parametrize("limit", [1.0, 3])
 def test_every_checkpoint_goes_on_as_the_run_did(shard, tmp_path, limit, kind):
@@ -133,6 +138,7 @@ def test_every_checkpoint_goes_on_as_the_run_did(shard, tmp_path, limit, kind):
             assert same(resumed.validated, whole.validated[-len(resumed.validated) :])
 
 
+@resumes_well
 def test_a_run_that_was_resumed_again_and_again(shard, tmp_path):
     """Within epochs: Lightning 2.6's own counters are wrong in checkpoints of a run that went on after the last batch
     of an epoch."""
@@ -179,6 +185,7 @@ class Stored(L.LightningDataModule):
         self.data.load_state_dict(state)
 
 
+@resumes_well
 @pytest.mark.parametrize("options", [{}, {"num_workers": 1}, {"num_workers": 1, "persistent_workers": True}])
 def test_a_data_set_in_a_data_loader(shard, tmp_path, options):
     want = [x for number in range(EPOCHS) for x in epoch(shard, number, shuffle=False)]

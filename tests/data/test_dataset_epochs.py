@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import time
 from itertools import islice
 
 import numpy as np
@@ -127,6 +128,29 @@ def test_passes_that_are_left_early(small, kind):
                 assert epoch not in seen[number]
                 seen[number].append(epoch)
     assert max(map(len, seen)) > 1
+
+
+class Slow(Numbered):
+    """Workers are still reading ahead when the next pass is chosen."""
+
+    def __init__(self, data):
+        super().__init__(data, False)
+
+    def __getitems__(self, numbers):
+        time.sleep(0.05)
+        return self.get_batch(numbers)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_set_epoch_rules_over_what_was_read_ahead(small, persistent):
+    want, data = table(small, 5), make(SegmentDataset, small)
+    loader = DataLoader(Slow(data), B, num_workers=1, persistent_workers=persistent)
+    for epoch in (3, 0, 1, 1):
+        data.set_epoch(epoch)
+        assert epochs_of(islice(loader, 2), want) == [[epoch] * B] * 2
+    data.set_epoch(2)
+    for epoch in (2, 3):
+        assert {e for batch in epochs_of(loader, want) for e in batch} == {epoch}
 
 
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2, "persistent_workers": True}])

@@ -2,11 +2,14 @@
 
 import multiprocessing
 import os
+import sys
+import weakref
 import zlib
 
 import numpy as np
 import torch
 from torch.utils.data import get_worker_info
+from torch.utils.data._utils import fetch
 
 _SLOTS = 64  # passes of worker processes that are remembered
 _LIMIT = 2**31
@@ -24,9 +27,10 @@ class Epochs:
 
     def __init__(self, count: int) -> None:
         self._given = torch.full((count,), -1, dtype=torch.int32)  # epoch that has given an item last
-        self._start = torch.tensor([0, 1])  # epoch that was chosen, number of the next pass of workers at that time
+        self._start = torch.tensor([0, 1, 0])  # epoch that was set, number of the next pass of workers then, how often
         self._passes = torch.zeros(_SLOTS, dtype=torch.int64)  # of workers: number, family, key in one word
         self._own: tuple[int, int, int] | None = None  # this worker's process, key and number
+        self._asking: tuple[weakref.ref, int] | None = None  # who asks in this worker, how often was set when it began
         self._share()
 
     def of(self, items: np.ndarray) -> int:
@@ -35,7 +39,8 @@ class Epochs:
         if not len(given) or not len(items):
             return int(self._start[0])
         epoch = max(self._first(), int(given[items].max()) + 1)
-        given[items] = epoch
+        if self._is_of_now():
+            given[items] = epoch
         return epoch
 
     def set(self, epoch: int) -> None:
@@ -51,7 +56,7 @@ class Epochs:
     def state_dict(self) -> dict:
         """What has been given: the least epoch of the next pass, and the last one of each item (a number where all have
         the same)."""
-        newest, (epoch, number) = self._newest(_family()), self._start.tolist()
+        newest, (epoch, number, _) = self._newest(_family()), self._start.tolist()
         given = self._given
         whole = not len(given) or bool((given == given[0]).all())
         last = (int(given[0]) if len(given) else epoch - 1) if whole else given.clone()
@@ -62,7 +67,7 @@ class Epochs:
         self._begin(int(state["epoch"]), state["given"])
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_own": None}
+        return self.__dict__ | {"_own": None, "_asking": None}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -73,16 +78,26 @@ class Epochs:
             tensor.share_memory_()
 
     def _begin(self, epoch: int, given: int | torch.Tensor) -> None:
-        self._start.copy_(torch.tensor([epoch, self._newest(_family()) + 1]))
+        self._start.copy_(torch.tensor([epoch, self._newest(_family()) + 1, int(self._start[2]) + 1]))
         self._given[:] = given
 
     def _first(self) -> int:
         """The least epoch of a batch that is asked for here."""
-        epoch, number = self._start.tolist()
+        epoch, number, _ = self._start.tolist()
         worker = get_worker_info()
         if worker is None:
             return epoch
         return epoch + max(0, self._number(worker.seed - worker.id) - number)
+
+    def _is_of_now(self) -> bool:
+        """Whether the pass that asks has begun after `set`: persistent workers may still be reading ahead for one that
+        was left before, and what they give is thrown away."""
+        asking, times = _asking() if get_worker_info() is not None else None, int(self._start[2])
+        if asking is None:
+            return True
+        if self._asking is None or self._asking[0]() is not asking:
+            self._asking = weakref.ref(asking), times
+        return self._asking[1] == times
 
     def _number(self, seed: int) -> int:
         """Of the pass whose workers have this seed: DataLoader draws one for all the workers that it starts together.
@@ -108,6 +123,16 @@ def _family() -> int:
     """Of the process whose DataLoader it is; several that train together may share this memory and count apart."""
     parent = multiprocessing.parent_process() if get_worker_info() is not None else None
     return (parent.pid if parent is not None else os.getpid()) & 0xFFFF
+
+
+def _asking() -> object | None:
+    """DataLoader's fetcher, of which every pass has another one; None where something else asks."""
+    code, frame = getattr(getattr(fetch, "_MapDatasetFetcher", None), "fetch", None), sys._getframe(1)
+    while code is not None and frame is not None:
+        if frame.f_code is code.__code__:
+            return frame.f_locals.get("self")
+        frame = frame.f_back
+    return None
 
 
 def check_identity(state: dict, identity: dict) -> None:

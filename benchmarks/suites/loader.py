@@ -191,6 +191,7 @@ class _Contests:
         dataset = dataset or self.plain
 
         def batches(order: np.ndarray) -> Iterator[Pair]:
+            dataset.set_epoch(0)
             for rows in _batched(order):
                 items = default_collate([dataset[row] for row in rows.tolist()])
                 yield items["ppg"], items["ecg"]

@@ -156,17 +156,6 @@ def test_resuming_in_the_middle_of_an_epoch(shards):
         SegmentLoader(shards, 32, augment=True, seed=1).load_state_dict(state)
 
 
-def test_a_pass_that_is_left_early_is_begun_anew(shards):
-    loader = SegmentLoader(shards, 32)
-    first = next(iter(loader))
-    assert loader.state_dict()["batch"] == 1
-    batches = list(loader)
-    assert len(batches) == len(loader)
-    assert torch.equal(batches[0]["ppg"], first["ppg"])
-    assert loader.state_dict()["epoch"] == 1
-    assert loader.state_dict()["batch"] == 0
-
-
 def test_batches_that_are_kept_stay_what_they_are(shards):
     loader = SegmentLoader(shards, 16, prefetch=1)
     kept, copies = [], []

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from xmae_fast.data.epochs import Epochs, check_identity
 from xmae_fast.data.segments import Segments
 
 Item = dict[str, torch.Tensor | int]
@@ -23,7 +24,7 @@ class SegmentDataset(Dataset):
     split: "train", "val", "test" of `split_subjects` over those subjects (whatever their quality), or None for all.
     augment: True augments training data (`split` "train" or None), never evaluation; "published" does what the public
         code does, evidently by a slip: augments "val" and "test" and leaves "train" alone. Random numbers depend on
-        (seed, epoch, item) only: not on threads or workers; call `set_epoch` before each epoch.
+        (seed, epoch, item) only: not on threads or workers.
     on_bad: what a segment that is selected but malformed, constant or not finite does: "skip" leaves it out and counts
         it in `.rejected`; "raise" raises ValueError here. A shard that changes later raises ShardChangedError.
     normalize_dtype: arithmetic of augmentation and normalisation; "float16" is published.
@@ -31,12 +32,19 @@ class SegmentDataset(Dataset):
     cache_dir: where indexes (and fetched shards) are kept; by default beside the shards (in the user's cache folder).
     impl: "cpu" (C++), "reference" (NumPy) or "auto". progress: called while indexes are built, (shard, done, total).
 
+    Each pass is the next epoch, the first one is epoch 0; `set_epoch` chooses which the next pass is. Nobody tells a
+    data set of a new pass, so it finds out: a batch is of the epoch after the last one that has given any of its items,
+    and the n-th set of worker processes begins with epoch n at least. For passes over all items (drop_last or not) that
+    is the number of the pass, whatever the workers, persistent or not. Passes that are left early never repeat an
+    item's epoch either; call `set_epoch` before each if they must not depend on what workers had read ahead. An item
+    that is read twice by hand is of two epochs.
+
     `.rejected` counts what was left out, by reason; `.subjects` are the sorted names that remain; `.seq_len` is L,
     `.sampling_freq` Hz or None. Errors: FileNotFoundError, ValueError naming the argument or the record."""
 
     def __init__(self, paths, **options) -> None:
         self.segments = Segments(paths, **options)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epochs = Epochs(len(self) if self.segments.augmenting else 0)
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -50,7 +58,7 @@ class SegmentDataset(Dataset):
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
             raise IndexError(f"items: expected 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}")
         ppg, ecg = np.empty((2, len(numbers), self.segments.seq_len), np.float32)
-        good = self.segments.read(numbers, int(self._epoch), ppg, ecg)
+        good = self.segments.read(numbers, self._epochs.of(numbers), ppg, ecg)
         if not good.all():
             name = self.segments.index.name(int(self.segments.rows[numbers[~good][0]]))
             raise ValueError(f"{name}: segment has gone bad since it was indexed")
@@ -63,8 +71,26 @@ class SegmentDataset(Dataset):
         ]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's random numbers; seen by running workers too (shared memory)."""
-        self._epoch.fill_(epoch)
+        """The next pass is this epoch, and those after it the next ones; call it between passes. Running workers see it
+        too (shared memory).
+
+        Raises:
+            ValueError: not 0 to 2**31 - 1.
+        """
+        self._epochs.set(epoch)
+
+    def state_dict(self) -> dict:
+        """Which epoch is to come, to be stored with a checkpoint between two passes."""
+        return self._epochs.state_dict() | self._identity()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on with the epoch that was to come.
+
+        Raises:
+            ValueError: the state is of another seed or other segments.
+        """
+        check_identity(state, self._identity())
+        self._epochs.load_state_dict(state)
 
     @property
     def subjects(self) -> list[str]:
@@ -85,3 +111,7 @@ class SegmentDataset(Dataset):
     def explain(self) -> str:
         """Which files are mapped and which are not and why, what is used, and what was left out."""
         return self.segments.explain()
+
+    def _identity(self) -> dict:
+        segments = self.segments
+        return {"seed": segments.seed, "segments": len(segments), "augmenting": segments.augmenting}

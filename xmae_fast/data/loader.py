@@ -14,12 +14,13 @@ import torch
 
 from xmae_fast.data.agreement import together
 from xmae_fast.data.buffers import BatchBuffers
+from xmae_fast.data.epochs import check_identity
+from xmae_fast.data.hints import Hints
 from xmae_fast.data.order import BLOCK, WINDOW, epoch_order, rank_order
+from xmae_fast.data.position import Position, TrainersBatchSampler
 from xmae_fast.data.segments import Segments
 
 Batch = dict[str, torch.Tensor]
-_COLD = 0.9  # share of segments in the page cache below which reading ahead is asked for
-_SAMPLE = 256
 
 
 @dataclass
@@ -41,8 +42,7 @@ class SegmentLoader:
         layout, cache_dir, impl, progress: as for `SegmentDataset`.
     shuffle: True: every order alike; "blocks": blocks of `block_size` neighbouring segments in random order, mixed
         within windows of `window` blocks, for files that are not in the page cache; False: the shards' order.
-    seed: with the epoch's number it decides order and augmentation, whatever the threads. The n-th pass over the loader
-        is epoch n; `set_epoch` chooses another.
+    seed: with the epoch's number it decides order and augmentation, whatever the threads.
     pin_memory: batches in page-locked memory, for copies to a device.
     drop_last: leave out a last batch of less than `batch_size`.
     rank, world_size: of this process among those that share an epoch; by default torch.distributed's. The batches of
@@ -54,9 +54,16 @@ class SegmentLoader:
         other without end.
     prefetch: batches prepared ahead.
 
-    One pass at a time. A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad
-    since it was indexed is left out of its batch, with a warning. Errors of the background thread are raised here.
-    `state_dict` and `load_state_dict` resume in the middle of an epoch; `.stats` says how long the consumer waited."""
+    Each pass is the next epoch, the first one is epoch 0: also after one that was left early or never asked for its end
+    (zip, islice, break, Lightning's Trainer). A pass begins when its first batch is asked for. `set_epoch` and
+    `load_state_dict` choose otherwise, and so does Lightning's Trainer, which says which of its epochs begins; another
+    fit goes on counting. One pass at a time: an older one raises RuntimeError when it is asked for more.
+
+    `state_dict` and `load_state_dict` resume at any batch, in the middle of an epoch as well as between two.
+
+    A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad since it was indexed
+    is left out of its batch, with a warning. Errors of the background thread are raised here. `.stats` says how long
+    the consumer waited."""
 
     def __init__(
         self,
@@ -91,37 +98,47 @@ class SegmentLoader:
         self.segments = together(made, rank is None, agreed)
         self.batch_size, self.shuffle, self.drop_last, self.pad = batch_size, shuffle, drop_last, pad
         self.prefetch, self.block_size, self.window = prefetch, block_size, window
-        self.epoch, self.stats = 0, LoaderStats()
-        self._resume = 0  # batch that the next pass begins with
-        self._consumed = 0  # batches of the current epoch
+        self.stats = LoaderStats()
+        self._position = Position()
+        self.batch_sampler = TrainersBatchSampler(self._position, batch_size, drop_last)
         self._buffers = BatchBuffers(batch_size, self.segments.seq_len, pin_memory)
 
     def __len__(self) -> int:
         """Batches of a whole epoch of this rank."""
-        count = len(self._share(np.empty(len(self.segments), bool)))
-        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+        return self._batches(self.rank)
 
     def __iter__(self) -> Iterator[Batch]:
-        """One epoch, or what is left of one that `load_state_dict` resumes. Ending it moves on to the next epoch; one
-        that is left early is begun anew by the next pass."""
-        order, first = self.order(), self._resume
-        self._resume, self._consumed = 0, first
+        """The next epoch, or what is left of one that `load_state_dict` goes on with.
+
+        Raises:
+            RuntimeError: from the iterator, when another pass has begun since, or `set_epoch` or `load_state_dict` has
+                chosen where the next one begins, and this one had more to give.
+        """
+        position, count = self._position, len(self)
+        this = position.begin()
+        first = min(position.batch, count)
         ready: queue.Queue = queue.Queue(self.prefetch)
         stop = threading.Event()
-        arguments = order, self.epoch, first, ready, stop
+        arguments = self.order(), position.epoch, first, ready, stop
         thread = threading.Thread(target=self._prepare, args=arguments, name="xmae_fast loader", daemon=True)
         thread.start()
         try:
-            for number in range(first, len(self)):
+            for number in range(first, count):
+                if not position.counts(this):
+                    raise RuntimeError(
+                        f"this pass is over after {number} of {count} batches: another one has begun, or set_epoch or"
+                        " load_state_dict was called; a SegmentLoader gives one pass at a time"
+                    )
                 began = time.perf_counter()
                 batch = ready.get()
                 self._count(batch, time.perf_counter() - began, number == first)
                 if isinstance(batch, BaseException):
                     raise batch
-                self._consumed = number + 1
+                position.batch = number + 1
                 yield batch
                 del batch  # or its memory would not be free while the next one is prepared
-            self.epoch, self._consumed = self.epoch + 1, 0
+            if position.counts(this):
+                position.end()
         finally:
             stop.set()
             while thread.is_alive():  # it may be waiting to hand over a batch
@@ -129,32 +146,43 @@ class SegmentLoader:
                     ready.get_nowait()
                 thread.join(timeout=0.001)
 
+    @property
+    def epoch(self) -> int:
+        """Of the pass that has begun last, also after it was left early; of the next one where it has ended."""
+        return self._position.epoch
+
     def order(self, epoch: int | None = None) -> np.ndarray:
-        """(k,) int32: the segments that this rank visits in an epoch (default: the current one), in order."""
+        """(k,) int32: the segments that this rank visits in an epoch (default: `epoch`), in order."""
         order = epoch_order(
             len(self.segments), seed=self.segments.seed, epoch=self.epoch if epoch is None else epoch,
             shuffle=self.shuffle, block_size=self.block_size, window=self.window,
         )  # fmt: skip
-        return self._share(order)
+        return self._share(order, self.rank)
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is this epoch, from its first batch."""
+        """The next pass is this epoch: from its first batch, or, where `load_state_dict` has just chosen a batch of
+        this very epoch, from there.
+
+        Raises:
+            ValueError: below 0.
+        """
         if epoch < 0:
             raise ValueError(f"epoch: expected at least 0, got {epoch}")
-        self.epoch, self._resume, self._consumed = epoch, 0, 0
+        self._position.set(epoch)
 
     def state_dict(self) -> dict:
-        """Where the consumer is: plain numbers, to be stored with a checkpoint."""
-        whole = self._consumed == len(self)  # after the last batch, before the pass has ended
-        return {"epoch": self.epoch + whole, "batch": 0 if whole else self._consumed, **self._identity()}
+        """Where the consumer is: plain numbers, to be stored with a checkpoint. After a pass that was left early that
+        is the middle of it, where `load_state_dict` goes on; `set_epoch` says that it was meant to end there."""
+        return self._position.state_dict(self._batches(0)) | self._identity()
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on behind the last batch that was consumed. ValueError where this loader's batches would be others."""
-        for name, value in self._identity().items():
-            if state.get(name) != value:
-                raise ValueError(f"{name}: the state is of a loader with {state.get(name)!r}, this one has {value!r}")
-        self.epoch = int(state["epoch"])
-        self._resume = self._consumed = int(state["batch"])
+        """Go on after the last batch that was taken.
+
+        Raises:
+            ValueError: this loader's batches would be others, or the state has no such batch.
+        """
+        check_identity(state, self._identity())
+        self._position.load(state, self._batches(0))
 
     def explain(self) -> str:
         """What is read and how, what was left out, and how long the consumer waited."""
@@ -175,9 +203,14 @@ class SegmentLoader:
     def rejected(self):
         return self.segments.rejected
 
-    def _share(self, order: np.ndarray) -> np.ndarray:
-        """This rank's part of an epoch."""
-        return rank_order(order, self.rank, self.world_size, drop_last=self.drop_last, pad=self.pad)
+    def _share(self, order: np.ndarray, rank: int) -> np.ndarray:
+        """A rank's part of an epoch."""
+        return rank_order(order, rank, self.world_size, drop_last=self.drop_last, pad=self.pad)
+
+    def _batches(self, rank: int) -> int:
+        """Batches of a whole epoch of a rank; no rank has more than rank 0."""
+        count = len(self._share(np.empty(len(self.segments), bool), rank))
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def _identity(self) -> dict:
         names = "batch_size", "shuffle", "drop_last", "pad", "world_size", "block_size", "window"
@@ -197,7 +230,7 @@ class SegmentLoader:
     def _prepare(self, order: np.ndarray, epoch: int, first: int, ready: queue.Queue, stop: threading.Event) -> None:
         """The background thread: batches from number `first` on, or the exception that ended it."""
         try:
-            hints = _Hints(self, order)
+            hints = Hints(self, order)
             for number in range(first, len(self)):
                 if stop.is_set():
                     return
@@ -215,36 +248,6 @@ class SegmentLoader:
         ppg, ecg = map(torch.from_numpy, signals)
         others = {"subject": self.segments.subject_of(items)} | self.segments.labels_of(items)
         return {"ppg": ppg, "ecg": ecg} | {name: torch.from_numpy(values) for name, values in others.items()}
-
-
-class _Hints:
-    """Asks for segments to be read ahead, where the page cache does not hold them already: span by span, and the next
-    span bit by bit while this one is consumed, in the order of the file."""
-
-    def __init__(self, loader: SegmentLoader, order: np.ndarray) -> None:
-        self.segments, self.order, self.batch_size = loader.segments, order, loader.batch_size
-        sample = order[:: max(1, len(order) // _SAMPLE)]
-        self.cold = len(order) > 0 and self.segments.resident(sample) < _COLD
-        blocks = loader.block_size * loader.window // loader.world_size if loader.shuffle == "blocks" else 0
-        self.span = max(blocks, 4 * self.batch_size)
-        self.current = -1  # number of the span that was asked for altogether
-        self.ahead = order[:0]  # what is still to be asked for of the next one
-
-    def before(self, number: int) -> None:
-        """Before batch `number` is read."""
-        if not self.cold:
-            return
-        span, at = divmod(number * self.batch_size, self.span)
-        if span != self.current:
-            self.segments.hint(self.ahead if span == self.current + 1 and self.current >= 0 else self._items(span))
-            self.current, self.ahead = span, np.sort(self._items(span + 1))
-        batches_left = max(1, (self.span - at) // self.batch_size)
-        share = -(-len(self.ahead) // batches_left)
-        self.segments.hint(self.ahead[:share])
-        self.ahead = self.ahead[share:]
-
-    def _items(self, span: int) -> np.ndarray:
-        return self.order[span * self.span : (span + 1) * self.span]
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

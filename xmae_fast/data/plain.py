@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from xmae_fast.data.augment import NormalizeDtype, augmented, draw_augmentation, min_max, segment_problem
+from xmae_fast.data.epochs import Epochs, check_identity
 from xmae_fast.data.options import Quality, check_option, check_reading, quality_pair
 from xmae_fast.data.shards import (
     SegmentKey,
@@ -35,7 +36,7 @@ class PlainSegmentDataset(Dataset):
     split: "train", "val", "test" of `split_subjects` over those subjects (whatever their quality), or None for all.
     augment: True augments training data (`split` "train" or None), never evaluation; "published" does what the public
         code does, evidently by a slip: augments "val" and "test" and leaves "train" alone. Random numbers depend on
-        (seed, epoch, item) only, not on the worker; call `set_epoch` before each epoch.
+        (seed, epoch, item) only, not on the worker; which epoch it is, is found out as by `SegmentDataset`.
     on_bad: "skip" reads every selected record once at construction and leaves constant and non-finite ones out, so that
         `len` is exact; "raise" saves that read, and a bad record raises ValueError when it is asked for.
     normalize_dtype: arithmetic of augmentation and normalisation; "float16" is published.
@@ -59,7 +60,6 @@ class PlainSegmentDataset(Dataset):
         self.augmenting = check_reading(split, augment, on_bad, normalize_dtype)
         self.seed, self.split = seed, split
         self._dtype = np.dtype(normalize_dtype)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._reader = _Reader()
 
         paths = path_list(paths)
@@ -71,12 +71,46 @@ class PlainSegmentDataset(Dataset):
             raise ValueError(f"paths: no segment remains of {', '.join(paths)} (rejected: {dict(self.rejected)})")
         self.subjects = sorted({record.subject for record in self.records})
         self._subject_index = {name: i for i, name in enumerate(self.subjects)}
+        self._epochs = Epochs(len(self.records) if self.augmenting else 0)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, item: int) -> dict[str, torch.Tensor | int]:
-        item = range(len(self.records))[item]
+        return self.__getitems__([range(len(self.records))[item]])[0]
+
+    def __getitems__(self, items: list[int]) -> list[dict[str, torch.Tensor | int]]:
+        """The items of a batch, one after the other; all are of the same epoch."""
+        numbers = [range(len(self.records))[item] for item in items]
+        epoch = self._epochs.of(np.asarray(numbers, np.int64))
+        return [self._item(number, epoch) for number in numbers]
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is this epoch, and those after it the next ones; call it between passes. Running workers see it
+        too (shared memory).
+
+        Raises:
+            ValueError: not 0 to 2**31 - 1.
+        """
+        self._epochs.set(epoch)
+
+    def state_dict(self) -> dict:
+        """Which epoch is to come, to be stored with a checkpoint between two passes."""
+        return self._epochs.state_dict() | self._identity()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on with the epoch that was to come.
+
+        Raises:
+            ValueError: the state is of another seed or other segments.
+        """
+        check_identity(state, self._identity())
+        self._epochs.load_state_dict(state)
+
+    def _identity(self) -> dict:
+        return {"seed": self.seed, "segments": len(self.records), "augmenting": self.augmenting}
+
+    def _item(self, item: int, epoch: int) -> dict[str, torch.Tensor | int]:
         record = self.records[item]
         signals = self._reader(record)
         problem = segment_problem(signals, self._dtype.name)
@@ -84,15 +118,11 @@ class PlainSegmentDataset(Dataset):
             raise ValueError(f"{_where(record)}: segment is {problem}")
         draws = None
         if self.augmenting:
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, int(self._epoch)], counter=[0, 0, 0, item]))
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, item]))
             draws = draw_augmentation(rng), draw_augmentation(rng)
         ppg, ecg = _prepare(signals, self._dtype, draws)
         subject = self._subject_index[record.subject]
         return {"ppg": torch.from_numpy(ppg), "ecg": torch.from_numpy(ecg), "subject": subject}
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's random numbers; seen by running workers too (shared memory)."""
-        self._epoch.fill_(epoch)
 
 
 def load_segments(

@@ -52,7 +52,7 @@ class Feed:
         return self.train.stats.wait_s
 
     def training(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch, or what `train.load_state_dict` has left of it."""
+        """The next epoch, or what `train.load_state_dict` has left of one."""
         return map(self.to_device, self.train)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:

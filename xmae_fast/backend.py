@@ -264,7 +264,7 @@ def explain(what: object = None, *, impl: str = "auto", device: torch.device | s
     if isinstance(what, torch.nn.Module) and hasattr(what, "irregular"):
         first = next(what.parameters())
         lines = [_explain_op(op, what.impl, first.device, first.dtype) for op in MODEL_OPS]
-        lines += [f"{op}: modules instead, because {fault}" for op, fault in what.irregular()]
+        lines += [f"{op}: runs as modules, because of {fault}" for op, fault in what.irregular()]
         head = f"{type(what).__name__} on {first.device} in {first.dtype}, impl={what.impl!r}:"
         return "\n".join([head, *(f"  {line}" for line in lines)])
     name = getattr(what, "__name__", what)

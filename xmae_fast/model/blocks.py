@@ -19,6 +19,7 @@ from xmae_fast.ops.feed_forward import FeedForwardParams
 from xmae_fast.ops.lag_attention import AttentionParams
 from xmae_fast.ops.lag_attention.tables import gather_bias
 
+BLOCK_OPS = ("lag_attention", "feed_forward")
 _FEED_FORWARD = standard.LINEAR, standard.GELU, standard.LINEAR, standard.DROPOUT
 _MLP = standard.sequential(*_FEED_FORWARD)
 
@@ -90,9 +91,10 @@ class _SelfAttentionBlock(Accelerated):
     def _feed_forward_fault(self) -> str:
         return _dropout_fault("mlp.3", dropout_rate(self._modules["mlp"]._modules["3"]))
 
-    def spans(self) -> Iterator[tuple[str, str]]:
-        yield "lag_attention", self._attention.fault(self) or self._attention_fault()
-        yield "feed_forward", self._feed_forward.fault(self) or self._feed_forward_fault()
+    def faults(self) -> Iterator[tuple[str, str]]:
+        attention, feed_forward = self._attention.faults(self), self._feed_forward.faults(self)
+        yield from standard.pairs("lag_attention", attention or [self._attention_fault()])
+        yield from standard.pairs("feed_forward", feed_forward or [self._feed_forward_fault()])
 
 
 class TransformerEncoderBlock(_SelfAttentionBlock):
@@ -214,9 +216,10 @@ class CrossAttentionBlock(Accelerated):
     def _feed_forward_fault(self) -> str:
         return _dropout_fault("ffn.4", dropout_rate(self.ffn[4]))
 
-    def spans(self) -> Iterator[tuple[str, str]]:
-        yield "lag_attention", self._attention.fault(self) or self._attention_fault()
-        yield "feed_forward", self._feed_forward.fault(self) or self._feed_forward_fault()
+    def faults(self) -> Iterator[tuple[str, str]]:
+        attention, feed_forward = self._attention.faults(self), self._feed_forward.faults(self)
+        yield from standard.pairs("lag_attention", attention or [self._attention_fault()])
+        yield from standard.pairs("feed_forward", feed_forward or [self._feed_forward_fault()])
 
 
 class Bridger(nn.Module):
@@ -266,6 +269,12 @@ class Bridger(nn.Module):
             updated = block(ecg, t_ppg) if key_pos is None else block(ecg, t_ppg, key_pos)
             ecg = updated if alpha == 1 else ecg + alpha * (updated - ecg)
         return ppg, ecg
+
+    def foreign_parts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """As `SinglePath.foreign_parts`."""
+        for number, block in enumerate(self.ecg2ppg):
+            if why := standard.own_forward(block, CrossAttentionBlock):
+                yield BLOCK_OPS, f"bridger.ecg2ppg.{number}: {why}"
 
 
 class WaveformDecoder(nn.Module):

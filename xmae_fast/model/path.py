@@ -10,12 +10,19 @@ from torch import Tensor, nn
 from xmae_fast import ops
 from xmae_fast.choices import choice_of
 from xmae_fast.model import standard
-from xmae_fast.model.blocks import ENCODER, TransformerDecoderLite, TransformerEncoder, WaveformDecoder
+from xmae_fast.model.blocks import (
+    BLOCK_OPS,
+    ENCODER,
+    TransformerDecoderLite,
+    TransformerEncoder,
+    TransformerEncoderBlock,
+    WaveformDecoder,
+)
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.standard import Accelerated, Span, Standard
 from xmae_fast.model.stem import STEM, PatchEmbed1D, UNetHalfInceptionStem1D
 
-_ENCODING_OPS = ("conv_stem", "patch_embed", "lag_attention", "feed_forward")
+_ENCODING_OPS = ("conv_stem", "patch_embed", *BLOCK_OPS)
 
 
 def _patch_embedding(patch_len: int) -> Standard:
@@ -195,9 +202,20 @@ class SinglePath(Accelerated):
             self._stem_span.fault(self) or self.stem.mode_fault()
         )
 
-    def spans(self) -> Iterator[tuple[str, str]]:
-        yield "patch_embed", self._patcher_span.fault(self)
-        yield "waveform_loss", self._decoder_span.fault(self)
+    def faults(self) -> Iterator[tuple[str, str]]:
+        yield from standard.pairs("patch_embed", self._patcher_span.faults(self))
+        yield from standard.pairs("waveform_loss", self._decoder_span.faults(self))
+
+    def foreign_parts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """(operators, '<name>: <reason>') of each part that stands where the kernels' operators are called."""
+        places = [("stem", self.stem, UNetHalfInceptionStem1D, ("conv_stem",)),
+                  ("encoder", self.encoder, TransformerEncoder, BLOCK_OPS)]  # fmt: skip
+        for number, block in enumerate(getattr(self.encoder, "blocks", ())):
+            places.append((f"encoder.blocks.{number}", block, TransformerEncoderBlock, BLOCK_OPS))
+        places.append(("dec_blk", self.dec_blk, TransformerDecoderLite, BLOCK_OPS))
+        for name, part, kind, operators in places:
+            if why := standard.own_forward(part, kind):
+                yield operators, self.named(f"{name}: {why}")
 
 
 def whole_numbers(ids: Tensor | None) -> Tensor | None:

@@ -11,7 +11,7 @@ way is looked at anew. Nothing is assumed to stay as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import attrgetter, is_, itemgetter
@@ -120,9 +120,28 @@ class Accelerated(nn.Module):
     def named(self, fault: str) -> str:
         return f"{self.where}.{fault}" if self.where else fault
 
-    def spans(self) -> Iterator[tuple[str, str]]:
-        """(operator, why a kernel may not take this part's modules or '') of each span of this part."""
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """(operator, '<name>: <reason>') of each module because of which no kernel takes a span of this part."""
         return iter(())
+
+
+def pairs(op: str, found: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The faults of one operator's span, '' left out."""
+    return ((op, fault) for fault in found if fault)
+
+
+def own_forward(module: nn.Module, kind: type[nn.Module]) -> str:
+    """Why calling `module` does not run the forward of `kind`, or ''."""
+    if not isinstance(module, kind) or type(module).forward is not kind.forward:
+        return f"it is a {type(module).__name__}, not a {kind.__name__}"
+    return "its forward is patched" if "forward" in module.__dict__ else ""
+
+
+def first_hook(model: nn.Module) -> str:
+    """'<name>: <reason>' of the first module whose call does more than its forward, or ''."""
+    if reason := _global_reason():
+        return reason
+    return next((f"{name}: {why}" for name, part in model.named_modules() if (why := _own_reason(part))), "")
 
 
 class Span:
@@ -144,14 +163,18 @@ class Span:
     def fault(self, root: nn.Module) -> str:
         """Why no kernel may compute these children of `root`, '<name>: <reason>', or '' if one may."""
         if torch.compiler.is_compiling():  # the walk is traced: each thing that it looks at becomes a guard
-            return _walk_all(self.standard, root, None)
+            return next(iter(_faults(self.standard, root)), "")
         stamp = self._stamp
         if stamp is not None and stamp.holds(root):
             return ""
         stamp = _Stamp()
-        fault = _walk_all(self.standard, root, stamp)
-        self._stamp = None if fault else stamp.finished(root)
-        return fault
+        found = _faults(self.standard, root, stamp=stamp)
+        self._stamp = None if found else stamp.finished(root)
+        return found[0] if found else ""
+
+    def faults(self, root: nn.Module) -> list[str]:
+        """As `fault`, of every child."""
+        return _faults(self.standard, root, all_of_them=True)
 
     def gathered(self, gather: Callable[[], Any]) -> Any:
         """`gather()`, kept for as long as the stamp holds. To be called right after `fault` returned ''."""
@@ -161,11 +184,6 @@ class Span:
         if stamp.gathered is None:
             stamp.gathered = gather()
         return stamp.gathered
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether calling `module` does no more than its class's `forward`: no hook, nothing patched or compiled."""
-    return not (_own_reason(module) or _global_reason())
 
 
 def _global_reason() -> str:
@@ -188,50 +206,71 @@ def _own_reason(module: nn.Module) -> str:
     return ""
 
 
-def _walk_all(standard: Mapping[str, Standard], root: nn.Module, stamp: _Stamp | None) -> str:
+def _faults(
+    standard: Mapping[str, Standard], root: nn.Module, *, stamp: _Stamp | None = None, all_of_them: bool = False
+) -> list[str]:
+    """'<name>: <reason>' of the first child of `root`, or of every one, that is not what `standard` says."""
     if reason := _global_reason():
-        return f"{next(iter(standard))}: {reason}"
+        return [f"{next(iter(standard))}: {reason}"]
+    found: list[str] = []
     for name, wanted in standard.items():
         module = root._modules.get(name)
         if module is None:
-            return f"{name}: expected {wanted.kind.__name__}, got none"
-        if fault := _walk(wanted, module, name, stamp):
-            return fault
-    return ""
+            found.append(f"{name}: expected {wanted.kind.__name__}, got none")
+        else:
+            _walk(wanted, module, name, stamp, found, all_of_them)
+        if found and not all_of_them:
+            break
+    return found
 
 
-def _walk(wanted: Standard, module: nn.Module, name: str, stamp: _Stamp | None) -> str:
-    """The first fault of `module` or of its children, with its dotted name."""
-    kind = type(module)
-    if kind is not wanted.kind:
-        return f"{name}: it is a {kind.__name__}, not a {wanted.kind.__name__}"
-    if reason := _own_reason(module):
-        return f"{name}: {reason}"
-    if kind.forward is not _FORWARDS[kind]:
-        return f"{name}: the forward of {kind.__name__} is patched"
-    for key, value in wanted.settings.items():
-        if (got := getattr(module, key)) != value:
-            return f"{name}: its {key} is {got!r}, not {value!r}"
-    for key in wanted.absent:
-        if getattr(module, key) is not None:
-            return f"{name}: it has a {key}"
-    own = module._parameters, module._buffers
-    for key in wanted.tensors:
-        tensor = own[0].get(key) if key in own[0] else own[1].get(key)
-        if tensor is None:
-            return f"{name}: its {key} is not a plain parameter or buffer"
-        if not _is_ordinary(tensor):
-            return f"{name}: its {key} is a {type(tensor).__name__}"
-    if wanted.kernel_size is not None and module.weight.shape[-1] != wanted.kernel_size:
-        return f"{name}: its kernel has {module.weight.shape[-1]} samples, not {wanted.kernel_size}"
+def _walk(
+    wanted: Standard, module: nn.Module, name: str, stamp: _Stamp | None, found: list[str], all_of_them: bool
+) -> None:
+    """Add the faults of `module` and of its children, with their dotted names, to `found`."""
+    if reason := _fault_of(wanted, module):
+        found.append(f"{name}: {reason}")
+        if not all_of_them or type(module) is not wanted.kind:
+            return
     if stamp is not None:
         stamp.add(module, wanted)
     children = module._modules
-    if wanted.each is None and list(children) != list(wanted.children):
-        return f"{name}: its children are {', '.join(children) or 'none'}, not {', '.join(wanted.children) or 'none'}"
+    if wanted.each is None:
+        found.extend(f"{name}.{key}: it is missing" for key in wanted.children if children.get(key) is None)
     for key, child in children.items():
-        if fault := _walk(wanted.each or wanted.children[key], child, f"{name}.{key}", stamp):
-            return fault
+        expected = wanted.children.get(key) if wanted.each is None else wanted.each
+        if expected is None:
+            found.append(f"{name}.{key}: the standard {wanted.kind.__name__} has no such child")
+        elif child is not None:
+            _walk(expected, child, f"{name}.{key}", stamp, found, all_of_them)
+        if found and not all_of_them:
+            return
+
+
+def _fault_of(wanted: Standard, module: nn.Module) -> str:
+    """Why `module` by itself, without its children, is not the standard one, or ''."""
+    kind = type(module)
+    if kind is not wanted.kind:
+        return f"it is a {kind.__name__}, not a {wanted.kind.__name__}"
+    if reason := _own_reason(module):
+        return reason
+    if kind.forward is not _FORWARDS[kind]:
+        return f"the forward of {kind.__name__} is patched"
+    for key, value in wanted.settings.items():
+        if (got := getattr(module, key)) != value:
+            return f"its {key} is {got!r}, not {value!r}"
+    for key in wanted.absent:
+        if getattr(module, key) is not None:
+            return f"it has a {key}"
+    parameters, buffers = module._parameters, module._buffers
+    for key in wanted.tensors:
+        tensor = parameters.get(key) if key in parameters else buffers.get(key)
+        if tensor is None:
+            return f"its {key} is not a plain parameter or buffer"
+        if not _is_ordinary(tensor):
+            return f"its {key} is a {type(tensor).__name__}"
+    if wanted.kernel_size is not None and module.weight.shape[-1] != wanted.kernel_size:
+        return f"its kernel has {module.weight.shape[-1]} samples, not {wanted.kernel_size}"
     return ""
 
 

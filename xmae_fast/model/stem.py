@@ -160,8 +160,8 @@ class UNetHalfInceptionStem1D(Accelerated):
             yield self._modules[name]._modules["1"]
         yield self._modules["skip_bn"]
 
-    def spans(self) -> Iterator[tuple[str, str]]:
-        yield "conv_stem", self._span.fault(self) or self.mode_fault()
+    def faults(self) -> Iterator[tuple[str, str]]:
+        return standard.pairs("conv_stem", self._span.faults(self) if self._span.fault(self) else [self.mode_fault()])
 
 
 STEM = Standard(UNetHalfInceptionStem1D, children=STEM_CHILDREN)

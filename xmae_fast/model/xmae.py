@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmae_fast import backend, ops
-from xmae_fast.choices import check_choice
+from xmae_fast.choices import check_choice, choice_of
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.blocks import Bridger
@@ -19,7 +19,7 @@ from xmae_fast.model.modes import evaluating
 from xmae_fast.model.packed import FreesPackedWeights
 from xmae_fast.model.path import SinglePath, identity_ids, truncated_normal, whole_numbers
 from xmae_fast.model.pretrained import Pretrained
-from xmae_fast.model.standard import Accelerated
+from xmae_fast.model.standard import Accelerated, own_forward
 from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
 
@@ -93,9 +93,30 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
 
     def irregular(self) -> Iterator[tuple[str, str]]:
         """(operator, '<module>: <reason>') of each span of modules that no kernel computes, so that they run themselves."""
-        for part in self.modules():
-            if isinstance(part, Accelerated) and not part.where.startswith("bridger.ppg2ecg"):  # these never run
-                yield from ((op, part.named(fault)) for op, fault in part.spans() if fault)
+        yield from ((", ".join(operators), fault) for operators, fault in self._foreign_parts())
+        for name, part in self.named_modules():
+            if isinstance(part, Accelerated) and not name.startswith("bridger.ppg2ecg"):  # these never run
+                yield from ((op, part.named(fault)) for op, fault in part.faults())
+
+    def _foreign_parts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """(operators, '<name>: <reason>') of each part of another class, which runs as it is."""
+        for name, kind in (("ppg_path", SinglePath), ("ecg_path", SinglePath), ("bridger", Bridger)):
+            part = getattr(self, name)
+            if isinstance(part, kind):
+                yield from part.foreign_parts()
+            if part is not None and (why := own_forward(part, kind)):
+                yield backend.MODEL_OPS, f"{name}: {why}"
+
+    def _refuse_foreign_parts(self) -> None:
+        """BackendError where kernels were asked for by name and another part stands in their place."""
+        if self._impl in ("auto", "reference"):
+            return
+        for operators, fault in self._foreign_parts():
+            for op in operators:
+                if (choice := choice_of(self._impl, op)) not in ("auto", "reference"):
+                    raise backend.BackendError(
+                        f"impl={choice!r} was asked for {op}, but {fault}; impl='auto' runs it as it is"
+                    )
 
     def forward(
         self,
@@ -129,6 +150,7 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
         Raises:
             ValueError, TypeError: naming the argument. BackendError: impl.
         """
+        self._refuse_foreign_parts()
         want_embedding, want_recon = return_embeddings, return_recon
         if want_embedding is None:
             want_embedding = self.cfg.return_embeddings and not return_loss
@@ -191,6 +213,7 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
         return self._embed(signal)
 
     def _embed(self, signal: Tensor) -> Tensor:
+        self._refuse_foreign_parts()
         path = self.ppg_path
         tokens = path.encode(signal, inference=True)
         if not any(module.training for module in path.proj.modules()):

@@ -54,6 +54,17 @@ def test_matches_the_oracle(host_train: HostTrain, B, L, training, dtype):
         check_op(TRAINING, case, run, dtype=dtype, prepare=hostile_layout)
 
 
+@pytest.mark.parametrize("signal", ["constant", "zeros", "step"])
+def test_signals_that_hardly_vary(host_train: HostTrain, signal):
+    case = Case(signal, {"B": 3, "L": 60, "S": 32, "training": True, "signal": signal})
+
+    def run(inputs):
+        return schema_cuda_train.train((inputs["x"],), (inputs["params"],), True, torch.float16)[0]
+
+    with host_train.registered():
+        check_op(TRAINING, case, run, dtype=torch.float16)  # the plain path is the nearer to float64 in it
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_several_tiles_for_a_cta(host_train, training):
     """More rows than all CTAs take at a time, here those for one multiprocessor: sums go on from tile to tile."""

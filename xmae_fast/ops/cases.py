@@ -47,10 +47,10 @@ class Maker:
 
 
 def flat_rows(x: Tensor) -> Tensor:
-    """Rows that hardly vary, from x [B, N, D]: one of three is its first number in all columns, one varies by 1e-6 of
-    that, one is a huge offset with variations of 1e-3."""
-    first, kind = x[..., :1], (torch.arange(x.shape[1], device=x.device) % 3)[:, None]
-    return torch.where(kind == 0, first, torch.where(kind == 1, first * (1 + 1e-6 * x), 1000 + 1e-3 * x)).contiguous()
+    """Rows that hardly vary, from x [B, N, D]: the first number of each row in all columns, in every other row changed
+    by about 1e-4 of it."""
+    first, varies = x[..., :1], (torch.arange(x.shape[1], device=x.device) % 2)[:, None]
+    return first * (1 + 1e-4 * varies * x)
 
 
 @dataclass(frozen=True)

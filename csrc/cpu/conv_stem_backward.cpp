@@ -72,7 +72,8 @@ void use_sums(const StemWeights& weights, int u, const std::vector<float>& sums,
   const double n = static_cast<double>(B * back.run->length(u));
   back.units[u] = {zeros(channels), zeros(channels), zeros(channels)};
   for (int64_t c = 0; c < channels; ++c) {
-    const auto [total, product] = over_samples(sums, B, channels, c);
+    const auto [total, distances] = over_samples(sums, B, channels, c);
+    const double product = distances - norm.mean_rest[c] * total;
     const auto [part, channel] = part_of(unit, c);
     const int conv = part->conv;
     const double invstd = norm.invstd[c], gain = part->gamma[channel] * invstd;
@@ -80,12 +81,14 @@ void use_sums(const StemWeights& weights, int u, const std::vector<float>& sums,
     out.beta(conv)[channel] = static_cast<float>(total);
     back.units[u].gain[c] = static_cast<float>(gain);
     if (!batch_statistics) continue;
-    back.units[u].offset[c] = static_cast<float>(gain * total / n);
-    back.units[u].slope[c] = static_cast<float>(-gain * invstd * invstd * product / n);
+    const double slope = -gain * invstd * invstd * product / n;
+    back.units[u].offset[c] = static_cast<float>(gain * total / n + slope * norm.mean_rest[c]);
+    back.units[u].slope[c] = static_cast<float>(slope);
   }
 }
 
-// The skip path: an affine function of x, so its gradients follow from the sums P = sum g and Q = sum g (x - x_mean).
+// The skip path: an affine function of x, so its gradients follow from the sums P = sum g and Q = sum g (x - x_mean); the sums
+// that come here are about x_mean as a float.
 void skip_gradients(
     const StemWeights& weights, const std::vector<float>& sums, const Statistics& statistics, int64_t first, double x_mean,
     bool batch_statistics, const float* grad, const StemTraining& run, const Gradients& out, float* dx) {
@@ -94,9 +97,10 @@ void skip_gradients(
   const double n = static_cast<double>(B * L);
   std::vector<float> gain(S), offset(S), slope(S);
   for (int64_t s = 0; s < S; ++s) {
-    const auto [P, Q] = over_samples(sums, B, S, s);
+    const auto [P, distances] = over_samples(sums, B, S, s);
+    const double Q = distances - (x_mean - static_cast<float>(x_mean)) * P;
     const double w = skip.weight[s], invstd = 1.0 / std::sqrt(static_cast<double>(statistics.var[first + s]) + kNormEps);
-    const double product = batch_statistics ? w * Q : w * (Q + x_mean * P) - statistics.mean[first + s] * P;  // sum g (y - mean)
+    const double product = batch_statistics ? w * Q : w * Q + (w * x_mean - statistics.mean[first + s]) * P;  // sum g (y - mean)
     out.gamma(kConvs - 1)[s] = static_cast<float>(invstd * product);
     out.beta(kConvs - 1)[s] = static_cast<float>(P);
     // The normalisation takes back all of the weight's effect but eps's share.
@@ -150,9 +154,8 @@ std::vector<Tensor> conv_stem_backward(
     back.lateral[m] = pack_matrix(table.width, fine, fine, stem.lateral[m], 1, fine);
     back.reduce[m] = pack_matrix(table.width, coarse, fine, stem.reduce[m], 1, coarse);
   }
-  std::vector<float> input(2 * B), sums(2 * B * stem.channels), skip_sums(2 * B * stem.channels);
-  table.input_statistics(run.x, B, run.L, input.data());
-  const double x_mean = merge(input.data(), B, 1, run.L, 0).mean;
+  std::vector<float> sums(2 * B * stem.channels), skip_sums(2 * B * stem.channels);
+  const double x_mean = input_moments(table, run).mean;
   table.stem_head_gradient(back, data(grad), static_cast<float>(x_mean), sums.data(), skip_sums.data());
   for (int u = kUnits - 1; u >= 0; --u) {
     use_sums(weights, u, sums, batch_statistics, back, out);
@@ -163,7 +166,7 @@ std::vector<Tensor> conv_stem_backward(
     table.stem_backward_unit(back, u, groups, gradients.data(), sums.data());
     write_weights(weights, u, groups, gradients, out);
   }
-  skip_gradients(weights, skip_sums, statistics, first[kConvs - 1], static_cast<float>(x_mean), batch_statistics, data(grad), run, out, back.dx);
+  skip_gradients(weights, skip_sums, statistics, first[kConvs - 1], x_mean, batch_statistics, data(grad), run, out, back.dx);
   out.tensors.push_back(dx);
   return out.tensors;
 }

@@ -5,20 +5,24 @@
 namespace xmae_fast {
 namespace {
 
-void set_skip(const StemWeights& weights, int64_t first, const Statistics& statistics, StemTraining& run) {
+// x_mean: of the batch, or 0 with running statistics. It is taken away before the weight is applied: where x hardly varies,
+// x * scale and mean * scale would be large and almost equal.
+void set_skip(const StemWeights& weights, int64_t first, const Statistics& statistics, double x_mean, StemTraining& run) {
   const ConvNorm& skip = weights.stem.skip;
+  run.skip_mean = static_cast<float>(x_mean);
   run.skip_scale = zeros(skip.c_out);
   run.skip_shift = zeros(skip.c_out);
   for (int64_t s = 0; s < skip.c_out; ++s) {
     const double scale = skip.gamma[s] / std::sqrt(static_cast<double>(statistics.var[first + s]) + kNormEps);
+    const double mean = static_cast<double>(statistics.mean[first + s]) + statistics.mean_rest[first + s];
     run.skip_scale[s] = static_cast<float>(skip.weight[s] * scale);
-    run.skip_shift[s] = static_cast<float>(skip.beta[s] - statistics.mean[first + s] * scale);
+    run.skip_shift[s] = static_cast<float>(skip.beta[s] + (skip.weight[s] * static_cast<double>(run.skip_mean) - mean) * scale);
   }
 }
 
 using Training = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
-// x [B, 1, L], B >= 1 -> features [B, L, S], statistics [3, channels], kept
+// x [B, 1, L], B >= 1 -> features [B, L, S], statistics [4, channels], kept
 Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool batch_statistics) {
   const StemWeights weights = stem_weights(tensors);
   const Stem& stem = weights.stem;
@@ -27,7 +31,7 @@ Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool bat
   const Kernels& table = kernels();
   StemTraining run = training_run(weights, x);
   const auto first = first_channels(weights);
-  const Tensor statistics_tensor = empty({3, first.back()});
+  const Tensor statistics_tensor = empty({4, first.back()});
   const Statistics statistics = rows_of(statistics_tensor);
   for (int conv = 0; conv < kConvs; ++conv) {
     const float *mean = data(weights.statistic(2, conv)), *var = data(weights.statistic(3, conv));
@@ -44,7 +48,7 @@ Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool bat
   for (int u = 0; u < kUnits; ++u) {
     const StemUnit& unit = stem.units[u];
     run.units[u] = pack_forward(table.width, unit, nullptr);
-    std::vector<float> partial(run.B * 2 * unit.c_out);
+    std::vector<float> partial(run.B * 3 * unit.c_out);
     table.stem_forward_unit(run, u, partial.data());
     for (int64_t c = 0; batch_statistics && c < unit.c_out; ++c) {
       const auto [part, channel] = part_of(unit, c);
@@ -53,16 +57,15 @@ Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool bat
     }
     set_norm(weights, first, statistics, u, run.norms[u]);
   }
+  Moments input;
   if (batch_statistics) {
-    std::vector<float> partial(run.B * 2);
-    table.input_statistics(run.x, run.B, run.L, partial.data());
-    const Moments input = merge(partial.data(), run.B, 1, run.L, 0);
+    input = input_moments(table, run);
     for (int64_t s = 0; s < stem.channels; ++s) {
       const double w = stem.skip.weight[s];
       statistics.set(first[kConvs - 1] + s, {w * input.mean, w * w * input.var}, run.B * run.L);
     }
   }
-  set_skip(weights, first[kConvs - 1], statistics, run);
+  set_skip(weights, first[kConvs - 1], statistics, input.mean, run);
   Tensor features = pooled({run.B, run.L, stem.channels});
   table.stem_features(run, mutable_data(features));
   return {features, statistics_tensor, kept};

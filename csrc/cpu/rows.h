@@ -14,19 +14,27 @@ struct Moments {
   float mean, rstd;
 };
 
+// Of one row [D]. The mean is corrected by the mean distance from it: in a row that hardly varies its rounding would be many
+// standard deviations.
 XMAE_INLINE Moments moments(const float* x, int64_t D) {
   const int64_t whole = D / W * W;
-  Vec total{}, squares{};
-  float rest = 0, rest_squares = 0;
+  Vec total{}, distances{}, squares{};
+  float rest = 0, rest_distances = 0, rest_squares = 0;
   for (int64_t c = 0; c < whole; c += W) total += load(x + c);
   for (int64_t c = whole; c < D; ++c) rest += x[c];
-  const float mean = (sum(total) + rest) / static_cast<float>(D);
+  const float about = (sum(total) + rest) / static_cast<float>(D);
   for (int64_t c = 0; c < whole; c += W) {
-    const Vec centred = load(x + c) - mean;
+    const Vec centred = load(x + c) - about;
+    distances += centred;
     squares += centred * centred;
   }
-  for (int64_t c = whole; c < D; ++c) rest_squares += (x[c] - mean) * (x[c] - mean);
-  return {mean, 1.0f / __builtin_sqrtf((sum(squares) + rest_squares) / static_cast<float>(D) + kNormEps)};
+  for (int64_t c = whole; c < D; ++c) {
+    rest_distances += x[c] - about;
+    rest_squares += (x[c] - about) * (x[c] - about);
+  }
+  const float shift = (sum(distances) + rest_distances) / static_cast<float>(D);
+  const float var = (sum(squares) + rest_squares) / static_cast<float>(D) - shift * shift;
+  return {about + shift, 1.0f / __builtin_sqrtf((var > 0.0f ? var : 0.0f) + kNormEps)};
 }
 
 // LayerNorm of one row: x [D] -> out [D].

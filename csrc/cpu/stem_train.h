@@ -42,19 +42,34 @@ struct Block {
   }
 };
 
-// terms(row, sums) adds one row's terms to `sums`; the total over the rows goes to total[0..S) [S sums, V vectors].
+// Rows of one chain of the stem's sums. Where rows are equal, so are the roundings of their additions, which then do not average
+// out: 32 rows would leave a variance seven times as far from its true value as the plain path, which sums in doubles.
+constexpr int64_t kChainRows = 8;
+
+// terms(row, sums) adds one row's terms to `sums`; the total over the rows goes to total[0..S) [S sums, V vectors]. Chains are
+// added up with what each addition loses.
 template <int V, int S, typename Terms>
 XMAE_INLINE void sum_rows(int64_t rows, Block<V> (&total)[S], const Terms& terms) {
+  Block<V> lost[S] = {};
   for (Block<V>& block : total) block = {};
-  for (int64_t first = 0; first < rows; first += kSumRows) {
+  for (int64_t first = 0; first < rows; first += kChainRows) {
     Block<V> part[S] = {};
-    const int64_t last = first + kSumRows < rows ? first + kSumRows : rows;
+    const int64_t last = first + kChainRows < rows ? first + kChainRows : rows;
     for (int64_t l = first; l < last; ++l) terms(l, part);
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
 #pragma GCC unroll 4
-      for (int i = 0; i < V; ++i) total[s].v[i] += part[s].v[i];
+      for (int i = 0; i < V; ++i) {
+        const Vec before = total[s].v[i], more = part[s].v[i], sum = before + more, added = sum - before;
+        lost[s].v[i] += (before - (sum - added)) + (more - added);
+        total[s].v[i] = sum;
+      }
     }
+  }
+#pragma GCC unroll 4
+  for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 4
+    for (int i = 0; i < V; ++i) total[s].v[i] += lost[s].v[i];
   }
 }
 
@@ -78,10 +93,11 @@ inline void activate_unit(const StemTraining& run, int u, int64_t b, float* out)
   activate(run.kept[u] + b * run.size(u), run.norms[u], run.length(u), run.stem->units[u].c_out, out);
 }
 
-// Per channel of y [rows, channels]: the mean and the sum of squared distances from it; statistics [2, channels].
+// Per channel of y [rows, channels]: the mean as a float, and the sums of distances and of squared distances from that float,
+// with which `merge` corrects both; statistics [3, channels].
 inline void sample_statistics(const float* y, int64_t rows, int64_t channels, float* statistics) {
   over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
-    Block<V> mean[1], squares[1];
+    Block<V> mean[1], distances[2];
     sum_rows<V, 1>(rows, mean, [&](int64_t l, Block<V>(&sums)[1]) {
       const auto value = Block<V>::read(y + l * channels + c, count);
 #pragma GCC unroll 4
@@ -89,13 +105,18 @@ inline void sample_statistics(const float* y, int64_t rows, int64_t channels, fl
     });
 #pragma GCC unroll 4
     for (int i = 0; i < V; ++i) mean[0].v[i] /= static_cast<float>(rows);
-    sum_rows<V, 1>(rows, squares, [&](int64_t l, Block<V>(&sums)[1]) {
+    sum_rows<V, 2>(rows, distances, [&](int64_t l, Block<V>(&sums)[2]) {
       const auto value = Block<V>::read(y + l * channels + c, count);
 #pragma GCC unroll 4
-      for (int i = 0; i < V; ++i) sums[0].v[i] += (value.v[i] - mean[0].v[i]) * (value.v[i] - mean[0].v[i]);
+      for (int i = 0; i < V; ++i) {
+        const Vec distance = value.v[i] - mean[0].v[i];
+        sums[0].v[i] += distance;
+        sums[1].v[i] += distance * distance;
+      }
     });
     mean[0].write(statistics + c, count);
-    squares[0].write(statistics + channels + c, count);
+    distances[0].write(statistics + channels + c, count);
+    distances[1].write(statistics + 2 * channels + c, count);
   });
 }
 
@@ -123,7 +144,7 @@ inline void unit_input(const StemTraining& run, int u, int64_t b, const Activati
   }
 }
 
-// kept[u] for all samples, and the merged level that it reads; statistics [B, 2, c_out].
+// kept[u] for all samples, and the merged level that it reads; statistics [B, 3, c_out].
 inline void stem_forward_unit(const StemTraining& run, int u, float* statistics) {
   const StemUnit& unit = run.stem->units[u];
   const int64_t buffer = activation_floats(run), rows = run.length(u), reach = unit.window / 2;
@@ -141,19 +162,19 @@ inline void stem_forward_unit(const StemTraining& run, int u, float* statistics)
       float* out = run.kept[u] + b * run.size(u);
       multiply(input.rows - reach * unit.c_in, unit.stride * unit.c_in, matrix, 0, rows, 0, matrix.panels.size(),
                [&](const RowOut& at, Vec v0, Vec v1) { store_row(out, unit.c_out, at, v0, v1); });
-      sample_statistics(out, rows, unit.c_out, statistics + b * 2 * unit.c_out);
+      sample_statistics(out, rows, unit.c_out, statistics + b * 3 * unit.c_out);
     }
   });
 }
 
-// Mean and squared distances of every sample of x [B, L]; statistics [B, 2].
+// `sample_statistics` of every sample of x [B, L]; statistics [B, 3].
 inline void input_statistics(const float* x, int64_t B, int64_t L, float* statistics) {
   parallel(B, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) sample_statistics(x + b * L, L, 1, statistics + 2 * b);
+    for (int64_t b = begin; b < end; ++b) sample_statistics(x + b * L, L, 1, statistics + 3 * b);
   });
 }
 
-// features [B, L, S] = act(head) + x * skip_scale + skip_shift.
+// features [B, L, S] = act(head) + (x - skip_mean) * skip_scale + skip_shift.
 inline void stem_features(const StemTraining& run, float* features) {
   const int64_t channels = run.stem->channels;
   const UnitNorm& norm = run.norms[kHead];
@@ -164,10 +185,10 @@ inline void stem_features(const StemTraining& run, float* features) {
       float* out = features + b * run.L * channels;
       activate(run.kept[kHead] + b * run.L * channels, norm, run.L, channels, out);
       for (int64_t l = 0; l < run.L; ++l) {
-        const float sample = run.x[b * run.L + l];
+        const float distance = run.x[b * run.L + l] - run.skip_mean;
         for (int64_t c = 0; c < channels; c += W) {
           float* p = out + l * channels + c;
-          store_some(p, load_some(p, channels - c) + (sample * load(scale + c) + load(shift + c)), channels - c);
+          store_some(p, load_some(p, channels - c) + (distance * load(scale + c) + load(shift + c)), channels - c);
         }
       }
     }

@@ -9,9 +9,10 @@ namespace xmae_fast {
 constexpr int64_t kGroups = 16;      // groups of samples whose weights' gradients are summed apart, then in order
 constexpr int64_t kNormAlign = 16;   // vectors of channels are padded to the widest vector
 
-// BatchNorm of a unit in its internal order of channels: normalised z = (y - mean) * scale + shift.
+// BatchNorm of a unit in its internal order of channels: normalised z = (y - mean) * scale + shift. The mean is the sum of two
+// floats: near a constant the rounding of one is many standard deviations. The shift has the small one's part.
 struct UnitNorm {
-  AlignedFloats scale, shift, mean, invstd;  // [c_out, padded]
+  AlignedFloats scale, shift, mean, invstd, mean_rest;  // [c_out, padded]
 };
 
 // Which units feed a merge: merged = lateral(act(fine)) + up(reduce(act(coarse))).
@@ -31,6 +32,7 @@ struct StemTraining {
   PackedMatrix lateral[kMerges], reduce[kMerges];
   UnitNorm norms[kUnits];
   float* kept[kUnits + kMerges];           // [B, length, channels]: of the units, then the merged levels
+  float skip_mean;                         // skip path = (x - mean) * scale + shift; 0 with running statistics
   AlignedFloats skip_scale, skip_shift;    // [S, padded]
 
   int64_t length(int u) const { return stem->length(L, stem->units[u].level); }
@@ -50,7 +52,7 @@ inline int64_t activation_floats(const StemTraining& run) {
   return (run.largest() + 2 * kPad * run.widest() + 15) / 16 * 16 + 64;
 }
 
-// dy = gain * dz - offset + slope * (y - mean): BatchNorm's backward, with sums over the batch folded in.
+// dy = gain * dz - offset + slope * (y - mean): BatchNorm's backward, with sums over the batch and mean_rest folded in.
 struct UnitBackward {
   AlignedFloats gain, offset, slope;  // [c_out, padded]
 };

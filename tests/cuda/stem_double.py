@@ -53,7 +53,7 @@ class StemDouble:
         for part, weights in zip(_xs(x, sizes), _weights(flat), strict=True):
             out, statistics, _ = torch.ops.xmae_fast.conv_stem_train(part, weights, batch_statistics)
             gamma, beta = (torch.cat(weights[first : first + 30]) for first in (34, 64))
-            mean, var, unbiased = statistics
+            mean, var, unbiased, _ = statistics
             rstd = (var + EPS).rsqrt()
             rows = torch.stack([mean, rstd, unbiased, gamma * rstd, beta])
             norms.append(torch.cat([rows, part.mean().expand(5, 1)], dim=1))
@@ -74,7 +74,7 @@ class StemDouble:
         gradients = []
         for i, (part, weights) in enumerate(zip(_xs(x, sizes), _weights(flat), strict=True)):
             _, statistics, saved = torch.ops.xmae_fast.conv_stem_train(part, weights, batch_statistics)
-            assert torch.equal(norms[i, ::2, :-1][:2], statistics[::2])  # mean and unbiased variance
+            assert torch.equal(norms[i, ::2, :-1][:2], statistics[:3:2])  # mean and unbiased variance
             of_weights = torch.ops.xmae_fast.conv_stem_backward(
                 grads[i].float(), part, weights[:TRAINED], statistics, saved, batch_statistics, False
             )[:-1]

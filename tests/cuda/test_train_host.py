@@ -54,6 +54,20 @@ def test_matches_the_oracle(host_train: HostTrain, B, L, training, dtype):
         check_op(TRAINING, case, run, dtype=dtype, prepare=hostile_layout)
 
 
+# Gradients of zeros are beyond float16's range.
+@pytest.mark.parametrize(
+    ("signal", "dtype"), [("constant", torch.float16), ("step", torch.float16), ("zeros", torch.bfloat16)]
+)
+def test_signals_that_hardly_vary(host_train: HostTrain, signal, dtype):
+    case = Case(signal, {"B": 3, "L": 60, "S": 32, "training": True, "signal": signal})
+
+    def run(inputs):
+        return schema_cuda_train.train((inputs["x"],), (inputs["params"],), True, dtype)[0]
+
+    with host_train.registered():
+        check_op(TRAINING, case, run, dtype=dtype)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_several_tiles_for_a_cta(host_train, training):
     """More rows than all CTAs take at a time, here those for one multiprocessor: sums go on from tile to tile."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from xmae_fast.ops.cases import OpCases, cases
 from xmae_fast.ops.conv_stem import ConvBN, Inception, StemParams, conv_stem, reference
 
@@ -37,9 +39,23 @@ def make_stem(make, channels: int, widths: tuple[int, int, int]) -> StemParams:
     )  # fmt: skip
 
 
+# Signals that hardly vary, so that the statistics of a batch say little or nothing: x [B, 1, L] from normal numbers.
+SIGNALS = {
+    "normal": lambda x: x,
+    "constant": lambda x: x * 0 + 0.7,  # the same number in all samples
+    "constants": lambda x: x[..., :1].expand_as(x).contiguous(),  # each sample its own
+    "dead lead": lambda x: torch.cat([x[:1] * 0 + 0.7, x[1:]]),  # one sample of several
+    "zeros": lambda x: x * 0,
+    "flat": lambda x: x * 1e-6 + 0.7,
+    "step": lambda x: (torch.arange(x.shape[-1]) * 2 // x.shape[-1]).to(x).expand_as(x) * 0.1 + 0.5,
+    "offset": lambda x: x * 1e-3 + 1000,
+}
+
+
 def make_inputs(sizes, make):
     stem = make_stem(make, sizes["S"], sizes.get("widths", (32, 64, 128)))
-    return {"x": make.normal(sizes["B"], 1, sizes["L"]), "params": stem, "training": sizes["training"]}
+    x = SIGNALS[sizes.get("signal", "normal")](make.normal(sizes["B"], 1, sizes["L"]))
+    return {"x": x, "params": stem, "training": sizes["training"]}
 
 
 def inception_macs(c_in: int, c_out: int) -> int:
@@ -74,6 +90,10 @@ CASES = OpCases(
         # number, whose relative error is a matter of luck.
         {"B": 8, "L": 13, "S": 3, "training": True, "widths": (22, 31, 45)},
         {"B": 1, "L": 1, "S": 4, "training": False, "widths": (4, 8, 8)},
+        *(
+            {"B": 6, "L": 60, "S": 3, "training": True, "widths": (22, 31, 45), "signal": signal}
+            for signal in list(SIGNALS)[1:]
+        ),
     ),
     benches=cases(
         {"B": 64, "L": 1000, "S": 32, "training": False},

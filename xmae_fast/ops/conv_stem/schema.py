@@ -62,7 +62,7 @@ def _(x, weights, batch_statistics):
     c2, c3 = weights[CONVS + 2].shape[:2]
     kept = [x.new_empty((B, *shape)) for shape in kept_shapes(L, S, (c1, c2, c3))]
     channels = sum(weight.shape[0] for weight in weights[:CONVS])
-    return x.new_empty((B, L, S)), x.new_empty((3, channels)), kept
+    return x.new_empty((B, L, S)), x.new_empty((4, channels)), kept
 
 
 @torch.library.register_fake("xmae_fast::conv_stem_backward")
@@ -72,7 +72,7 @@ def _(grad, x, weights, statistics, kept, batch_statistics, want_x):
 
 
 class StemFunction(torch.autograd.Function):
-    """Features [B, L, S] and the statistics used [3, channels], with gradients of x and of all trained weights."""
+    """Features [B, L, S] and the statistics used [4, channels], with gradients of x and of all trained weights."""
 
     @staticmethod
     def forward(ctx, batch_statistics: bool, x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:

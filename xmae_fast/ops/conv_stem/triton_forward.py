@@ -64,12 +64,18 @@ def stem_pack_kernel(
 
 @triton.jit
 def _moments(values, mask, count, partial_ptr, stride_p, n, mask_n, tiles):
-    """Store mean and sum of squared distances of the rows of a tile: values [BLOCK_M, BLOCK_N], channels n."""
+    """Store mean and sum of squared distances of the rows of a tile: values [BLOCK_M, BLOCK_N], channels n.
+
+    Both are corrected by the mean distance from the first mean, whose rounding is many standard deviations where a
+    channel hardly varies.
+    """
     mean = tl.sum(tl.where(mask, values, 0.0), axis=0) / count  # [BLOCK_N]
     away = tl.where(mask, values - mean[None, :], 0.0)
+    rest = tl.sum(away, axis=0) / count
+    squares = tl.maximum(tl.sum(away * away, axis=0) - rest * rest * count, 0.0)
     at = n.to(tl.int64) * tiles + tl.program_id(0)
-    tl.store(partial_ptr + at, mean, mask=mask_n)
-    tl.store(partial_ptr + stride_p + at, tl.sum(away * away, axis=0), mask=mask_n)
+    tl.store(partial_ptr + at, mean + rest, mask=mask_n)
+    tl.store(partial_ptr + stride_p + at, squares, mask=mask_n)
 
 
 @triton.jit
@@ -153,14 +159,15 @@ def stem_statistics_kernel(
     c = tl.where(of_x, C_OUT, tl.program_id(0) * BLOCK_C) + tl.arange(0, BLOCK_C)
     mask_c = c < tl.where(of_x, C_OUT + 1, C_OUT)
     at = partial_ptr + c.to(tl.int64)[:, None] * stride_c  # [BLOCK_C, 1]
+    about = tl.load(at, mask=mask_c[:, None], other=0.0)  # the first tile's mean: no large sums of equal numbers
     total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
     for first in range(0, tiles, BLOCK_T):
         t = first + tl.arange(0, BLOCK_T)[None, :]
         mask = mask_c[:, None] & (t < tiles)
         count = tl.minimum(rows - t * TILE, TILE) * 1.0
-        total += tl.where(mask, count * tl.load(at + t, mask=mask, other=0.0), 0.0)
+        total += tl.where(mask, count * (tl.load(at + t, mask=mask, other=0.0) - about), 0.0)
     n = rows * 1.0
-    mean = tl.sum(total, axis=1) / n
+    mean = tl.sum(about + tl.sum(total, axis=1)[:, None] / n, axis=1)
     total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
     for first in range(0, tiles, BLOCK_T):
         t = first + tl.arange(0, BLOCK_T)[None, :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xmae_fast.ops.cases import OpCases, cases
+from xmae_fast.ops.cases import OpCases, cases, flat_rows
 from xmae_fast.ops.feed_forward import FeedForwardParams, feed_forward, reference
 
 
@@ -12,7 +12,8 @@ def make_inputs(sizes, make):
         make.normal(D, std=0.1, mean=1), make.normal(D, std=0.1),
         make.weight(hidden, D), make.normal(hidden, std=0.1), make.weight(D, hidden), make.normal(D, std=0.1),
     )  # fmt: skip
-    return {"x": make.normal(B, N, D), "params": params}
+    x = make.normal(B, N, D)
+    return {"x": flat_rows(x) if sizes.get("rows") == "flat" else x, "params": params}
 
 
 CASES = OpCases(
@@ -26,6 +27,7 @@ CASES = OpCases(
         {"B": 1, "N": 1, "D": 1, "F": 1},
         {"B": 0, "N": 4, "D": 8, "F": 16},
         {"B": 4, "N": 16, "D": 16, "F": 16},
+        {"B": 2, "N": 9, "D": 200, "F": 32, "rows": "flat"},
     ),
     benches=cases(
         {"B": 64, "N": 25, "D": 256, "F": 1024},

@@ -54,7 +54,9 @@ def _forward_kernel(
     out_ptr += first.to(tl.int64) * D
 
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.sum(x, axis=1) / D
+    # About the first number of each row: a sum of equal ones would leave the mean many deviations away.
+    about = tl.load(x_ptr + offs_m * D, mask=mask_m, other=0.0).to(tl.float32)
+    mean = about + tl.sum(tl.where(mask_d[None, :], x - about[:, None], 0.0), axis=1) / D
     centred = tl.where(mask_d[None, :], x - mean[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, axis=1) / D + eps)
     if stats_ptr is not None:

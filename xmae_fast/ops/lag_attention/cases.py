@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from xmae_fast.ops.cases import OpCases, cases
+from xmae_fast.ops.cases import OpCases, cases, flat_rows
 from xmae_fast.ops.lag_attention import AttentionParams, lag_attention, reference
 from xmae_fast.ops.lag_attention.tables import lag_seconds, window_table
 
@@ -21,6 +21,8 @@ def make_inputs(sizes, make):
     if keys != "self":
         inputs["key_value"] = make.normal(B, keys, D)
         inputs["key_pos"] = make.ids(B, queries, keys)[0]
+    if sizes.get("rows") == "flat":
+        inputs["x"], inputs["key_value"] = flat_rows(inputs["x"]), flat_rows(inputs["key_value"])
     if bias == "table":
         inputs["bias_table"] = make.normal(H, 2 * queries - 1)
     if bias == "window":  # narrow, so that some queries have no admissible key
@@ -59,6 +61,7 @@ CASES = OpCases(
         {"B": 0, "Nq": 6, "Nk": 3, "D": 8, "H": 2, "bias": "table"},
         {"B": 2, "Nq": 6, "Nk": 0, "D": 8, "H": 2, "bias": "none"},
         {"B": 2, "Nq": 33, "Nk": 33, "D": 32, "H": 2, "bias": "window"},
+        {"B": 2, "Nq": 9, "Nk": 7, "D": 200, "H": 2, "bias": "none", "rows": "flat"},
     ),
     benches=cases(
         {"B": 64, "Nq": 25, "Nk": "self", "D": 256, "H": 8, "bias": "none"},

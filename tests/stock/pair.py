@@ -69,7 +69,8 @@ def build(
     model = create(which, **changes)
     model.load_state_dict(weights(**changes))
     if which == "auto":
-        run(model.train(), training=True)
+        with torch.enable_grad():
+            run(model.train(), training=True)
         model.load_state_dict(weights(**changes))
         model.zero_grad(set_to_none=True)
     if which != "stock":

@@ -132,7 +132,7 @@ def run(model: nn.Module, *, training: bool, steps: int = 1, call: Callable | No
     """
     dtype = next(p for p in model.parameters() if p.is_floating_point()).dtype
     inputs = batch(dtype, getattr(model, "source", "ppg+ecg"))
-    call = call or model
+    call = model if call is None else call
     if not training:
         with torch.no_grad():
             results = call(**inputs)

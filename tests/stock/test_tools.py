@@ -1,19 +1,20 @@
-"""Tools of PyTorch that take a model apart, copy or trace it do with the library's model what they do with the control."""
+"""Tools of PyTorch that copy, trace or take apart a model do with the library's what they do with the control."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
-import warnings
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.stock.alterations import LoRA, replace
-from tests.stock.pair import IMPLEMENTATIONS, B, L, N, batch, build, check_equal, create, loss_of, run
+from tests.stock.pair import IMPLEMENTATIONS, batch, build, check_equal, create, loss_of, run
 
 ARGUMENTS = ("ppg", "ecg", "ids_keep_ecg", "ids_restore_ecg")
 
@@ -83,7 +84,7 @@ def test_update_bn(which):
     for model in twins(which):
         dtype = next(model.parameters()).dtype
         signals = [torch.stack([batch(dtype, seed=seed)[name] for name in ("ppg", "ecg")]) for seed in range(3)]
-        torch.optim.swa_utils.update_bn([(x,) for x in signals], BothSignals(model))
+        torch.optim.swa_utils.update_bn([(x,) for x in signals], BothSignals(model).eval())
         assert not model.training
         found.append(run(model, training=False))
     check_equal(*found)
@@ -111,14 +112,29 @@ def test_dynamic_quantisation(which):
     assert not torch.allclose(plain["ecg_reconstructed"], found[0]["ecg_reconstructed"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture
+def process_group():
+    """A group of one process, in which synchronised layers synchronise."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)
-def test_sync_batch_norm(which):
-    """Evaluation is that of the model; training on a CPU is refused, as torch refuses it, never done without syncing."""
+def test_sync_batch_norm(which, process_group):
+    """Evaluation is the model's; training on a CPU is refused, as torch refuses it, not done without the others."""
     model, control = twins(which)
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     check_equal(run(converted, training=False), run(control, training=False))
     with pytest.raises(ValueError, match="SyncBatchNorm"):
         run(converted.train(), training=True)
+
+
+@pytest.mark.parametrize("which", IMPLEMENTATIONS)
+def test_sync_batch_norm_of_one_process(which):
+    """Without a process group it is an ordinary batch normalisation."""
+    model, control = (nn.SyncBatchNorm.convert_sync_batchnorm(each) for each in twins(which, training=True))
+    check_equal(run(model, training=True), run(control, training=True))
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -192,6 +208,7 @@ def transforms(model: nn.Module) -> dict[str, object]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", ["grad", "vmap", "jacrev", "gradients of each sample"])
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)
 def test_transforms(which, name):
@@ -271,8 +288,6 @@ def test_onnx_export(which, tmp_path):
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)
 def test_checkpointed_parts(which):
     """torch.utils.checkpoint around parts that a loop of one's own calls."""
-    from torch.utils.checkpoint import checkpoint
-
     found = []
     for model in twins(which, training=True):
         path = model.ppg_path
@@ -288,16 +303,14 @@ def test_checkpointed_parts(which):
 
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)
 def test_several_dtypes_in_one_model(which):
-    """A part in float64 within a float32 model fails or computes as the control's does."""
-
-    def part(model):
-        model.ppg_path.proj.double()
-        model.ppg_path.proj.register_forward_pre_hook(lambda module, arguments: (arguments[0].double(),))
-
+    """A head in float64 on a float32 model, as a user makes it."""
     found = []
     for kind in (which, "stock"):
+        model = build(kind)
+        model.ppg_path.proj.double()
+        model.ppg_path.proj.register_forward_pre_hook(lambda module, arguments: (arguments[0].double(),))
         with torch.no_grad():
-            found.append(build(kind, part)(**batch())["ppg_embedding"])
+            found.append(model(**batch())["ppg_embedding"])
     assert found[0].dtype == torch.float64
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
 
@@ -338,8 +351,6 @@ def test_alterations_are_undone(which):
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)
 def test_the_model_is_summed_up_by_modules(which):
     """Parameters and outputs as torchinfo and FLOP counters find them: by hooks on leaves."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     counts, shapes = [], []
     for kind in (which, "stock"):
         model = build(kind)
@@ -355,10 +366,3 @@ def test_the_model_is_summed_up_by_modules(which):
         shapes.append(sorted(seen))
     assert shapes[0] == shapes[1]
     assert counts[0] == counts[1] > 0
-
-
-def test_batch_of_nothing_is_not_asked_of_the_control():
-    """`B`, `L` and `N` are those of the inputs that the tests of this file use."""
-    assert batch()["ppg"].shape == (B, L)
-    assert batch()["ids_restore_ecg"].shape == (B, N)
-    warnings.resetwarnings()

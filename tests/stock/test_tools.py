@@ -9,6 +9,8 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call, grad, jacrev, vmap
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -128,6 +130,19 @@ def test_sync_batch_norm(which, process_group):
     check_equal(run(converted, training=False), run(control, training=False))
     with pytest.raises(ValueError, match="SyncBatchNorm"):
         run(converted.train(), training=True)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("which", IMPLEMENTATIONS)
+def test_a_sharded_stem(which, training, process_group):
+    """FSDP2 keeps weights as distributed tensors, and gathers them by hooks around the part that it is told."""
+    model, control = twins(which, training=training)
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    fully_shard(model.ppg_path.stem, mesh=mesh)
+    assert isinstance(model.ppg_path.stem.skip.weight, DTensor)
+    got = run(model, training=training)
+    gradients = {key: x.full_tensor() if isinstance(x, DTensor) else x for key, x in got.gradients.items()}
+    check_equal(got._replace(gradients=gradients), run(control, training=training))
 
 
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)

@@ -69,7 +69,8 @@ def build(
     model = create(which, **changes)
     model.load_state_dict(weights(**changes))
     if which == "auto":
-        run(model.train(), training=True)
+        with torch.enable_grad():
+            run(model.train(), training=True)
         model.load_state_dict(weights(**changes))
         model.zero_grad(set_to_none=True)
     if which != "stock":
@@ -131,7 +132,7 @@ def run(model: nn.Module, *, training: bool, steps: int = 1, call: Callable | No
     """
     dtype = next(p for p in model.parameters() if p.is_floating_point()).dtype
     inputs = batch(dtype, getattr(model, "source", "ppg+ecg"))
-    call = call or model
+    call = model if call is None else call
     if not training:
         with torch.no_grad():
             results = call(**inputs)

@@ -14,6 +14,8 @@ from tests.stock.pair import Outcome, allowed, build, check_equal, distances, no
 from xmae_fast import explain
 from xmae_fast.backend import BackendError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+
 
 class Outcomes(NamedTuple):
     """What an altered model gives in evaluation, then in training (None where the alteration has no such mode)."""

@@ -100,7 +100,7 @@ def budgets_of_vanishing_gradients(case: str) -> dict[str, float]:
 
     rounding = 4 * torch.finfo(torch.float32).eps
     errors = {name: 0.0 for name in vanishing}
-    for gradients in several_roundings(run):
+    for gradients in several_roundings(run, draws=3):
         for name, want in vanishing.items():
             off = np.abs(summary(gradients[name], with_sum=True)[: len(want)] - want).max()
             errors[name] = max(errors[name], float(off))

@@ -7,6 +7,10 @@ import os
 
 # Before torch is loaded: waiting threads sleep instead of spinning, as other tests run beside (interpreted_runs.py).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A process of pytest-xdist, and what it starts, uses its share of the cores; tests of threads set their own number.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 import pytest
 import torch
@@ -35,11 +39,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the interpreter's processes at once if their results will be asked for."""
+    """Start the interpreter's processes at once if their results will be asked for.
+
+    With pytest-xdist every process collects all tests and one gets these: they start when their turn comes.
+    """
     wanted = {item.callspec.params["name"] for item in session.items if item.name.startswith("test_interpreted[")}
     if wanted and importlib.util.find_spec("triton") is not None and not session.config.option.collectonly:
         session.config.stash[Runs.KEY] = runs = Runs([name for name in FILES if name in wanted])
-        runs.start_another()
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            runs.start_another()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 # Before torch is loaded: waiting threads sleep instead of spinning, as other tests run beside (interpreted_runs.py).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -30,7 +31,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Files (or folders) that take more than a few seconds of a core; `make test-fast` leaves them out.
+SLOW = (
+    "cuda", "data/test_fuzz.py", "data/test_prepare.py", "data/test_prepare_resume.py", "data/test_remote_http.py",
+    "data/test_repack_resume.py", "embedding/test_extraction.py", "evaluation", "test_benchmarks.py",
+    "test_cpu_training.py", "test_export.py", "test_gpu_check.py", "test_install.py", "test_triton_compiled.py",
+    "test_triton_interpreted.py",
+    "training/test_processes.py", "training/test_resume.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(here / name) for name in SLOW):
+            item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available() or "cuda" in config.getoption("--require-backend"):
         return
     for item in items:

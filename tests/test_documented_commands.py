@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.cuda import predict_train
+from tests.cuda.stem_host import COMPILER
 from xmae_fast import cli
 from xmae_fast.ops.lag_attention import picture
 
@@ -188,6 +189,8 @@ def test_picture_is_drawn(tmp_path):
     assert "<svg" in (tmp_path / "lag.svg").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
 def test_tables_of_the_training_kernels():
     """They are what the page shows."""
     page = (ROOT / "xmae_fast" / "ops" / "conv_stem" / "CUDA_TRAINING.md").read_text()

@@ -44,8 +44,8 @@ elsewhere-quick:
 	$(SSE4) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS_QUICK)
 
 quick-benchmarks:
-	OMP_WAIT_POLICY=passive XMAE_FAST_QUICK=1 $(PYTHON) -m pytest -q --benchmark-only --benchmark-min-rounds=1 --benchmark-max-time=0.01 \
-		--benchmark-warmup=off --benchmark-columns=median
+	OMP_WAIT_POLICY=passive XMAE_FAST_QUICK=1 $(PYTHON) -m pytest -q --benchmark-only --benchmark-min-rounds=1 \
+		--benchmark-max-time=0.01 --benchmark-warmup=off --benchmark-columns=median
 	OMP_WAIT_POLICY=passive $(PYTHON) benchmarks/run.py --quick --compile none --suite train
 
 sanitize:

@@ -1,3 +1,5 @@
+# make test: every test, in two processes; make test-fast: without the slow ones; make elsewhere: the tests of numbers on
+# other processors, imitated; make elsewhere-quick: two of those, for CI; make quick-benchmarks: that every benchmark runs.
 # make sanitize: the operators' and the reader's tests against C++ built with AddressSanitizer and UndefinedBehaviorSanitizer.
 # Needs GCC. The build lies apart from the installed one; the tests choose every instruction set of this processor.
 
@@ -13,7 +15,39 @@ UBSAN := halt_on_error=1:print_stacktrace=1
 CHOSEN := (cpu or gather) and not fork and not workers and not test_cpu_training
 TESTS = $(CURDIR)/tests/test_ops.py $(wildcard $(CURDIR)/tests/test_cpu_*.py) $(CURDIR)/tests/data/test_gather.py
 
-.PHONY: sanitize
+# Files stay together in one process, as their tests share what is costly to make.
+PARALLEL := -n 2 --dist loadfile
+# What computes numbers and compares them.
+NUMERICS = tests/test_golden.py tests/test_ops.py tests/test_wrong.py tests/test_model.py tests/test_lag_attention.py \
+	tests/test_choices.py tests/test_random_masking.py $(wildcard tests/test_cpu_*.py)
+NUMERICS_QUICK = tests/test_golden.py tests/test_wrong.py tests/test_cpu_blocks.py tests/test_cpu_small.py
+AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2
+SSE4 := ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default
+ONE_THREAD := OMP_NUM_THREADS=1
+PROCESSORS := AVX512 AVX2 SSE4 ONE_THREAD
+
+.PHONY: test test-fast elsewhere elsewhere-quick quick-benchmarks sanitize
+test:
+	$(PYTHON) -m pytest -q $(PARALLEL)
+
+test-fast:
+	$(PYTHON) -m pytest -q $(PARALLEL) -m "not slow"
+
+elsewhere: $(PROCESSORS:%=elsewhere-%)
+
+elsewhere-%:
+	$($*) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS)
+
+elsewhere-quick:
+	$(AVX2) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS_QUICK)
+	$(SSE4) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS_QUICK)
+
+quick-benchmarks:
+	OMP_WAIT_POLICY=passive XMAE_FAST_QUICK=1 $(PYTHON) -m pytest -q --benchmark-only --benchmark-min-rounds=1 \
+		--benchmark-max-time=0.01 --benchmark-warmup=off --benchmark-columns=median
+	OMP_WAIT_POLICY=passive $(PYTHON) benchmarks/run.py --quick --compile none --suite train
+
 sanitize:
 	CXX=$(CXX) XMAE_FAST_BUILD=cpu XMAE_FAST_SANITIZE=1 \
 		$(PYTHON) setup.py -q build --build-base $(BUILD) --build-lib $(BUILD)/lib

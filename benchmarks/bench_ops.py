@@ -1,8 +1,12 @@
-"""The operators' contests under pytest-benchmark: `pytest --benchmark-only benchmarks`."""
+"""The operators' contests under pytest-benchmark: `pytest --benchmark-only benchmarks`.
+
+XMAE_FAST_QUICK=1 takes the small sizes of `benchmarks/run.py --quick`.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable
 
 import pytest
@@ -12,7 +16,7 @@ from benchmarks.contest import Contestant, Group
 from benchmarks.context import Context
 from benchmarks.suites import ops
 
-CPU = Context(torch.device("cpu"), compiling="none")
+CPU = Context(torch.device("cpu"), quick=os.environ.get("XMAE_FAST_QUICK") == "1", compiling="none")
 
 
 def contestants(groups: Iterable[Group]) -> list:

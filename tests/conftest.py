@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 # Before torch is loaded: waiting threads sleep instead of spinning, as other tests run beside (interpreted_runs.py).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A process of pytest-xdist, and what it starts, uses its share of the cores; tests of threads set their own number.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 import pytest
 import torch
@@ -26,7 +31,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Files (or folders) that take more than a few seconds of a core; `make test-fast` leaves them out.
+SLOW = (
+    "cuda", "data/test_fuzz.py", "data/test_prepare.py", "data/test_prepare_resume.py", "data/test_remote_http.py",
+    "data/test_repack_resume.py", "embedding/test_extraction.py", "evaluation", "test_benchmarks.py",
+    "test_cpu_training.py", "test_export.py", "test_gpu_check.py", "test_install.py", "test_triton_compiled.py",
+    "test_triton_interpreted.py",
+    "training/test_processes.py", "training/test_resume.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(here / name) for name in SLOW):
+            item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available() or "cuda" in config.getoption("--require-backend"):
         return
     for item in items:
@@ -35,11 +54,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the interpreter's processes at once if their results will be asked for."""
+    """Start the interpreter's processes at once if their results will be asked for.
+
+    With pytest-xdist every process collects all tests and one gets these: they start when their turn comes.
+    """
     wanted = {item.callspec.params["name"] for item in session.items if item.name.startswith("test_interpreted[")}
     if wanted and importlib.util.find_spec("triton") is not None and not session.config.option.collectonly:
         session.config.stash[Runs.KEY] = runs = Runs([name for name in FILES if name in wanted])
-        runs.start_another()
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            runs.start_another()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

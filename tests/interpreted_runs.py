@@ -53,7 +53,7 @@ class Runs:
                 self._results[name].set_exception(error)
 
     def _run(self, name: str) -> subprocess.CompletedProcess:
-        environment = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
         environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / name)]
         pipe = subprocess.PIPE

@@ -1,12 +1,13 @@
 """Triton's kernels in its interpreter, on the CPU: tests/interpreted, which needs processes of its own.
 
-The interpreter is slow and uses one core, so one such process runs from the start of the session, behind the other
-tests, and a second one once this module's turn has come.
+The interpreter is slow and uses one core, so one such process runs from the start of the session, beside the other
+tests, and a second one once this module's turn has come; with pytest-xdist, both once its turn has come.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import pytest
 
@@ -21,7 +22,8 @@ def runs(request) -> Runs:
             pytest.fail("--require-backend=triton: triton is not installed")
         pytest.skip("triton is not installed (pip install xmae-fast[triton])")
     found = request.config.stash[Runs.KEY]
-    found.start_another()
+    for _ in range(2 if "PYTEST_XDIST_WORKER" in os.environ else 1):
+        found.start_another()
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from xmae_fast import ops
 from xmae_fast.ops.cases import all_cases
-from xmae_fast.testing import check_op, relative_error
+from xmae_fast.testing import _map_tensors, check_op, relative_error, within_rounding
 
 CASES = all_cases()
 
@@ -68,6 +70,49 @@ def test_bf16_accumulation(op):
         return out.float()
 
     reject(op, wrong)
+
+
+@pytest.mark.parametrize("op", ["conv_stem", "patch_embed", "feed_forward", "lag_attention", "waveform_loss"])
+def test_operands_of_16_bits(op):
+    """float32 without its last 8 bits in every number that comes in: the budget is far below bfloat16's error."""
+    cases = CASES[op]
+
+    def cut(x):
+        return ((x.contiguous().view(torch.int32) + 0x80) & ~0xFF).view(torch.float32)
+
+    reject(op, lambda x: cases.call(move_leaves(x, cut), "reference"))
+
+
+def test_key_outside_a_window_admitted():
+    def wrong(x):
+        return ops.lag_attention(**{**x, "bias_table": x["bias_table"].clamp(min=-30)})
+
+    reject("lag_attention", wrong, bias="window", Nk=4)
+
+
+def test_budget_is_finite_for_every_case():
+    """A plain path that fails on moved inputs would allow anything."""
+    for cases in CASES.values():
+        for case in cases.tests:
+            errors = check_op(cases, case, lambda inputs, cases=cases: cases.call(inputs, "reference"))
+            assert all(math.isfinite(error.bound) for error in errors), case.name
+
+
+def move_leaves(inputs, move):
+    """The inputs with `move` applied to the values, and not to the gradients, of all that requires one."""
+    return _map_tensors(lambda x: x + (move(x.detach()) - x.detach()) if x.requires_grad else x, inputs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_roundings_are_within_the_budget(seed):
+    generator = torch.Generator().manual_seed(100 + seed)
+    cases = CASES["conv_stem"]
+    for case in cases.tests:
+        check_op(
+            cases,
+            case,
+            lambda x: cases.call(move_leaves(x, lambda y: within_rounding(y, generator)), "reference"),
+        )
 
 
 def test_running_variance_biased():

@@ -28,7 +28,7 @@ from benchmarks.runtimes import (
 from benchmarks.timing import Run
 from xmae_fast.export.graphs import make_graph
 from xmae_fast.export.onnx_file import to_onnx
-from xmae_fast.testing import Error
+from xmae_fast.testing import Error, several_roundings
 
 Work = Callable[[Batch], Tensor]
 STREAMED = 8  # samples of one request where a batch is divided
@@ -196,14 +196,17 @@ class _Inference:
         return run
 
     @cached_property
-    def _results(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """float64 results of ours and of the plain model, and the plain model's in the precision of the run."""
+    def _results(self) -> tuple[dict[str, Tensor], dict[str, Tensor], list[dict[str, Tensor]]]:
+        """float64 results of ours and of the plain model, and the plain model's in the precision of the run, in each of
+        the ways to round."""
         batch = self.batches[0].double()
         with torch.no_grad():
             want = self._work_of(our_model(self.context, "reference").double())(batch)
             plain64 = self._work_of(plain_model(self.context).double())(batch)
         name = "prediction"
-        return {name: want}, {name: plain64}, {name: self._run(self._plain())(0).clone()}
+        plain = self._run(self._plain())
+        runs = list(several_roundings(lambda: {name: plain(0).clone()}, draws=1))
+        return {name: want}, {name: plain64}, runs
 
     def _check(self, run: Run) -> list[Error]:
         want, _, plain = self._results

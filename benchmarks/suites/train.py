@@ -28,7 +28,7 @@ from benchmarks.numerics import Yardstick, check_another_precision, check_same_m
 from benchmarks.peak_memory import peak_in_new_process
 from benchmarks.suites import train_harness
 from xmae_fast import available, random_masking
-from xmae_fast.testing import Error
+from xmae_fast.testing import Error, several_roundings
 
 Masks = Callable[[], tuple[Tensor, Tensor]]  # ids_keep, ids_restore
 MEASURED_FOR_MEMORY = (
@@ -180,14 +180,15 @@ class _Training:
         return random_masking(self.B, self.context.cfg.num_patches, MASK_RATIO, device=self.context.device, **how)[1:]
 
     @cached_property
-    def _results(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """float64 results of ours and of the plain model, and the plain model's in the precision of the run."""
+    def _results(self) -> tuple[dict[str, Tensor], dict[str, Tensor], list[dict[str, Tensor]]]:
+        """float64 results of ours and of the plain model, and the plain model's in the precision of the run, in each of
+        the ways to round."""
         ours = our_model(self.context, "reference", training=True).double()
         plain = plain_model(self.context, training=True).double()
         doubles = [batch.double() for batch in self.batches[:1]]
         want = Trainer(ours, our_loss(ours), self._vectorised, doubles).probe()
         plain64 = Trainer(plain, plain_loss(plain), self._vectorised, doubles).probe()
-        return want, plain64, self._plain().probe()
+        return want, plain64, list(several_roundings(lambda: self._plain().probe(), draws=1))
 
     def _check(self, run: Trainer) -> list[Error]:
         want, _, plain = self._results

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -31,8 +34,7 @@ STEPS = 4  # of an epoch, after which a row of the log is written: more often th
 def groups(context: Context) -> Iterator[Group]:
     """One epoch of the published model: 64 segments a step on a CPU, 512 on a GPU, 8 when quick."""
     B = 8 if context.quick else 512 if context.device.type == "cuda" else 64
-    with segment_files(context, STEPS * B) as files, tempfile.TemporaryDirectory() as name:
-        harness = _Harness(context, files.published, B, Path(name))
+    with contextlib.closing(_Harness(context, B)) as harness:
         yield Group(
             f"train: {STEPS} steps as `pretrain` runs them, B = {B}",
             [
@@ -47,17 +49,36 @@ def groups(context: Context) -> Iterator[Group]:
 
 
 class _Harness:
-    """Runs of one configuration, without validation and checkpoints."""
+    """Runs of one configuration, without validation and checkpoints.
 
-    def __init__(self, context: Context, shard: str, B: int, folder: Path) -> None:
-        model = context.cfg
+    Their shard and folder come into being with the first run, which may be long after the group was made (pytest makes
+    all groups before it runs any), and vanish with `close` or with the harness.
+    """
+
+    def __init__(self, context: Context, B: int) -> None:
+        self.context, self.B = context, B
+        self.device, self.runs = context.device, 0
+        self.waited_s = self.all_s = 0.0
+        self._files = contextlib.ExitStack()
+        weakref.finalize(self, self._files.close)
+
+    def close(self) -> None:
+        """Remove what the runs have written."""
+        self._files.close()
+
+    @cached_property
+    def folder(self) -> Path:
+        return Path(self._files.enter_context(tempfile.TemporaryDirectory()))
+
+    @cached_property
+    def cfg(self) -> TrainCfg:
+        model = self.context.cfg
+        shard = self._files.enter_context(segment_files(self.context, STEPS * self.B)).published
         names = ("patch_len", "d_model", "nhead", "depth_ecg", "depth_ppg", "depth_bridge", "stem_ch", "dropout")
-        self.device, self.folder, self.runs = context.device, folder, 0
-        self.cfg = TrainCfg(
-            data=[shard], val_data=[shard], batch_size=B, epochs=10**6, mask_ratio_ecg=MASK_RATIO, log_every=STEPS,
+        return TrainCfg(
+            data=[shard], val_data=[shard], batch_size=self.B, epochs=10**6, mask_ratio_ecg=MASK_RATIO, log_every=STEPS,
             model_params={**{name: getattr(model, name) for name in names}, "latent_dim": model.proj_dim},
         )  # fmt: skip
-        self.waited_s = self.all_s = 0.0
 
     def _loop(self, cfg: TrainCfg) -> Loop:
         self.runs += 1

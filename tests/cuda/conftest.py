@@ -10,19 +10,19 @@ from tests.cuda.train_host import HostTrain
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> HostStem:
+def host() -> HostStem:
     """The stem's inference kernel on the host."""
     if COMPILER is None:
         pytest.skip("no C++ compiler here")
-    return HostStem(tmp_path_factory.mktemp("stem_host"))
+    return HostStem()
 
 
 @pytest.fixture(scope="session")
-def host_train(tmp_path_factory: pytest.TempPathFactory) -> HostTrain:
+def host_train() -> HostTrain:
     """The stem's training kernels on the host."""
     if COMPILER is None:
         pytest.skip("no C++ compiler here")
-    return HostTrain(tmp_path_factory.mktemp("train_host"))
+    return HostTrain()
 
 
 @pytest.fixture(scope="session")

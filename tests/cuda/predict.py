@@ -8,9 +8,7 @@ assumed of an H200 stands in the constants below; none of it was measured with t
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
-from pathlib import Path
 
 from tests.cuda.stem_host import Banks, HostStem
 from xmae_fast.ops.cases import Maker
@@ -132,9 +130,8 @@ def bank_table(banks: list[Banks]) -> str:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        host = HostStem(Path(folder))
-        print(layer_table(host, run(host, L)), "\n\n", bank_table(run(host, FULL)), sep="")
+    host = HostStem()
+    print(layer_table(host, run(host, L)), "\n\n", bank_table(run(host, FULL)), sep="")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ samples and scaled. What is assumed of an H200 stands in the constants below and
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -105,16 +103,15 @@ def backward_work(k: int, c_in: int, c_out: int, level: int, stride: int, wavefr
 def counted() -> tuple[dict[int, float], dict[int, float], list]:
     """Wavefronts of every forward and backward launch, scaled to SIZES, and the accesses of both runs."""
     scale = rows(0) / rows(0, COUNTED)
-    with tempfile.TemporaryDirectory() as folder:
-        host = HostTrain(Path(folder))
-        stems = [inputs_of(B, L, seed=seed) for seed, (B, L) in enumerate(COUNTED)]
-        with host.registered(count_banks=1, multiprocessors=1):  # many tiles for a CTA, as on a GPU
-            step(stems)
-            backward = host.banks()
-            xs, params = [stem["x"] for stem in stems], [stem["params"] for stem in stems]
-            schema_cuda_train.train(xs, params, True, torch.bfloat16)
-            forward = host.banks()
-        names = [re.sub(r".*cuda::(\w+Shape)<(.*?)>.*", r"\1<\2>", one.kernel) for one in host.launched]
+    host = HostTrain()
+    stems = [inputs_of(B, L, seed=seed) for seed, (B, L) in enumerate(COUNTED)]
+    with host.registered(count_banks=1, multiprocessors=1):  # many tiles for a CTA, as on a GPU
+        step(stems)
+        backward = host.banks()
+        xs, params = [stem["x"] for stem in stems], [stem["params"] for stem in stems]
+        schema_cuda_train.train(xs, params, True, torch.bfloat16)
+        forward = host.banks()
+    names = [re.sub(r".*cuda::(\w+Shape)<(.*?)>.*", r"\1<\2>", one.kernel) for one in host.launched]
     assert "ForwardShape<128, 128, 7" in names[11]
     found = []
     for banks in (forward, backward):

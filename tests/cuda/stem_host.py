@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock  # torch needs it
 from torch import Tensor
 
 from xmae_fast.ops.conv_stem import StemParams
@@ -32,25 +36,34 @@ class Banks(NamedTuple):
     ideal: int
 
 
-def host_library(folder: Path, name: str) -> ctypes.CDLL:
-    """host/<name>.cpp, built in `folder`."""
-    library, source = folder / f"{name}.so", ROOT / "tests" / "cuda" / "host"
-    subprocess.run(
-        [
-            COMPILER, "-std=c++20", "-O2", "-U_FORTIFY_SOURCE",  # which takes a jump between stacks for an error
-            "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
-            f"-I{ROOT / 'csrc' / 'cuda'}", f"-I{source}", str(source / f"{name}.cpp"), "-o", str(library),
-        ],
-        check=True,
-    )  # fmt: skip
+@functools.cache
+def host_library(name: str) -> ctypes.CDLL:
+    """host/<name>.cpp, compiled once: the library stays in build/ until a source or the compiler changes."""
+    host, cuda = ROOT / "tests" / "cuda" / "host", ROOT / "csrc" / "cuda"
+    command = [
+        COMPILER, "-std=c++20", "-O2", "-U_FORTIFY_SOURCE",  # which takes a jump between stacks for an error
+        "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{cuda}", f"-I{host}", str(host / f"{name}.cpp"),
+    ]  # fmt: skip
+    version = subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout
+    state = hashlib.sha256(version + "\0".join(command).encode())
+    for path in sorted([*host.iterdir(), *cuda.rglob("*.*")]):
+        state.update(path.name.encode() + b"\0" + path.read_bytes())
+    folder = ROOT / "build" / "tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / f"{name}-{state.hexdigest()[:16]}.so"
+    with FileLock(library.with_suffix(".lock")):
+        if not library.exists():
+            made = library.with_suffix(f".{os.getpid()}")
+            subprocess.run([*command, "-o", str(made)], check=True)
+            made.replace(library)
     return ctypes.CDLL(str(library))
 
 
 class HostStem:
     """The kernel on the host."""
 
-    def __init__(self, folder: Path) -> None:
-        self.library = host_library(folder, "stem_host")
+    def __init__(self) -> None:
+        self.library = host_library("stem_host")
         self.library.stem_host.restype = ctypes.c_char_p
 
     def __call__(

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +34,8 @@ class HostTrain:
         launched: of the last forward or backward.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.library = host_library(folder, "train_host")
+    def __init__(self) -> None:
+        self.library = host_library("train_host")
         self.library.train_host.restype = self.library.launch_at.restype = ctypes.c_char_p
         self.library.kept_numbers.restype = ctypes.c_int64
         self.options: dict[str, int] = {}

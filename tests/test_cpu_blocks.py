@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.cpu_blocks import CASES, EVERY_SPLIT, KERNELS, SPLITS
-from xmae_fast import ModelCfg, available, ops
+from xmae_fast import available, ops
 from xmae_fast.backend import BackendError
 from xmae_fast.model.blocks import TransformerDecoderLite
 from xmae_fast.ops.cases import Case, Maker

@@ -185,7 +185,8 @@ def may_read_values(device: torch.device) -> bool:
 def needs_plain_torch() -> str:
     """Who looks at each operation of PyTorch now and would find operators of ours opaque, or ''."""
     if torch.compiler.is_compiling():
-        return "torch.export makes a graph (`xmae-fast export` makes quicker ones)" if torch.compiler.is_exporting() else ""
+        exporting = torch.compiler.is_exporting()
+        return "torch.export makes a graph (`xmae-fast export` makes quicker ones)" if exporting else ""
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace or torch.onnx.export records (`xmae-fast export` makes quicker graphs)"
     if torch._C._functorch.peek_interpreter_stack() is not None:

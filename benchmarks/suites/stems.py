@@ -151,7 +151,7 @@ class _Stems:
         return self._run(self._seasoned())
 
     def stock(self, compiling: bool = False) -> StemsRun:
-        stems = nn.ModuleList(with_weights_of(ChannelsLastUNetHalfInceptionStem1D(), one) for one in self._seasoned())
+        stems = nn.ModuleList(with_weights_of(ChannelsLastStem(32), one) for one in self._seasoned())
         return self._run(stems, [compiled(stem) for stem in stems] if compiling else None)
 
     def ours(self, impl: str) -> StemsRun:

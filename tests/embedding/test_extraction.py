@@ -274,15 +274,6 @@ def test_nothing_is_replaced_under_another_process(model, packed, tmp_path):
     assert ".lock" not in content(out)
 
 
-def test_another_precision_is_other_work(model, packed, tmp_path):
-    embed_files(packed, tmp_path / "out", model, **OPTIONS)
-    with pytest.raises(FileExistsError, match=r"holds other embeddings \(autocast differ\)"):
-        embed_files(packed, tmp_path / "out", model, autocast=torch.bfloat16, **OPTIONS)
-    embed_files(packed, tmp_path / "half", model, autocast=torch.bfloat16, **OPTIONS)
-    with pytest.raises(FileExistsError, match=r"holds other embeddings \(autocast differ\)"):
-        embed_files(packed, tmp_path / "half", model, **OPTIONS)
-
-
 def test_another_file_behind_a_link_is_another_input(model, packed, tmp_path):
     (tmp_path / "other.h5").write_bytes(packed.read_bytes())
     with h5py.File(tmp_path / "shard.h5", "w") as file:

@@ -20,7 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 class Outcomes(NamedTuple):
     """What an altered model gives in evaluation, then in training (None where the alteration has no such mode)."""
 
-    model: nn.Module
     evaluation: Outcome | None
     training: Outcome | None
 
@@ -37,7 +36,7 @@ def outcomes(which: str, name: str) -> Outcomes:
         evaluation = run(model, training=False)
     if mode != "eval":
         training = run(model.train() if mode == "both" else model, training=True, steps=steps)
-    return Outcomes(model, evaluation, training)
+    return Outcomes(evaluation, training)
 
 
 def affected(before: Outcome, after: Outcome) -> float:

@@ -71,7 +71,7 @@ class _SelfAttentionBlock(Accelerated):
         return self.feed_forward_kernel(x)
 
     def kernel(self, x: Tensor) -> Tensor:
-        """`forward` in evaluation, whatever the mode, by the operators. To be called right after a check that it may."""
+        """`forward` in evaluation by the operators, whatever the mode. To be called after a check that it may be."""
         return self.feed_forward_kernel(self.attention_kernel(x, inference=True), inference=True)
 
     def attention_kernel(self, x: Tensor, *, inference: bool = False) -> Tensor:
@@ -169,7 +169,7 @@ class CrossAttentionBlock(Accelerated):
         return self.feed_forward_kernel(q)
 
     def kernel(self, q: Tensor, kv: Tensor) -> Tensor:
-        """`forward` in evaluation, whatever the mode, by the operators. To be called right after a check that it may."""
+        """`forward` in evaluation by the operators, whatever the mode. To be called after a check that it may be."""
         table = None if self.lag is None else self.lag()
         return self.feed_forward_kernel(self.attention_kernel(q, kv, table, None, inference=True), inference=True)
 
@@ -195,17 +195,17 @@ class CrossAttentionBlock(Accelerated):
     ) -> tuple[Tensor, Tensor | None]:
         """What `attn` returns for the normalised tokens, with the lag's bias as its mask."""
         options.setdefault("need_weights", False)
-        keys = self.nkv(kv)
+        queries, keys = self.nq(q), self.nkv(kv)
         if table is None:
-            return self.attn(self.nq(q), keys, keys, **options)
+            return self.attn(queries, keys, keys, **options)
         (B, Nq, _), Nk = q.shape, kv.shape[1]
-        queries = torch.arange(Nq, device=q.device)[None]
+        query_pos = torch.arange(Nq, device=q.device)[None]
         if key_pos is None:
             key_pos = torch.arange(Nk, device=q.device)[None]
-        bias = gather_bias(table, queries, key_pos).to(q.dtype)
+        bias = gather_bias(table, query_pos, key_pos).to(q.dtype)
         admissible = (bias > -torch.inf).any(-1, keepdim=True)  # [B or 1, H, Nq, 1]
         mask = bias.expand(B, -1, -1, -1).flatten(0, 1)
-        context, weights = self.attn(self.nq(q), keys, keys, attn_mask=mask, **options)
+        context, weights = self.attn(queries, keys, keys, attn_mask=mask, **options)
         if weights is not None:
             weights = torch.where(admissible, weights, 0.0)  # a query without admissible keys attends to nothing
         return context, weights
@@ -255,7 +255,8 @@ class Bridger(nn.Module):
             t_ppg: [B, Nk, D], the keys and values; None or without tokens: nothing to attend to.
             t_ecg: [B, Nq, D].
             alpha: by which the update of each block is scaled; at most 0: no update.
-            q_ecg_override: [B, N, D], queries in place of t_ecg. q_ppg_override: in place of the t_ppg that is returned.
+            q_ecg_override: [B, N, D], queries in place of t_ecg.
+            q_ppg_override: what is returned in place of t_ppg.
             key_pos: [B, Nk] int64, the patches of the PPG tokens, for blocks with a lag; None: 0..Nk-1.
 
         Returns:

@@ -37,7 +37,7 @@ _of_model: WeakKeyDictionary[nn.Module, _ModelGraphs] = WeakKeyDictionary()
 
 
 def usable(model: nn.Module, signal: Tensor) -> bool:
-    """Whether embedding `signal` may go by graph: on a GPU, by our kernels, without hooks, which a replay would pass by,
+    """Whether embedding `signal` may go by graph: on a GPU, by our kernels, without hooks (replays pass by them),
     and outside of another capture or a compile."""
     return (
         signal.device.type == "cuda"

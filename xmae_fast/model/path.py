@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from xmae_fast import ops
+from xmae_fast import backend, ops
 from xmae_fast.choices import choice_of
 from xmae_fast.model import standard
 from xmae_fast.model.blocks import (
@@ -123,7 +123,7 @@ class SinglePath(Accelerated):
 
     def _is_encoded_by_operators(self) -> bool:
         chosen = {choice_of(self.impl, op) for op in _ENCODING_OPS}
-        return "reference" not in chosen and not self._encoding_span.fault(self)
+        return "reference" not in chosen and not backend.needs_plain_torch() and not self._encoding_span.fault(self)
 
     def _encoded(self, visible: Tensor) -> Tensor:
         """Tokens in evaluation, of modules that are all standard: [B, 1, Nk P] -> [B, Nk, D]."""

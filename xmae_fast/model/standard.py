@@ -1,8 +1,9 @@
 """Whether modules are the standard ones that a kernel computes, found out at every call.
 
-The modules are the model: each part has a `forward` that computes with its children. A kernel is a faster way to compute
-exactly the standard structure, so before it takes the work of a span of modules, `Span.fault` says why it must not: a
-module of another class, another setting (the eps of a BatchNorm), a hook, a patched `forward`, a parametrised weight.
+The modules are the model: each part has a `forward` that computes with its children. A kernel is a faster way to
+compute exactly the standard structure, so before it takes the work of a span of modules, `Span.fault` says why it must
+not: a module of another class, another setting (the eps of a BatchNorm), a hook, a patched `forward`, a parametrised
+weight.
 
 Comparing 140 modules one by one takes longer than a kernel takes for a segment. Therefore a span that has passed leaves
 a stamp: flat lists of all that was looked at, which the next call compares without leaving C. Whatever differs in any
@@ -108,12 +109,12 @@ class Accelerated(nn.Module):
             BackendError: a kernel was asked for by name, and the modules are not those that it computes.
         """
         choice = choice_of(self.impl, op)
-        if choice == "reference":
+        if choice == "reference" or (choice == "auto" and backend.needs_plain_torch()):
             return True
         fault = span.fault(self) or ("" if more is None else more())
         if fault and choice != "auto":
             raise backend.BackendError(
-                f"impl={choice!r} was asked for {op}, but {self.named(fault)}; impl='auto' runs these modules as they are"
+                f"impl={choice!r} was asked for {op}, but {self.named(fault)}; impl='auto' runs the modules themselves"
             )
         return bool(fault)
 
@@ -318,7 +319,7 @@ class _Stamp:
     def _settings(self, own: list[dict]) -> Iterator[tuple[Callable, slice, list]]:
         """How to read the settings of each run of modules of one kind, where they are, and what they were."""
         begin = 0
-        for kind, run in groupby(self.looked_at, key=lambda each: type(each[0])):
+        for _, run in groupby(self.looked_at, key=lambda each: type(each[0])):
             run = list(run)
             end, keys = begin + len(run), [key for key in run[0][1].settings if key in own[begin]]
             if keys:

@@ -119,14 +119,16 @@ class UNetHalfInceptionStem1D(Accelerated):
 
     def mode_fault(self) -> str:
         """Why the kernels do not compute the modes and momenta of the BatchNorms, which are standard otherwise."""
+        return next(self._mode_faults(), "")
+
+    def _mode_faults(self) -> Iterator[str]:
         norms = self._ready().norms
         training = norms[-1].training
         for norm in norms:
             if norm.training != training:
-                return f"{self._name_of(norm)}: its mode, training={norm.training}, is not that of the stem's other norms"
-            if training and norm.momentum != _MOMENTUM:
-                return f"{self._name_of(norm)}: its momentum is {norm.momentum}, not {_MOMENTUM}"
-        return ""
+                yield f"{self._name_of(norm)}: its mode, training={norm.training}, is not that of the others"
+            elif training and norm.momentum != _MOMENTUM:
+                yield f"{self._name_of(norm)}: its momentum is {norm.momentum}, not {_MOMENTUM}"
 
     def _name_of(self, part: nn.Module) -> str:
         return next(name for name, module in self.named_modules() if module is part)
@@ -161,7 +163,7 @@ class UNetHalfInceptionStem1D(Accelerated):
         yield self._modules["skip_bn"]
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        return standard.pairs("conv_stem", self._span.faults(self) if self._span.fault(self) else [self.mode_fault()])
+        return standard.pairs("conv_stem", self._span.faults(self) if self._span.fault(self) else self._mode_faults())
 
 
 STEM = Standard(UNetHalfInceptionStem1D, children=STEM_CHILDREN)

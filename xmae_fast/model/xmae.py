@@ -92,7 +92,7 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
                 part.impl, part.where = value, name
 
     def irregular(self) -> Iterator[tuple[str, str]]:
-        """(operator, '<module>: <reason>') of each span of modules that no kernel computes, so that they run themselves."""
+        """(operator, '<module>: <reason>') of each module because of which a span of modules runs itself."""
         yield from ((", ".join(operators), fault) for operators, fault in self._foreign_parts())
         for name, part in self.named_modules():
             if isinstance(part, Accelerated) and not name.startswith("bridger.ppg2ecg"):  # these never run
@@ -302,8 +302,8 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
     def _ids(
         self, suffix: str, signal: Tensor | None, keep: Tensor | None, restore: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The ids of one modality as int64, checked against its signal (see `ops.token_gather.validate_ids`); twice None
-        where every patch is visible."""
+        """The ids of one modality as int64, checked against its signal (see `validate_ids`); twice None where all
+        patches are visible."""
         if signal is None or (keep is None and restore is None):
             return None, None
         if keep is None:

@@ -41,8 +41,13 @@ def check_like(name: str, x: Tensor, like_name: str, like: Tensor) -> None:
     check_floating(name, x)
     if x.device != like.device:
         raise TypeError(f"{name}: expected a tensor on {like.device}, where {like_name} is, got one on {x.device}")
-    if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != like.dtype and not is_autocast_on(x.device.type):
         raise TypeError(f"{name}: expected dtype {like.dtype}, that of {like_name}, got {x.dtype}")
+
+
+def is_autocast_on(device_type: str) -> bool:
+    """Whether autocast is on for tensors there; never on devices that have none, such as "meta"."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def kernel_dtype(*tensors: Tensor) -> torch.dtype:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from xmae_fast import backend
+from xmae_fast.ops._checks import is_autocast_on
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: kernels run on the CPU, in NumPy
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
@@ -59,7 +60,7 @@ def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype of matrix products on `x`: autocast's where it is on, else that of `x`."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return torch.get_autocast_dtype(device) if is_autocast_on(device) else x.dtype
 
 
 @contextlib.contextmanager

@@ -44,8 +44,8 @@ class GraphedStep:
     captured, and from then on a step is one launch. Elsewhere every step runs eagerly; `reason` says why. The learning
     rate (a tensor, see `adamw`), `mask_ratio`, `mask_ratio_ppg` and `seed` may change between steps. Other changes
     (weights or the optimiser's state replaced, parameters frozen, modes, rates of dropout, settings of the optimiser)
-    have the step captured again; with hooks on any part it runs eagerly. Masks, and dropout but that of impl="reference", depend on (seed, number of the step)
-    alone.
+    have the step captured again; with hooks on any part it runs eagerly. Masks, and dropout but that of modules that
+    run themselves, depend on (seed, number of the step) alone.
 
     Args:
         model: an xMAE with a bridge, in training mode; or one wrapped by DistributedDataParallel (then eager). One that

@@ -1,8 +1,8 @@
 """BatchNorm statistics over all processes that share a batch.
 
-The kernels of a stem take the statistics of their own process, and torch.nn.SyncBatchNorm trains on GPUs alone. Here each
-BatchNorm of the stems becomes one that combines the processes' means and variances on any device; the stems then run as
-modules.
+The kernels of a stem take the statistics of their own process, and torch.nn.SyncBatchNorm trains on GPUs alone. Here
+each BatchNorm of the stems becomes one that combines the processes' means and variances on any device; the stems then
+run as modules.
 """
 
 from __future__ import annotations

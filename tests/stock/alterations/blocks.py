@@ -190,7 +190,7 @@ def stem_with_one_more_layer(model):
     model.ecg_path.stem.enc1.append(nn.Conv1d(32, 32, 3, padding=1).train(model.training))
 
 
-@alteration("ppg_path.stem.enc1.0.branches.3", "ppg_path.stem.enc1.0")
+@alteration("ppg_path.stem.enc1.0.branches.0", "ppg_path.stem.enc1.0")
 def inception_with_another_order(model):
     branches = model.ppg_path.stem.enc1[0].branches
     branches[0], branches[1] = branches[1], branches[0]

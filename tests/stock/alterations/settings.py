@@ -67,7 +67,7 @@ def conv_of_another_class(model):
     model.ppg_path.stem.skip.__class__ = ScaledConv
 
 
-@alteration("ppg_path.encoder.blocks.1.mlp")
+@alteration("ppg_path.encoder.blocks.1.mlp", kernels=True)
 def wider_feed_forward(model):
     mlp = nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 32), nn.Dropout(0.0))
     replace(model, "ppg_path.encoder.blocks.1.mlp", mlp)

@@ -178,8 +178,9 @@ def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: 
 
 def may_read_values(device: torch.device) -> bool:
     """Whether checks may look at the values of tensors there: eager, on a CPU. Elsewhere that would synchronise."""
-    eager = not torch.compiler.is_compiling() and not _recording_launches and not needs_plain_torch()
-    return device.type == "cpu" and eager
+    if device.type != "cpu" or torch.compiler.is_compiling() or _recording_launches or needs_plain_torch():
+        return False
+    return torch._C._len_torch_dispatch_stack() == 0  # of modes such as FakeTensorMode, whose tensors have no values
 
 
 def needs_plain_torch() -> str:
@@ -191,6 +192,8 @@ def needs_plain_torch() -> str:
         return "torch.jit.trace or torch.onnx.export records (`xmae-fast export` makes quicker graphs)"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "torch.func transforms the call"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "derivatives are taken in forward mode"
     return ""
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xmae_fast.model.blocks import CrossAttentionBlock
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.lag_attention import lag_seconds
@@ -80,7 +81,11 @@ def lag_profile(
 
     mass = []
     with evaluating(model.bridger):
-        for block in model.bridger.ecg2ppg:
+        for number, block in enumerate(model.bridger.ecg2ppg):
+            if not isinstance(block, CrossAttentionBlock):
+                raise ValueError(
+                    f"model: expected bridge blocks with attention, got a {type(block).__name__} as ecg2ppg.{number}"
+                )
             weights = block.attention_weights(x, ppg_tokens, ids_keep_ppg)
             mass.append(torch.stack([by_lag(weights[:, head]) for head in range(weights.shape[1])]))
             x = block(x, ppg_tokens, ids_keep_ppg)

@@ -252,7 +252,7 @@ class Bridger(nn.Module):
         """ECG tokens attend to PPG tokens.
 
         Args:
-            t_ppg: [B, Nk, D], the keys and values; None or without tokens: nothing to attend to.
+            t_ppg: [B, Nk, D], the keys and values; None: nothing to attend to.
             t_ecg: [B, Nq, D].
             alpha: by which the update of each block is scaled; at most 0: no update.
             q_ecg_override: [B, N, D], queries in place of t_ecg.
@@ -264,10 +264,11 @@ class Bridger(nn.Module):
         """
         ppg = t_ppg if q_ppg_override is None else q_ppg_override
         ecg = t_ecg if q_ecg_override is None else q_ecg_override
-        if t_ppg is None or t_ppg.shape[1] == 0 or alpha <= 0:
+        if t_ppg is None or alpha <= 0:
             return ppg, ecg
         for block in self.ecg2ppg:
-            updated = block(ecg, t_ppg) if key_pos is None else block(ecg, t_ppg, key_pos)
+            knows_lag = key_pos is not None and isinstance(block, CrossAttentionBlock)
+            updated = block(ecg, t_ppg, key_pos) if knows_lag else block(ecg, t_ppg)
             ecg = updated if alpha == 1 else ecg + alpha * (updated - ecg)
         return ppg, ecg
 

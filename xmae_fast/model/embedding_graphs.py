@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmae_fast import backend, graphs
-from xmae_fast.model.standard import first_hook
+from xmae_fast.model.standard import first_hook, heads_of
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # less than twice what is asked for
 
@@ -37,7 +37,7 @@ _of_model: WeakKeyDictionary[nn.Module, _ModelGraphs] = WeakKeyDictionary()
 
 
 def usable(model: nn.Module, signal: Tensor) -> bool:
-    """Whether embedding `signal` may go by graph: on a GPU, by our kernels, without hooks (replays pass by them),
+    """Whether embedding `signal` may go by graph: on a GPU, by our kernels, of standard modules without hooks,
     and outside of another capture or a compile."""
     return (
         signal.device.type == "cuda"
@@ -45,7 +45,7 @@ def usable(model: nn.Module, signal: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and backend.resolve("conv_stem", model.impl, signal.device, signal.dtype) != "reference"
         and not torch.cuda.is_current_stream_capturing()
-        and not first_hook(model.ppg_path)
+        and not (first_hook(model.ppg_path) or any(model.irregular()) or model.ppg_path.head_fault())
     )
 
 
@@ -62,7 +62,7 @@ def embed(
     rows = BUCKETS[bisect_left(BUCKETS, B)]
     autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
     key = (output, rows, signal.dtype, autocast, model.impl, torch.get_float32_matmul_precision())
-    where = graphs.places(model), tuple(model.irregular())
+    where = graphs.places(model), heads_of(model)
     made = _of_model.get(model) or _of_model.setdefault(model, _ModelGraphs())
     with made.lock:
         bucket = made.buckets.get(key)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from xmae_fast import backend, ops
+from xmae_fast import ops
 from xmae_fast.choices import choice_of
 from xmae_fast.model import standard
 from xmae_fast.model.blocks import (
@@ -71,9 +71,10 @@ class SinglePath(Accelerated):
         self.mask_loc_table = nn.Embedding(self.n_patches, d_model)
         nn.init.xavier_uniform_(self.mask_loc_table.weight)
         patcher, decoder = _patch_embedding(patch_len), _decoder(patch_len)
-        self._stem_span, self._patcher_span = Span({"stem": STEM}), Span({"patcher": patcher})
+        self._patcher_span = Span({"patcher": patcher})
         self._encoding_span = Span({"stem": STEM, "patcher": patcher, "encoder": ENCODER})
         self._decoder_span = Span({"decoder": decoder})
+        self._head_span = Span({"proj": standard.sequential(standard.LAYER_NORM, standard.LINEAR)})
 
     def visible_tokens_from_wave(self, x: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Tokens of the visible patches: x [B, 1, L], ids_keep [B, Nk] or None (all) -> [B, Nk, D].
@@ -87,11 +88,12 @@ class SinglePath(Accelerated):
         """`visible_tokens_from_wave`; with `inference` by running statistics and without dropout, whatever the mode."""
         if not inference:
             return self.visible_tokens_from_wave(signal, ids_keep)
-        visible = self.visible(signal, ids_keep)
-        if visible.shape[-1] and self._is_encoded_by_operators():
-            return self._encoded(visible)
+        if self._is_encoded_by_operators():
+            visible = self.visible(signal, ids_keep)
+            if visible.shape[-1]:
+                return self._encoded(visible)
         with evaluating(self):
-            return self.tokens(self.features(visible))
+            return self.visible_tokens_from_wave(signal, ids_keep)
 
     def visible(self, signal: Tensor, ids_keep: Tensor | None) -> Tensor:
         """The visible patches side by side: [B, 1, L] -> [B, 1, Nk P]."""
@@ -123,11 +125,19 @@ class SinglePath(Accelerated):
 
     def _is_encoded_by_operators(self) -> bool:
         chosen = {choice_of(self.impl, op) for op in _ENCODING_OPS}
-        return "reference" not in chosen and not backend.needs_plain_torch() and not self._encoding_span.fault(self)
+        plain = "reference" in chosen or standard.is_watched() or self.overrides("visible_tokens_from_wave")
+        if plain or self._encoding_span.fault(self):
+            return False
+        return not self._encoding_span.gathered(self.stem.ready).width_fault
+
+    def overrides(self, method: str) -> bool:
+        """Whether a subclass, or a patch of this path, has a method of its own."""
+        return method in self.__dict__ or getattr(type(self), method) is not getattr(SinglePath, method)
 
     def _encoded(self, visible: Tensor) -> Tensor:
         """Tokens in evaluation, of modules that are all standard: [B, 1, Nk P] -> [B, Nk, D]."""
-        features = self.stem.kernel(visible, training=False)
+        params = self._encoding_span.gathered(self.stem.ready).params
+        features = ops.conv_stem(visible, params, training=False, impl=self.impl)
         x = self._patch_kernel(features, self.pos[:, : features.shape[-1] // self.patch_len])
         for block in self.encoder.blocks:
             x = block.kernel(x)
@@ -198,21 +208,30 @@ class SinglePath(Accelerated):
 
     def stem_joins(self) -> bool:
         """Whether an operator may take this path's stem together with another one's."""
-        return choice_of(self.impl, "conv_stem") != "reference" and not (
-            self._stem_span.fault(self) or self.stem.mode_fault()
-        )
+        stem, plain = self.stem, choice_of(self.impl, "conv_stem") == "reference"
+        plain = plain or standard.is_watched() or self.overrides("visible_tokens_from_wave")
+        plain = plain or standard.own_forward(stem, UNetHalfInceptionStem1D) or standard.own_reason(stem)
+        return not (plain or stem.fault())
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from standard.pairs("patch_embed", self._patcher_span.faults(self))
         yield from standard.pairs("waveform_loss", self._decoder_span.faults(self))
 
-    def foreign_parts(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """(operators, '<name>: <reason>') of each part that stands where the kernels' operators are called."""
+    def head_fault(self) -> str:
+        """Why the embedding's head is not the standard LayerNorm and Linear, or ''."""
+        return self._head_span.fault(self)
+
+    def foreign_parts(self, *, decodes: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+        """(operators, '<name>: <reason>') of each part that stands where the kernels' operators are called.
+
+        decodes: whether the decoder block runs.
+        """
         places = [("stem", self.stem, UNetHalfInceptionStem1D, ("conv_stem",)),
                   ("encoder", self.encoder, TransformerEncoder, BLOCK_OPS)]  # fmt: skip
         for number, block in enumerate(getattr(self.encoder, "blocks", ())):
             places.append((f"encoder.blocks.{number}", block, TransformerEncoderBlock, BLOCK_OPS))
-        places.append(("dec_blk", self.dec_blk, TransformerDecoderLite, BLOCK_OPS))
+        if decodes:
+            places.append(("dec_blk", self.dec_blk, TransformerDecoderLite, BLOCK_OPS))
         for name, part, kind, operators in places:
             if why := standard.own_forward(part, kind):
                 yield operators, self.named(f"{name}: {why}")

@@ -29,9 +29,11 @@ from xmae_fast.choices import choice_of
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in HOOKS)
 _HOOKS_OF = itemgetter(*HOOKS)
-_CALL = nn.Module.__call__
+_CALLS = nn.Module.__call__, nn.Module._call_impl, nn.Conv1d._conv_forward
+_PATCHED = ("forward", "__call__", "_call_impl", "_conv_forward", "_check_input_dim")  # on instances
 _PLAIN_TENSORS = {nn.Parameter, Tensor}
-_FORWARDS: dict[type[nn.Module], Callable] = {}  # the forward of each standard class, before anybody could patch it
+_FORWARD_OF = attrgetter("forward", "__call__")
+_FORWARDS: dict[type[nn.Module], tuple] = {}  # of each standard class, before anybody could patch it
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Standard:
     kernel_size: int | None = None
 
     def __post_init__(self) -> None:
-        _FORWARDS.setdefault(self.kind, self.kind.forward)
+        _FORWARDS.setdefault(self.kind, _FORWARD_OF(self.kind))
 
 
 def conv(k: int, stride: int = 1, padding: int | None = None, bias: bool = False) -> Standard:
@@ -109,7 +111,7 @@ class Accelerated(nn.Module):
             BackendError: a kernel was asked for by name, and the modules are not those that it computes.
         """
         choice = choice_of(self.impl, op)
-        if choice == "reference" or (choice == "auto" and backend.needs_plain_torch()):
+        if choice == "reference" or (choice == "auto" and is_watched()):
             return True
         fault = span.fault(self) or ("" if more is None else more())
         if fault and choice != "auto":
@@ -126,6 +128,13 @@ class Accelerated(nn.Module):
         return iter(())
 
 
+def is_watched() -> bool:
+    """Whether somebody looks at each operation of PyTorch: a transform, a recorder, a TorchDispatchMode."""
+    if torch.compiler.is_compiling():
+        return bool(backend.needs_plain_torch())
+    return torch._C._len_torch_dispatch_stack() > 0 or bool(backend.needs_plain_torch())
+
+
 def pairs(op: str, found: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The faults of one operator's span, '' left out."""
     return ((op, fault) for fault in found if fault)
@@ -138,11 +147,16 @@ def own_forward(module: nn.Module, kind: type[nn.Module]) -> str:
     return "its forward is patched" if "forward" in module.__dict__ else ""
 
 
+def heads_of(model: nn.Module) -> tuple[int, ...]:
+    """How many heads each attention has: a setting that kernels take as it is."""
+    return tuple(part.num_heads for part in model.modules() if isinstance(part, nn.MultiheadAttention))
+
+
 def first_hook(model: nn.Module) -> str:
     """'<name>: <reason>' of the first module whose call does more than its forward, or ''."""
     if reason := _global_reason():
         return reason
-    return next((f"{name}: {why}" for name, part in model.named_modules() if (why := _own_reason(part))), "")
+    return next((f"{name}: {why}" for name, part in model.named_modules() if (why := own_reason(part))), "")
 
 
 class Span:
@@ -190,16 +204,22 @@ class Span:
 def _global_reason() -> str:
     if any(_GLOBAL_HOOKS):
         return "a hook of all modules is registered (torch.nn.modules.module.register_module_*_hook)"
-    return "" if nn.Module.__call__ is _CALL else "torch.nn.Module.__call__ is patched"
+    if torch.compiler.is_compiling() or _calls() == _CALLS:
+        return ""
+    return "a method of torch.nn.Module or Conv1d is patched"
 
 
-def _own_reason(module: nn.Module) -> str:
+def _calls() -> tuple[Callable, ...]:
+    return nn.Module.__call__, nn.Module._call_impl, nn.Conv1d._conv_forward
+
+
+def own_reason(module: nn.Module) -> str:
     """What makes a call of `module` more than its class's `forward`, or ''."""
     own = module.__dict__
     for name in HOOKS:
         if own.get(name):
             return f"it has {name[1:].replace('_', ' ')}"
-    for name in ("forward", "__call__", "_call_impl"):
+    for name in _PATCHED:
         if name in own:
             return f"its {name} is patched"
     if own.get("_compiled_call_impl") is not None:
@@ -253,13 +273,17 @@ def _fault_of(wanted: Standard, module: nn.Module) -> str:
     kind = type(module)
     if kind is not wanted.kind:
         return f"it is a {kind.__name__}, not a {wanted.kind.__name__}"
-    if reason := _own_reason(module):
+    if reason := own_reason(module):
         return reason
-    if kind.forward is not _FORWARDS[kind]:
+    compiling = torch.compiler.is_compiling()
+    if compiling:
+        if module.forward.__func__ is not kind.forward:  # makes a guard, unlike a look into __dict__
+            return "its forward is patched"
+    elif _FORWARD_OF(kind) != _FORWARDS[kind]:
         return f"the forward of {kind.__name__} is patched"
     for key, value in wanted.settings.items():
         if (got := getattr(module, key)) != value:
-            return f"its {key} is {got!r}, not {value!r}"
+            return "it has other settings" if compiling else f"its {key} is {got!r}, not {value!r}"
     for key in wanted.absent:
         if getattr(module, key) is not None:
             return f"it has a {key}"
@@ -278,7 +302,7 @@ def _fault_of(wanted: Standard, module: nn.Module) -> str:
 def _is_ordinary(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True  # dynamo and its fakes: subclasses are theirs to handle
-    return type(tensor) in _PLAIN_TENSORS
+    return type(tensor) in _PLAIN_TENSORS or type(tensor).__name__ == "FakeTensor"  # shapes alone: proofs
 
 
 class _Stamp:
@@ -309,8 +333,8 @@ class _Stamp:
         self.kinds, self.sizes = list(map(type, self.modules)), list(map(len, own))
         self.used_kinds = list(numbers)
         self.forwards = list(map(_FORWARD_OF, self.used_kinds))
-        self.hooks = list(chain.from_iterable(map(_HOOKS_OF, own)))
         self.settings = list(self._settings(own))
+        self.counts = list(map(len, map(_MODULES_OF, own[self.without_children :])))
         self.children, self.held = self._children(root, own), self._tensors(own)
         self.tensor_kinds = list(map(type, self.held))
         del self.looked_at
@@ -329,11 +353,13 @@ class _Stamp:
 
     def holds(self, root: nn.Module) -> bool:
         """Whether a walk from `root` would find what it found before."""
-        if any(_GLOBAL_HOOKS) or nn.Module.__call__ is not _CALL or any(self.hooks):
+        if any(_GLOBAL_HOOKS) or _calls() != _CALLS:
             return False
         own = list(map(vars, self.modules))
         return (
-            _same(self._children(root, own), self.children)
+            not any(map(any, map(_HOOKS_OF, own)))
+            and list(map(len, map(_MODULES_OF, own[self.without_children :]))) == self.counts
+            and _same(self._children(root, own), self.children)
             and list(map(type, self.modules)) == self.kinds
             and list(map(len, own)) == self.sizes
             and list(map(_FORWARD_OF, self.used_kinds)) == self.forwards
@@ -355,7 +381,6 @@ class _Stamp:
         return list(chain.from_iterable(map(dict.values, chain(parameters, buffers))))
 
 
-_FORWARD_OF = attrgetter("forward")
 _MODULES_OF, _PARAMETERS_OF, _BUFFERS_OF = map(itemgetter, ("_modules", "_parameters", "_buffers"))
 
 

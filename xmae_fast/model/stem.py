@@ -72,11 +72,12 @@ STEM_CHILDREN = {
 }  # fmt: skip
 
 
-class _Ready(NamedTuple):
+class Ready(NamedTuple):
     """What the kernels are called with."""
 
     params: StemParams
     norms: list[nn.BatchNorm1d]
+    width_fault: str
 
 
 class UNetHalfInceptionStem1D(Accelerated):
@@ -105,25 +106,30 @@ class UNetHalfInceptionStem1D(Accelerated):
         self._span = Span(STEM_CHILDREN)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] and not self.runs_as_modules("conv_stem", self._span, self.mode_fault):
-            return self.kernel(x, training=self.uses_batch_statistics())
-        return self._modules_forward(x)
-
-    def kernel(self, x: Tensor, *, training: bool) -> Tensor:
-        """`forward` by the operator: x [B, 1, L] -> [B, S, L]. To be called right after a check that it may."""
-        return ops.conv_stem(x, self._ready().params, training=training, impl=self.impl)
+        if self.runs_as_modules("conv_stem", self._span, self._mode_fault) or x.shape[-1] == 0:
+            return self._modules_forward(x)
+        return ops.conv_stem(x, self._ready().params, training=self.uses_batch_statistics(), impl=self.impl)
 
     def uses_batch_statistics(self) -> bool:
         """Whether the BatchNorms are in training mode; they are all in one where `mode_fault` says nothing."""
         return self.skip_bn.training
 
-    def mode_fault(self) -> str:
-        """Why the kernels do not compute the modes and momenta of the BatchNorms, which are standard otherwise."""
+    def fault(self) -> str:
+        """Why no kernel may compute this stem now, or ''."""
+        return self._span.fault(self) or self._mode_fault()
+
+    def _mode_fault(self) -> str:
+        """Why the kernels do not compute these widths, modes and momenta, of layers which are standard otherwise. To be
+        called right after the span was found to be standard."""
         return next(self._mode_faults(), "")
 
     def _mode_faults(self) -> Iterator[str]:
+        if why := self._ready().width_fault:
+            yield why
         norms = self._ready().norms
         training = norms[-1].training
+        if training and len({id(norm.running_mean) for norm in norms}) < len(norms):
+            yield "skip_bn: two of the stem's BatchNorms share their statistics"
         for norm in norms:
             if norm.training != training:
                 yield f"{self._name_of(norm)}: its mode, training={norm.training}, is not that of the others"
@@ -149,8 +155,13 @@ class UNetHalfInceptionStem1D(Accelerated):
         mixes = {name: attribute(parts[name], "weight") for name in _MIXES}
         return StemParams(**levels, **layers, **mixes, skip=conv_bn_params(parts["skip"], parts["skip_bn"]))
 
-    def _ready(self) -> _Ready:
-        return self._span.gathered(lambda: _Ready(self.params(), list(self._norms())))
+    def _ready(self) -> Ready:
+        return self._span.gathered(self.ready)
+
+    def ready(self) -> Ready:
+        """Parameters as they are now, of standard layers."""
+        params = self.params()
+        return Ready(params, list(self._norms()), _width_fault(params))
 
     def _norms(self) -> Iterator[nn.Module]:
         for name in _LEVELS:
@@ -164,6 +175,31 @@ class UNetHalfInceptionStem1D(Accelerated):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         return standard.pairs("conv_stem", self._span.faults(self) if self._span.fault(self) else self._mode_faults())
+
+
+def _width_fault(params: StemParams) -> str:
+    """Where the widths of a stem are not those of three levels, each of one width, which the kernels compute."""
+    widths = [level[0].fuse.weight.shape[0] for level in (params.enc1, params.enc2, params.enc3)]
+    c1, c2, c3 = widths
+    wanted = [("down1", params.down1, c1, c2), ("down2", params.down2, c2, c3), ("smooth2", params.smooth2, c2, c2),
+              ("smooth1", params.smooth1, c1, c1), ("head", params.head, c1, params.skip.weight.shape[0])]  # fmt: skip
+    for name, level, width in zip(_LEVELS, (params.enc1, params.enc2, params.enc3), widths, strict=True):
+        c_in = 1 if name == "enc1" else width
+        for number, block in enumerate(level):
+            for i, branch in enumerate(block.branches):
+                wanted.append((f"{name}.{number}.branches.{i}", branch, c_in, branch.weight.shape[0]))
+            wanted.append((f"{name}.{number}.fuse", block.fuse, sum(b.weight.shape[0] for b in block.branches), width))
+            if block.fuse.weight.shape[1] != width:
+                return f"{name}.{number}.fuse: it reads {block.fuse.weight.shape[1]} channels, not {width}"
+            c_in = width
+    shapes = [(name, layer.weight, c_in, c_out) for name, layer, c_in, c_out in wanted]
+    mixes = {"lat2": (c2, c2), "lat1": (c1, c1), "red3to2": (c3, c2), "red2to1": (c2, c1)}
+    shapes += [(name, getattr(params, name), *between) for name, between in mixes.items()]
+    shapes.append(("skip", params.skip.weight, 1, params.skip.weight.shape[0]))
+    for name, weight, c_in, c_out in shapes:
+        if weight.shape[0] != c_out or weight.shape[1] != c_in:
+            return f"{name}: it turns {weight.shape[1]} channels into {weight.shape[0]}, not {c_in} into {c_out}"
+    return ""
 
 
 STEM = Standard(UNetHalfInceptionStem1D, children=STEM_CHILDREN)

@@ -103,12 +103,22 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
         for name, kind in (("ppg_path", SinglePath), ("ecg_path", SinglePath), ("bridger", Bridger)):
             part = getattr(self, name)
             if isinstance(part, kind):
-                yield from part.foreign_parts()
+                decodes = {"decodes": name == "ecg_path"} if kind is SinglePath else {}
+                yield from part.foreign_parts(**decodes)
             if part is not None and (why := own_forward(part, kind)):
                 yield backend.MODEL_OPS, f"{name}: {why}"
 
     def _refuse_foreign_parts(self) -> None:
-        """BackendError where kernels were asked for by name and another part stands in their place."""
+        """BackendError where kernels were asked for by name and another part stands in their place.
+
+        Parts that were put in since `impl` was set are told of it.
+        """
+        for name in ("ppg_path", "ecg_path", "bridger"):
+            part = getattr(self, name)
+            blocks = getattr(getattr(part, "encoder", None), "blocks", ()) or getattr(part, "ecg2ppg", ())
+            for each in (part, getattr(part, "stem", None), getattr(part, "dec_blk", None), *blocks):
+                if isinstance(each, Accelerated) and each.impl != self._impl:
+                    self.impl = self._impl
         if self._impl in ("auto", "reference"):
             return
         for operators, fault in self._foreign_parts():
@@ -175,13 +185,19 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
         if want_embedding and ppg_tokens is not None and ppg_tokens.shape[1]:
             result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
         if decoding:
-            decoded = self._decode(ppg_tokens, keep_ppg, ecg_tokens, keep_ecg, restore_ecg)
-            mask = self._sample_mask(ecg, keep_ecg, restore_ecg)
+            path, mask = self.ecg_path, self._sample_mask(ecg, keep_ecg, restore_ecg)
+            ecg_tokens = self._bridged(ppg_tokens, keep_ppg, ecg_tokens, keep_ecg)
+            if path.overrides("decode_full_wave"):
+                waveform = path.decode_full_wave(ecg_tokens, restore_ecg, self.mask_token)
+                loss = ops.masked_mse(waveform, ecg, mask, impl=self.impl) if return_loss else None
+            else:
+                decoded = path.decoded(ecg_tokens, restore_ecg, self.mask_token)
+                loss = path.loss(decoded, ecg, mask) if return_loss else None
+                waveform = path.waveform(decoded) if want_recon else None
             if return_loss:
-                result["loss"] = self.ecg_path.loss(decoded, ecg, mask)
+                result["loss"] = loss
             if want_recon:
-                result["ecg_reconstructed"] = self.ecg_path.waveform(decoded)
-                result["seq_mask_used_ecg"] = mask
+                result["ecg_reconstructed"], result["seq_mask_used_ecg"] = waveform, mask
         return result
 
     @torch.no_grad()
@@ -230,35 +246,36 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
                 None if ppg is None else self.ppg_path.visible_tokens_from_wave(ppg, keep_ppg),
                 None if ecg is None else self.ecg_path.visible_tokens_from_wave(ecg, keep_ecg),
             )
+        if not self._stems_join(ppg, keep_ppg, ecg, keep_ecg):
+            return (
+                self.ppg_path.visible_tokens_from_wave(ppg, keep_ppg),
+                self.ecg_path.visible_tokens_from_wave(ecg, keep_ecg),
+            )
         paths = self.ppg_path, self.ecg_path
         seen = [path.visible(x, keep) for path, x, keep in zip(paths, (ppg, ecg), (keep_ppg, keep_ecg), strict=True)]
-        if self._stems_join(*seen):
-            params = tuple(path.stem.params() for path in paths)
-            features = ops.conv_stems(
-                seen, params, training=paths[0].stem.uses_batch_statistics(), impl=self.ppg_path.impl
-            )
-            return tuple(path.tokens(x) for path, x in zip(paths, features, strict=True))
-        return tuple(path.tokens(path.features(x)) for path, x in zip(paths, seen, strict=True))
+        params = tuple(path.stem.params() for path in paths)
+        features = ops.conv_stems(seen, params, training=paths[0].stem.uses_batch_statistics(), impl=self.impl)
+        return tuple(path.tokens(x) for path, x in zip(paths, features, strict=True))
 
-    def _stems_join(self, ppg: Tensor, ecg: Tensor) -> bool:
+    def _stems_join(self, ppg: Tensor, keep_ppg: Tensor | None, ecg: Tensor, keep_ecg: Tensor | None) -> bool:
         """Whether both stems may be handed to one operator: its kernels on a GPU train them in one set of launches."""
         paths = self.ppg_path, self.ecg_path
         chosen = backend.resolve("conv_stem", self.impl, ppg.device, ppg.dtype)
-        if chosen in ("reference", "cpu") or not (ppg.shape[-1] and ecg.shape[-1]):
+        hidden = any(keep is not None and keep.shape[1] == 0 for keep in (keep_ppg, keep_ecg))
+        if chosen in ("reference", "cpu") or hidden:
             return False
         alike = paths[0].stem.uses_batch_statistics() == paths[1].stem.uses_batch_statistics()
         return alike and all(path.stem_joins() for path in paths)
 
-    def _decode(
-        self, ppg_tokens: Tensor | None, keep_ppg: Tensor | None, ecg_tokens: Tensor, keep_ecg: Tensor | None,
-        restore_ecg: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        """All N tokens of the ECG after bridge and decoder block: [B, Nk, D] each -> [B, N, D]."""
-        if self.has_bridge and ppg_tokens is not None:
-            queries = self.bridge_queries(ecg_tokens, keep_ecg)
-            key_pos = {} if self.cfg.lag is None else {"key_pos": keep_ppg}
-            _, ecg_tokens = self.bridger(ppg_tokens, ecg_tokens, q_ecg_override=queries, **key_pos)
-        return self.ecg_path.decoded(ecg_tokens, restore_ecg, self.mask_token)
+    def _bridged(
+        self, ppg_tokens: Tensor | None, keep_ppg: Tensor | None, ecg_tokens: Tensor, keep_ecg: Tensor | None
+    ) -> Tensor:
+        """Tokens of the ECG after the bridge, [B, Nk, D] each -> [B, N, D]; as they are without bridge or PPG."""
+        if not self.has_bridge or ppg_tokens is None:
+            return ecg_tokens
+        queries = self.bridge_queries(ecg_tokens, keep_ecg)
+        key_pos = {"key_pos": keep_ppg} if self.cfg.lag is not None and isinstance(self.bridger, Bridger) else {}
+        return self.bridger(ppg_tokens, ecg_tokens, q_ecg_override=queries, **key_pos)[1]
 
     def bridge_queries(self, ecg_tokens: Tensor, ids_keep_ecg: Tensor | None) -> Tensor:
         """Encoder tokens [B, Nk, D] -> queries of the bridge [B, N, D]."""
@@ -270,7 +287,10 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
         """1 on masked samples, 0 elsewhere: [B, 1, L], float32 whatever the model's dtype, so that its sum is right."""
         if ids_keep is None:
             return torch.zeros_like(ecg, dtype=torch.float32)
-        return ops.masked_samples(ids_restore, ids_keep.shape[1], self.cfg.patch_len, impl=self.impl)
+        kept, P = ids_keep.shape[1], self.cfg.patch_len
+        if self.ecg_path.overrides("seqmask_from_ids_restore"):
+            return self.ecg_path.seqmask_from_ids_restore(ids_restore, kept, P)
+        return ops.masked_samples(ids_restore, kept, P, impl=self.impl)
 
     def _identity_ids(self, B: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         """ids_keep and ids_restore that hide nothing: [B, N] each."""

@@ -49,7 +49,7 @@ class Maker:
 def flat_rows(x: Tensor) -> Tensor:
     """Rows that hardly vary, from x [B, N, D]: the first number of each row in all columns, in every other row changed
     by about 1e-4 of it."""
-    first, varies = x[..., :1], (torch.arange(x.shape[1], device=x.device) % 2)[:, None]
+    first, varies = x[..., :1], (torch.arange(x.shape[1], device=x.device) % 2).to(x.dtype)[:, None]
     return first * (1 + 1e-4 * varies * x)
 
 

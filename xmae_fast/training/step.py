@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmae_fast import graphs
-from xmae_fast.model.standard import first_hook
+from xmae_fast.model.standard import first_hook, heads_of
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops import masks_from_seed
 from xmae_fast.ops._dropout import seeds_from
@@ -44,8 +44,8 @@ class GraphedStep:
     captured, and from then on a step is one launch. Elsewhere every step runs eagerly; `reason` says why. The learning
     rate (a tensor, see `adamw`), `mask_ratio`, `mask_ratio_ppg` and `seed` may change between steps. Other changes
     (weights or the optimiser's state replaced, parameters frozen, modes, rates of dropout, settings of the optimiser)
-    have the step captured again; with hooks on any part it runs eagerly. Masks, and dropout but that of modules that
-    run themselves, depend on (seed, number of the step) alone.
+    have the step captured again; with hooks, or with other than standard modules, it runs eagerly. Masks, and dropout
+    but that of modules that run themselves, depend on (seed, number of the step) alone.
 
     Args:
         model: an xMAE with a bridge, in training mode; or one wrapped by DistributedDataParallel (then eager). One that
@@ -127,7 +127,7 @@ class GraphedStep:
             raise ValueError(f"ppg: expected a multiple of micro_batches = {self.micro_batches}, got {ppg.shape[0]}")
         hidden = self._masked(self.mask_ratio), self._masked(self.mask_ratio_ppg)
         self.steps += 1
-        if self.reason or first_hook(self.core):  # a replay would pass by hooks
+        if self.reason or first_hook(self.core) or any(self.core.irregular()):  # a replay would pass them by
             return self._step(ppg, ecg, *hidden)
         key = (ppg.shape[0], ppg.dtype, *hidden)
         if key not in self._runs:
@@ -188,7 +188,7 @@ class GraphedStep:
         modules = (module.__dict__ for module in self.core.modules())
         return (
             graphs.places(self.core),
-            tuple(self.core.irregular()),
+            heads_of(self.core),
             tuple(x.requires_grad for x in self.core.parameters()),
             tuple((own["training"], own.get("p"), own.get("dropout")) for own in modules),
             tuple(x.data_ptr() if isinstance(x, Tensor) else x for x in (*state, *settings, *trained)),

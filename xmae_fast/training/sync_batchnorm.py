@@ -21,9 +21,18 @@ class SynchronisedBatchNorm1d(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        return _batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, momentum, self.eps)
+        if distributed.get_world_size() * len(x) * x.shape[2] <= 1:
+            raise ValueError(f"x: expected more than one value per channel in training, got {list(x.shape)}")
+        out, mean, variance = _normalised(x, self.weight, self.bias, self.eps)
+        if self.track_running_stats and self.running_mean is not None:
+            momentum = self.momentum
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                momentum = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+        return out
 
 
 def synchronise_batch_norm(model: xMAE) -> None:
@@ -38,10 +47,11 @@ def synchronise_batch_norm(model: xMAE) -> None:
                 module.__class__ = SynchronisedBatchNorm1d
 
 
-def _batch_norm(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, momentum: float, eps: float
-) -> Tensor:
-    """`F.batch_norm` of x [B, C, L] with the mean and variance of all processes' B L values a channel."""
+def _normalised(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x [B, C, L] normalised by the mean and variance of all processes' B L values a channel; both, the variance
+    unbiased, [C] each."""
     values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # of autocast
     own = values.mean((0, 2))
     spread = (values - own[:, None]).square().sum((0, 2))
@@ -54,11 +64,9 @@ def _batch_norm(
     total = counts.sum()
     mean = (counts * means).sum(0) / total
     spread = (spreads + counts * (means - mean).square()).sum(0)
-    with torch.no_grad():
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        running_var.lerp_((spread / (total - 1)).to(running_var.dtype), momentum)
-    scale = torch.rsqrt(spread / total + eps) * weight
-    return (values * scale[:, None] + (bias - mean * scale)[:, None]).to(x.dtype)
+    scale = torch.rsqrt(spread / total + eps) * (1 if weight is None else weight)
+    out = values * scale[:, None] + ((0 if bias is None else bias) - mean * scale)[:, None]
+    return out.to(x.dtype), mean, spread / (total - 1)
 
 
 class _SumOverProcesses(torch.autograd.Function):

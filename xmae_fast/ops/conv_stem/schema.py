@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._checks import once_differentiable
 from xmae_fast.ops.conv_stem.params import ConvBN, StemParams
 from xmae_fast.ops.conv_stem.reference import MOMENTUM
 
@@ -83,7 +84,7 @@ class StemFunction(torch.autograd.Function):
         return features, statistics
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor, _statistics: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *rest = ctx.saved_tensors
         weights, statistics, kept = rest[:TRAINED], rest[TRAINED], rest[TRAINED + 1 :]

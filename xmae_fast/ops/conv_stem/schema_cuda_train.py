@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._checks import once_differentiable
 from xmae_fast.ops.conv_stem import several, triton_layout
 from xmae_fast.ops.conv_stem.params import StemParams
 from xmae_fast.ops.conv_stem.schema import TRAINED, WEIGHTS
@@ -90,7 +91,7 @@ class CudaStemFunction(torch.autograd.Function):
         return norms, *several.features_of_stems(features, ctx.sizes)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, _norms: Tensor | None, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradients = BACKWARD([grad.contiguous() for grad in grads], *ctx.saved_tensors, ctx.sizes, ctx.batch_statistics)
         return None, None, None, *[None] * len(grads), *ctx.trained.gradients(gradients)

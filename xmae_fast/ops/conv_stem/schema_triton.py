@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._checks import once_differentiable
 from xmae_fast.ops._triton import define_triton
 from xmae_fast.ops.conv_stem import several
 from xmae_fast.ops.conv_stem.params import StemParams
@@ -66,7 +67,7 @@ class TritonStemFunction(torch.autograd.Function):
         return norms, *several.features_of_stems(features, ctx.sizes)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, _norms: Tensor | None, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, norms, *kept = ctx.saved_tensors
         count = len(grads)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from xmae_fast.ops._checks import wants_gradient
+from xmae_fast.ops._checks import once_differentiable, wants_gradient
 from xmae_fast.ops._dropout import bits, draw_seed
 from xmae_fast.ops._triton import compute_dtype, define_triton
 from xmae_fast.ops.lag_attention.params import AttentionParams

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xmae_fast.ops._checks import wants_gradient
+from xmae_fast.ops._checks import once_differentiable, wants_gradient
 from xmae_fast.ops._dropout import bits
 from xmae_fast.ops._triton import compute_dtype, define_triton
 
@@ -48,7 +48,7 @@ class _PatchEmbed(torch.autograd.Function):
         return _kernel(rows, weight, bias, pos, False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         want_features, want_weight, want_bias, want_pos = ctx.needs_input_grad
@@ -120,7 +120,7 @@ class _PatchEmbedTriton(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad):
         needs = ctx.needs_input_grad[:4]
         gradients = _backward_triton(grad, *ctx.saved_tensors, bits(needs))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from xmae_fast.ops._checks import wants_gradient
+from xmae_fast.ops._checks import once_differentiable, wants_gradient
 from xmae_fast.ops._triton import define_triton
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
@@ -97,7 +97,7 @@ class _GatherPatches(torch.autograd.Function):
         return _GATHER_PATCHES[impl](signal, ids_keep, patch_len)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (ids_keep,) = ctx.saved_tensors
         return _GATHER_PATCHES_BACKWARD[ctx.impl](grad, ids_keep, ctx.N, ctx.patch_len), None, None, None
@@ -111,7 +111,7 @@ class _AssembleQueries(torch.autograd.Function):
         return _ASSEMBLE_QUERIES[impl](tokens, ids_keep, pos, mask_loc)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (ids_keep,) = ctx.saved_tensors
         want_tokens, _, want_pos, want_mask_loc = ctx.needs_input_grad[:4]
@@ -133,7 +133,7 @@ class _RestoreTokens(torch.autograd.Function):
         return _RESTORE_TOKENS[impl](tokens, ids_restore, mask_token, pos)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (ids_restore,) = ctx.saved_tensors
         want_tokens, _, want_mask_token, want_pos = ctx.needs_input_grad[:4]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xmae_fast.ops._checks import wants_gradient
+from xmae_fast.ops._checks import once_differentiable, wants_gradient
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("decode_waveform(Tensor tokens, Tensor weight, Tensor bias) -> Tensor")
@@ -74,7 +74,7 @@ class _DecodeWaveform(torch.autograd.Function):
         return _decode_waveform(tokens, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         return _decoder_gradients(ctx, grad, None)
 
@@ -87,7 +87,7 @@ class _MaskedMSE(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad, None, None
@@ -101,7 +101,7 @@ class _WaveformLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         return *_decoder_gradients(ctx, ctx.saved_tensors[2], grad), None, None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xmae_fast.ops._checks import wants_gradient
+from xmae_fast.ops._checks import once_differentiable, wants_gradient
 from xmae_fast.ops._triton import compute_dtype, define_triton
 
 
@@ -91,7 +91,7 @@ class _DecodeWaveform(torch.autograd.Function):
         return _decode_waveform(tokens, weight, bias, compute)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         return *_decoder_gradients(ctx, grad, None, None), None
 
@@ -104,7 +104,7 @@ class _MaskedMSE(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         return _masked_mse_backward(grad, *ctx.saved_tensors), None, None, None
 
@@ -121,7 +121,7 @@ class _WaveformLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         _, _, error, inverse = ctx.saved_tensors
         return *_decoder_gradients(ctx, error, grad, inverse), None, None, None, None

@@ -329,7 +329,7 @@ class _Stamp:
             len(self.modules),
         )
         self.parents_with_tensors = [m for m in self.modules[: self.with_tensors] if m._modules]
-        own = list(map(vars, self.modules))
+        self.own = own = list(map(vars, self.modules))
         self.kinds, self.sizes = list(map(type, self.modules)), list(map(len, own))
         self.used_kinds = list(numbers)
         self.forwards = list(map(_FORWARD_OF, self.used_kinds))
@@ -355,7 +355,7 @@ class _Stamp:
         """Whether a walk from `root` would find what it found before."""
         if any(_GLOBAL_HOOKS) or _calls() != _CALLS:
             return False
-        own = list(map(vars, self.modules))
+        own = self.own
         return (
             not any(map(any, map(_HOOKS_OF, own)))
             and list(map(len, map(_MODULES_OF, own[self.without_children :]))) == self.counts

@@ -113,13 +113,15 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
 
         Parts that were put in since `impl` was set are told of it.
         """
+        if self._impl == "auto":
+            return
         for name in ("ppg_path", "ecg_path", "bridger"):
             part = getattr(self, name)
             blocks = getattr(getattr(part, "encoder", None), "blocks", ()) or getattr(part, "ecg2ppg", ())
             for each in (part, getattr(part, "stem", None), getattr(part, "dec_blk", None), *blocks):
                 if isinstance(each, Accelerated) and each.impl != self._impl:
                     self.impl = self._impl
-        if self._impl in ("auto", "reference"):
+        if self._impl == "reference":
             return
         for operators, fault in self._foreign_parts():
             for op in operators:

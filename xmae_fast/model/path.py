@@ -125,8 +125,9 @@ class SinglePath(Accelerated):
 
     def _is_encoded_by_operators(self) -> bool:
         chosen = {choice_of(self.impl, op) for op in _ENCODING_OPS}
-        plain = "reference" in chosen or standard.is_watched() or self.overrides("visible_tokens_from_wave")
-        if plain or self._encoding_span.fault(self):
+        if "reference" in chosen or ("auto" in chosen and standard.is_watched()):
+            return False
+        if self.overrides("visible_tokens_from_wave") or self._encoding_span.fault(self):
             return False
         return not self._encoding_span.gathered(self.stem.ready).width_fault
 
@@ -208,10 +209,12 @@ class SinglePath(Accelerated):
 
     def stem_joins(self) -> bool:
         """Whether an operator may take this path's stem together with another one's."""
-        stem, plain = self.stem, choice_of(self.impl, "conv_stem") == "reference"
-        plain = plain or standard.is_watched() or self.overrides("visible_tokens_from_wave")
-        plain = plain or standard.own_forward(stem, UNetHalfInceptionStem1D) or standard.own_reason(stem)
-        return not (plain or stem.fault())
+        stem, choice = self.stem, choice_of(self.impl, "conv_stem")
+        if choice == "reference" or (choice == "auto" and standard.is_watched()):
+            return False
+        if self.overrides("visible_tokens_from_wave") or standard.own_forward(stem, UNetHalfInceptionStem1D):
+            return False
+        return not (standard.own_reason(stem) or stem.fault())
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from standard.pairs("patch_embed", self._patcher_span.faults(self))

@@ -28,7 +28,7 @@ from xmae_fast.choices import choice_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in HOOKS)
-_HOOKS_OF = itemgetter(*HOOKS)
+_HOOKS_OF, _FORWARD_HOOKS_OF = itemgetter(*HOOKS), itemgetter(*HOOKS[:2])
 _CALLS = nn.Module.__call__, nn.Module._call_impl, nn.Conv1d._conv_forward
 _PATCHED = ("forward", "__call__", "_call_impl", "_conv_forward", "_check_input_dim")  # on instances
 _PLAIN_TENSORS = {nn.Parameter, Tensor}
@@ -356,8 +356,9 @@ class _Stamp:
         if any(_GLOBAL_HOOKS) or _calls() != _CALLS:
             return False
         own = self.own
+        hooks_of = _HOOKS_OF if torch.is_grad_enabled() else _FORWARD_HOOKS_OF  # of a backward that there will be
         return (
-            not any(map(any, map(_HOOKS_OF, own)))
+            not any(map(any, map(hooks_of, own)))
             and list(map(len, map(_MODULES_OF, own[self.without_children :]))) == self.counts
             and _same(self._children(root, own), self.children)
             and list(map(type, self.modules)) == self.kinds

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xmae_fast import ops
 from xmae_fast.config import LagCfg
 from xmae_fast.model import standard
+from xmae_fast.model.calls import own_forward
 from xmae_fast.model.lag import LagBias
 from xmae_fast.model.standard import Accelerated, Span, Standard
 from xmae_fast.ops.feed_forward import FeedForwardParams
@@ -275,7 +276,7 @@ class Bridger(nn.Module):
     def foreign_parts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """As `SinglePath.foreign_parts`."""
         for number, block in enumerate(self.ecg2ppg):
-            if why := standard.own_forward(block, CrossAttentionBlock):
+            if why := own_forward(block, CrossAttentionBlock):
                 yield BLOCK_OPS, f"bridger.ecg2ppg.{number}: {why}"
 
 

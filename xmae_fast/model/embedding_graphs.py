@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmae_fast import backend, graphs
-from xmae_fast.model.standard import first_hook, heads_of
+from xmae_fast.model.calls import first_hook, heads_of
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # less than twice what is asked for
 

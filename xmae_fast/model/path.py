@@ -18,6 +18,7 @@ from xmae_fast.model.blocks import (
     TransformerEncoderBlock,
     WaveformDecoder,
 )
+from xmae_fast.model.calls import own_forward, own_reason
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.standard import Accelerated, Span, Standard
 from xmae_fast.model.stem import STEM, PatchEmbed1D, UNetHalfInceptionStem1D
@@ -212,9 +213,9 @@ class SinglePath(Accelerated):
         stem, choice = self.stem, choice_of(self.impl, "conv_stem")
         if choice == "reference" or (choice == "auto" and standard.is_watched()):
             return False
-        if self.overrides("visible_tokens_from_wave") or standard.own_forward(stem, UNetHalfInceptionStem1D):
+        if self.overrides("visible_tokens_from_wave") or own_forward(stem, UNetHalfInceptionStem1D):
             return False
-        return not (standard.own_reason(stem) or stem.fault())
+        return not (own_reason(stem) or stem.fault())
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from standard.pairs("patch_embed", self._patcher_span.faults(self))
@@ -236,7 +237,7 @@ class SinglePath(Accelerated):
         if decodes:
             places.append(("dec_blk", self.dec_blk, TransformerDecoderLite, BLOCK_OPS))
         for name, part, kind, operators in places:
-            if why := standard.own_forward(part, kind):
+            if why := own_forward(part, kind):
                 yield operators, self.named(f"{name}: {why}")
 
 

@@ -14,25 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, groupby
-from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from xmae_fast import backend
 from xmae_fast.choices import choice_of
+from xmae_fast.model.calls import global_reason, own_reason
+from xmae_fast.model.stamp import FORWARD_OF, Stamp
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in HOOKS)
-_HOOKS_OF, _FORWARD_HOOKS_OF = itemgetter(*HOOKS), itemgetter(*HOOKS[:2])
-_CALLS = nn.Module.__call__, nn.Module._call_impl, nn.Conv1d._conv_forward
-_PATCHED = ("forward", "__call__", "_call_impl", "_conv_forward", "_check_input_dim")  # on instances
 _PLAIN_TENSORS = {nn.Parameter, Tensor}
-_FORWARD_OF = attrgetter("forward", "__call__")
 _FORWARDS: dict[type[nn.Module], tuple] = {}  # of each standard class, before anybody could patch it
 
 
@@ -57,7 +50,7 @@ class Standard:
     kernel_size: int | None = None
 
     def __post_init__(self) -> None:
-        _FORWARDS.setdefault(self.kind, _FORWARD_OF(self.kind))
+        _FORWARDS.setdefault(self.kind, FORWARD_OF(self.kind))
 
 
 def conv(k: int, stride: int = 1, padding: int | None = None, bias: bool = False) -> Standard:
@@ -140,25 +133,6 @@ def pairs(op: str, found: Iterable[str]) -> Iterator[tuple[str, str]]:
     return ((op, fault) for fault in found if fault)
 
 
-def own_forward(module: nn.Module, kind: type[nn.Module]) -> str:
-    """Why calling `module` does not run the forward of `kind`, or ''."""
-    if not isinstance(module, kind) or type(module).forward is not kind.forward:
-        return f"it is a {type(module).__name__}, not a {kind.__name__}"
-    return "its forward is patched" if "forward" in module.__dict__ else ""
-
-
-def heads_of(model: nn.Module) -> tuple[int, ...]:
-    """How many heads each attention has: a setting that kernels take as it is."""
-    return tuple(part.num_heads for part in model.modules() if isinstance(part, nn.MultiheadAttention))
-
-
-def first_hook(model: nn.Module) -> str:
-    """'<name>: <reason>' of the first module whose call does more than its forward, or ''."""
-    if reason := _global_reason():
-        return reason
-    return next((f"{name}: {why}" for name, part in model.named_modules() if (why := own_reason(part))), "")
-
-
 class Span:
     """The children of a part that one kernel computes together.
 
@@ -167,7 +141,7 @@ class Span:
 
     def __init__(self, standard: Mapping[str, Standard]) -> None:
         self.standard = standard
-        self._stamp: _Stamp | None = None
+        self._stamp: Stamp | None = None
 
     def __deepcopy__(self, memo: dict) -> Span:
         return Span(self.standard)
@@ -182,7 +156,7 @@ class Span:
         stamp = self._stamp
         if stamp is not None and stamp.holds(root):
             return ""
-        stamp = _Stamp()
+        stamp = Stamp()
         found = _faults(self.standard, root, stamp=stamp)
         self._stamp = None if found else stamp.finished(root)
         return found[0] if found else ""
@@ -201,37 +175,11 @@ class Span:
         return stamp.gathered
 
 
-def _global_reason() -> str:
-    if any(_GLOBAL_HOOKS):
-        return "a hook of all modules is registered (torch.nn.modules.module.register_module_*_hook)"
-    if torch.compiler.is_compiling() or _calls() == _CALLS:
-        return ""
-    return "a method of torch.nn.Module or Conv1d is patched"
-
-
-def _calls() -> tuple[Callable, ...]:
-    return nn.Module.__call__, nn.Module._call_impl, nn.Conv1d._conv_forward
-
-
-def own_reason(module: nn.Module) -> str:
-    """What makes a call of `module` more than its class's `forward`, or ''."""
-    own = module.__dict__
-    for name in HOOKS:
-        if own.get(name):
-            return f"it has {name[1:].replace('_', ' ')}"
-    for name in _PATCHED:
-        if name in own:
-            return f"its {name} is patched"
-    if own.get("_compiled_call_impl") is not None:
-        return "it is compiled by itself"
-    return ""
-
-
 def _faults(
-    standard: Mapping[str, Standard], root: nn.Module, *, stamp: _Stamp | None = None, all_of_them: bool = False
+    standard: Mapping[str, Standard], root: nn.Module, *, stamp: Stamp | None = None, all_of_them: bool = False
 ) -> list[str]:
     """'<name>: <reason>' of the first child of `root`, or of every one, that is not what `standard` says."""
-    if reason := _global_reason():
+    if reason := global_reason():
         return [f"{next(iter(standard))}: {reason}"]
     found: list[str] = []
     for name, wanted in standard.items():
@@ -246,7 +194,7 @@ def _faults(
 
 
 def _walk(
-    wanted: Standard, module: nn.Module, name: str, stamp: _Stamp | None, found: list[str], all_of_them: bool
+    wanted: Standard, module: nn.Module, name: str, stamp: Stamp | None, found: list[str], all_of_them: bool
 ) -> None:
     """Add the faults of `module` and of its children, with their dotted names, to `found`."""
     if reason := _fault_of(wanted, module):
@@ -254,7 +202,7 @@ def _walk(
         if not all_of_them or type(module) is not wanted.kind:
             return
     if stamp is not None:
-        stamp.add(module, wanted)
+        stamp.add(module, tuple(wanted.settings), bool(wanted.tensors))
     children = module._modules
     if wanted.each is None:
         found.extend(f"{name}.{key}: it is missing" for key in wanted.children if children.get(key) is None)
@@ -279,7 +227,7 @@ def _fault_of(wanted: Standard, module: nn.Module) -> str:
     if compiling:
         if module.forward.__func__ is not kind.forward:  # makes a guard, unlike a look into __dict__
             return "its forward is patched"
-    elif _FORWARD_OF(kind) != _FORWARDS[kind]:
+    elif FORWARD_OF(kind) != _FORWARDS[kind]:
         return f"the forward of {kind.__name__} is patched"
     for key, value in wanted.settings.items():
         if (got := getattr(module, key)) != value:
@@ -303,87 +251,3 @@ def _is_ordinary(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True  # dynamo and its fakes: subclasses are theirs to handle
     return type(tensor) in _PLAIN_TENSORS or type(tensor).__name__ == "FakeTensor"  # shapes alone: proofs
-
-
-class _Stamp:
-    """All that a walk has looked at, in flat lists. The root is not in them: a model that is dropped is freed at once.
-
-    Modules are in order of their kinds, those with tensors first and those with children last, so that each group is a
-    slice of one list of their dictionaries.
-    """
-
-    def __init__(self) -> None:
-        self.looked_at: list[tuple[nn.Module, Standard]] = []
-        self.gathered: Any = None
-
-    def add(self, module: nn.Module, wanted: Standard) -> None:
-        self.looked_at.append((module, wanted))
-
-    def finished(self, root: nn.Module) -> _Stamp:
-        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(type(m) for m, _ in self.looked_at))}
-        self.looked_at.sort(key=lambda each: (not each[1].tensors, bool(each[0]._modules), numbers[type(each[0])]))
-        self.modules = [module for module, _ in self.looked_at]
-        self.with_tensors = sum(bool(wanted.tensors) for _, wanted in self.looked_at)
-        self.without_children = next(
-            (at for at, module in enumerate(self.modules) if at >= self.with_tensors and module._modules),
-            len(self.modules),
-        )
-        self.parents_with_tensors = [m for m in self.modules[: self.with_tensors] if m._modules]
-        self.own = own = list(map(vars, self.modules))
-        self.kinds, self.sizes = list(map(type, self.modules)), list(map(len, own))
-        self.used_kinds = list(numbers)
-        self.forwards = list(map(_FORWARD_OF, self.used_kinds))
-        self.settings = list(self._settings(own))
-        self.counts = list(map(len, map(_MODULES_OF, own[self.without_children :])))
-        self.children, self.held = self._children(root, own), self._tensors(own)
-        self.tensor_kinds = list(map(type, self.held))
-        del self.looked_at
-        return self
-
-    def _settings(self, own: list[dict]) -> Iterator[tuple[Callable, slice, list]]:
-        """How to read the settings of each run of modules of one kind, where they are, and what they were."""
-        begin = 0
-        for _, run in groupby(self.looked_at, key=lambda each: type(each[0])):
-            run = list(run)
-            end, keys = begin + len(run), [key for key in run[0][1].settings if key in own[begin]]
-            if keys:
-                get = itemgetter(*keys)
-                yield get, slice(begin, end), list(map(get, own[begin:end]))
-            begin = end
-
-    def holds(self, root: nn.Module) -> bool:
-        """Whether a walk from `root` would find what it found before."""
-        if any(_GLOBAL_HOOKS) or _calls() != _CALLS:
-            return False
-        own = self.own
-        hooks_of = _HOOKS_OF if torch.is_grad_enabled() else _FORWARD_HOOKS_OF  # of a backward that there will be
-        return (
-            not any(map(any, map(hooks_of, own)))
-            and list(map(len, map(_MODULES_OF, own[self.without_children :]))) == self.counts
-            and _same(self._children(root, own), self.children)
-            and list(map(type, self.modules)) == self.kinds
-            and list(map(len, own)) == self.sizes
-            and list(map(_FORWARD_OF, self.used_kinds)) == self.forwards
-            and all(list(map(get, own[where])) == found for get, where, found in self.settings)
-            and _same(held := self._tensors(own), self.held)
-            and list(map(type, held)) == self.tensor_kinds
-        )
-
-    def _children(self, root: nn.Module, own: list[dict]) -> list[nn.Module]:
-        parents = own[self.without_children :]
-        if self.parents_with_tensors:
-            parents += map(vars, self.parents_with_tensors)
-        parents.append(vars(root))
-        return list(chain.from_iterable(map(dict.values, map(_MODULES_OF, parents))))
-
-    def _tensors(self, own: list[dict]) -> list[Tensor | None]:
-        own = own[: self.with_tensors]
-        parameters, buffers = map(_PARAMETERS_OF, own), filter(None, map(_BUFFERS_OF, own))
-        return list(chain.from_iterable(map(dict.values, chain(parameters, buffers))))
-
-
-_MODULES_OF, _PARAMETERS_OF, _BUFFERS_OF = map(itemgetter, ("_modules", "_parameters", "_buffers"))
-
-
-def _same(now: list, before: list) -> bool:
-    return len(now) == len(before) and all(map(is_, now, before))

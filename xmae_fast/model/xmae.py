@@ -15,11 +15,12 @@ from xmae_fast.choices import check_choice, choice_of
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.blocks import Bridger
+from xmae_fast.model.calls import own_forward
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.packed import FreesPackedWeights
 from xmae_fast.model.path import SinglePath, identity_ids, truncated_normal, whole_numbers
 from xmae_fast.model.pretrained import Pretrained
-from xmae_fast.model.standard import Accelerated, own_forward
+from xmae_fast.model.standard import Accelerated
 from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmae_fast import graphs
-from xmae_fast.model.standard import first_hook, heads_of
+from xmae_fast.model.calls import first_hook, heads_of
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops import masks_from_seed
 from xmae_fast.ops._dropout import seeds_from

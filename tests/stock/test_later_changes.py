@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from tests.stock.pair import batch, build, check_equal, create, run
 from xmae_fast.backend import BackendError
 from xmae_fast.model import TransformerEncoderBlock
+from xmae_fast.model.outputs import encode
 
 
 def hooks_in_a_new_dictionary(model):
@@ -144,6 +145,15 @@ def test_later_parts_are_told_of_impl():
     model.ppg_path.encoder.blocks.append(TransformerEncoderBlock(32, 4))
     model(batch()["ppg"])
     assert model.ppg_path.encoder.blocks[-1].impl == "reference"
+
+
+@pytest.mark.parametrize("output", ["pooled", "projected", "tokens"])
+def test_kernels_by_name_refuse_a_foreign_block_in_every_output(output, need_impl):
+    need_impl("conv_stem", "cpu")
+    model = create("cpu").eval()
+    model.ppg_path.encoder.blocks[0] = nn.Identity()
+    with pytest.raises(BackendError, match=r"ppg_path\.encoder\.blocks\.0: it is a Identity"):
+        encode(model, batch()["ppg"], output)
 
 
 def test_fake_tensors_with_ids():

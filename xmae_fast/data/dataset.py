@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xmae_fast.data.epochs import Epochs, check_identity
+from xmae_fast.data.epochs import CountsEpochs, Epochs
 from xmae_fast.data.segments import Segments
 
 Item = dict[str, torch.Tensor | int]
 
 
-class SegmentDataset(Dataset):
+class SegmentDataset(CountsEpochs, Dataset):
     """Map-style data set over shards, read from memory maps; items equal those of `PlainSegmentDataset` bit for bit.
 
     Item: {"ppg": (L,) float32, "ecg": (L,) float32, "subject": int}, signals min-max normalised to [-1, 1] per segment,
@@ -69,28 +69,6 @@ class SegmentDataset(Dataset):
             {"ppg": p, "ecg": e} | {name: values[i] for name, values in columns.items()}
             for i, (p, e) in enumerate(signals)
         ]
-
-    def set_epoch(self, epoch: int) -> None:
-        """The next pass is this epoch, and those after it the next ones; call it between passes. Running workers see it
-        too (shared memory).
-
-        Raises:
-            ValueError: not 0 to 2**31 - 1.
-        """
-        self._epochs.set(epoch)
-
-    def state_dict(self) -> dict:
-        """Which epoch is to come, to be stored with a checkpoint between two passes."""
-        return self._epochs.state_dict() | self._identity()
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on with the epoch that was to come.
-
-        Raises:
-            ValueError: the state is of another seed or other segments.
-        """
-        check_identity(state, self._identity())
-        self._epochs.load_state_dict(state)
 
     @property
     def subjects(self) -> list[str]:

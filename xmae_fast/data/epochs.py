@@ -140,3 +140,31 @@ def check_identity(state: dict, identity: dict) -> None:
     for name, value in identity.items():
         if state.get(name) != value:
             raise ValueError(f"{name}: the state is of a loader with {state.get(name)!r}, this one has {value!r}")
+
+
+class CountsEpochs:
+    """A data set's epoch, told and kept. The data set has `_epochs`, and its `_identity()` names seed and segments."""
+
+    _epochs: Epochs
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is this epoch, and those after it the next ones; call it between passes. Running workers see it
+        too (shared memory).
+
+        Raises:
+            ValueError: not 0 to 2**31 - 1.
+        """
+        self._epochs.set(epoch)
+
+    def state_dict(self) -> dict:
+        """Which epoch is to come, to be stored with a checkpoint between two passes."""
+        return self._epochs.state_dict() | self._identity()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on with the epoch that was to come.
+
+        Raises:
+            ValueError: the state is of another seed or other segments.
+        """
+        check_identity(state, self._identity())
+        self._epochs.load_state_dict(state)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from xmae_fast.data.augment import NormalizeDtype, augmented, draw_augmentation, min_max, segment_problem
-from xmae_fast.data.epochs import Epochs, check_identity
+from xmae_fast.data.epochs import CountsEpochs, Epochs
 from xmae_fast.data.options import Quality, check_option, check_reading, quality_pair
 from xmae_fast.data.shards import (
     SegmentKey,
@@ -27,7 +27,7 @@ from xmae_fast.data.splits import EXCLUDED_PREFIXES, split_subjects
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
 
 
-class PlainSegmentDataset(Dataset):
+class PlainSegmentDataset(CountsEpochs, Dataset):
     """Map-style data set over shards. Item: {"ppg": (L,) float32, "ecg": (L,) float32, "subject": int}, signals min-max
     normalised to [-1, 1] per segment, `subject` an index into `.subjects`.
 
@@ -84,28 +84,6 @@ class PlainSegmentDataset(Dataset):
         numbers = [range(len(self.records))[item] for item in items]
         epoch = self._epochs.of(np.asarray(numbers, np.int64))
         return [self._item(number, epoch) for number in numbers]
-
-    def set_epoch(self, epoch: int) -> None:
-        """The next pass is this epoch, and those after it the next ones; call it between passes. Running workers see it
-        too (shared memory).
-
-        Raises:
-            ValueError: not 0 to 2**31 - 1.
-        """
-        self._epochs.set(epoch)
-
-    def state_dict(self) -> dict:
-        """Which epoch is to come, to be stored with a checkpoint between two passes."""
-        return self._epochs.state_dict() | self._identity()
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on with the epoch that was to come.
-
-        Raises:
-            ValueError: the state is of another seed or other segments.
-        """
-        check_identity(state, self._identity())
-        self._epochs.load_state_dict(state)
 
     def _identity(self) -> dict:
         return {"seed": self.seed, "segments": len(self.records), "augmenting": self.augmenting}

@@ -37,6 +37,7 @@ def encode(model: xMAE, ppg: Tensor, output: str = "pooled") -> Tensor:
         ValueError, TypeError: naming the argument.
     """
     output_shape(model, output)
+    model.refuse_foreign_parts()
     signal = model.as_signal("ppg", ppg)
     function = _functions(model)[output]
     if embedding_graphs.usable(model, signal):

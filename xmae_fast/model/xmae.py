@@ -109,7 +109,7 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             if part is not None and (why := own_forward(part, kind)):
                 yield backend.MODEL_OPS, f"{name}: {why}"
 
-    def _refuse_foreign_parts(self) -> None:
+    def refuse_foreign_parts(self) -> None:
         """BackendError where kernels were asked for by name and another part stands in their place.
 
         Parts that were put in since `impl` was set are told of it.
@@ -163,7 +163,7 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
         Raises:
             ValueError, TypeError: naming the argument. BackendError: impl.
         """
-        self._refuse_foreign_parts()
+        self.refuse_foreign_parts()
         want_embedding, want_recon = return_embeddings, return_recon
         if want_embedding is None:
             want_embedding = self.cfg.return_embeddings and not return_loss
@@ -226,13 +226,13 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             return Embedder(self, **options)(ppg, fs)
         if self.cfg.source == "ecg":
             raise ValueError("embed: expected a model with a PPG encoder, got source='ecg'")
+        self.refuse_foreign_parts()
         signal = self.as_signal("ppg", ppg)
         if embedding_graphs.usable(self, signal):
             return embedding_graphs.embed(self, signal, self._embed)
         return self._embed(signal)
 
     def _embed(self, signal: Tensor) -> Tensor:
-        self._refuse_foreign_parts()
         path = self.ppg_path
         tokens = path.encode(signal, inference=True)
         if not any(module.training for module in path.proj.modules()):

@@ -13,14 +13,14 @@ ASAN := detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000
 UBSAN := halt_on_error=1:print_stacktrace=1
 # Not under the sanitizers: forked children, which deadlock in their runtime, and long training runs.
 CHOSEN := (cpu or gather) and not fork and not workers and not test_cpu_training
-TESTS = $(CURDIR)/tests/test_ops.py $(wildcard $(CURDIR)/tests/test_cpu_*.py) $(CURDIR)/tests/data/test_gather.py
+TESTS = $(addprefix $(CURDIR)/,tests/ops/test_ops.py $(wildcard tests/*/test_cpu_*.py) tests/data/test_gather.py)
 
 # Files stay together in one process, as their tests share what is costly to make.
 PARALLEL := -n 2 --dist loadfile
 # What computes numbers and compares them.
-NUMERICS = tests/test_golden.py tests/test_ops.py tests/test_wrong.py tests/test_model.py tests/test_lag_attention.py \
-	tests/test_choices.py tests/test_random_masking.py $(wildcard tests/test_cpu_*.py)
-NUMERICS_QUICK = tests/test_golden.py tests/test_wrong.py tests/test_cpu_blocks.py tests/test_cpu_small.py
+NUMERICS = tests/model/test_golden.py tests/model/test_model.py $(wildcard tests/*/test_cpu_*.py) \
+	$(addprefix tests/ops/test_,ops.py wrong.py lag_attention.py choices.py random_masking.py)
+NUMERICS_QUICK = tests/model/test_golden.py $(addprefix tests/ops/test_,wrong.py cpu_blocks.py cpu_small.py)
 AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2
 SSE4 := ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default

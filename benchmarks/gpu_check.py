@@ -33,8 +33,8 @@ if str(ROOT) not in sys.path:
 LAST_LINES = 25  # of a log that the report shows
 NVCC_ELSEWHERE = "/usr/local/cuda/bin/nvcc"  # where it is not on PATH
 # Skipped, and named in the log, where the CUDA C++ operators are not built.
-CUDA_TESTS = ("tests/cuda/test_stem_gpu.py", "tests/cuda/test_stem_train_gpu.py")
-TESTS = ("tests/gpu", "tests/test_ops.py", *CUDA_TESTS)
+CUDA_TESTS = ("tests/ops/cuda/test_stem_gpu.py", "tests/ops/cuda/test_stem_train_gpu.py")
+TESTS = ("tests/gpu", "tests/ops/test_ops.py", *CUDA_TESTS)
 
 
 class Stage(NamedTuple):

@@ -13,7 +13,8 @@ from benchmarks.baselines import set_dropout
 from benchmarks.context import DROPOUT, MASK_RATIO, Context
 from benchmarks.numerics import season
 from benchmarks.plain_model import PlainXMAE
-from xmae_fast import graphs, masked_mse, random_masking, xMAE
+from xmae_fast import _graphs as graphs
+from xmae_fast import masked_mse, random_masking, xMAE
 from xmae_fast import training as xmae_training
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.machine import cpu_name
 from benchmarks.recording_files import FS, windows, write_csv, write_mat, write_wfdb
 from xmae_fast.data import prepare
-from xmae_fast.data.preparation import apply_recipe
+from xmae_fast.preparation import apply_recipe
 
 EACH = 500  # windows of a recording
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from benchmarks.contest import BASELINE, FAILED, INFO, OK, OURS, PLAIN, Result, Row
 from benchmarks.machine import Machine
 from benchmarks.timing import Spread, spread
-from xmae_fast.atomic import atomic_path
+from xmae_fast._files import atomic_path
 
 STYLES = {OURS: "bold green", PLAIN: "bold", BASELINE: "", INFO: "dim"}
 COLUMNS = ("implementation", "ms", "+-", "items/s", "GFLOP/s", "GEMM", "FMA", "copy", "x plain", "x best", "error")

@@ -16,8 +16,9 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 import pytest
 import torch
 
-from tests.instruction_sets import SETS, on
-from tests.interpreted_runs import FILES, Runs
+from tests.fixtures import clean_sim, in_process, scanned_here, sim  # noqa: F401 - fixtures
+from tests.ops.instruction_sets import SETS, on
+from tests.ops.interpreted_runs import FILES, Runs
 from xmae_fast import available
 
 
@@ -33,13 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # Files (or folders) that take more than a few seconds of a core; `make test-fast` leaves them out.
 SLOW = (
-    "cuda", "data/test_fuzz.py", "data/test_prepare.py", "data/test_prepare_resume.py", "data/test_remote_http.py",
-    "data/test_repack_resume.py", "embedding/test_extraction.py", "evaluation", "test_benchmarks.py",
-    "test_cpu_training.py", "test_export.py", "test_gpu_check.py", "test_install.py", "test_triton_compiled.py",
-    "test_triton_interpreted.py",
-    "training/test_processes.py", "training/test_resume.py", "training/test_lightning_trainer.py",
-    "data/test_dataset_epochs.py", "data/test_overwriting.py", "stock/test_alterations.py",
-    "test_cpu_changed_weights.py", "test_documented_commands.py", "test_wrong.py",
+    "benchmarks", "data/test_dataset_epochs.py", "data/test_fuzz.py", "data/test_overwriting.py",
+    "data/test_remote_http.py", "data/test_repack_resume.py", "embedding/test_extraction.py", "evaluation", "export",
+    "model/stock/test_alterations.py", "model/test_cpu_changed_weights.py", "model/test_cpu_training.py", "ops/cuda",
+    "ops/test_triton_compiled.py", "ops/test_triton_interpreted.py", "ops/test_wrong.py", "package",
+    "preparation/test_prepare.py", "preparation/test_prepare_resume.py", "training/test_lightning_trainer.py",
+    "training/test_processes.py", "training/test_resume.py",
 )  # fmt: skip
 
 

@@ -3,17 +3,18 @@
 from importlib import import_module
 
 from xmae_fast import ops
+from xmae_fast._version import __version__
 from xmae_fast.backend import available, explain
 from xmae_fast.config import ModelCfg
+from xmae_fast.model import xmae as _xmae
 from xmae_fast.model.checkpoint import load_checkpoint, save_checkpoint
 from xmae_fast.model.pretrained import from_pretrained
+from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import build_model_from_cfg, xMAE
 from xmae_fast.ops.random_masking import PatchMask, random_masking
 from xmae_fast.ops.waveform_loss import masked_mse
-from xmae_fast.recipe import Recipe
 
-__version__ = "0.1.0"
-
+_PACKAGES = ("data", "embedding", "evaluation", "export", "preparation", "simulation", "training", "tuning")
 _EMBEDDING = ("Embedder", "embed_files", "read_embeddings", "reconstruct")
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ModelCfg",
     "PatchMask",
     "Recipe",
+    "__version__",
     "available",
     "build_model_from_cfg",
     "embed_files",
@@ -38,10 +40,17 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """`Embedder` and its kin, `xmae_fast.data`, `embedding`, `evaluation`, `export`, `training` and `tuning`, imported
-    when first used."""
-    if name in ("data", "embedding", "evaluation", "export", "training", "tuning"):
+    """`Embedder` and what belongs to it, and the packages `xmae_fast.data`, `embedding`, `evaluation`, `export`,
+    `preparation`, `simulation`, `training` and `tuning`, imported when first used."""
+    if name in _PACKAGES:
         return import_module(f"xmae_fast.{name}")
     if name in _EMBEDDING:
         return getattr(import_module("xmae_fast.embedding"), name)
     raise AttributeError(f"module 'xmae_fast' has no attribute {name!r}")
+
+
+def _make_embedder(*args, **options):
+    return __getattr__("Embedder")(*args, **options)
+
+
+_xmae.make_embedder = _make_embedder

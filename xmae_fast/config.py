@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from xmae_fast.conversions import expect, is_number, is_whole, plain, to_real, to_truth, to_whole
+from xmae_fast._conversions import expect, is_number, is_whole, plain, to_real, to_truth, to_whole
 
 SOURCES = ("ppg+ecg", "ppg", "ecg")
 STEM_TYPES = ("unet",)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast._files import atomic_path
 
 Config = Mapping[str, int]
 _REPEATS = 7

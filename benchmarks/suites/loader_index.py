@@ -13,9 +13,9 @@ from benchmarks.contest import OURS, Contestant, Group
 from benchmarks.context import Context
 from benchmarks.timing import Run
 from xmae_fast.data import Layout, open_index
-from xmae_fast.data.scan import Scan
+from xmae_fast.data.index.scan import Scan
+from xmae_fast.data.index.sidecar import fingerprint, sidecar_paths, write_sidecar
 from xmae_fast.data.selection import Selection, select
-from xmae_fast.data.sidecar import fingerprint, sidecar_paths, write_sidecar
 from xmae_fast.testing import Error
 
 SHARDS = 27

@@ -18,7 +18,8 @@ from benchmarks.context import Context
 from benchmarks.numerics import Yardstick, season
 from benchmarks.plain_model import PlainStem
 from benchmarks.suites.ops import usable_impls
-from xmae_fast import graphs, ops
+from xmae_fast import _graphs as graphs
+from xmae_fast import ops
 from xmae_fast.model.stem import UNetHalfInceptionStem1D
 from xmae_fast.ops.cases import Maker
 from xmae_fast.ops.conv_stem.cases import stem_macs

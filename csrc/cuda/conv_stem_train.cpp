@@ -1,5 +1,5 @@
 // Training of the stem, or of two stems in one set of launches, as operators of torch's. The kernels are in train_bfloat16.cu and
-// train_float16.cu; xmae_fast/ops/conv_stem/schema_cuda_train.py says what goes in and comes out.
+// train_float16.cu; xmae_fast/ops/conv_stem/cuda/schema_train.py says what goes in and comes out.
 
 #include <tuple>
 #include <vector>

@@ -1,5 +1,5 @@
 // Tiles of 16-bit activations: rows in shared memory, products on tensor cores, epilogues in registers. `Lane` is one
-// thread: lane_cuda.cuh on a GPU, tests/cuda/host/lane.h on a host.
+// thread: lane_cuda.cuh on a GPU, tests/ops/cuda/host/lane.h on a host.
 //
 // Registers of mma.m16n8k16, for g = lane / 4 and t = lane % 4 (PTX ISA, "Matrix fragments for mma.m16n8k16"):
 //   C: (row g, columns 2t, 2t + 1), (row g + 8, the same);  A: rows g, g + 8 of columns 2t, 2t + 1, then of 2t + 8, 2t + 9.

@@ -19,7 +19,7 @@ enum UnitName : int {
 struct Unit {
   int k, stride, c_in, c_out, level;  // level: of the output
 };
-// As `layout` in xmae_fast/ops/conv_stem/triton_layout.py orders them.
+// As `layout` in xmae_fast/ops/conv_stem/triton/layout.py orders them.
 constexpr Unit kUnitTable[kProducts] = {
     {7, 1, 1, 32, 0},    {1, 1, 32, 32, 0},   {7, 1, 32, 32, 0},   {1, 1, 32, 32, 0},   {3, 2, 32, 64, 1},  {7, 1, 64, 64, 1},
     {1, 1, 64, 64, 1},   {7, 1, 64, 64, 1},   {1, 1, 64, 64, 1},   {3, 2, 64, 128, 2},  {7, 1, 128, 128, 2}, {1, 1, 128, 128, 2},

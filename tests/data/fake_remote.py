@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xmae_fast.data import remote_fs
-from xmae_fast.data.remote import fetch, verify
+from xmae_fast.data.remote import fetch
+from xmae_fast.data.remote import filesystems as remote_fs
+from xmae_fast.data.remote.fetch import verify
 
 fsspec = pytest.importorskip("fsspec")
 

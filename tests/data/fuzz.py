@@ -13,8 +13,8 @@ import torch
 
 from tests.data.layouts import write_packed, write_published
 from xmae_fast.data import SegmentLoader
-from xmae_fast.data import index as index_module
-from xmae_fast.data.scan_pool import ScanWorker
+from xmae_fast.data.index import segment_index as index_module
+from xmae_fast.data.index.scan_pool import ScanWorker
 
 KINDS = {
     "published": lambda path, signals: write_published(path, signals),

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import scan_here
 from tests.data.layouts import write_published
+from tests.fixtures import scan_here
 from xmae_fast.data import SegmentLoader
 from xmae_fast.data.agreement import _Seen, attempt, difference, settled
 

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from tests.data.layouts import write_packed, write_published
 from xmae_fast.data import Layout, PlainSegmentDataset, SegmentDataset, SegmentLoader
-from xmae_fast.data.scan import scan_shard
-from xmae_fast.data.sidecar import fingerprint, sidecar_paths, write_sidecar
+from xmae_fast.data.index.scan import scan_shard
+from xmae_fast.data.index.sidecar import fingerprint, sidecar_paths, write_sidecar
 
 
 def test_items_equal_the_plain_data_sets(shards):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.instruction_sets import SETS
+from tests.ops.instruction_sets import SETS
 from xmae_fast.data import problems
 from xmae_fast.data.gather import MapFormat, NumpyGather, make_gather
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.data.layouts import KEY, write_packed, write_published
 from xmae_fast.data import Layout, open_index, problems, read_index
-from xmae_fast.data.scan_pool import ScanWorker
-from xmae_fast.data.sidecar import SUFFIX, load_sidecar, sidecar_paths
+from xmae_fast.data.index.scan_pool import ScanWorker
+from xmae_fast.data.index.sidecar import SUFFIX, load_sidecar, sidecar_paths
 
 
 @pytest.fixture

@@ -15,15 +15,9 @@ from matplotlib import image
 from rich.console import Console
 
 from tests.data.packing import values, write_published
-from xmae_fast.data import (
-    SegmentLoader,
-    draw_examples,
-    inspect_shards,
-    inspection,
-    inspection_picture,
-    print_report,
-    problems,
-)
+from xmae_fast.data import SegmentLoader, draw_examples, inspect_shards, print_report, problems
+from xmae_fast.data.inspection import inspect as inspection
+from xmae_fast.data.inspection import picture as inspection_picture
 
 
 @pytest.fixture

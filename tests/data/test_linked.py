@@ -10,9 +10,9 @@ import pytest
 
 from tests.data.layouts import KEY, write_packed, write_published
 from xmae_fast.data import PlainSegmentDataset, SegmentDataset, inspect_shards, open_index, repack
-from xmae_fast.data import sidecar as sidecars
-from xmae_fast.data.open_shards import ShardChangedError
-from xmae_fast.data.sidecar import load_sidecar, sidecar_paths
+from xmae_fast.data.index import sidecar as sidecars
+from xmae_fast.data.index.open_shards import ShardChangedError
+from xmae_fast.data.index.sidecar import load_sidecar, sidecar_paths
 
 pytestmark = pytest.mark.usefixtures("scanned_here")
 L = 60

@@ -14,7 +14,7 @@ from tests.data.layouts import write_packed, write_published
 from tests.data.test_repack_resume import die, killed
 from xmae_fast.cli import main
 from xmae_fast.data import open_index, prepare, repack, simulate
-from xmae_fast.data.preparation import replacing
+from xmae_fast.preparation import replacing
 
 pytestmark = pytest.mark.usefixtures("scanned_here")
 

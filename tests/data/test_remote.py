@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from tests.data.fake_remote import DATA, FakeFile, FakeFS, check_copy, names_in, start_child
-from xmae_fast.data import remote, remote_fs
-from xmae_fast.data.remote import fetch, resolve_paths, verify
+from xmae_fast.data.remote import fetch
+from xmae_fast.data.remote import fetch as remote
+from xmae_fast.data.remote import filesystems as remote_fs
+from xmae_fast.data.remote.fetch import resolve_paths, verify
 
 
 @pytest.fixture

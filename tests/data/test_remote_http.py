@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.data.fake_remote import DATA, check_copy, names_in
-from xmae_fast.data import remote_fs
-from xmae_fast.data.remote import fetch, resolve_paths
+from xmae_fast.data.remote import fetch
+from xmae_fast.data.remote import filesystems as remote_fs
+from xmae_fast.data.remote.fetch import resolve_paths
 
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from xmae_fast.data.remote import fetch, resolve_paths
+from xmae_fast.data.remote import fetch
+from xmae_fast.data.remote.fetch import resolve_paths
 
 fsspec = pytest.importorskip("fsspec")
 

@@ -13,7 +13,9 @@ import pytest
 
 import xmae_fast
 from tests.data.packing import SIGNALS, batches, content, flip, same_batches, values, write_published
-from xmae_fast.data import Layout, ShardChangedError, open_index, packed, repack, repack_copy, verify_packed
+from xmae_fast.data import Layout, ShardChangedError, open_index, repack, verify_packed
+from xmae_fast.data.formats import packed
+from xmae_fast.data.repacking import copy as repack_copy
 
 
 @pytest.fixture(autouse=True)

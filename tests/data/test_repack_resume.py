@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from tests.data.packing import batches, content, flip, same_batches, values, write_published
-from xmae_fast.data import open_index, packed, repack, repack_copy, repack_journal, verify_packed
-from xmae_fast.data.repack_source import RepackSource
+from xmae_fast.data import open_index, repack, verify_packed
+from xmae_fast.data.formats import packed
+from xmae_fast.data.repacking import copy as repack_copy
+from xmae_fast.data.repacking import journal as repack_journal
+from xmae_fast.data.repacking.source import RepackSource
 
 BLOCK, N = 16, 200
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from xmae_fast.data import parse_key, read_index, write_shard
-from xmae_fast.data import shards as shards_module
-from xmae_fast.data.shards import SegmentKey, format_key
+from xmae_fast.data.formats import shards as shards_module
+from xmae_fast.data.formats.shards import SegmentKey, format_key
 
 GOOD_KEY = "0000+++1+++1+++1+++0.950+++0.960"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xmae_fast import cli_embedding, read_embeddings
-from xmae_fast.cli import main
+from xmae_fast import read_embeddings
+from xmae_fast.cli import main, progress
 
 
 def test_from_shard_to_report_and_picture(model, packed, tmp_path, capsys):
@@ -47,9 +47,9 @@ def test_from_shard_to_report_and_picture(model, packed, tmp_path, capsys):
 
 def test_speed_and_time_left_are_told(monkeypatch, capsys):
     clock = iter([0.0, 10.0, 30.0, 31.0])
-    monkeypatch.setattr(cli_embedding.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     monkeypatch.setenv("RANK", "1")
-    with cli_embedding._speed() as tell:
+    with progress.progress_with_speed() as tell:
         for done in (100, 200, 400, 500):
             tell("embed", done, 7900)
     assert capsys.readouterr().err == "rank 1: embed: 400 of 7,900, 10 segments/s, 0:12:30 left\n"

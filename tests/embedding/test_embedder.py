@@ -12,7 +12,7 @@ import xmae_fast
 from tests.embedding.conftest import CFG, pulses
 from xmae_fast import Embedder, Recipe
 from xmae_fast.embedding import Embeddings, SignalWarning, reconstruct
-from xmae_fast.preprocess import prepare_ppg
+from xmae_fast.embedding.preprocess import prepare_ppg
 
 FS = 125
 

@@ -128,7 +128,7 @@ def _extract(shard, folder, model, seconds, place):
 def processes():
     """Starts processes quickly: a server imports what they need once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "xmae_fast.embedding.extraction", __name__])
+    context.set_forkserver_preload(["torch", "xmae_fast.embedding.embed", __name__])
     return context
 
 

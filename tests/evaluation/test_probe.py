@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
 from xmae_fast.evaluation import probe
-from xmae_fast.evaluation.bootstrap import SubjectBootstrap, subject_weights
-from xmae_fast.evaluation.linear_probe import _classification_scores, _regression_scores, demeaned
+from xmae_fast.evaluation.probes.bootstrap import SubjectBootstrap, subject_weights
+from xmae_fast.evaluation.probes.linear import _classification_scores, _regression_scores, demeaned
 
 
 @pytest.fixture
@@ -180,6 +180,6 @@ def test_without_scikit_learn_the_error_says_what_to_install(data, monkeypatch):
             raise ImportError(name)
         return real(name, *arguments, **options)
 
-    monkeypatch.setattr("xmae_fast.extras.import_module", hiding)
+    monkeypatch.setattr("xmae_fast._optional.import_module", hiding)
     with pytest.raises(ImportError, match=r'Linear probes need scikit-learn: pip install "xmae_fast\[eval\]"'):
         probe(features, features[:, 0], groups)

@@ -10,8 +10,9 @@ import pytest
 import xmae_fast
 from tests.evaluation.conftest import tiny
 from xmae_fast.cli import main
-from xmae_fast.evaluation import evaluate, linear_probe, write_report
+from xmae_fast.evaluation import evaluate, write_report
 from xmae_fast.evaluation.pictures import PICTURES
+from xmae_fast.evaluation.probes import linear as linear_probe
 from xmae_fast.evaluation.report import above, below
 
 pytest.importorskip("matplotlib")

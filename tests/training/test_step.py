@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from xmae_fast import graphs, masked_mse, xMAE
+from xmae_fast import _graphs as graphs
+from xmae_fast import masked_mse, xMAE
 from xmae_fast.config import ModelCfg
 from xmae_fast.ops import masks_from_seed
 from xmae_fast.training import GraphedStep, adamw

@@ -8,8 +8,8 @@ import pytest
 
 from tests.training.conftest import TINY
 from xmae_fast import ModelCfg
+from xmae_fast._yaml import with_overrides
 from xmae_fast.training import TrainCfg, read_train_cfg, train_cfg_from_dict
-from xmae_fast.training.yaml_files import with_overrides
 
 pytest.importorskip("yaml")
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 
 from xmae_fast.data.augment import NormalizeDtype, augmented, draw_augmentation, min_max, segment_problem
 from xmae_fast.data.epochs import CountsEpochs, Epochs
-from xmae_fast.data.options import Quality, check_option, check_reading, quality_pair
-from xmae_fast.data.shards import (
+from xmae_fast.data.formats.shards import (
     SegmentKey,
     SegmentRecord,
     iter_index,
@@ -22,6 +21,7 @@ from xmae_fast.data.shards import (
     read_index,
     subject_groups,
 )
+from xmae_fast.data.options import Quality, check_option, check_reading, quality_pair
 from xmae_fast.data.splits import EXCLUDED_PREFIXES, split_subjects
 
 Paths = str | os.PathLike | Iterable[str | os.PathLike]

@@ -11,12 +11,12 @@ import numpy as np
 
 from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
+from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.gather import default_threads, gather_arrays, reader_name
-from xmae_fast.data.index import Paths, SegmentIndex, open_index
-from xmae_fast.data.layout import Layout
-from xmae_fast.data.open_shards import OpenShards, ShardChangedError
+from xmae_fast.data.index.open_shards import OpenShards, ShardChangedError
+from xmae_fast.data.index.scan_pool import Progress
+from xmae_fast.data.index.segment_index import Paths, SegmentIndex, open_index
 from xmae_fast.data.options import Quality, check_option, check_reading
-from xmae_fast.data.scan_pool import Progress
 from xmae_fast.data.selection import select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
 

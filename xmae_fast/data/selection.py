@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xmae_fast.data import problems
-from xmae_fast.data.index import SegmentIndex
+from xmae_fast.data.index.segment_index import SegmentIndex
 from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.splits import split_subjects
 

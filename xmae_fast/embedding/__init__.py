@@ -1,15 +1,15 @@
 """From recordings and shards to embeddings: `Embedder`, extraction of millions of segments, reconstruction of ECG."""
 
-from xmae_fast.lazy import lazy_names
+from xmae_fast._optional import lazy_names
 
 _HOME = {
     "Embedder": "embedder",
     "Embeddings": "embedder",
-    "ExtractionReport": "extraction",
+    "ExtractionReport": "embed",
     "Reconstruction": "reconstruction",
     "SignalWarning": "checks",
     "StoredEmbeddings": "store",
-    "embed_files": "extraction",
+    "embed_files": "embed",
     "iter_embeddings": "store",
     "read_embeddings": "store",
     "reconstruct": "reconstruction",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xmae_fast.preprocess import Prepared
+from xmae_fast.embedding.preprocess import Prepared
 
 FLAT, CLIPPED = 0.2, 0.02  # shares of a window from which on it counts as flat or clipped
 PULSE_RATES = (30.0, 200.0)  # 1/min

@@ -14,12 +14,12 @@ import torch
 
 from xmae_fast.embedding import checks
 from xmae_fast.embedding.batches import encode_batches
+from xmae_fast.embedding.preprocess import Prepared, prepare_ppg
 from xmae_fast.embedding.windows import Windows, as_recordings, check_windowing
 from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
+from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
-from xmae_fast.preprocess import Prepared, prepare_ppg
-from xmae_fast.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)

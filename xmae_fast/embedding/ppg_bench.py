@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xmae_fast.embedding.preprocess import prepare_ppg
 from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.xmae import xMAE
-from xmae_fast.preprocess import prepare_ppg
 
 
 class XmaePort:

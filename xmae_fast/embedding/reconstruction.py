@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from xmae_fast.extras import new_figure
+from xmae_fast._files import check_replaceable, is_picture, write_picture
+from xmae_fast._optional import new_figure
+from xmae_fast.embedding.preprocess import normalise, prepare_ppg
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.pretrained import recipe_of
+from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
-from xmae_fast.preprocess import normalise, prepare_ppg
-from xmae_fast.recipe import Recipe
 from xmae_fast.signals.clean import clean_ecg, fill_missing, resample
-from xmae_fast.written import check_replaceable, is_picture, write_picture
 
 Spans = Iterable[tuple[float, float]]
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from xmae_fast.atomic import atomic_path, remains
-from xmae_fast.data.shards import import_h5py
-from xmae_fast.extras import need
-from xmae_fast.written import LOCK, Lock
+from xmae_fast._files import LOCK, Lock, atomic_path, remains
+from xmae_fast._optional import need
+from xmae_fast.data.formats.shards import import_h5py
 
 FORMATS = ("h5", "npy", "parquet")
 PLAN = "embeddings.json"

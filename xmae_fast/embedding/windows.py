@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xmae_fast.preprocess import check_rate
-from xmae_fast.recipe import Recipe
+from xmae_fast.embedding.preprocess import check_rate
+from xmae_fast.model.recipe import Recipe
 
 TAILS = ("drop", "align")
 

@@ -1,25 +1,25 @@
 """Looking at what a model has learned: reconstruction against baselines, attention by lag, linear probes, a report."""
 
-from xmae_fast.lazy import lazy_names
+from xmae_fast._optional import lazy_names
 
 _HOME = {
     "HeldOut": "held_out",
-    "Interval": "bootstrap",
+    "Interval": "probes.bootstrap",
     "LagProfile": "lag",
-    "ProbeResult": "linear_probe",
+    "ProbeResult": "probes.linear",
     "ReconstructionStudy": "reconstruction",
-    "embed_segments": "embedding",
-    "evaluate": "run",
-    "hand_made_features": "embedding",
+    "embed_segments": "features",
+    "evaluate": "evaluating",
+    "hand_made_features": "features",
     "lag_profile": "lag",
     "load_held_out": "held_out",
     "mean_beat": "beats",
     "find_beats": "beats",
-    "probe": "linear_probe",
-    "probe_embeddings": "embedding_probe",
+    "probe": "probes.linear",
+    "probe_embeddings": "probes.embeddings",
     "pulse_feet": "detectors",
     "r_peaks": "detectors",
-    "random_twin": "embedding",
+    "random_twin": "features",
     "timing": "detectors",
     "write_report": "report",
 }

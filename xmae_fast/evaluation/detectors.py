@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xmae_fast.extras import need
+from xmae_fast._optional import need
 
 PAT_RANGE = (0.05, 0.60)  # s; a foot this long after an R peak belongs to it
 _ECG_BAND = (5.0, 20.0)  # Hz, the QRS complex

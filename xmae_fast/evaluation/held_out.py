@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xmae_fast.data.index import Paths
+from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.options import Quality
 from xmae_fast.data.segments import Segments
 

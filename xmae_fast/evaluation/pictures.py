@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast._files import atomic_path
+from xmae_fast._optional import need, new_figure
 from xmae_fast.evaluation.baselines import masked_mse_by_segment
-from xmae_fast.evaluation.linear_probe import ProbeResult
+from xmae_fast.evaluation.probes.linear import ProbeResult
 from xmae_fast.evaluation.reconstruction import MODEL, ReconstructionStudy
 from xmae_fast.evaluation.report import above, below, late_shift, row_at
-from xmae_fast.extras import need, new_figure
 
 # Okabe and Ito's colours: told apart with every kind of colour vision.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from xmae_fast.evaluation import baselines
 from xmae_fast.evaluation.beats import Beats, find_beats, mean_beat
-from xmae_fast.evaluation.bootstrap import SubjectBootstrap
 from xmae_fast.evaluation.held_out import HeldOut
+from xmae_fast.evaluation.probes.bootstrap import SubjectBootstrap
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.random_masking import MODES, PatchMask, random_masking
 

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from xmae_fast.atomic import atomic_path
-from xmae_fast.evaluation.probing import FEATURES, TARGETS
-from xmae_fast.written import check_replaceable, is_json_of
+from xmae_fast._files import atomic_path, check_replaceable, is_json_of
+from xmae_fast.evaluation.probes.held_out import FEATURES, TARGETS
 
 RESULTS, MARKDOWN, HTML = "results.json", "report.md", "report.html"
 _FEW_SUBJECTS, _TOO_FEW_SUBJECTS = 20, 5

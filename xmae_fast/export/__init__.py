@@ -1,12 +1,12 @@
 """Exported models: graphs without custom operators for ONNX Runtime, OpenVINO, torch.export and ExecuTorch."""
 
-from xmae_fast.lazy import lazy_names
+from xmae_fast._optional import lazy_names
 
 _HOME = {
     "CheckError": "checking",
     "Difference": "checking",
-    "ExportReport": "run",
-    "export_model": "run",
+    "ExportReport": "export",
+    "export_model": "export",
     "make_graph": "graphs",
 }
 __all__ = list(_HOME)

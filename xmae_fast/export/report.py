@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xmae_fast._version import __version__
 from xmae_fast.export import runtimes
 from xmae_fast.export.checking import Difference
 from xmae_fast.export.signals import Signals
@@ -85,8 +86,7 @@ def table(differences: Sequence[Difference]) -> str:
 
 def describe(name: str, model: xMAE, graph: nn.Module, to: str, weights: str, checked: Signals) -> dict[str, Any]:
     """`ExportReport.about` of a model called `name`."""
-    from xmae_fast import __version__
-    from xmae_fast.training.environment import describe_environment
+    from xmae_fast._environment import describe_environment
 
     cfg = model.cfg
     sizes = {"L": cfg.seq_len, "P": cfg.patch_len, "N": cfg.num_patches, "D": cfg.d_model, "E": cfg.proj_dim}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from xmae_fast.config import ModelCfg
-from xmae_fast.data.index import Paths
+from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.export.runtimes import Arrays
 from xmae_fast.ops.random_masking import random_masking
 

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xmae_fast.recipe import Recipe
+from xmae_fast._version import __version__
+from xmae_fast.model.recipe import Recipe
 
 if TYPE_CHECKING:
     from xmae_fast.model.xmae import xMAE
@@ -25,8 +26,6 @@ def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[st
     Raises:
         FileNotFoundError: `run` has no run.json. ValueError: that file is damaged. ImportError: PyYAML is missing.
     """
-    from xmae_fast import __version__
-
     cfg, steps = model.cfg, "\n".join(f"{i}. {step}" for i, step in enumerate(recipe.to_dict()["steps"], 1))
     parts = [
         "\n- ".join(["---\nlibrary_name: xmae_fast\ntags:", *_TAGS]) + "\n---",
@@ -92,7 +91,7 @@ def _result(about: dict[str, Any]) -> str:
 def _settings(config: Path) -> dict[str, Any]:
     if not config.is_file():
         return {}
-    from xmae_fast.training.yaml_files import read_yaml  # what trained it can read it
+    from xmae_fast._yaml import read_yaml  # what trained it can read it
 
     values = read_yaml(config)
     return {key: values[key] for key in _SETTINGS if values.get(key) is not None}

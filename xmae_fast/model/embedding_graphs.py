@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from xmae_fast import backend, graphs
+from xmae_fast import _graphs as graphs
+from xmae_fast import backend
 from xmae_fast.model.calls import first_hook, heads_of
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # less than twice what is asked for

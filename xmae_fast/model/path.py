@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xmae_fast import ops
-from xmae_fast.choices import choice_of
+from xmae_fast.backend import choice_of
 from xmae_fast.model import standard
 from xmae_fast.model.blocks import (
     BLOCK_OPS,

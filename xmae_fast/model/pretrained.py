@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast._files import atomic_path, check_replaceable, is_json_of, read_json
+from xmae_fast._optional import need
 from xmae_fast.config import ModelCfg
-from xmae_fast.extras import need
-from xmae_fast.recipe import Recipe
-from xmae_fast.written import check_replaceable, is_json_of, read_json
+from xmae_fast.model.recipe import Recipe
 
 if TYPE_CHECKING:
     from xmae_fast.model.xmae import xMAE

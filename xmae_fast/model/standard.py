@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from xmae_fast import backend
-from xmae_fast.choices import choice_of
+from xmae_fast.backend import choice_of
 from xmae_fast.model.calls import global_reason, own_reason
 from xmae_fast.model.stamp import FORWARD_OF, Stamp
 

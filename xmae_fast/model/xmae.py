@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xmae_fast import backend, ops
-from xmae_fast.choices import check_choice, choice_of
+from xmae_fast.backend import check_choice, choice_of
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.blocks import Bridger
@@ -23,6 +23,9 @@ from xmae_fast.model.pretrained import Pretrained
 from xmae_fast.model.standard import Accelerated
 from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
+
+# `xmae_fast.Embedder`, which is built on models and therefore imports this module: the package's __init__ puts it here.
+make_embedder: Callable[..., Any] | None = None
 
 
 class xMAE(FreesPackedWeights, Pretrained, nn.Module):
@@ -221,9 +224,7 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             ValueError: source="ecg" has no PPG encoder, or the shape is wrong. TypeError: dtype or device.
         """
         if fs is not None or options:
-            from xmae_fast.embedding import Embedder
-
-            return Embedder(self, **options)(ppg, fs)
+            return make_embedder(self, **options)(ppg, fs)
         if self.cfg.source == "ecg":
             raise ValueError("embed: expected a model with a PPG encoder, got source='ecg'")
         self.refuse_foreign_parts()

@@ -31,7 +31,7 @@ def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.
     """Define `xmae_fast::<name>_triton` for a schema "<name>(...) -> ...".
 
     Args:
-        op: the operator's folder; `ops/<op>/triton.py` has the launcher, a function `<name>` of the same arguments.
+        op: the operator's folder; its triton/launch.py has the launcher, a function `<name>` of the same arguments.
         fake: shapes alone, as for torch.library.register_fake.
 
     Returns:
@@ -42,7 +42,7 @@ def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.
     _library.define(f"{full}({arguments}")
 
     def launch(*args: Any) -> Any:
-        return getattr(importlib.import_module(f"xmae_fast.ops.{op}.triton"), name)(*args)
+        return getattr(importlib.import_module(f"xmae_fast.ops.{op}.triton.launch"), name)(*args)
 
     for key in ("CUDA", "CPU") if INTERPRETED else ("CUDA",):
         _library.impl(full, launch, key)

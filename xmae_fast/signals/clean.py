@@ -6,7 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
-from xmae_fast.extras import need
+from xmae_fast._optional import need
 
 
 def scipy(part: str) -> ModuleType:

@@ -1,6 +1,6 @@
 """Pretraining: the step and what runs it."""
 
-from xmae_fast.lazy import lazy_names
+from xmae_fast._optional import lazy_names
 from xmae_fast.training.step import GraphedStep, adamw
 
 _HOME = {
@@ -9,7 +9,7 @@ _HOME = {
     "TrainCfg": "config",
     "make_step": "pretraining",
     "pretrain": "pretraining",
-    "read_train_cfg": "yaml_files",
+    "read_train_cfg": "config",
     "train_cfg_from_dict": "config",
     "validation_loss": "validation",
 }

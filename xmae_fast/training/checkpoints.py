@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast._files import atomic_path
 from xmae_fast.model.checkpoint import CFG_KEY, PREFIX, CheckpointError
 from xmae_fast.model.xmae import xMAE
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from xmae_fast.choices import IMPLS, check_choice
+from xmae_fast._yaml import read_yaml, with_overrides
+from xmae_fast.backend import IMPLS, check_choice
 from xmae_fast.config import MODEL_PARAMS, ModelCfg, cfg_from_dict
-from xmae_fast.data.layout import Layout
+from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.options import quality_pair
 from xmae_fast.ops.random_masking import MODES
 from xmae_fast.training.curriculum import Curriculum, make_curriculum
@@ -268,3 +271,14 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tensorboard": _one_of(True, False),
     "wandb": (lambda x: isinstance(x, (bool, Mapping)), "true, false or a mapping"),
 }
+
+
+def read_train_cfg(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> TrainCfg:
+    """TrainCfg of a YAML file. overrides: "key=value" or "key.key=value", values in YAML, applied in their order.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: no YAML mapping, or whatever `train_cfg_from_dict` refuses.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config: expected a YAML file, got {str(path)!r}, which does not exist")
+    return train_cfg_from_dict(with_overrides(read_yaml(path), overrides))

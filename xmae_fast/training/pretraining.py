@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-import xmae_fast
-from xmae_fast.atomic import atomic_path
+from xmae_fast._environment import describe_environment
+from xmae_fast._files import atomic_path
+from xmae_fast._yaml import import_yaml
+from xmae_fast.backend import explain
 from xmae_fast.data.agreement import attempt, settled
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
-from xmae_fast.training.environment import describe_data, describe_environment
 from xmae_fast.training.feed import Feed
 from xmae_fast.training.launch import agreed, launch
 from xmae_fast.training.loop import Loop, Result
 from xmae_fast.training.parameters import freeze_untrained
 from xmae_fast.training.progress import Progress
-from xmae_fast.training.records import NonFiniteLoss, make_loggers
+from xmae_fast.training.records import NonFiniteLoss, describe_data, make_loggers
 from xmae_fast.training.run_folder import RunFolder
 from xmae_fast.training.step import GraphedStep, adamw
 from xmae_fast.training.sync_batchnorm import synchronise_batch_norm
-from xmae_fast.training.yaml_files import import_yaml
 
 _OWN = ("data", "val_data", "cache_dir", "num_threads", "devices", "num_nodes", "wandb", "tensorboard")  # of a process
 
@@ -169,7 +169,7 @@ def _record_start(cfg: TrainCfg, loop: Loop, feed: Feed, device: torch.device, r
     about["model"] = {
         "parameters": sum(p.numel() for p in step.core.parameters()),
         "trained": sum(p.numel() for p in step.core.parameters() if p.requires_grad),
-        "implementations": xmae_fast.explain(step.core).splitlines(),
+        "implementations": explain(step.core).splitlines(),
         "graph": step.reason or "captured",
         "autocast": str(step.autocast),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast._files import atomic_path
+from xmae_fast.data.formats.linked import content_probe
+from xmae_fast.data.segments import Segments
 from xmae_fast.training.config import TrainCfg
 
 COLUMNS = (
@@ -113,3 +116,20 @@ def make_loggers(cfg: TrainCfg, folder: Path, resume_step: int | None, tell: Cal
         except ImportError as error:
             raise ImportError("wandb: true needs Weights & Biases: pip install wandb") from error
     return loggers
+
+
+def describe_data(segments: Segments) -> dict[str, Any]:
+    """Files (size and a hash of 16 places), and what is used of them; plain values."""
+    shards = []
+    for shard in segments.index.shards:
+        size = os.path.getsize(shard.path)
+        count = shard.stop - shard.start
+        shards.append({"path": shard.path, "bytes": size, "probe": content_probe(shard.path, size), "segments": count})
+    return {
+        "shards": shards,
+        "segments": len(segments),
+        "subjects": len(segments.subjects),
+        "split": segments.split,
+        "rejected": dict(segments.rejected),
+        "left_out": segments.index.broken,
+    }

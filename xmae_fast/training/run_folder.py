@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast._files import LOCK, Lock, atomic_path, is_json_of, matching, remove_own
+from xmae_fast._yaml import import_yaml, read_yaml
 from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
-from xmae_fast.training.yaml_files import import_yaml, read_yaml
-from xmae_fast.written import LOCK, Lock, is_json_of, matching, remove_own
 
 RESUME = (False, True, "auto")
 _WANDB = r"wandb/(latest-run|debug(-internal)?\.log|(offline-)?run-\d{8}_\d{6}-[^/]+(/.*)?)"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmae_fast import graphs
+from xmae_fast import _graphs as graphs
 from xmae_fast.model.calls import first_hook, heads_of
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops import masks_from_seed

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from xmae_fast.atomic import atomic_path
+from xmae_fast._files import atomic_path, check_replaceable
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model.checkpoint.configuration import Shapes, stored_cfg
 from xmae_fast.model.checkpoint.errors import CheckpointError, listed
@@ -27,7 +27,6 @@ from xmae_fast.model.checkpoint.weights import (
     problems_of_fit,
 )
 from xmae_fast.model.xmae import xMAE
-from xmae_fast.written import check_replaceable
 
 __all__ = ["CFG_KEY", "PREFIX", "CheckpointError", "load_checkpoint", "save_checkpoint"]
 

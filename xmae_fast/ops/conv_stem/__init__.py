@@ -10,10 +10,13 @@ from torch import Tensor
 from xmae_fast import backend
 from xmae_fast.ops import _triton
 from xmae_fast.ops._checks import check_like, dims, wants_gradient
-from xmae_fast.ops.conv_stem import reference, schema, schema_cuda, schema_cuda_train, schema_triton
+from xmae_fast.ops.conv_stem import reference, schema
+from xmae_fast.ops.conv_stem.cuda import schema as schema_cuda
+from xmae_fast.ops.conv_stem.cuda import schema_train as schema_cuda_train
 from xmae_fast.ops.conv_stem.params import ConvBN, Inception, StemParams
 from xmae_fast.ops.conv_stem.several import MOST_VALUES
-from xmae_fast.ops.conv_stem.triton_layout import layout_of
+from xmae_fast.ops.conv_stem.triton import schema as schema_triton
+from xmae_fast.ops.conv_stem.triton.layout import layout_of
 
 backend.register("conv_stem", "cpu", "conv_stem_eval")
 backend.register("conv_stem", "triton", "conv_stem_eval_triton")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.choices import choice_of
+from xmae_fast.backend import choice_of
 from xmae_fast.ops._checks import check_floating, check_like, dims, kernel_dtype, wants_gradient
-from xmae_fast.ops.waveform_loss import reference, schema, schema_triton
+from xmae_fast.ops.waveform_loss import reference, schema
+from xmae_fast.ops.waveform_loss.triton import schema as schema_triton
 
 backend.register("waveform_loss", "cpu", "waveform_loss")
 backend.register("waveform_loss", "triton", "waveform_loss_triton")

@@ -1,0 +1,198 @@
+"""Every command that the documentation names exists, takes the options it is shown with, and is run by a test."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.ops.cuda import predict_train
+from tests.ops.cuda.stem_host import COMPILER
+from xmae_fast import cli
+from xmae_fast.ops.lag_attention import picture
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("xmae_fast/**/*.md")),
+]
+PROGRAM = re.compile(r"^(?:[A-Z_]+=\S+ )*(xmae-fast|torchrun|python3?|make|pytest)(?: |$)")
+# Which test runs each command of `xmae-fast`, from its arguments to its results.
+RUN_BY = {
+    "explain": "tests/package/test_documented_commands.py::test_explain_runs",
+    "simulate": "tests/simulation/test_simulator_coupling.py",
+    "inspect": "tests/data/test_cli_data.py",
+    "repack": "tests/data/test_cli_data.py",
+    "prepare": "tests/preparation/test_prepare.py",
+    "pretrain": "tests/training/test_pretrain.py",
+    "evaluate": "tests/evaluation/test_report.py",
+    "embed": "tests/embedding/test_cli_embedding.py",
+    "probe": "tests/embedding/test_cli_embedding.py",
+    "reconstruct": "tests/embedding/test_cli_embedding.py",
+    "export": "tests/export/test_export.py",
+}
+# Modules and scripts that are run as a command: the test that runs their work, or "--help" where a run takes long or
+# needs a GPU and this file asks for their help alone.
+MODULES = {
+    "xmae_fast": "--help",
+    "xmae_fast.cli": "tests/training/test_processes.py",
+    "xmae_fast.ops.lag_attention.picture": "tests/package/test_documented_commands.py::test_picture_is_drawn",
+    "benchmarks.run": "tests/benchmarks/test_benchmarks.py",
+    "benchmarks.gpu_check": "tests/benchmarks/test_gpu_check.py",
+    "benchmarks.triton_resources": "tests/ops/test_triton_compiled.py",
+    "benchmarks.triton_steps": "--help",
+    "benchmarks.train_scaling": "--help",
+    "benchmarks.prepare": "--help",
+    "benchmarks.embedding": "--help",
+    "benchmarks.gpu_profile": "--help",
+    "tests.data.fuzz": "tests/data/test_fuzz.py",
+    "tests.ops.cuda.predict": "tests/ops/cuda/test_stem_layout.py",
+    "tests.ops.cuda.predict_train": "tests/package/test_documented_commands.py::test_tables_of_the_training_kernels",
+    "setup": "tests/package/test_install.py",
+}
+NOT_OURS = {"pytest", "venv", "pip"}
+
+
+class Command(NamedTuple):
+    page: str
+    words: tuple[str, ...]  # the program first, without variables before it and the comment after it
+    whole: bool = True  # it stands in a block, to be copied; between backticks a part of one may stand
+
+    def __str__(self) -> str:
+        return f"{self.page}: {' '.join(self.words)}"
+
+
+def commands_of(text: str) -> list[tuple[tuple[str, ...], bool]]:
+    """Commands in fenced blocks, a line or a part of one between `&&` each, and between backticks; words, `whole`."""
+    fenced = "\n".join(re.findall(r"^```(?:bash|sh|)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    without = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [part.strip() for line in fenced.splitlines() for part in line.split("&&")]
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without)]
+    found = []
+    for whole, line in (*((True, line) for line in lines), *((False, line) for line in inline)):
+        if PROGRAM.match(line):
+            words = shlex.split(line, comments=True)
+            while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                del words[0]
+            found.append((tuple(words), whole))
+    return found
+
+
+COMMANDS = list(
+    dict.fromkeys(
+        Command(str(page.relative_to(ROOT)), *found) for page in PAGES for found in commands_of(page.read_text())
+    )
+)
+
+
+def module_of(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
+    """The module that `python` or `torchrun` is told to run, and its arguments."""
+    if words[0] not in ("python", "python3", "torchrun"):
+        return None
+    if "-m" in words:
+        at = words.index("-m") + 1
+        return words[at], words[at + 1 :]
+    scripts = [word for word in words[1:] if word.endswith(".py")]
+    if not scripts:
+        return None
+    return scripts[0].removesuffix(".py").replace("/", "."), words[words.index(scripts[0]) + 1 :]
+
+
+OURS = [(one, *found) for one in COMMANDS if (found := module_of(one.words)) and found[0] not in NOT_OURS]
+XMAE_FAST = [(one, one.words[1:]) for one in COMMANDS if one.words[0] == "xmae-fast"]
+XMAE_FAST += [(one, arguments) for one, module, arguments in OURS if module == "xmae_fast.cli"]
+
+
+def subcommands() -> set[str]:
+    (choices,) = (action.choices for action in cli.parser()._actions if action.choices)
+    return set(choices)
+
+
+def test_commands_are_found():
+    assert len(COMMANDS) > 40
+    assert {words[0] for _, words in XMAE_FAST if words} <= set(RUN_BY)
+    text = "`make x` and\n```bash\na && xmae-fast embed \\\n  x -o y  # z\nA=1 python -m m\n```\n`xmae-fast\ninspect`"
+    assert commands_of(text) == [
+        (("xmae-fast", "embed", "x", "-o", "y"), True), (("python", "-m", "m"), True), (("make", "x"), False),
+        (("xmae-fast", "inspect"), False),
+    ]  # fmt: skip
+
+
+def test_every_subcommand_is_run_by_a_test():
+    assert subcommands() == set(RUN_BY)
+    for name, test in RUN_BY.items():
+        source = (ROOT / test.partition("::")[0]).read_text()
+        assert "main(" in source, test
+        assert f'"{name}"' in source, f"{test} does not run xmae-fast {name}"
+
+
+def test_every_module_is_run_by_a_test():
+    assert {module for _, module, _ in OURS} <= set(MODULES)
+    for module, test in MODULES.items():
+        if test != "--help":
+            name = module.rpartition(".")[2]
+            assert re.search(rf"\b{name}\b", (ROOT / test.partition("::")[0]).read_text()), f"{test}: {module}"
+
+
+@pytest.mark.parametrize(("command", "arguments"), XMAE_FAST, ids=[str(one) for one, _ in XMAE_FAST])
+def test_arguments_of_xmae_fast(command, arguments, capsys):
+    """A whole command is understood; one that is only named exists and has the options named."""
+    if command.whole:
+        assert cli.parser().parse_args(arguments).run
+        return
+    with pytest.raises(SystemExit) as end:
+        cli.parser().parse_args([*arguments[:1], "--help"])
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    assert all(re.search(rf"(?<![\w-]){re.escape(word)}\b", told) for word in arguments if word.startswith("-")), told
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("benchmarks.")])
+def test_options_of_modules(module, monkeypatch, capsys):
+    pytest.importorskip("rich")
+    shown = {word for _, name, words in OURS if name == module for word in words if word.startswith("-")}
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__")
+    assert end.value.code in (0, None)
+    told = capsys.readouterr().out
+    assert all(re.search(rf"(?<![\w-]){re.escape(option)}\b", told) for option in shown), (shown, told)
+
+
+def test_targets_of_make():
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    targets = {one.words[1] for one in COMMANDS if one.words[0] == "make" and len(one.words) > 1}
+    assert {"test", "test-fast", "elsewhere", "sanitize"} <= targets
+    for target in targets:
+        run = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert "pytest" in run.stdout
+
+
+def test_explain_runs(capsys):
+    assert cli.main(["explain"]) == 0
+    assert "conv_stem" in capsys.readouterr().out
+
+
+def test_picture_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture.draw(tmp_path / "lag.svg")
+    assert "<svg" in (tmp_path / "lag.svg").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
+def test_tables_of_the_training_kernels():
+    """They are what the page shows."""
+    page = (ROOT / "xmae_fast" / "ops" / "conv_stem" / "cuda" / "TRAINING.md").read_text()
+    assert all(line in page for line in predict_train.tables().splitlines())

@@ -1,7 +1,0 @@
-"""`ALTERATIONS`: what code around a model does to its parts, by name."""
-
-from tests.stock.alterations import around, blocks, layers, settings, weights  # noqa: F401 - they fill the registry
-from tests.stock.alterations.layers import LoRA
-from tests.stock.alterations.registry import ALTERATIONS, replace
-
-__all__ = ["ALTERATIONS", "LoRA", "replace"]

@@ -1,0 +1,64 @@
+"""What something was made with: versions, source state, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xmae_fast._version import __version__
+
+_PACKAGES = ("torch", "numpy", "h5py", "lightning", "safetensors", "triton", "PyYAML", "tensorboard", "rich")
+
+
+def describe_environment(device: torch.device, world_size: int) -> dict[str, Any]:
+    """Versions, git state, host, processors; plain values."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "command": sys.argv,
+        "xmae_fast": __version__,
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "git": _git_state(Path(__file__).parent),
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpu": _processor(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": gpu,
+        "processes": world_size,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the package's sources and whether files differ from it; None where they are not under git."""
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 10, "check": True}
+    asked = ("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", ".")
+    try:
+        commit, changes = (subprocess.run(["git", *arguments], **options).stdout for arguments in asked)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "changed": bool(changes.strip())}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

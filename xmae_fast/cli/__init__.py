@@ -1,0 +1,42 @@
+"""`xmae-fast ...`: a thin layer over the Python functions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from xmae_fast.cli import (
+    embed,
+    evaluate,
+    explain,
+    export,
+    inspect,
+    prepare,
+    pretrain,
+    probe,
+    reconstruct,
+    repack,
+    simulate,
+)
+
+_COMMANDS = (explain, simulate, repack, inspect, prepare, embed, probe, reconstruct, evaluate, pretrain, export)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    top = argparse.ArgumentParser(prog="xmae-fast", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_command(commands)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0, 1 where it says that a part of the work failed, or 2 with one line on standard error for bad
+    input."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"xmae-fast: {error}", file=sys.stderr)
+        return 2

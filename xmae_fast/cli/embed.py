@@ -1,0 +1,68 @@
+"""`xmae-fast embed`: a thin layer over `xmae_fast.embed_files`."""
+
+from __future__ import annotations
+
+import argparse
+
+from xmae_fast.cli.progress import progress_with_speed
+from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, layout_of
+
+_OUTPUT_HELP = (
+    "pooled: mean of the encoder's tokens, which pretraining trains (default); projected: through a projection that"
+    " pretraining does not train; tokens: all of them"
+)
+
+
+def add_command(commands) -> None:
+    """Add the command to the subparsers of the command line."""
+    embed = commands.add_parser(
+        "embed",
+        help="embeddings of all segments of shards, or of windows of recordings; goes on where it was interrupted",
+        description="Processes under torchrun share the work: torchrun --nproc_per_node=8 -m xmae_fast.cli embed ...",
+    )
+    embed.add_argument("inputs", nargs="+", metavar="IN", help="shards, folders, patterns, URLs; or .npy, .npz of PPG")
+    embed.add_argument("-o", "--out", required=True, metavar="OUT", help="folder of the embeddings")
+    embed.add_argument("-m", "--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    embed.add_argument("--output", choices=["pooled", "projected", "tokens"], default="pooled", help=_OUTPUT_HELP)
+    embed.add_argument("--format", choices=["h5", "npy", "parquet"], default="h5", help="(default: %(default)s)")
+    embed.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="(default: %(default)s)")
+    embed.add_argument("--quality", type=float, default=0.0, help="of shards, both signals (default: %(default)s, all)")
+    embed.add_argument("--fs", type=float, metavar="HZ", help="of recordings")
+    embed.add_argument("--hop", type=float, metavar="S", help="of recordings, window to window (default: side by side)")
+    embed.add_argument("--tail", choices=["drop", "align"], default="drop", help="of recordings: what fills no window")
+    embed.add_argument("--device", help="(default: a GPU if there is one)")
+    embed.add_argument("--bf16", action="store_true", help="autocast the encoder to bfloat16")
+    embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")
+    embed.add_argument("--part-rows", type=int, metavar="N", help="segments of a part (default: 32 MiB of embeddings)")
+    embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")
+    embed.set_defaults(run=_embed)
+    add_layout_arguments(embed)
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from xmae_fast.embedding import embed_files
+
+    with progress_with_speed() as progress:
+        report = embed_files(
+            arguments.inputs,
+            arguments.out,
+            arguments.model,
+            output=arguments.output,
+            file_format=arguments.format,
+            dtype=arguments.dtype,
+            quality=arguments.quality,
+            fs=arguments.fs,
+            hop=arguments.hop,
+            tail=arguments.tail,
+            batch_size=arguments.batch_size,
+            part_rows=arguments.part_rows,
+            device=arguments.device,
+            autocast=torch.bfloat16 if arguments.bf16 else None,
+            overwrite=arguments.overwrite,
+            layout=layout_of(arguments.columns),
+            cache_dir=arguments.cache_dir,
+            progress=progress,
+        )
+    print(report.describe())

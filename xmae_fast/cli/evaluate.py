@@ -1,0 +1,59 @@
+"""`xmae-fast evaluate`: a thin layer over `xmae_fast.evaluation.evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+
+from xmae_fast.cli.progress import progress_bars
+from xmae_fast.cli.shared import named_files, print_report_files
+
+
+def add_command(commands) -> None:
+    """Add the command to the subparsers of the command line."""
+    evaluate = commands.add_parser(
+        "evaluate", help="what a checkpoint learned: reconstruction, attention by lag, probes; as a report"
+    )
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="with a bridge; .ckpt or .safetensors")
+    evaluate.add_argument("--data", nargs="+", required=True, metavar="IN", help="shards, folders, patterns or URLs")
+    evaluate.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the report goes")
+    evaluate.add_argument(
+        "--truth", nargs="+", metavar="FILE.npz", help="of the simulator (default: <shard>.truth.npz beside the shards)"
+    )
+    evaluate.add_argument("--split", choices=["test", "val", "train", "all"], default="test", help="(default: test)")
+    evaluate.add_argument(
+        "--baseline-checkpoint", action="append", default=[], metavar="NAME=FILE", help="to compare with; repeatable"
+    )
+    evaluate.add_argument("--config", metavar="FILE.yaml", help="for checkpoints without their configuration")
+    evaluate.add_argument("--mode", default="anchor", help="of the mask, as in pretraining (default: %(default)s)")
+    evaluate.add_argument("--ratio", type=float, default=0.8, help="of the mask (default: %(default)s)")
+    evaluate.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
+    evaluate.add_argument("--max-segments", type=int, default=1000, metavar="N", help="0: all (default: %(default)s)")
+    evaluate.add_argument("--resamples", type=int, default=1000, metavar="N", help="of subjects (default: %(default)s)")
+    evaluate.add_argument("--seed", type=int, default=77, help="of split, masks and resamples (default: %(default)s)")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from xmae_fast._yaml import read_yaml
+    from xmae_fast.evaluation import evaluate
+    from xmae_fast.evaluation.report import summary
+
+    with progress_bars() as progress:
+        results = evaluate(
+            arguments.checkpoint,
+            arguments.data,
+            arguments.output,
+            truth=arguments.truth,
+            split=arguments.split,
+            baseline_checkpoints=named_files(arguments.baseline_checkpoint, "--baseline-checkpoint"),
+            cfg=None if arguments.config is None else read_yaml(arguments.config),
+            mode=arguments.mode,
+            ratio=arguments.ratio,
+            max_segments=arguments.max_segments or None,
+            quality=arguments.quality,
+            resamples=arguments.resamples,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    print(summary(results))
+    print_report_files(arguments.output)

@@ -1,0 +1,43 @@
+"""`xmae-fast inspect`: a thin layer over `xmae_fast.data.inspect_shards`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from xmae_fast.cli.progress import progress_bars
+from xmae_fast.cli.shared import add_layout_arguments, layout_of
+
+
+def add_command(commands) -> None:
+    """Add the command to the subparsers of the command line."""
+    inspect = commands.add_parser("inspect", help="what shards hold, how good it is, and what a loader would use of it")
+    inspect.add_argument("shards", nargs="+", metavar="IN", help="files, folders, patterns or URLs")
+    inspect.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
+    inspect.add_argument("--json", metavar="FILE", help="write the report there too")
+    inspect.add_argument("--picture", metavar="FILE.png", help="draw examples of used and of rejected segments")
+    inspect.set_defaults(run=_inspect)
+    add_layout_arguments(inspect)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from xmae_fast._files import atomic_path, check_replaceable, is_json_of, is_picture
+    from xmae_fast.data import draw_examples, inspect_shards, print_report
+    from xmae_fast.data.inspection.report import import_rich
+
+    import_rich()
+    for file, is_own, what in (
+        (arguments.json, lambda file: is_json_of(file, "shards", "problem_records"), "a report of xmae-fast inspect"),
+        (arguments.picture, is_picture, "a picture of xmae-fast"),
+    ):
+        if file is not None:
+            check_replaceable(file, is_own, what, "inspect")
+    options = {"layout": layout_of(arguments.columns), "cache_dir": arguments.cache_dir, "quality": arguments.quality}
+    with progress_bars() as progress:
+        report = inspect_shards(arguments.shards, progress=progress, **options)
+    if arguments.json is not None:
+        with atomic_path(arguments.json) as temporary:
+            temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    print_report(report)
+    if arguments.picture is not None:
+        draw_examples(arguments.shards, arguments.picture, **options)

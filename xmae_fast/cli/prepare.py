@@ -1,0 +1,61 @@
+"""`xmae-fast prepare`: a thin layer over `xmae_fast.data.prepare`."""
+
+from __future__ import annotations
+
+import argparse
+
+from xmae_fast.cli.progress import progress_bars
+
+
+def add_command(commands) -> None:
+    """Add the command to the subparsers of the command line."""
+    prepare = commands.add_parser(
+        "prepare", help="make shards of raw recordings: PulseDB .mat, WFDB, CSV, Parquet, EDF, NumPy"
+    )
+    prepare.add_argument("inputs", nargs="+", metavar="IN", help="recordings, folders of them, patterns")
+    prepare.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where shards and tables go")
+    prepare.add_argument("--dataset", default="data", metavar="NAME", help="of group names (default: %(default)s)")
+    prepare.add_argument(
+        "--subject", default="name", metavar="RULE", help="whose a recording is: name (the file says, else its path),"
+        " folder, or a regular expression on its path whose first group says it (default: %(default)s)",
+    )  # fmt: skip
+    prepare.add_argument("--ppg", metavar="NAME", help="the PPG's channel (default: found by its name)")
+    prepare.add_argument("--ecg", metavar="NAME", help="the ECG's channel (default: found by its name, lead II first)")
+    prepare.add_argument("--fs", type=float, metavar="HZ", help="sampling rate, for files that do not state it")
+    prepare.add_argument("--layout", choices=["packed", "published"], default="packed", help="(default: %(default)s)")
+    prepare.add_argument(
+        "--recipe", choices=["batched", "neurokit2"], default="batched", help="neurokit2 itself is the slow oracle"
+        " (default: %(default)s)",
+    )  # fmt: skip
+    prepare.add_argument("--window", type=float, default=10.0, metavar="S", help="seconds (default: %(default)g)")
+    prepare.add_argument("--hop", type=float, metavar="S", help="seconds between windows (default: a window)")
+    prepare.add_argument("--sampling-freq", type=float, default=100.0, metavar="HZ", help="(default: %(default)g)")
+    prepare.add_argument(
+        "--quality", type=float, metavar="Q", help="reject windows below it (default: keep all; loaders choose, at 0.9"
+        " unless told otherwise)",
+    )  # fmt: skip
+    prepare.add_argument(
+        "--max-missing", type=float, default=0.05, metavar="SHARE", help="of a window's samples (default: %(default)g)"
+    )
+    prepare.add_argument("--segments-per-shard", type=int, default=50_000, metavar="N", help="(default: %(default)s)")
+    prepare.add_argument("--processes", type=int, metavar="N", help="(default: one per processor)")
+    prepare.add_argument("--overwrite", action="store_true", help="replace the folder, and unfinished work, if there")
+    prepare.set_defaults(run=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from xmae_fast.data import prepare
+
+    names = ("dataset", "subject", "ppg", "ecg", "fs", "layout", "recipe", "sampling_freq", "quality", "max_missing")
+    options = {name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite")}
+    with progress_bars() as progress:
+        report = prepare(
+            arguments.inputs,
+            arguments.output,
+            window_s=arguments.window,
+            hop_s=arguments.hop,
+            progress=progress,
+            **options,
+        )
+    print(report.describe())
+    return 1 if report.errors else 0

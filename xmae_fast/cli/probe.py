@@ -1,0 +1,55 @@
+"""`xmae-fast probe`: a thin layer over `xmae_fast.evaluation.probe_embeddings`."""
+
+from __future__ import annotations
+
+import argparse
+
+from xmae_fast.cli.shared import named_files, print_report_files
+
+
+def add_command(commands) -> None:
+    """Add the command to the subparsers of the command line."""
+    probe = commands.add_parser("probe", help="what a linear probe reads off embeddings, subject-wise; as a report")
+    probe.add_argument("embeddings", metavar="EMBEDDINGS", help="folder of embed")
+    probe.add_argument("labels", metavar="LABELS.csv", help="with a column key or subject")
+    probe.add_argument("--label", required=True, metavar="COLUMN", help="to predict")
+    probe.add_argument("-o", "--output", default="probe", metavar="FOLDER", help="of the report (default: %(default)s)")
+    probe.add_argument("--task", choices=["regression", "classification"], help="(default: as the labels are)")
+    probe.add_argument("--positive", metavar="VALUE", help="that counts as 1, all others as 0")
+    probe.add_argument("--on", choices=["key", "subject"], help="to join on (default: key, if the table has it)")
+    probe.add_argument("--per", choices=["segment", "subject"], default="segment", help="(default: %(default)s)")
+    probe.add_argument("--within", action="store_true", help="changes of a subject only: less the subject's mean")
+    probe.add_argument("--quality", type=float, default=0.0, help="of the PPG (default: %(default)s, all)")
+    probe.add_argument(
+        "--compare", action="append", default=[], metavar="NAME=FOLDER", help="other embeddings of the same segments"
+    )
+    probe.add_argument("--folds", type=int, default=5, help="(default: %(default)s)")
+    probe.add_argument("--resamples", type=int, default=1000, metavar="N", help="of subjects (default: %(default)s)")
+    probe.add_argument("--max-segments", type=int, default=100_000, metavar="N", help="0: all (default: %(default)s)")
+    probe.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
+    probe.set_defaults(run=_probe)
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    from xmae_fast.evaluation import probe_embeddings
+    from xmae_fast.evaluation.probes.embeddings import summary
+
+    told = probe_embeddings(
+        arguments.embeddings,
+        arguments.labels,
+        arguments.label,
+        arguments.output,
+        task=arguments.task,
+        positive=arguments.positive,
+        on=arguments.on,
+        per=arguments.per,
+        within=arguments.within,
+        quality=arguments.quality,
+        compare=named_files(arguments.compare, "--compare"),
+        folds=arguments.folds,
+        resamples=arguments.resamples,
+        max_segments=arguments.max_segments or None,
+        seed=arguments.seed,
+    )
+    print(summary(told))
+    print_report_files(arguments.output)

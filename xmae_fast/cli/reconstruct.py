@@ -1,0 +1,50 @@
+"""`xmae-fast reconstruct`: a thin layer over `xmae_fast.reconstruct`."""
+
+from __future__ import annotations
+
+import argparse
+
+from xmae_fast.cli.shared import MODEL_HELP
+
+
+def add_command(commands) -> None:
+    """Add the command to the subparsers of the command line."""
+    command = commands.add_parser("reconstruct", help="a picture of the ECG that a model makes of segments of shards")
+    command.add_argument("inputs", nargs="+", metavar="IN", help="shards, folders, patterns or URLs")
+    command.add_argument("-o", "--output", required=True, metavar="FILE.png", help="the picture")
+    command.add_argument("-m", "--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    command.add_argument("--segments", default="0,1,2", metavar="N,N", help="numbers (default: %(default)s)")
+    command.add_argument(
+        "--visible", default="0-2", metavar="S-S,S-S", help="seconds of ECG shown (default: %(default)s)"
+    )
+    command.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
+    command.set_defaults(run=_reconstruct)
+
+
+def _reconstruct(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from xmae_fast import from_pretrained
+    from xmae_fast.data.segments import Segments
+    from xmae_fast.embedding import reconstruct
+
+    segments = Segments(arguments.inputs, quality=arguments.quality, exclude_prefixes=())
+    items = np.array(_numbers("--segments", arguments.segments, int), np.int64)
+    if not len(items) or items.min() < 0 or items.max() >= len(segments):
+        raise ValueError(f"--segments: expected numbers from 0 to {len(segments) - 1}, got {arguments.segments}")
+    ppg, ecg = np.zeros((2, len(items), segments.seq_len), np.float32)
+    if not segments.read(items, 0, ppg, ecg).all():
+        raise ValueError("--segments: expected segments that are good, got one that has gone bad since it was indexed")
+    spans = [_numbers("--visible", span, float, "-") for span in arguments.visible.split(",") if span.strip()]
+    found = reconstruct(from_pretrained(arguments.model), ppg, ecg, visible=spans)
+    found.draw(arguments.output, range(len(items)))
+    for item, error in zip(items.tolist(), found.error if found.error is not None else [], strict=False):
+        print(f"segment {item}: mean squared error where hidden {error:.4f}")
+    print(arguments.output)
+
+
+def _numbers(name: str, text: str, kind: type, separator: str = ",") -> list:
+    try:
+        return [kind(part) for part in text.split(separator)]
+    except ValueError:
+        raise ValueError(f"{name}: expected numbers separated by {separator!r}, got {text!r}") from None

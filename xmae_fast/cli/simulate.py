@@ -1,0 +1,34 @@
+"""`xmae-fast simulate`: a thin layer over `xmae_fast.data.simulate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_command(commands) -> None:
+    """Add the command to the subparsers of the command line."""
+    simulate = commands.add_parser(
+        "simulate", help="write shards of simulated ECG + PPG with known pulse arrival times"
+    )
+    simulate.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the shards go")
+    simulate.add_argument("--subjects", type=int, default=100, help="number of subjects (default: %(default)s)")
+    simulate.add_argument("--segments", type=int, default=20, help="10 s segments of each (default: %(default)s)")
+    simulate.add_argument("--pvc-probability", type=float, default=0.0, help="of each beat (default: %(default)s)")
+    simulate.add_argument(
+        "--pat-coupling", type=float, default=0.0, help="of pulse shape to arrival time, 0 to 1 (default: %(default)s)"
+    )
+    simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
+    simulate.add_argument("--overwrite", action="store_true", help="replace the shards of an earlier simulation there")
+    simulate.set_defaults(run=_simulate)
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    from xmae_fast.data import SimulationCfg, simulate
+
+    folder = Path(arguments.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = SimulationCfg(pvc_probability=arguments.pvc_probability, pat_coupling=arguments.pat_coupling)
+    simulation = simulate(arguments.subjects, arguments.segments, seed=arguments.seed, cfg=cfg)
+    for path in simulation.write_shards(folder, overwrite=arguments.overwrite):
+        print(path)

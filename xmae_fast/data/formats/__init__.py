@@ -1,0 +1,1 @@
+"""Shards as files: their layouts, the published and the packed form, and files that a shard takes data from."""

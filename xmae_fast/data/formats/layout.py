@@ -1,0 +1,117 @@
+"""Which data sets of an HDF5 file are the signals, and where in the file their elements lie."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from xmae_fast.data.formats.shards import import_h5py
+
+_SUBJECT_NAMES = ("subject", "subject_id", "patient_id", "patient", "subjects_id")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How shards are laid out. Two forms are recognised by themselves:
+
+    published: a group per subject, in it an array (L, C) per segment whose key ends in the qualities; `columns` names
+        the C columns, of which "ppg" and "ecg" are read.
+    packed: one data set (n, L) per signal, `ppg` and `ecg`; beside them `subject` (n,), numbers or text (numbers index
+        the data set `subjects` where there is one), and the qualities (n,). Without subjects the file is one subject;
+        without qualities every segment has quality 1.
+
+    labels: names of further data sets (n,) of numbers, packed form only, that batches carry beside the signals.
+    sampling_freq: Hz; None takes the file's attribute "sampling_freq", else the column "time", else it is unknown.
+    Errors: ValueError for columns without "ppg" and "ecg", and for labels that would hide a signal."""
+
+    columns: tuple[str, ...] = ("time", "ppg", "ecg")
+    ppg: str = "ppg"
+    ecg: str = "ecg"
+    subject: str | None = None
+    ppg_quality: str = "ppg_quality"
+    ecg_quality: str = "ecg_quality"
+    labels: tuple[str, ...] = ()
+    sampling_freq: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", tuple(self.columns))
+        if self.columns.count("ppg") != 1 or self.columns.count("ecg") != 1:
+            raise ValueError(f'columns: expected "ppg" and "ecg" once each, got {self.columns}')
+        object.__setattr__(self, "labels", (self.labels,) if isinstance(self.labels, str) else tuple(self.labels))
+        if hidden := {"ppg", "ecg", "subject"} & set(self.labels):
+            raise ValueError(f"labels: expected other names than those of a batch, got {', '.join(sorted(hidden))}")
+
+    def is_packed(self, file) -> bool:
+        """Whether an open h5py.File has one data set per signal."""
+        data_set = import_h5py().Dataset
+        return all(isinstance(file.get(name), data_set) for name in (self.ppg, self.ecg))
+
+    def subject_values(self, file) -> np.ndarray | None:
+        """The packed layout's subject of each segment, as text; None where the file does not say."""
+        names = _SUBJECT_NAMES if self.subject is None else (self.subject,)
+        found = next((name for name in names if name in file), None)
+        if found is None:
+            if self.subject is not None:
+                raise ValueError(f"subject: expected a data set {self.subject!r}, the file has {sorted(file)}")
+            return None
+        values = file[found][()]
+        if values.dtype.kind in "iu" and "subjects" in file:
+            names = _text(file["subjects"][()])
+            if len(values) and (values.min() < 0 or values.max() >= len(names)):
+                raise ValueError(f"{found}: expected indices into 'subjects' of {len(names)}, got others")
+            return names[values]
+        return _text(values)
+
+
+class Storage(NamedTuple):
+    """Where the rows of a data set begin in its file, (n,) int64 bytes; None when they cannot be mapped, `why_not`."""
+
+    offsets: np.ndarray | None
+    why_not: str = ""
+
+
+def row_storage(data_set, shape: tuple[int, int]) -> Storage:
+    """Where each row of an h5py.h5d.DatasetID of `shape` (n, width) begins. A row must lie in one piece: contiguous
+    storage, or chunks of whole rows without filters."""
+    h5d = import_h5py().h5d
+    n, width = shape
+    size = data_set.get_type().get_size()
+    offset = data_set.get_offset()
+    if offset is not None:
+        return Storage(offset + np.arange(n, dtype=np.int64) * (width * size))
+    plist = data_set.get_create_plist()
+    if plist.get_layout() != h5d.CHUNKED:
+        kind = {h5d.COMPACT: "compact", h5d.VIRTUAL: "virtual", h5d.CONTIGUOUS: "external or never written"}
+        return Storage(None, f"{kind.get(plist.get_layout(), 'unknown')} storage")
+    if plist.get_nfilters():
+        names = [plist.get_filter(i)[3].decode() for i in range(plist.get_nfilters())]
+        return Storage(None, f"filters: {', '.join(names)}")
+    height, chunk_width = plist.get_chunk()
+    if chunk_width < width:
+        return Storage(None, f"chunks of {height} x {chunk_width}, less than a row")
+    offsets = np.full(n, -1, np.int64)
+    for i in range(data_set.get_num_chunks()):
+        chunk = data_set.get_chunk_info(i)
+        rows = np.arange(chunk.chunk_offset[0], min(chunk.chunk_offset[0] + height, n))
+        offsets[rows] = chunk.byte_offset + np.arange(len(rows)) * (chunk_width * size)
+    return Storage(None, "chunks never written") if (offsets < 0).any() else Storage(offsets)
+
+
+def sampling_freq_of(attributes, time: np.ndarray | None) -> float | None:
+    """Hz, from an attribute or from a column of seconds (to the nearest whole number where that is within 0.5 %)."""
+    if "sampling_freq" in attributes:
+        return float(attributes["sampling_freq"])
+    if time is None or len(time) < 2:
+        return None
+    span = float(time[-1]) - float(time[0])
+    if not (np.isfinite(span) and span > 0):
+        return None
+    rate = (len(time) - 1) / span
+    return float(round(rate)) if abs(rate - round(rate)) <= 0.005 * rate else rate
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind in "OS":
+        decoded = [v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else str(v) for v in values.ravel()]
+        return np.array(decoded, dtype=str).reshape(values.shape)
+    return values.astype(str)

@@ -1,0 +1,93 @@
+"""The shards that a process has open: maps, files, and whether they are still what was indexed."""
+
+import mmap
+import os
+
+import numpy as np
+
+from xmae_fast.data.formats.layout import Layout
+from xmae_fast.data.formats.linked import content_probe, is_same
+from xmae_fast.data.formats.shards import open_shard
+from xmae_fast.data.gather import make_gather
+from xmae_fast.data.index.segment_index import SegmentIndex
+from xmae_fast.data.index.segment_reader import SegmentReader
+
+
+class ShardChangedError(OSError):
+    """A shard was replaced, changed or cut short after its index was opened."""
+
+
+class OpenShards:
+    """Maps of those of the shards `used` (numbers) that can be mapped, and files of the others. Of one process.
+
+    maps, map_of: maps by shard; place of each shard among them, or -1, (shards,) int32. gather: the reader over the
+    maps, None without any."""
+
+    def __init__(self, index: SegmentIndex, used: np.ndarray, seq_len: int, layout: Layout, impl: str) -> None:
+        self.pid = os.getpid()
+        self.shards, self.layout = index.shards, layout
+        self.status: dict[int, tuple] = {}
+        self.maps: dict[int, mmap.mmap] = {}
+        self.readers: dict[int, SegmentReader] = {}
+        self.map_of = np.full(len(self.shards), -1, np.int32)
+        for i in used.tolist():
+            self._open(i)
+        formats = [self.shards[i].format for i in self.maps]
+        maps = list(self.maps.values())
+        self.gather = make_gather(maps, formats, seq_len, impl) if maps else None
+
+    def check(self, files: np.ndarray) -> None:
+        """ShardChangedError unless these files are the ones that were opened, unchanged."""
+        for i in files.tolist():
+            path = self.shards[i].path
+            try:
+                status = _status(os.stat(path))
+            except FileNotFoundError:
+                raise ShardChangedError(f"shard {path}: expected the file that was indexed, found nothing") from None
+            if status != self.status[i]:
+                self._compare(i, status)
+            self._check_others(i)
+
+    def reader(self, i: int) -> SegmentReader:
+        if i not in self.readers:
+            sidecar = self.shards[i].sidecar
+            scan = sidecar.scan
+            scan.key = sidecar.keys() if scan.form == "published" else None
+            self.readers[i] = SegmentReader(open_shard(self.shards[i].path), scan, self.layout)
+        return self.readers[i]
+
+    def _open(self, i: int) -> None:
+        path = self.shards[i].path
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"shard {path}: expected an HDF5 file, found nothing")
+        self._check_others(i)
+        with open(path, "rb") as file:
+            self._compare(i, _status(os.fstat(file.fileno())))
+            if self.shards[i].mapped:
+                self.map_of[i] = len(self.maps)
+                self.maps[i] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _check_others(self, i: int) -> None:
+        """Files that the shard takes data from; none for nearly every shard."""
+        for other, known in self.shards[i].sidecar.valid_for.get("others", {}).items():
+            if known and not is_same(other, known):  # one that was missing holds no segment that is used
+                what = f"it takes data from {other}: expected the file that was indexed, found another or none"
+                raise ShardChangedError(f"shard {self.shards[i].path}: {what}")
+
+    def _compare(self, i: int, status: tuple) -> None:
+        """Against the index. A file that was only touched passes."""
+        path, expected = self.shards[i].path, self.shards[i].sidecar.valid_for
+        size, mtime_ns, *file = status
+        changed = size != expected["size"] or (i in self.status and file != list(self.status[i][2:]))
+        if not changed and mtime_ns != expected["mtime_ns"]:
+            changed = content_probe(path, size) != expected["probe"]
+        if changed:
+            was = expected["size"]
+            raise ShardChangedError(
+                f"shard {path}: expected the file that was indexed, {was:,} bytes; it was changed or replaced, {size:,}"
+            )
+        self.status[i] = status
+
+
+def _status(status: os.stat_result) -> tuple:
+    return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino

@@ -1,0 +1,45 @@
+"""A process that scans shards (see `worker_main`). Apart from the caller because the HDF5 library can crash on a
+damaged file, and because it does one thing at a time per process."""
+
+import json
+import sys
+from pathlib import Path
+
+from xmae_fast.data.formats.layout import Layout
+from xmae_fast.data.index.scan import scan_shard
+from xmae_fast.data.index.sidecar import fingerprint, write_sidecar
+
+
+def serve(answer) -> None:
+    """Until standard input ends."""
+    answer(ready=True)
+    for line in sys.stdin:
+        scan_and_write(json.loads(line), answer)
+
+
+def scan_and_write(request: dict, answer) -> None:
+    """Scan the shard of a request and write its index; the answer tells where it lies, or the error."""
+    try:
+        layout = Layout(**request["layout"])
+        valid_for = fingerprint(request["path"], layout)
+        scan = scan_shard(request["path"], layout, lambda done, total: answer(done=done, total=total))
+        if scan.others:
+            valid_for["others"] = scan.others
+        if fingerprint(request["path"], layout, scan.others) != valid_for:
+            raise ValueError(f"shard {request['path']}: expected a file at rest, it changed while it was scanned")
+        target, failure = None, None
+        for place in request["targets"]:
+            try:
+                write_sidecar(Path(place), scan, valid_for)
+                target = place
+                break
+            except OSError as error:
+                failure = failure or error
+        if target is None:
+            raise failure
+        answer(target=target)
+    except (ValueError, OSError) as error:
+        answer(error=str(error), kind=type(error).__name__)
+    except Exception as error:  # damage makes h5py raise anything
+        what = f"shard {request['path']}: expected a readable HDF5 file ({type(error).__name__}: {error})"
+        answer(error=what, kind="ValueError")

@@ -1,0 +1,157 @@
+"""The copy that `repack` makes: laid out, filled in blocks, taken up again after an interruption, and read back."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import datetime, timezone
+
+import numpy as np
+
+from xmae_fast._version import __version__
+from xmae_fast.data.formats import packed
+from xmae_fast.data.formats.packed import SIGNALS, Progress
+from xmae_fast.data.index.open_shards import ShardChangedError
+from xmae_fast.data.repacking.journal import Journal
+from xmae_fast.data.repacking.source import RepackSource
+from xmae_fast.data.segments import Segments
+
+_BLOCK_ROWS, _BLOCK_BYTES = 4096, 1 << 24  # segments, and bytes of one signal, that are copied at a time
+_JOURNAL_S = 2.0  # seconds of work that a crash may cost
+_MARGIN = 1 << 20  # bytes of HDF5 structure
+
+
+class PackedCopy:
+    """The work on one partial file, `fd`."""
+
+    def __init__(
+        self,
+        segments: Segments,
+        dtype: np.dtype,
+        settings: dict,
+        fd: int,
+        journal: Journal,
+        progress: Progress | None,
+    ) -> None:
+        self.segments, self.dtype, self.settings, self.fd, self.journal = segments, dtype, settings, fd, journal
+        self.shape = len(segments), segments.seq_len
+        self.row = segments.seq_len * dtype.itemsize
+        self.block = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // self.row))
+        self.source = RepackSource(segments, dtype)
+        self.progress = progress or (lambda *_: None)
+        self.offsets: dict[str, int] = {}
+
+    def prepare(self, folder: str) -> int:
+        """Take up an earlier call's work, or lay out the file. Returns the segments that are copied already."""
+        identity = self._identity()
+        offsets = packed.signal_offsets(self.fd, self.shape, self.dtype) if self.journal.load(identity) else None
+        if offsets is None:
+            self.journal.remove()  # first, so that it never speaks of another file
+            os.ftruncate(self.fd, 0)
+        tables = self.source.tables()
+        needed = _MARGIN + 2 * self.shape[0] * self.row
+        needed += sum(table.shape[0] * np.dtype(table.dtype).itemsize for table in tables.values())
+        free = shutil.disk_usage(folder).free + 512 * os.fstat(self.fd).st_blocks
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"output: expected {needed:,} bytes of free space in {folder}, found {free:,}")
+        if offsets is None:
+            packed.create_packed(self.fd, self.shape, self.dtype, tables, self._attributes())
+            os.fsync(self.fd)
+            offsets = packed.signal_offsets(self.fd, self.shape, self.dtype)
+            self.journal.start(identity)
+        self.offsets = offsets
+        return min(self.journal.blocks * self.block, len(self.segments))
+
+    def run(self) -> None:
+        """Copy what is not copied yet. The journal never speaks of bytes that are not on the disk."""
+        written = time.monotonic()
+        with ThreadPoolExecutor(len(SIGNALS)) as pool:
+            for number in range(self.journal.blocks, -(-len(self.segments) // self.block)):
+                start, stop, places = self._block(number)
+                signals = self.source.read(start, stop, ahead=stop + self.block)
+                self.journal.add(list(pool.map(self._store, signals, places)))
+                if stop == len(self.segments) or time.monotonic() - written >= _JOURNAL_S:
+                    os.fsync(self.fd)
+                    self.journal.write()
+                    written = time.monotonic()
+                self.progress("copy", stop, len(self.segments))
+
+    def verify(self) -> dict[str, str]:
+        """Compare what the disk holds with what was read from the shards, block by block; the signals' checksums.
+        Blocks that differ are copied once more."""
+        checksums, wrong = self._read_back()
+        if wrong:
+            where = f"{len(wrong)} block(s), the first at segment {wrong[0] * self.block:,}"
+            warnings.warn(f"output: {where}, differ from the shards and are copied again", stacklevel=3)
+            for number in wrong:
+                self._copy_again(number)
+            os.fsync(self.fd)
+            checksums, wrong = self._read_back()
+        if wrong:
+            raise OSError(errno.EIO, f"output: the disk does not hold what was written ({where})")
+        return checksums
+
+    def _read_back(self) -> tuple[dict[str, str], list[int]]:
+        """Checksums of the signals, and the blocks that differ from the journal."""
+        if hasattr(os, "posix_fadvise"):  # from the disk rather than from memory
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        digests, wrong = [hashlib.sha256() for _ in SIGNALS], []
+
+        def read(digest, place: int, size: int) -> str:
+            data = packed.read_at(self.fd, size, place)
+            digest.update(data)
+            return hashlib.sha256(data).hexdigest()
+
+        with ThreadPoolExecutor(len(SIGNALS)) as pool:
+            for number in range(self.journal.blocks):
+                start, stop, places = self._block(number)
+                found = list(pool.map(read, digests, places, [(stop - start) * self.row] * len(SIGNALS)))
+                if found != self.journal.digests[number]:
+                    wrong.append(number)
+                self.progress("verify", stop, len(self.segments))
+        return {name: f"sha256:{digest.hexdigest()}" for name, digest in zip(SIGNALS, digests, strict=True)}, wrong
+
+    def _copy_again(self, number: int) -> None:
+        start, stop, places = self._block(number)
+        signals = self.source.read(start, stop)
+        if list(map(self._store, signals, places)) != self.journal.digests[number]:
+            self.journal.remove()  # what was copied before is not to be trusted
+            raise ShardChangedError(f"paths: segments {start:,} to {stop - 1:,} changed while they were copied")
+
+    def _block(self, number: int) -> tuple[int, int, list[int]]:
+        """Segments [start, stop), and where in the file their signals go."""
+        start = number * self.block
+        places = [self.offsets[name] + start * self.row for name in SIGNALS]
+        return start, min(start + self.block, len(self.segments)), places
+
+    def _store(self, signal: np.ndarray, place: int) -> str:
+        packed.write_at(self.fd, signal, place)
+        return hashlib.sha256(signal).hexdigest()
+
+    def _identity(self) -> str:
+        """A hash of everything that decides the file's content."""
+        content = {
+            "form": [packed.FORMAT_VERSION, __version__, self.dtype.str, *self.shape, self.block],
+            "settings": self.settings,
+            "shards": [[shard.path, shard.sidecar.valid_for] for shard in self.segments.index.shards],
+            "rows": hashlib.sha256(self.segments.rows).hexdigest(),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _attributes(self) -> dict:
+        segments = self.segments
+        rate = {"sampling_freq": segments.sampling_freq} if segments.sampling_freq else {}
+        return rate | {
+            "format": packed.FORMAT,
+            "format_version": packed.FORMAT_VERSION,
+            "xmae_fast_version": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "selection": json.dumps(self.settings | {"layout": asdict(segments.layout)}),
+            "rejected": json.dumps(dict(segments.rejected.most_common())),
+            "broken": json.dumps(segments.index.broken),
+        }

@@ -1,0 +1,126 @@
+"""From a recorded signal to what the model was trained on: clean, judge, resample, normalise; many segments at once.
+
+The published recipe cleans and judges with neurokit2, segment by segment; `xmae_fast.signals` gives its numbers for
+arrays of segments [B, n], with SciPy alone."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from xmae_fast.data import problems
+from xmae_fast.data.gather import gather_arrays
+from xmae_fast.model.recipe import Recipe
+from xmae_fast.signals.beats import ppg_beats, template_quality
+from xmae_fast.signals.clean import clean_ppg, fill_missing, min_max, resample
+
+
+class Prepared(NamedTuple):
+    """B segments of L samples as the model takes them.
+
+    ppg: [B, L] float32 in [-1, 1]; zeros where `usable` is False. quality: [B], at most 1; NaN where there are fewer
+    than four pulses or it was not asked for. pulse_rate: [B] 1/min, NaN likewise. usable: [B], False for a segment that
+    is constant or has no finite sample. missing: [B] share of samples that were not finite, and were filled. flat: [B]
+    share of samples that keep their value for 0.25 s or longer. clipped: [B] share of samples that stay at the
+    segment's minimum or maximum for 40 ms or longer. slope_skewness: [B], above 0 where the signal rises faster than it
+    falls, as pulses do (1 or so). fast: [B] share of the recorded power beyond the band-pass's lower end that lies
+    beyond its upper end, too; a few percent at most in PPG."""
+
+    ppg: np.ndarray
+    quality: np.ndarray
+    pulse_rate: np.ndarray
+    usable: np.ndarray
+    missing: np.ndarray
+    flat: np.ndarray
+    clipped: np.ndarray
+    slope_skewness: np.ndarray
+    fast: np.ndarray
+
+
+def prepare_ppg(segments: np.ndarray, fs: float, recipe: Recipe | None = None, *, quality: bool = True) -> Prepared:
+    """Segments as recorded -> segments as the model takes them.
+
+    Args:
+        segments: [B, n] numbers in any unit, n = segment_s * fs to the nearest sample; NaN where nothing was recorded.
+        fs: Hz. recipe: the published one unless given. quality: whether to judge.
+
+    Raises:
+        ValueError: naming the argument. ImportError: SciPy is missing.
+    """
+    recipe = recipe or Recipe()
+    raw = np.asarray(segments, np.float64)
+    check_rate(fs, recipe)
+    if raw.ndim != 2 or raw.shape[1] != round(recipe.segment_s * fs):
+        wanted = f"[B, {round(recipe.segment_s * fs)}], {recipe.segment_s:g} s at {fs:g} Hz"
+        raise ValueError(f"segments: expected shape {wanted}, got {list(raw.shape)}")
+    raw, missing = fill_missing(raw)
+    usable = np.ptp(raw, axis=1) > 0
+    flat, clipped = held_shares(raw, fs)
+    clean = raw
+    if recipe.clean != "none":
+        clean = clean_ppg(raw, fs, (recipe.low_hz, recipe.high_hz), recipe.filter_order)
+    judged, rate = np.full((2, len(raw)), np.nan)
+    if quality and usable.any():
+        varying = clean[usable]
+        found = template_quality(varying, ppg_beats(varying, fs), fs, recipe.quality_percentile)
+        judged[usable], rate[usable] = found
+    slope = np.diff(clean, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        skewness = (slope * slope * slope).mean(1) / (slope * slope).mean(1) ** 1.5
+    fast = _fast_share(raw, fs, recipe)
+    ppg, scaled = normalise(resample(clean, recipe.samples), recipe.normalize_dtype)
+    usable &= scaled
+    ppg[~usable] = 0
+    return Prepared(ppg, judged, rate, usable, missing, flat, clipped, skewness, fast)
+
+
+def check_rate(fs: float, recipe: Recipe) -> None:
+    """ValueError unless a signal at `fs` Hz can be prepared."""
+    if isinstance(fs, bool) or not isinstance(fs, int | float | np.number) or not (math.isfinite(fs) and fs > 0):
+        raise ValueError(f"fs: expected a positive number of Hz, got {fs!r}")
+    if recipe.clean != "none" and fs <= 2 * recipe.high_hz:
+        least = f"more than {2 * recipe.high_hz:g} Hz, twice the upper end of the band-pass"
+        raise ValueError(f"fs: expected {least}, got {fs:g} Hz")
+
+
+def held_shares(x: np.ndarray, fs: float) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of each row of x [B, n] that lie in runs of equal values: of 0.25 s or more anywhere, and of 40 ms or more
+    (at least 4 samples) at the row's minimum or maximum; [B] each."""
+    same = np.diff(x, axis=1) == 0
+    if not same.any():
+        return np.zeros(len(x)), np.zeros(len(x))
+    extreme = (x == x.min(1, keepdims=True)) | (x == x.max(1, keepdims=True))
+    flat = _in_runs(same, max(round(0.25 * fs), 2)) / x.shape[1]
+    clipped = _in_runs(same & extreme[:, 1:], max(round(0.04 * fs), 3)) / x.shape[1]
+    return flat, clipped
+
+
+def normalise(x: np.ndarray, dtype: str = "float16") -> tuple[np.ndarray, np.ndarray]:
+    """x [B, L] min-max scaled to [-1, 1] per row as a shard stores it and a loader reads it, in `dtype` arithmetic:
+    float32 [B, L], and [B] whether the row could be (others are 0)."""
+    stored = np.nan_to_num(min_max(x), posinf=0, neginf=0).astype(dtype)
+    out = np.zeros((2, *x.shape), np.float32)
+    gather, places = gather_arrays(stored, stored)
+    found = gather.gather(*places, *out, half=dtype == "float16", threads=1)
+    return out[0], (found & problems.relevant(dtype)) == 0
+
+
+def _fast_share(raw: np.ndarray, fs: float, recipe: Recipe) -> np.ndarray:
+    """[B]: power above high_hz as a share of that above low_hz; 0 where there is none."""
+    power = np.abs(np.fft.rfft(raw - raw.mean(1, keepdims=True), axis=1)) ** 2
+    frequency = np.fft.rfftfreq(raw.shape[1], 1 / fs)
+    above = power[:, frequency > recipe.low_hz].sum(1)
+    return power[:, frequency > recipe.high_hz].sum(1) / np.where(above > 0, above, 1)
+
+
+def _in_runs(same: np.ndarray, least: int) -> np.ndarray:
+    """[B]: how many samples lie in runs of at least `least` true neighbours in same [B, n - 1]."""
+    if same.shape[1] < least:
+        return np.zeros(len(same))
+    sums = np.cumsum(np.pad(same, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+    begins = sums[:, least:] - sums[:, :-least] == least  # a run begins here
+    counts = begins.sum(1)
+    runs = (np.diff(begins.view(np.int8), axis=1, prepend=0) == 1).sum(1)
+    return counts + runs * least

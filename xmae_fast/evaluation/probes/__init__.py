@@ -1,0 +1,1 @@
+"""Linear probes: how well a linear model predicts labels from embeddings of held-out subjects."""

@@ -1,0 +1,284 @@
+"""Kernels of the stem's forward: pack, convolution, statistics, activation, mix of two levels, end."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from xmae_fast.ops._device import silu
+from xmae_fast.ops.conv_stem.triton.device import (
+    BETA,
+    EPS,
+    MEAN,
+    RSTD,
+    SCALE,
+    UNBIASED,
+    behind,
+    between,
+    convolve,
+    load_rows,
+    normalised,
+    part_of,
+)
+
+
+@triton.jit
+def _store_norm(norms_ptr, stride_n, c, mask, mean, var, unbiased, gamma, beta):
+    rstd = 1.0 / tl.sqrt(var + EPS)
+    tl.store(norms_ptr + MEAN * stride_n + c, mean, mask=mask)
+    tl.store(norms_ptr + RSTD * stride_n + c, rstd, mask=mask)
+    tl.store(norms_ptr + UNBIASED * stride_n + c, unbiased, mask=mask)
+    tl.store(norms_ptr + SCALE * stride_n + c, gamma * rstd, mask=mask)
+    tl.store(norms_ptr + BETA * stride_n + c, beta, mask=mask)
+
+
+@triton.jit
+def stem_pack_kernel(
+    flat_ptr, map_ptr, packed_ptr, norms_ptr, packed_size, flat_size, weights, channels,
+    RUNNING: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """packed[i] = flat[map[i]], 0 where map is -1; RUNNING: programs behind fill `norms` from running statistics.
+
+    The second axis of programs is the stem.
+    """
+    stem = tl.program_id(1).to(tl.int64)
+    flat_ptr += stem * flat_size
+    packed_ptr += stem * packed_size
+    norms_ptr += stem * (5 * (channels + 1))
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < packed_size
+    source = tl.load(map_ptr + at, mask=inside, other=-1)
+    weight = tl.load(flat_ptr + source, mask=source >= 0, other=0.0)
+    tl.store(packed_ptr + at, weight.to(packed_ptr.dtype.element_ty), mask=inside)
+    if RUNNING:
+        c = at - packed_size
+        known = (c >= 0) & (c < channels)
+        norm_ptr = flat_ptr + weights + c
+        gamma = tl.load(norm_ptr, mask=known, other=0.0).to(tl.float32)
+        beta = tl.load(norm_ptr + channels, mask=known, other=0.0).to(tl.float32)
+        mean = tl.load(norm_ptr + 2 * channels, mask=known, other=0.0).to(tl.float32)
+        var = tl.load(norm_ptr + 3 * channels, mask=known, other=0.0).to(tl.float32)
+        # The last column, the mean of x, is 0 here: pre-BatchNorm values of skip are not centred.
+        _store_norm(norms_ptr, channels + 1, c, (c >= 0) & (c <= channels), mean, var, var, gamma, beta)
+
+
+@triton.jit
+def _moments(values, mask, count, partial_ptr, stride_p, n, mask_n, tiles):
+    """Store mean and sum of squared distances of the rows of a tile: values [BLOCK_M, BLOCK_N], channels n.
+
+    Both are corrected by the mean distance from the first mean, whose rounding is many standard deviations where a
+    channel hardly varies.
+    """
+    mean = tl.sum(tl.where(mask, values, 0.0), axis=0) / count  # [BLOCK_N]
+    away = tl.where(mask, values - mean[None, :], 0.0)
+    rest = tl.sum(away, axis=0) / count
+    squares = tl.maximum(tl.sum(away * away, axis=0) - rest * rest * count, 0.0)
+    at = n.to(tl.int64) * tiles + tl.program_id(0)
+    tl.store(partial_ptr + at, mean + rest, mask=mask_n)
+    tl.store(partial_ptr + stride_p + at, squares, mask=mask_n)
+
+
+@triton.jit
+def stem_conv_kernel(
+    x_ptr, w_ptr, norms_ptr, out_ptr, partial_ptr, skip_x_ptr,
+    rows, rows_2, L_in, L_in_2, L_out, L_out_2, stride_w, stride_n, stride_p,
+    in_at, out_at, w_at, fuse_at, skip_at, skip_channel,
+    C_IN: tl.constexpr, CIN_PAD: tl.constexpr, C_OUT: tl.constexpr, COUT_PAD: tl.constexpr,
+    K: tl.constexpr, STRIDE: tl.constexpr, NORM: tl.constexpr, STATISTICS: tl.constexpr, ACTIVATE: tl.constexpr,
+    FUSE: tl.constexpr, SKIP: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """out [rows, C_OUT] = conv(x), x normalised and activated on load with NORM.
+
+    STATISTICS: also mean and squared distances of each tile, [2, channels, tiles]; of x too, where it has one channel.
+    ACTIVATE: out = silu(bn(conv(x))); with FUSE the 1x1 layer at fuse_at, its BatchNorm (channels that follow) and SiLU
+    are applied to that, with SKIP bn(w x) of the 1 -> C_OUT layer at skip_at is added.
+    """
+    tiles = tl.cdiv(rows, BLOCK_M)
+    second, tile = part_of(tl.program_id(0), tiles)
+    tiles += tl.cdiv(rows_2, BLOCK_M)
+    x_ptr += behind(second, rows // L_out * L_in) * C_IN
+    out_ptr += behind(second, rows) * C_OUT
+    w_ptr += behind(second, stride_w)
+    norms_ptr += behind(second, 5 * stride_n)
+    if SKIP:
+        skip_x_ptr += behind(second, rows)
+    rows, L_in, L_out = tl.where(second, rows_2, rows), tl.where(second, L_in_2, L_in), tl.where(second, L_out_2, L_out)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_m, mask_n = row < rows, n < C_OUT
+    mask = mask_m[:, None] & mask_n[None, :]
+    acc = convolve(
+        x_ptr, w_ptr + w_at, norms_ptr + in_at, stride_n, row, mask_m, L_in, L_out, n,
+        C_IN, CIN_PAD, COUT_PAD, K, STRIDE, NORM, PRECISION, BLOCK_M, BLOCK_K, BLOCK_N,
+    )  # fmt: skip
+    if ACTIVATE:
+        acc = silu(normalised(acc, norms_ptr + out_at, stride_n, n[None, :], mask_n[None, :]))
+        if FUSE:
+            k = tl.arange(0, BLOCK_N)
+            w = tl.load(w_ptr + fuse_at + k[:, None] * COUT_PAD + n[None, :])  # [BLOCK_N, BLOCK_N]
+            acc = tl.dot(tl.where(mask, acc, 0.0).to(w.dtype), w, input_precision=PRECISION)
+            acc = silu(normalised(acc, norms_ptr + out_at + C_OUT, stride_n, n[None, :], mask_n[None, :]))
+        if SKIP:
+            x = tl.load(skip_x_ptr + row, mask=mask_m, other=0.0).to(tl.float32)
+            w = tl.load(w_ptr + skip_at + n).to(tl.float32)
+            product = x[:, None] * w[None, :]
+            acc += normalised(product, norms_ptr + skip_channel, stride_n, n[None, :], mask_n[None, :])
+    out = acc.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row.to(tl.int64)[:, None] * C_OUT + n[None, :], out, mask=mask)
+    if STATISTICS:
+        count = tl.minimum(rows - tile * BLOCK_M, BLOCK_M) * 1.0
+        _moments(out.to(tl.float32), mask, count, partial_ptr, stride_p, n, mask_n, tiles)
+        if CIN_PAD == 1:
+            x = tl.load(x_ptr + row, mask=mask_m, other=0.0).to(tl.float32)[:, None]
+            channel = C_OUT + tl.arange(0, 1)
+            _moments(x, mask_m[:, None], count, partial_ptr, stride_p, channel, channel == C_OUT, tiles)
+
+
+@triton.jit
+def stem_statistics_kernel(
+    partial_ptr, flat_ptr, w_ptr, norms_ptr, rows, rows_2, stride_w, flat_size, stride_p, channels, weights,
+    out_at, skip_at, skip_channel,
+    C_OUT: tl.constexpr, S: tl.constexpr, SKIP: tl.constexpr, TILE: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Merge the moments of all tiles (Chan) and store the normalisation of BLOCK_C channels.
+
+    SKIP: the program behind has x, the channel behind the last: skip's values w x have its mean times w, its variance
+    times w^2. The second axis of programs is the stem.
+    """
+    second = tl.program_id(1) > 0
+    tiles, tiles_2 = tl.cdiv(rows, TILE), tl.cdiv(rows_2, TILE)
+    stride_c = tiles + tiles_2
+    partial_ptr += behind(second, tiles)
+    flat_ptr += behind(second, flat_size)
+    w_ptr += behind(second, stride_w)
+    norms_ptr += behind(second, 5 * (channels + 1))
+    rows, tiles = tl.where(second, rows_2, rows), tl.where(second, tiles_2, tiles)
+    of_x = tl.program_id(0) * BLOCK_C >= C_OUT
+    c = tl.where(of_x, C_OUT, tl.program_id(0) * BLOCK_C) + tl.arange(0, BLOCK_C)
+    mask_c = c < tl.where(of_x, C_OUT + 1, C_OUT)
+    at = partial_ptr + c.to(tl.int64)[:, None] * stride_c  # [BLOCK_C, 1]
+    about = tl.load(at, mask=mask_c[:, None], other=0.0)  # the first tile's mean: no large sums of equal numbers
+    total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
+    for first in range(0, tiles, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)[None, :]
+        mask = mask_c[:, None] & (t < tiles)
+        count = tl.minimum(rows - t * TILE, TILE) * 1.0
+        total += tl.where(mask, count * (tl.load(at + t, mask=mask, other=0.0) - about), 0.0)
+    n = rows * 1.0
+    mean = tl.sum(about + tl.sum(total, axis=1)[:, None] / n, axis=1)
+    total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
+    for first in range(0, tiles, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)[None, :]
+        mask = mask_c[:, None] & (t < tiles)
+        count = tl.minimum(rows - t * TILE, TILE) * 1.0
+        away = tl.load(at + t, mask=mask, other=0.0) - mean[:, None]
+        squares = tl.load(at + stride_p + t, mask=mask, other=0.0)
+        total += tl.where(mask, squares + count * away * away, 0.0)
+    square = tl.sum(total, axis=1)
+    var, unbiased = square / n, square / tl.maximum(n - 1.0, 1.0)
+    known = c < C_OUT
+    gamma = tl.load(flat_ptr + weights + out_at + c, mask=known, other=0.0).to(tl.float32)
+    beta = tl.load(flat_ptr + weights + channels + out_at + c, mask=known, other=0.0).to(tl.float32)
+    _store_norm(norms_ptr, channels + 1, out_at + c, known, mean, var, unbiased, gamma, beta)
+    if SKIP:
+        is_x = mask_c & (c == C_OUT)
+        _store_norm(norms_ptr, channels + 1, channels + c * 0, is_x, mean, var, unbiased, gamma, beta)
+        x_mean = tl.sum(tl.where(is_x, mean, 0.0), axis=0)
+        x_var = tl.sum(tl.where(is_x, var, 0.0), axis=0)
+        x_unbiased = tl.sum(tl.where(is_x, unbiased, 0.0), axis=0)
+        s = tl.arange(0, BLOCK_S)
+        mask_s = (s < S) & ((s * 0 + tl.program_id(0)) * BLOCK_C >= C_OUT)
+        w = tl.load(w_ptr + skip_at + s, mask=mask_s, other=0.0).to(tl.float32)
+        gamma = tl.load(flat_ptr + weights + skip_channel + s, mask=mask_s, other=0.0).to(tl.float32)
+        beta = tl.load(flat_ptr + weights + channels + skip_channel + s, mask=mask_s, other=0.0).to(tl.float32)
+        w2 = w * w
+        _store_norm(
+            norms_ptr, channels + 1, skip_channel + s, mask_s, w * x_mean, w2 * x_var, w2 * x_unbiased, gamma, beta
+        )
+
+
+@triton.jit
+def stem_activation_kernel(
+    x_ptr, norms_ptr, out_ptr, rows, rows_2, stride_n, in_at,
+    C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """out = silu(bn(x)), [rows, C]."""
+    second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
+    x_ptr += behind(second, rows) * C
+    out_ptr += behind(second, rows) * C
+    norms_ptr += behind(second, 5 * stride_n)
+    rows = tl.where(second, rows_2, rows)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = tl.arange(0, BLOCK_C)[None, :]
+    mask = (row < rows)[:, None] & (c < C)
+    at = row.to(tl.int64)[:, None] * C + c
+    out = load_rows(x_ptr, at, mask, norms_ptr + in_at, stride_n, c, c < C, True)
+    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def stem_mix_kernel(
+    fine_ptr, coarse_ptr, w_ptr, norms_ptr, out_ptr,
+    rows, rows_2, L, L_2, L_coarse, L_coarse_2, stride_w, stride_n, fine_at, coarse_at, lateral_at, reduce_at,
+    C: tl.constexpr, C_PAD: tl.constexpr, CC: tl.constexpr, CC_PAD: tl.constexpr,
+    NORM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """out [rows, C] = fine lateral + up(coarse) reduce: up commutes with the 1x1 convolution behind it."""
+    compute = w_ptr.dtype.element_ty
+    second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
+    fine_ptr += behind(second, rows) * C
+    coarse_ptr += behind(second, rows // L * L_coarse) * CC
+    out_ptr += behind(second, rows) * C
+    w_ptr += behind(second, stride_w)
+    norms_ptr += behind(second, 5 * stride_n)
+    rows, L = tl.where(second, rows_2, rows), tl.where(second, L_2, L)
+    L_coarse = tl.where(second, L_coarse_2, L_coarse)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_m = row < rows
+    sample = row // L
+    acc = convolve(
+        fine_ptr, w_ptr + lateral_at, norms_ptr + fine_at, stride_n, row, mask_m, L, L, n,
+        C, C_PAD, C_PAD, 1, 1, NORM, PRECISION, BLOCK_M, BLOCK_K, BLOCK_N,
+    )  # fmt: skip
+    low, high, share = between(row - sample * L, L, L_coarse)
+    first = sample.to(tl.int64) * L_coarse
+    low, high = ((first + low) * CC)[:, None], ((first + high) * CC)[:, None]
+    norms_ptr += coarse_at
+    for c0 in tl.static_range(0, CC_PAD, BLOCK_K):
+        c = c0 + tl.arange(0, BLOCK_K)
+        mask_c = (c < CC)[None, :]
+        mask = mask_m[:, None] & mask_c
+        a = load_rows(coarse_ptr, low + c[None, :], mask, norms_ptr, stride_n, c[None, :], mask_c, NORM)
+        b = load_rows(coarse_ptr, high + c[None, :], mask, norms_ptr, stride_n, c[None, :], mask_c, NORM)
+        x = a * (1.0 - share)[:, None] + b * share[:, None]
+        w = tl.load(w_ptr + reduce_at + c[:, None] * C_PAD + n[None, :])
+        acc = tl.dot(x.to(compute), w, acc, input_precision=PRECISION)
+    mask = mask_m[:, None] & (n < C)[None, :]
+    tl.store(out_ptr + row.to(tl.int64)[:, None] * C + n[None, :], acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def stem_end_kernel(
+    head_ptr, x_ptr, w_ptr, norms_ptr, out_ptr, rows, rows_2, stride_w, stride_n, head_at, skip_at, skip_channel,
+    S: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """out [rows, S] = silu(bn(head)) + bn(w x)."""
+    second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
+    head_ptr += behind(second, rows) * S
+    x_ptr += behind(second, rows)
+    out_ptr += behind(second, rows) * S
+    w_ptr += behind(second, stride_w)
+    norms_ptr += behind(second, 5 * stride_n)
+    rows = tl.where(second, rows_2, rows)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    s = tl.arange(0, BLOCK_S)[None, :]
+    mask = (row < rows)[:, None] & (s < S)
+    at = row.to(tl.int64)[:, None] * S + s
+    head = load_rows(head_ptr, at, mask, norms_ptr + head_at, stride_n, s, s < S, True)
+    x = tl.load(x_ptr + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
+    w = tl.load(w_ptr + skip_at + s, mask=s < S, other=0.0).to(tl.float32)
+    skip = normalised(x * w, norms_ptr + skip_channel, stride_n, s, s < S)
+    tl.store(out_ptr + at, (head + skip).to(out_ptr.dtype.element_ty), mask=mask)

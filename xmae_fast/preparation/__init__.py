@@ -1,0 +1,17 @@
+"""Raw recordings to segments and shards."""
+
+from xmae_fast._optional import lazy_names
+
+_HOME = {
+    "Channel": "recording",
+    "PrepareReport": "preparing",
+    "Reading": "recording",
+    "Recording": "recording",
+    "RecordingError": "recording",
+    "Segments": "recipe",
+    "apply_recipe": "recipe",
+    "prepare": "preparing",
+    "read_recording": "sources",
+}
+__all__ = list(_HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

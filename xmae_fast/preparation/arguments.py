@@ -1,0 +1,65 @@
+"""What `prepare` is called with, checked before anything is done."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+
+from xmae_fast._optional import check_installed
+from xmae_fast._version import __version__
+from xmae_fast.data.options import Quality, check_option, quality_pair
+from xmae_fast.preparation.settings import EQUIVALENT, LOWEST_RATE, Settings
+from xmae_fast.preparation.sources import FORMATS, Source
+
+
+def check_settings(
+    dataset: str,
+    recipe: str,
+    ppg: str | None,
+    ecg: str | None,
+    fs: float | None,
+    subject: str,
+    window_s: float,
+    hop_s: float | None,
+    sampling_freq: float,
+    quality: Quality | None,
+    max_missing: float,
+) -> Settings:
+    """The options of `prepare`; ValueError names one of a wrong value."""
+    check_option("recipe", recipe, ("batched", "neurokit2"))
+    if not re.fullmatch(r"[^/_+\s]+", dataset):
+        raise ValueError(f"dataset: expected a name without '/', '_', '+' and spaces, got {dataset!r}")
+    if subject not in ("name", "folder"):
+        try:
+            re.compile(subject)
+        except re.error as error:
+            expected = "expected 'name', 'folder' or a regular expression"
+            raise ValueError(f"subject: {expected}, got {subject!r} ({error})") from None
+    hop_s = window_s if hop_s is None else hop_s
+    limits = {
+        "window_s": (window_s, 4.0, 3600.0),
+        "hop_s": (hop_s, 0.01, 1e6),
+        "sampling_freq": (sampling_freq, 1.0, 1e5),
+        "max_missing": (max_missing, 0.0, 0.99),
+        "fs": (fs, LOWEST_RATE, 1e6),
+    }
+    for name, (value, low, high) in limits.items():
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+    pair = tuple(map(float, quality_pair(-1.0 if quality is None else quality)))  # correlations are from -1 on
+    numbers = map(float, (window_s, hop_s, sampling_freq))
+    rate = None if fs is None else float(fs)
+    return Settings(dataset, recipe, ppg, ecg, rate, subject, *numbers, pair, float(max_missing))
+
+
+def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
+    """What the values of the shards depend on; ImportError where a package is missing that the sources need."""
+    needed = {"scipy": "Preparation"}
+    needed |= {package: form.name for s in sources for form in [FORMATS[s.suffix]] for package in form.packages}
+    if recipe == "neurokit2":
+        needed["neurokit2"] = 'recipe="neurokit2"'
+    for package, purpose in needed.items():
+        check_installed(package, f"{purpose} needs", "prepare")
+    packages = sorted({"numpy", *needed})
+    versions = {"xmae_fast": __version__} | {name: metadata.version(name) for name in packages}
+    return versions | ({} if recipe == "neurokit2" else {"equivalent": EQUIVALENT})

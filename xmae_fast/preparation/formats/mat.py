@@ -1,0 +1,134 @@
+"""PulseDB's .mat files (v7.3, HDF5): struct array `Subj_Wins`, a 10 s window per element."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xmae_fast.data.formats.shards import import_h5py
+from xmae_fast.preparation.recording import Channel, Reading, Recording, find_channel
+
+_RATE = 125.0  # Hz, PulseDB's, where there is no time
+_SIGNALS = {"PPG": "PPG_Raw", "ECG": "ECG_Raw"}
+_IDS = ("SegmentID", "WinID", "WinSeqID")
+
+
+def read_mat(path: str, reading: Reading) -> Recording:
+    """Windows of one file. The struct is the group that holds the signals, by any name; each of its fields is a data
+    set of references, one per window, or a matrix with a column (MATLAB: row) per window."""
+    h5py = import_h5py()
+    if not h5py.is_hdf5(path):
+        raise ValueError("expected MATLAB v7.3 (HDF5), which `save` writes with '-v7.3'")
+    with h5py.File(path, "r") as file:
+        struct = _Struct(file, h5py, [reading.ppg or "PPG_Raw", reading.ecg or "ECG_Raw"])
+        values = {}
+        for kind, wanted in (("PPG", reading.ppg), ("ECG", reading.ecg)):
+            default = _SIGNALS[kind] if _SIGNALS[kind] in struct.names else None
+            name = struct.names[find_channel(struct.names, kind, wanted or default)]
+            values[kind] = name, struct.rows(name)
+        count = len(values["PPG"][1])
+        starts, fs = struct.time(count) if "T" in struct.names else (None, None)
+        fs = reading.fs or fs or _RATE
+        texts = [struct.texts(name, count) for name in _IDS]
+        fallback = ["1"] * count, *([str(i + 1) for i in range(count)],) * 2
+        ids = [text or instead for text, instead in zip(texts, fallback, strict=True)]
+        return Recording(
+            *(Channel(name, rows, fs) for name, rows in values.values()),
+            subjects=struct.texts("SubjectID", count),
+            ids=list(zip(*ids, strict=True)),
+            starts=starts,
+        )
+
+
+class _Struct:
+    """The fields of a MATLAB struct or struct array."""
+
+    def __init__(self, file, h5py, wanted: list[str]) -> None:
+        groups = [file, *(member for member in file.values() if isinstance(member, h5py.Group))]
+        lower = {name.lower() for name in wanted}
+        self.group = next((group for group in groups if lower <= {name.lower() for name in group}), None)
+        if self.group is None:
+            found = ", ".join(f"{group.name}: {', '.join(group)}" for group in groups if group.name != "/#refs#")
+            raise ValueError(f"expected a struct with the fields {' and '.join(wanted)}, found {found}")
+        self.file, self.h5py = file, h5py
+        self.names = list(self.group)
+
+    def rows(self, name: str) -> np.ndarray:
+        """(P, n) float64, a row per window."""
+        field = self.group[name]
+        if not self._is_references(field):
+            if field.ndim != 2 or field.dtype.kind not in "fiu":
+                raise ValueError(f"{name}: expected numbers, a row per window, got {field.shape} {field.dtype}")
+            return np.ascontiguousarray(field[()].T, dtype=np.float64)
+        found = [self._data_set(reference) for reference in field[()].ravel()]
+        sizes = {data_set.get_space().get_simple_extent_npoints() for data_set in found}
+        if len(sizes) != 1 or found[0].dtype.kind not in "fiu":
+            some = ", ".join(map(str, sorted(sizes)[:5]))
+            raise ValueError(f"{name}: expected windows of numbers of one length, got lengths {some or 'of none'}")
+        values = np.empty((len(found), sizes.pop()))
+        every, double = self.h5py.h5s.ALL, self.h5py.h5t.NATIVE_DOUBLE  # asking each for its type takes longer
+        for row, data_set in zip(values, found, strict=True):
+            data_set.read(every, every, row, double)
+        return values
+
+    def texts(self, name: str, count: int) -> list[str]:
+        """A text per window, () where there is no such field."""
+        if name not in self.names:
+            return []
+        field = self.group[name]
+        references = self._is_references(field)
+        elements = [self._element(r) for r in field[()].ravel()] if references else list(field[()].T)
+        if len(elements) != count:
+            if not references and field.ndim == 2 and 1 in field.shape and field.attrs.get("MATLAB_class") == b"char":
+                return [_text(field[()])] * count
+            raise ValueError(f"{name}: expected {count} values, one per window, got {len(elements)}")
+        return [_text(element) for element in elements]
+
+    def time(self, count: int) -> tuple[np.ndarray, float]:
+        """When each window begins, (P,) s, and the rate in Hz, of the field T."""
+        rows = self.group["T"]
+        if self._is_references(rows):
+            elements = [self._data_set(reference) for reference in rows[()].ravel()]
+            first = self._read(elements[0]).ravel() if elements else np.zeros(0)
+            starts = np.array([self._first(element) for element in elements])
+        else:
+            table = self.rows("T")
+            first, starts = table[0] if len(table) else np.zeros(0), table[:, 0]
+        span = first[-1] - first[0] if len(first) > 1 else 0
+        if len(starts) != count or not (np.isfinite(span) and span > 0):
+            raise ValueError(f"T: expected rising times in s of {count} windows, got {len(starts)} over {span} s")
+        rate = (len(first) - 1) / span
+        return starts, float(round(rate)) if abs(rate - round(rate)) < 0.005 * rate else float(rate)
+
+    def _is_references(self, field) -> bool:
+        if not isinstance(field, self.h5py.Dataset):
+            raise ValueError(f"{field.name}: expected a data set, found a group")
+        return self.h5py.check_ref_dtype(field.dtype) is not None
+
+    def _data_set(self, reference):
+        """The low-level handle: by name would take three times as long, and there are some for every window."""
+        return self.h5py.h5r.dereference(reference, self.file.id)
+
+    def _element(self, reference) -> np.ndarray:
+        return self._read(self._data_set(reference))
+
+    def _read(self, data_set) -> np.ndarray:
+        values = np.empty(data_set.shape, data_set.dtype)
+        data_set.read(self.h5py.h5s.ALL, self.h5py.h5s.ALL, values)
+        return values
+
+    def _first(self, data_set) -> float:
+        space = data_set.get_space()
+        space.select_hyperslab((0,) * len(data_set.shape), (1,) * len(data_set.shape))
+        value = np.empty(1)
+        data_set.read(self.h5py.h5s.create_simple((1,)), space, value)
+        return float(value[0])
+
+
+def _text(element: np.ndarray) -> str:
+    """MATLAB's char (uint16 codes) or a number."""
+    if element.dtype == np.uint16:
+        return "".join(map(chr, element.ravel())).strip()
+    if element.size != 1:
+        return ""
+    value = element.ravel()[0]
+    return str(int(value)) if float(value).is_integer() else str(value)

@@ -1,0 +1,100 @@
+"""Tables with a row per sample: CSV, TSV (also .gz) and Parquet; BIDMC's CSV, VitalDB's cases by track names."""
+
+from __future__ import annotations
+
+import gzip
+import re
+
+import numpy as np
+
+from xmae_fast._optional import need
+from xmae_fast.preparation.recording import Channel, Reading, Recording, find_channel
+
+_TIME = re.compile(r"(time|t|timestamp|datetime|seconds|elapsed)([ _]*[\[(]?(s|sec|seconds|ms)[\])]?)?")
+_ROUNDED = 1.5  # samples that a time may be off
+_WIDEST_GAPS = 50  # times the samples that are there: more is no recording with gaps but a wrong time column
+
+
+def read_table(path: str, reading: Reading) -> Recording:
+    """Columns of PPG and ECG, by name; a time column (numbers in s or ms, or dates) gives rate, start and gaps."""
+    pandas = need("pandas", "CSV and Parquet needs", "prepare")
+    if path.lower().endswith(".parquet"):
+        parquet = need("pyarrow.parquet", "Parquet needs", "prepare")
+        names, separator = parquet.ParquetFile(path).schema_arrow.names, ""
+    else:
+        names, separator = _header(path)
+    ppg = names[find_channel(names, "PPG", reading.ppg)]
+    ecg = names[find_channel(names, "ECG", reading.ecg)]
+    time = next((name for name in names if _TIME.fullmatch(name.strip().lower())), None)
+    wanted = [name for name in dict.fromkeys((time, ppg, ecg)) if name is not None]
+    if separator:
+        numbers = dict.fromkeys((ppg, ecg), np.float64)
+        table = pandas.read_csv(path, sep=separator, usecols=wanted, dtype=numbers, encoding="utf-8-sig")
+    else:
+        table = pandas.read_parquet(path, columns=wanted)
+    if not len(table):
+        raise ValueError("expected rows of samples, found none")
+    signals = [table[name].to_numpy(np.float64) for name in (ppg, ecg)]
+    start, fs = "", reading.fs
+    if time is not None:
+        seconds, start = _seconds(pandas, table[time], time)
+        try:
+            signals, fs = place(seconds, signals)
+        except ValueError as error:
+            if fs is None:
+                raise ValueError(f"{error}; --fs HZ takes the rows as even samples") from None
+    if fs is None:
+        raise ValueError(f"expected the sampling rate, found no time column in {names}: --fs HZ says it")
+    channels = [Channel(name.strip(), x[None], fs) for name, x in zip((ppg, ecg), signals, strict=True)]
+    return Recording(*channels, start=start)
+
+
+def place(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
+    """Signals (n,) on an even grid, NaN in gaps, and its rate in Hz. The rate is that of the stretches without gaps.
+    Times may be rounded to more than a sample's length, as BIDMC's are, unless there are gaps too. ValueError where
+    times fall, or are too uneven for a grid."""
+    steps = np.diff(seconds)
+    if len(steps) < 1 or not (steps >= 0).all() or seconds[-1] == seconds[0]:
+        row = int(np.flatnonzero(~(steps >= 0))[0]) + 2 if (~(steps >= 0)).any() else len(seconds)
+        raise ValueError(f"time: expected rising numbers, row {row} of {len(seconds)} is not above the one before it")
+    span = seconds[-1] - seconds[0]
+    line = seconds[0] + np.arange(len(seconds)) * span / len(steps)
+    if np.abs(seconds - line).max() * len(steps) < _ROUNDED * span:
+        return signals, _rate(len(steps), span)
+    even = steps[steps < 1.5 * np.median(steps)]
+    fs = _rate(len(even), even.sum())
+    at = np.round((seconds - seconds[0]) * fs).astype(np.int64)
+    if (np.diff(at) < 1).any() or at[-1] > _WIDEST_GAPS * len(at):
+        longest = float(steps.max())
+        raise ValueError(f"time: expected evenly spaced samples with few gaps, got {fs:g} Hz, gaps up to {longest:g} s")
+    placed = []
+    for x in signals:
+        grid = np.full(at[-1] + 1, np.nan)
+        grid[at] = x
+        placed.append(grid)
+    return placed, fs
+
+
+def _rate(samples: int, seconds: float) -> float:
+    """Hz; a whole number where that is less than a sample off by the end."""
+    fs = samples / seconds if seconds else np.nan
+    return float(round(fs)) if abs(fs - round(fs)) * seconds < 1 else float(fs)
+
+
+def _seconds(pandas, column, name: str) -> tuple[np.ndarray, str]:
+    """Times from a column of numbers, or of dates and then the first of them."""
+    if column.dtype.kind in "fiu":
+        return column.to_numpy(np.float64) * (1e-3 if re.search(r"\bms\b|_ms", name.lower()) else 1), ""
+    moments = pandas.to_datetime(column)
+    return (moments - moments.iloc[0]).dt.total_seconds().to_numpy(), moments.iloc[0].isoformat()
+
+
+def _header(path: str) -> tuple[list[str], str]:
+    """Names of the columns as they stand in the file, and what separates them."""
+    opened = gzip.open if path.lower().endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        line = file.readline().rstrip("\r\n")
+    separator = max(",;\t", key=line.count)
+    if not line.count(separator):
+        raise ValueError(f"expected a first line with names of columns, found {line[:80]!r}")
+    return [name.strip('"') for name in line.split(separator)], separator

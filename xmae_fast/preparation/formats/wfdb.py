@@ -1,0 +1,55 @@
+"""WFDB records (PhysioNet): a header .hea and the signal files that it names, each signal at a rate of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from xmae_fast._optional import need
+from xmae_fast.preparation.recording import Channel, Reading, Recording, find_channel
+
+
+def read_wfdb(path: str, reading: Reading) -> Recording:
+    """One record, single- or multi-segment; gaps are NaN."""
+    wfdb = need("wfdb", "WFDB needs", "prepare")
+    record = os.path.splitext(path)[0]
+    header = wfdb.rdheader(record, rd_segments=True)
+    multi = isinstance(header, wfdb.MultiRecord)
+    names = header.get_sig_name() if multi else header.sig_name
+    if not names:
+        raise ValueError("expected signals, the header names none")
+    chosen = [find_channel(names, kind, wanted) for kind, wanted in (("PPG", reading.ppg), ("ECG", reading.ecg))]
+    order = sorted(set(chosen))
+    which = {"channel_names": [names[i] for i in order]} if multi else {"channels": order}
+    found = wfdb.rdrecord(record, smooth_frames=False, return_res=64, m2s=True, **which)
+    signals = found.e_p_signal
+    frames = found.samps_per_frame or [1] * len(signals)
+    channels = []
+    for i in chosen:
+        k = found.sig_name.index(names[i]) if multi else order.index(i)
+        values = np.asarray(signals[k], np.float64)[None]
+        channels.append(Channel(names[i].strip(), values, float(found.fs) * frames[k]))
+    start = header.base_datetime
+    return Recording(*channels, start=start.isoformat() if start else "")
+
+
+def header_files(path: str) -> list[str]:
+    """The files that a header names, beside it; of a multi-segment record the headers of its segments."""
+    folder = Path(path).parent
+    tokens = [line.split()[0] for line in _lines(path)[1:]]
+    named = [folder / (f"{token}.hea" if is_multi_segment(path) else token) for token in dict.fromkeys(tokens)]
+    return [str(file) for file in named if file.is_file()]
+
+
+def is_multi_segment(path: str) -> bool:
+    """Whether a header's first line is `name/segments ...`."""
+    lines = _lines(path)
+    return bool(lines) and "/" in lines[0].split()[0]
+
+
+def _lines(path: str) -> list[str]:
+    """Without comments and empty lines."""
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -1,0 +1,108 @@
+"""One recording to its part: read, cut, cleaned and judged."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from xmae_fast._files import atomic_path
+from xmae_fast.preparation.parts import COLUMNS
+from xmae_fast.preparation.recipe import apply_recipe
+from xmae_fast.preparation.recording import Reading, RecordingError, Windows, cut
+from xmae_fast.preparation.settings import Settings
+from xmae_fast.preparation.sources import FORMATS, Source, fingerprint, read_recording
+
+_WINDOWS = 1024  # between two signs of life
+
+
+def make_part(
+    source: Source, settings: Settings, identity: str, path: Path, tell: Callable[[int, int], object] = lambda *_: None
+) -> None:
+    """Read, cut, clean and judge one recording, and write its part to `path`, atomically. `tell(done, all)` in windows.
+    RecordingError says what is wrong with a recording."""
+    before = _mark(source)
+    recording = read_recording(source.path, Reading(settings.ppg, settings.ecg, settings.fs))
+    if _mark(source) != before:
+        raise RecordingError(f"{source.path}: expected a recording at rest, it changed while it was read")
+    rates = {"ppg_fs": recording.ppg.fs, "ecg_fs": recording.ecg.fs}
+    try:
+        windows = cut(recording, settings.window_s, settings.hop_s)
+        total = len(windows.starts)
+        pieces = []
+        for start in range(0, total, _WINDOWS):
+            rows = slice(start, start + _WINDOWS)
+            made = apply_recipe(
+                *windows.signals(rows), **rates, seq_len=settings.seq_len, recipe=settings.recipe,
+                max_missing=settings.max_missing,
+            )  # fmt: skip
+            pieces.append(made)
+            tell(min(start + _WINDOWS, total), total)
+        subjects = _subjects(source, settings, windows.subjects)
+    except ValueError as error:
+        raise RecordingError(f"{source.path}: {FORMATS[source.suffix].name}: {error}") from error
+    ppg, ecg, *quality, reason = map(np.concatenate, zip(*pieces, strict=True))
+    for name, values, threshold in zip(("ppg", "ecg"), quality, settings.quality, strict=True):
+        reason[(values < threshold) & (reason == "")] = f"{name} quality"
+    columns = dict(zip(COLUMNS, (subjects, windows.starts, *_ids(windows), *quality), strict=True))
+    columns = {name: np.asarray(values) for name, values in columns.items()}
+    good = reason == ""
+    about = {
+        "identity": identity,
+        "source": source.name,
+        "format": FORMATS[source.suffix].name,
+        "ppg": recording.ppg.name,
+        "ecg": recording.ecg.name,
+        **rates,
+        "start": recording.start,
+        "windows": total,
+    }
+    arrays = {"ppg": ppg[good], "ecg": ecg[good], "about": np.array(json.dumps(about)), "reason": reason[~good]}
+    arrays |= {f"kept_{name}": values[good] for name, values in columns.items()}
+    arrays |= {f"rejected_{name}": values[~good] for name, values in columns.items()}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _mark(source: Source) -> str:
+    try:
+        return fingerprint(source)
+    except OSError as error:
+        raise RecordingError(f"{source.path}: {FORMATS[source.suffix].name}: {error}") from error
+
+
+def subject_from_path(source: Source, rule: str) -> str:
+    """Whose a recording is by its name: "name", "folder", or a regular expression on the name, whose first group (or
+    whole match) it is. ValueError where the rule finds nothing."""
+    if rule == "name":
+        return source.stem
+    if rule == "folder":
+        parent = PurePosixPath(source.name).parent.name or Path(source.path).parent.name
+        if not parent:
+            raise ValueError(f"subject: expected a recording in a folder, got {source.name!r}")
+        return parent
+    match = re.search(rule, source.name)
+    found = match and (match.group(1) if match.re.groups else match.group(0))
+    if not found:
+        raise ValueError(f"subject: expected a name that matches {rule!r}, got {source.name!r}")
+    return found
+
+
+def _subjects(source: Source, settings: Settings, own: list[str]) -> np.ndarray:
+    """(K,) names of groups, `<dataset>_<subject>`; those of the file go before those of the path."""
+    fallback = None
+    if settings.subject != "name" or not all(own):
+        fallback = subject_from_path(source, settings.subject)
+    names = own if settings.subject == "name" else [fallback] * len(own)
+    return np.array([f"{settings.dataset}_{_plain(name or fallback)}" for name in names])
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\s+", "-", re.sub(r"[/\x00]|\+\+\+", "-", name.strip()))
+
+
+def _ids(windows: Windows) -> tuple[list[str], ...]:
+    return tuple([_plain(v) for v in ids] for ids in (windows.segment_ids, windows.win_ids, windows.win_seq_ids))

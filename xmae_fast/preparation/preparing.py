@@ -1,0 +1,276 @@
+"""Recordings of any known format to shards: `xmae_fast.data.prepare`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from xmae_fast._files import atomic_path, check_apart
+from xmae_fast.data.formats.packed import Progress
+from xmae_fast.data.options import Quality, check_option
+from xmae_fast.data.repacking.journal import sync_folder
+from xmae_fast.preparation import replacing
+from xmae_fast.preparation.arguments import check_settings, package_versions
+from xmae_fast.preparation.parts import Part, load_part
+from xmae_fast.preparation.pool import Job, run_all
+from xmae_fast.preparation.replacing import REPORT
+from xmae_fast.preparation.settings import Recipe, Settings
+from xmae_fast.preparation.shards import Assembly, write_tables
+from xmae_fast.preparation.sources import Source, find_sources, fingerprint
+
+_RECOMMENDED = 0.9  # the threshold at which loaders use a segment, unless told otherwise
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` made. shards: their names in the folder `output`; usable: segments whose qualities both reach 0.9;
+    rejected: windows that are no segments, by reason; errors: what is wrong with a recording, by its name; ignored:
+    files of the folders that are no recordings, by suffix; resumed: recordings that an earlier call had finished."""
+
+    output: str
+    shards: list[str]
+    segments: int
+    usable: int
+    subjects: int
+    recordings: int
+    rejected: dict[str, int]
+    errors: dict[str, str]
+    ignored: dict[str, int]
+    settings: dict
+    versions: dict[str, str]
+    resumed: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def describe(self) -> str:
+        """A few lines."""
+        rejected = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.items()) or "none"
+        took = f"; {self.seconds:.1f} s" if self.seconds else ""
+        lines = [
+            f"{self.output}: {self.segments:,} segments of {self.subjects:,} subject(s) in {len(self.shards)} shard(s),"
+            f" from {self.recordings - len(self.errors):,} of {self.recordings:,} recording(s){took}",
+            f"quality of both signals at least {_RECOMMENDED}: {self.usable:,}",
+            f"rejected windows (rejected.csv): {rejected}",
+        ]
+        if self.resumed:
+            lines.append(f"resumed: {self.resumed:,} recordings were finished already")
+        if self.ignored:
+            lines.append("no recordings: " + ", ".join(f"{n:,} {suffix}" for suffix, n in self.ignored.items()))
+        return "\n".join([*lines, *(f"failed: {error}" for error in self.errors.values())])
+
+
+def prepare(
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    dataset: str = "data",
+    layout: Literal["packed", "published"] = "packed",
+    recipe: Recipe = "batched",
+    ppg: str | None = None,
+    ecg: str | None = None,
+    fs: float | None = None,
+    subject: str = "name",
+    window_s: float = 10.0,
+    hop_s: float | None = None,
+    sampling_freq: float = 100.0,
+    quality: Quality | None = None,
+    max_missing: float = 0.05,
+    segments_per_shard: int = 50_000,
+    processes: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> PrepareReport:
+    """Recordings of ECG and PPG to a folder of shards: windows of `window_s` seconds every `hop_s` (default: side by
+    side), cleaned, judged, resampled to `sampling_freq` Hz and scaled to [-1, 1] one by one, as `apply_recipe` says.
+
+    inputs: files, folders (with all below them) and patterns; PulseDB .mat, WFDB .hea, .csv, .tsv (.gz), .parquet,
+        .edf, .bdf, .npz, .npy.
+    output: a folder that is not there yet, or empty; no input, nor in or around one. In it `<dataset>_0000.h5` and so
+        on, of up to `segments_per_shard` segments, in the packed or the published layout; `records.csv`,
+        `rejected.csv`, `prepare.json`.
+    dataset, subject: groups are named `<dataset>_<subject>`. subject "name": as the file says (PulseDB, .npz), else its
+        path without suffix, every recording a subject of its own; "folder": whose folder it lies in; or a regular
+        expression on the path, whose first group it is. Splits are by subject: recordings of one person must share a
+        name.
+    recipe: "batched", or "neurokit2" itself, window by window, the oracle.
+    ppg, ecg: names of channels where theirs do not tell; fs: Hz, for files that do not state it.
+    quality: that both signals (or each of a pair) must reach; None keeps all, for loaders to choose.
+    max_missing: share of a window's samples that may be missing in either signal.
+    processes: that work at a time, by default one per processor. progress: called with (stage, done, in all).
+
+    The folder appears whole or not at all. Until then finished recordings are in `.<name>.partial` beside it, and the
+    same call goes on from there, with the same bytes in the end. A call whose output is finished returns its report.
+    A recording that cannot be used is in `errors`, is a row of `records.csv`, and stops nothing.
+
+    Errors: ValueError for arguments, and where unfinished work has other settings; FileNotFoundError; FileExistsError
+    where `output` holds something else (`overwrite` replaces what prepare made there before, and nothing else: other
+    files stay, or are refused where they are in the way); ImportError for missing packages; OSError where another
+    process writes the same output, or the disk refuses."""
+    began, target = time.perf_counter(), Path(os.path.abspath(output))
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
+    settings = check_settings(
+        dataset, recipe, ppg, ecg, fs, subject, window_s, hop_s, sampling_freq, quality, max_missing
+    )
+    check_option("layout", layout, ("packed", "published"))
+    if segments_per_shard < 1:
+        raise ValueError(f"segments_per_shard: expected at least 1, got {segments_per_shard}")
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes: expected at least 1, got {processes}")
+    inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    sources, ignored = find_sources(inputs)
+    check_apart(target, filter(os.path.isdir, inputs), [source.path for source in sources])
+    replacing.check_output(target, overwrite)
+    versions = package_versions(sources, recipe)
+    how = settings.to_json() | {"layout": layout, "segments_per_shard": segments_per_shard}
+    tell = progress or (lambda *_: None)
+    partial = target.with_name(f".{target.name}.partial")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"output: expected a folder in an existing one, got {target}")
+    if finished := _finished(target, how, versions, sources, overwrite):
+        if partial.exists():  # an earlier call was killed between its last two steps, or another is at work
+            with suppress(BlockingIOError), replacing.working_folder(partial, target):
+                replacing.clear(partial)
+        return finished
+    with replacing.working_folder(partial, target):
+        _same_work(partial, {"settings": how, "versions": versions}, overwrite)
+        parts, errors, resumed = _parts(partial, settings, versions, sources, processes or _processors(), tell)
+        folder = partial / "output"
+        replacing.clear_output(folder)
+        report = _assemble(folder, settings, how, versions, sources, parts, errors, ignored, tell)
+        sync_folder(str(folder / REPORT))
+        replacing.put(folder, target, partial, overwrite)
+        replacing.clear(partial)
+    took = time.perf_counter() - began
+    return PrepareReport(**{**report, "output": str(target), "resumed": resumed, "seconds": took})
+
+
+def _finished(target: Path, how: dict, versions: dict, sources: list[Source], overwrite: bool) -> PrepareReport | None:
+    """The report of an earlier call with the same arguments; None where there is nothing, or it is to be replaced."""
+    if overwrite or not target.exists():
+        return None
+    try:
+        stored = json.loads((target / REPORT).read_text(encoding="utf-8"))
+        same = stored["settings"] == how and stored["versions"] == versions
+        if same and stored["identity"] == _identity(how, versions, sources):
+            if gone := replacing.missing_files(target, stored):
+                what = f"{target / gone[0]} is gone since it was made (overwrite=True makes the folder again)"
+                raise FileExistsError(f"output: {what}")
+            if changed := replacing.changed_files(target, stored):
+                raise FileExistsError(f"output: {target / changed[0]} was changed since it was made")
+            kept = {k: v for k, v in stored.items() if k not in ("identity", "files")}
+            return PrepareReport(**kept | {"output": str(target)})
+    except FileExistsError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
+        if target.is_dir() and not any(target.iterdir()):
+            return None
+    what = "exists already and is not what this call makes (overwrite=True replaces it)"
+    raise FileExistsError(f"output: {target} {what}")
+
+
+def _same_work(partial: Path, work: dict, overwrite: bool) -> None:
+    """Unfinished work goes on only with the settings with which it began."""
+    path = partial / "settings.json"
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        begun = None
+    if begun == work:
+        return
+    if begun is not None and not overwrite:
+        differ = [k for part in work for k in work[part] if begun.get(part, {}).get(k) != work[part][k]]
+        which = ", ".join(differ) or "fewer of them"
+        raise ValueError(
+            f"output: {partial} holds unfinished work with other settings ({which}): give those again, or"
+            " overwrite=True to begin anew"
+        )
+    replacing.clear_parts(partial / "parts")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(work), encoding="utf-8")
+
+
+def _parts(
+    partial: Path, settings: Settings, versions: dict, sources: list[Source], processes: int, tell: Progress
+) -> tuple[dict[str, Part], dict[str, str], int]:
+    """The parts of all recordings by name, what is wrong with the others, and how many there were already."""
+    folder = partial / "parts"
+    folder.mkdir(exist_ok=True)
+    jobs, parts = [], {}
+    for source in sources:
+        name = hashlib.sha256(source.name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        identity = _identity(settings.to_json(), versions, [source])
+        job = Job(source, identity, folder / f"{name}.npz")
+        part = load_part(job.part, identity)
+        if part is None:
+            jobs.append(job)
+        else:
+            parts[source.name] = part
+    resumed = len(parts)
+    errors = run_all(jobs, settings, processes, resumed, len(sources), tell)
+    for job in jobs:
+        if job.source.name not in errors:
+            part = load_part(job.part, job.identity)
+            if part is None:
+                raise OSError(f"output: the disk does not hold what was written to {job.part}")
+            parts[job.source.name] = part
+    return parts, errors, resumed
+
+
+def _assemble(
+    folder: Path, settings: Settings, how: dict, versions: dict, sources: list[Source], parts: dict[str, Part],
+    errors: dict[str, str], ignored: Counter[str], tell: Progress,
+) -> dict:  # fmt: skip
+    """Everything that the output folder holds; the content of its report."""
+    names = [source.name for source in sources]
+    about = {"recipe": json.dumps(how, sort_keys=True), "versions": json.dumps(versions, sort_keys=True)}
+    about["xmae_fast_version"] = versions["xmae_fast"]
+    assembly = Assembly([parts[name] for name in names if name in parts], settings, about)
+    shards = assembly.write(folder, how["layout"], how["segments_per_shard"], tell)
+    reasons = write_tables(folder, names, parts, errors)
+    tables = [part.table for part in parts.values()]
+    both = [(t["ppg_quality"] >= _RECOMMENDED) & (t["ecg_quality"] >= _RECOMMENDED) for t in tables]
+    report = {
+        "output": folder.parent.name,
+        "shards": [path.name for path in shards],
+        "segments": assembly.count,
+        "usable": int(sum(good.sum() for good in both)),
+        "subjects": len(assembly.subjects),
+        "recordings": len(sources),
+        "rejected": dict(sorted(reasons.items())),
+        "errors": {name: errors[name] for name in names if name in errors},
+        "ignored": dict(sorted(ignored.items())),
+        "settings": how,
+        "versions": versions,
+    }
+    stored = report | {"identity": _identity(how, versions, sources), "files": replacing.describe_files(folder)}
+    del stored["output"]
+    with atomic_path(folder / REPORT) as temporary:
+        temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _identity(how: dict, versions: dict, sources: list[Source]) -> str:
+    """A hash of everything that decides what becomes of recordings."""
+    marks = [(source.name, _mark(source)) for source in sources]
+    return hashlib.sha256(json.dumps([how, versions, marks], sort_keys=True).encode()).hexdigest()
+
+
+def _mark(source: Source) -> str:
+    try:
+        return fingerprint(source)
+    except OSError as error:
+        return f"unreadable ({error.errno})"
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

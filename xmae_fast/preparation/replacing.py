@@ -1,0 +1,147 @@
+"""The folder that `prepare` makes, put in its place: what it wrote before may go, everything else stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from xmae_fast._files import matching, read_json, remove_own
+from xmae_fast.data.formats.linked import content_probe
+from xmae_fast.data.repacking.journal import locked, sync_folder
+
+REPORT = "prepare.json"
+_TABLES = (REPORT, "records.csv", "rejected.csv")
+_MADE = r"(prepare\.json|records\.csv|rejected\.csv|[^/]+_\d{4,}(\.h5|\.provenance\.npz))"
+_PARTIAL = matching(
+    r"lock", r"settings\.json", r"parts/[0-9a-f]{32}\.npz", f"output/{_MADE}", r"(parts|output|replaced)/"
+)
+
+
+def describe_files(folder: Path) -> dict[str, list]:
+    """Size and a hash of 16 places of every file, by name, for the report: what a later call may replace."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        size = path.stat().st_size
+        found[path.name] = [size, content_probe(str(path), size)]
+    return found
+
+
+def changed_files(folder: Path, report: dict) -> list[str]:
+    """Names of files of a report that are not as they were written, those that are gone left out."""
+    files = report.get("files", {})
+    there = {name: folder / name for name in files if (folder / name).exists()}
+    return [name for name, path in there.items() if files[name] != [path.stat().st_size, _probe(path)]]
+
+
+def missing_files(folder: Path, report: dict) -> list[str]:
+    """Names of files of a report that are gone."""
+    return [name for name in own_names(report) if not name.startswith(".") and not (folder / name).exists()]
+
+
+def own_names(report: dict) -> set[str]:
+    """Files that the report of a folder says were made with it, and the indexes of its shards."""
+    shards = [name for name in report["shards"] if os.path.basename(name) == name]
+    made = {name for name in report.get("files", shards) if os.path.basename(name) == name}
+    return {*_TABLES, *made, *(f".{name}.index.npz" for name in shards)}
+
+
+def check_output(target: Path, overwrite: bool) -> None:
+    """FileExistsError where `target` is something that may not be replaced."""
+    if not overwrite or not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise FileExistsError(f"output: {target} is no folder of prepare, it is left alone: give another name")
+    report = _report(target)
+    if report is None:
+        if others := sorted(os.listdir(target)):
+            what = f"holds {others[0]!r} and no {REPORT}, so it is no folder of prepare"
+            raise FileExistsError(f"output: {target} {what}, it is left alone: give another name")
+        return
+    if changed := changed_files(target, report):
+        what = f"{target / changed[0]} is not what prepare wrote there, it is left alone"
+        raise FileExistsError(f"output: {what}: give another name, or move that file")
+
+
+@contextmanager
+def working_folder(partial: Path, target: Path) -> Iterator[None]:
+    """`partial`, made if need be, for this process alone; BlockingIOError where another one writes the same output."""
+    with ExitStack() as stack:
+        while True:
+            partial.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # its last owner has removed it meanwhile
+                stack.enter_context(locked(str(partial / "lock"), str(target)))
+                break
+        bring_back(partial, target)
+        yield
+
+
+def put(folder: Path, target: Path, partial: Path, overwrite: bool) -> None:
+    """`folder` becomes `target`. What prepare made there before goes, if that is wanted, and only then; other files of
+    that folder stay in it."""
+    if target.exists() and overwrite:
+        check_output(target, overwrite)
+        foreign = set(os.listdir(target)) - own_names(_report(target) or {"shards": []})
+        if clash := sorted(foreign & set(os.listdir(folder))):
+            what = f"{target / clash[0]} is in the way and prepare did not write it"
+            raise FileExistsError(f"output: {what}; the work is kept in {folder}")
+        os.rename(target, partial / "replaced")
+    try:
+        os.rename(folder, target)  # replaces an empty folder
+    except OSError:
+        bring_back(partial, target)
+        if target.exists():
+            raise FileExistsError(f"output: {target} appeared meanwhile; the work is kept in {folder}") from None
+        raise
+    bring_back(partial, target)
+    sync_folder(str(target))
+
+
+def bring_back(partial: Path, target: Path) -> None:
+    """What `put` moved aside: all of it where nothing took its place, else the files that prepare did not write."""
+    old = partial / "replaced"
+    if not old.exists():
+        return
+    if not target.exists():
+        os.rename(old, target)
+        return
+    own = own_names(_report(old) or {"shards": []})
+    for name in os.listdir(old):
+        if name not in own:
+            if os.path.lexists(target / name):
+                raise FileExistsError(errno.EEXIST, f"output: {target / name} is in the way of {old / name}")
+            os.rename(old / name, target / name)
+    remove_own(old, own.__contains__)
+
+
+def clear(partial: Path) -> None:
+    """Remove what prepare keeps in `partial`."""
+    remove_own(partial, _PARTIAL)
+
+
+def clear_output(folder: Path) -> None:
+    """Make an empty folder, in place of one with the files of an earlier attempt. FileExistsError: it holds others."""
+    if folder.exists():
+        remove_own(folder, matching(_MADE))
+    folder.mkdir(exist_ok=True)
+    if others := os.listdir(folder):
+        raise FileExistsError(f"output: {folder / others[0]} is in the way and prepare did not write it")
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove the parts that are made with other settings."""
+    if folder.exists():
+        remove_own(folder, matching(r"[0-9a-f]{32}\.npz"))
+
+
+def _report(folder: Path) -> dict | None:
+    """What stands in the folder's report; None where there is none of prepare."""
+    report = read_json(folder / REPORT)
+    whole = report is not None and {"shards", "identity", "settings"} <= set(report)
+    return report if whole and isinstance(report["shards"], list) else None
+
+
+def _probe(path: Path) -> str:
+    return content_probe(str(path), path.stat().st_size)

@@ -1,0 +1,151 @@
+"""Which recordings there are: files, folders and patterns to a list, each with a name that is its own."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from xmae_fast.preparation.formats.edf import read_edf
+from xmae_fast.preparation.formats.mat import read_mat
+from xmae_fast.preparation.formats.numpy import read_npy, read_npz
+from xmae_fast.preparation.formats.table import read_table
+from xmae_fast.preparation.formats.wfdb import header_files, is_multi_segment, read_wfdb
+from xmae_fast.preparation.recording import Reading, Recording, RecordingError
+
+
+class Format(NamedTuple):
+    """A kind of file: its reader, and the packages that it needs."""
+
+    name: str
+    read: Callable[[str, Reading], Recording]
+    packages: tuple[str, ...] = ()
+
+
+_TABLE = Format("CSV", read_table, ("pandas",))
+_EDF = Format("EDF", read_edf, ("pyedflib",))
+FORMATS = {
+    ".mat": Format("PulseDB", read_mat),
+    ".hea": Format("WFDB", read_wfdb, ("wfdb",)),
+    ".csv": _TABLE,
+    ".csv.gz": _TABLE,
+    ".tsv": _TABLE,
+    ".tsv.gz": _TABLE,
+    ".parquet": Format("Parquet", read_table, ("pandas", "pyarrow")),
+    ".edf": _EDF,
+    ".bdf": _EDF,
+    ".npz": Format("NumPy", read_npz),
+    ".npy": Format("NumPy", read_npy),
+}
+
+
+class Source(NamedTuple):
+    """One recording. `name`: its path from what all inputs have in common, with /, the same wherever they lie."""
+
+    path: str
+    name: str
+
+    @property
+    def suffix(self) -> str | None:
+        return suffix_of(self.path)
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return self.name[: -len(self.suffix)] if self.suffix else self.name
+
+
+def suffix_of(path: str) -> str | None:
+    """The longest suffix that names a format, None where none does."""
+    lower = os.path.basename(path).lower()
+    return next((s for s in sorted(FORMATS, key=len, reverse=True) if lower.endswith(s) and lower != s), None)
+
+
+def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tuple[list[Source], Counter[str]]:
+    """Recordings of the inputs (files, folders with all below them, patterns), sorted by name, and how many files of
+    folders were left aside, by suffix. A WFDB record may be named without .hea. FileNotFoundError for an input that is
+    not there; ValueError for a file of no known format, and where there is no recording at all."""
+    given = [os.fspath(i) for i in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
+    files: dict[str, None] = {}
+    aside: Counter[str] = Counter()
+    for entry in given:
+        matches = [entry] if os.path.exists(entry) else sorted(glob.glob(entry, recursive=True))
+        if not matches and os.path.isfile(f"{entry}.hea"):
+            matches = [f"{entry}.hea"]
+        if not matches:
+            raise FileNotFoundError(f"inputs: expected a recording or a folder of them, found nothing at {entry}")
+        for match in matches:
+            if os.path.isdir(match):
+                files |= dict.fromkeys(_in_folder(match, aside))
+            elif suffix_of(match):
+                files[os.path.abspath(match)] = None
+            else:
+                raise ValueError(f"inputs: expected a recording ({', '.join(FORMATS)}) or a folder, got {match}")
+    if not files:
+        raise ValueError(f"inputs: expected recordings ({', '.join(FORMATS)}), found none in {', '.join(given)}")
+    root = given[0] if len(given) == 1 and os.path.isdir(given[0]) else os.path.commonpath(map(os.path.dirname, files))
+    root = os.path.abspath(root)
+    named = (Source(file, Path(os.path.relpath(file, root)).as_posix()) for file in files)
+    return sorted(named, key=lambda source: source.name), aside
+
+
+def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
+    found: list[str] = []
+    seen: set[str] = set()  # links may lead back
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = [os.path.abspath(os.path.join(parent, name)) for name in sorted(names) if not name.startswith(".")]
+        headers = [path for path in paths if suffix_of(path) == ".hea"]
+        belongs = {file for header in headers for file in map(os.path.abspath, header_files(header))}
+        for path in paths:
+            if path in belongs:  # signal files, and segments of a multi-segment record
+                continue
+            if suffix_of(path):
+                found.append(path)
+            else:
+                aside[os.path.splitext(path)[1] or os.path.basename(path)] += 1
+    return found
+
+
+def fingerprint(source: Source) -> str:
+    """A hash of size and modification time of all files of a recording: whether it is still the same."""
+    files = [source.path]
+    if source.suffix == ".hea":
+        files += header_files(source.path)
+        if is_multi_segment(source.path):
+            files += [file for segment in files[1:] for file in header_files(segment)]
+    stats = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
+def read_recording(path: str | os.PathLike, reading: Reading | None = None) -> Recording:
+    """One recording of any known format. RecordingError names the file and what was expected of it; FileNotFoundError;
+    ImportError where the format's package is missing."""
+    path = os.fspath(path)
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise RecordingError(f"{path}: expected a recording ({', '.join(FORMATS)})")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: expected a recording, found nothing")
+    form = FORMATS[suffix]
+    try:
+        recording = form.read(path, reading or Reading())
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # damage makes the libraries raise anything
+        kind = type(error).__name__
+        detail = str(error) if kind == "ValueError" else f"expected a readable file ({kind}: {error})"
+        raise RecordingError(f"{path}: {form.name}: {detail}") from error
+    for channel in (recording.ppg, recording.ecg):
+        if channel.fs <= 0 or channel.values.size == 0:
+            raise RecordingError(f"{path}: {channel.name}: expected samples at a rate in Hz, got {channel.values.size}")
+    return recording

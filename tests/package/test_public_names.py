@@ -9,8 +9,8 @@ import pytest
 NAMES = {
     "xmae_fast": (
         "Embedder ModelCfg PatchMask Recipe available build_model_from_cfg embed_files explain from_pretrained"
-        " load_checkpoint masked_mse ops random_masking read_embeddings reconstruct save_checkpoint xMAE __version__ data"
-        " embedding evaluation export training tuning"
+        " load_checkpoint masked_mse ops random_masking read_embeddings reconstruct save_checkpoint xMAE __version__"
+        " data embedding evaluation export training tuning"
     ),
     "xmae_fast.data": (
         "AugmentDraw Channel Layout PlainSegmentDataset PrepareReport Reading Recording RecordingError RepackReport"

@@ -215,7 +215,8 @@ def test_bfloat16_rows_report_their_error(context, monkeypatch):
 
 
 def test_peak_memory_grows_with_the_batch(context):
-    small, large = (peak_in_new_process(context, train.__name__, B, "xmae_fast impl=auto, fused AdamW") for B in (4, 12))
+    ours = "xmae_fast impl=auto, fused AdamW"
+    small, large = (peak_in_new_process(context, train.__name__, B, ours) for B in (4, 12))
     assert 8 * 4e6 < large - small < 8 * 40e6  # activations of a sample: about 11 MB in plain PyTorch
     with pytest.raises(RuntimeError, match="no such contestant"):
         peak_in_new_process(context, train.__name__, 4, "no such contestant")

@@ -45,7 +45,7 @@ elsewhere-quick:
 	$(SSE4) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS_QUICK)
 
 docs:
-	$(PYTHON) -m pytest -q $(wildcard tests/test_documented_*.py)
+	$(PYTHON) -m pytest -q $(wildcard tests/package/test_documented_*.py)
 
 quick-benchmarks:
 	OMP_WAIT_POLICY=passive XMAE_FAST_QUICK=1 $(PYTHON) -m pytest -q --benchmark-only --benchmark-min-rounds=1 \

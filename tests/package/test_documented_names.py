@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 SECTIONS = dict(re.findall(r"^## (xmae_fast\S*)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 PACKAGES = ("", ".ops", ".model", ".data", ".training", ".embedding", ".evaluation", ".export", ".testing")
 # `from xmae_fast.model import *` also brings what the published module imports.

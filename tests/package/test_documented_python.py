@@ -17,7 +17,7 @@ import torch
 import xmae_fast
 from xmae_fast.data import SimulationCfg, simulate
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = {
     str(page.relative_to(ROOT)): page.read_text()
@@ -102,16 +102,17 @@ def for_embedding(place: SimpleNamespace) -> None:
 
 def for_evaluation(place: SimpleNamespace) -> None:
     """Held-out shards, an ECG-only checkpoint, segments of some subjects with ages; few penalties and resamples."""
-    from xmae_fast.evaluation import linear_probe, random_twin, run
+    from xmae_fast.evaluation import evaluate, random_twin
+    from xmae_fast.evaluation.probes import linear
 
     sim = simulate(12, 3, seed=2, cfg=SimulationCfg(pvc_probability=0.05, pat_coupling=0.8))
     sim.write_shards("held_out")
     torch.manual_seed(2)
     ecg_only = xmae_fast.xMAE(xmae_fast.ModelCfg(**TINY, source="ecg")).eval()
     xmae_fast.save_checkpoint(ecg_only, "ecg.ckpt")
-    place.monkeypatch.setattr(linear_probe, "_ALPHAS", linear_probe._ALPHAS[[2, 5]])
-    place.monkeypatch.setattr(linear_probe, "_CS", linear_probe._CS[[1, 3]])
-    place.monkeypatch.setitem(run.evaluate.__kwdefaults__, "resamples", 40)
+    place.monkeypatch.setattr(linear, "_ALPHAS", linear._ALPHAS[[2, 5]])
+    place.monkeypatch.setattr(linear, "_CS", linear._CS[[1, 3]])
+    place.monkeypatch.setitem(evaluate.__kwdefaults__, "resamples", 40)
     place.names |= {
         "model": xmae_fast.load_checkpoint("model.ckpt"), "random_twin": random_twin, "ppg": torch.from_numpy(sim.ppg),
         "age": sim.heart_rate, "subject": sim.subject,

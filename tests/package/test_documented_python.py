@@ -24,7 +24,6 @@ PAGES = {
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("xmae_fast/**/*.md"))
 }
 PYTHON = sorted(page for page, text in PAGES.items() if BLOCK.search(text))
-SLOW = ("docs/evaluation.md", "docs/exporting.md")
 # Optional packages that a page's blocks need.
 NEEDS = {
     "docs/embedding.md": ("scipy", "sklearn", "matplotlib", "lightning", "yaml"),
@@ -189,9 +188,7 @@ def threads_of_blas(page: str) -> contextlib.AbstractContextManager:
     return threadpool_limits(1, user_api="blas")
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow if page in SLOW else ()) for page in PYTHON]
-)
+@pytest.mark.parametrize("page", PYTHON)
 def test_blocks_run(page, place, capsys):
     for package in NEEDS.get(page, ()):
         pytest.importorskip(package)

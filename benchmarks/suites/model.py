@@ -60,6 +60,11 @@ def groups(context: Context) -> Iterator[Group]:
         yield _Inference(context, work, large if size == "large" else 1, levels).group()
 
 
+def group(context: Context, work: str, B: int) -> Group:
+    """The contest of one batch size; `work` is "embed" or "forward"."""
+    return _Inference(context, work, B, LEVELS[work, "large" if B > 1 else "one"]).group()
+
+
 class _Inference:
     """One batch size of one kind of work, with its float64 results."""
 

@@ -1,0 +1,91 @@
+"""A whole training step and a whole embedding at the first look: ours, then plain PyTorch, each line when it is known.
+
+The contestants are those of the benchmarks, so that times and checks are theirs too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.contest import OURS, Contestant, Group, peak_bytes
+from benchmarks.context import Context
+from benchmarks.gpu_profile import kernels_of
+from benchmarks.suites import model, train
+from benchmarks.timing import Effort, Run, interleave, spread
+
+Say, Tell = Callable[[str], None], Callable[..., None]
+SLOWEST = 3
+
+
+def training_step(options: argparse.Namespace, say: Say, tell: Tell) -> None:
+    """GraphedStep, or on a CPU the eager step, against the plain model with vectorised masks."""
+    context = Context(torch.device(options.device))
+    group = train.group(context, options.batch)
+    ours = next((one for one in group.contestants if "GraphedStep" in one.name), None) or _ours(group)
+    plain = next(one for one in group.contestants if one.name == "published style, vectorised masks")
+    _look(options, context, ours, plain, say, tell)
+
+
+def embedding(options: argparse.Namespace, say: Say, tell: Tell) -> None:
+    """`model.embed` with impl="auto" against the plain model's."""
+    context = Context(torch.device(options.device))
+    group = model.group(context, "embed", options.batch)
+    _look(options, context, _ours(group), group.contestants[0], say, tell)
+
+
+def _ours(group: Group) -> Contestant:
+    return next(one for one in group.contestants if one.role == OURS)
+
+
+def _look(
+    options: argparse.Namespace, context: Context, ours: Contestant, plain: Contestant, say: Say, tell: Tell
+) -> None:
+    device, began, numbers = context.device, time.monotonic(), {}
+    run, reason = _started(ours)
+    numbers |= {"setup_s": time.monotonic() - began, "reason": reason}
+    said = f"{ours.name}, B = {options.batch}: runs after {numbers['setup_s']:.0f} s"
+    say(said + (f"; step.reason: {reason or 'none, it is a CUDA graph'}" if hasattr(run, "step") else ""))
+    tell(**numbers)
+    numbers["ms"] = _milliseconds(run, device)
+    said = f"{numbers['ms']:.3f} ms"
+    if device.type == "cuda":
+        kernels = kernels_of(lambda: run(0))
+        numbers |= {"kernels": kernels[:40], "launches": sum(row["launches"] for row in kernels)}
+        numbers["peak_bytes"] = ours.peak() if ours.peak else peak_bytes(run, device)
+        slowest = ", ".join(f"{row['kernel'][:40]} {row['us']:.0f} us" for row in kernels[:SLOWEST])
+        said += f", {numbers['launches']:.0f} launches, peak {numbers['peak_bytes'] / 1e9:.2f} GB; slowest: {slowest}"
+    say(said)
+    tell(**numbers)
+    other = plain.build()
+    other(0)
+    numbers["plain_ms"] = _milliseconds(other, device)
+    say(f"plain PyTorch {numbers['plain_ms']:.3f} ms: ours is {numbers['plain_ms'] / numbers['ms']:.2f} times as fast")
+    tell(**numbers)
+    errors = ours.check(run)
+    numbers["errors"] = [error._asdict() for error in errors]
+    say("right: " + "; ".join(f"{one.name} {one.error:.1e} of {one.bound:.1e} allowed" for one in errors))
+    tell(**numbers)
+
+
+def _started(ours: Contestant) -> tuple[Run, str]:
+    """The run after its first call, and why it is no CUDA graph, '' if it is one or that is not known."""
+    run = ours.build()
+    try:
+        run(0)
+    except RuntimeError:
+        reason = getattr(getattr(run, "step", None), "reason", "")
+        if not reason:
+            raise
+        run(0)  # eagerly
+        return run, reason[:300]
+    step = getattr(run, "step", None)
+    return run, step.reason if step is not None else ""
+
+
+def _milliseconds(run: Run, device: torch.device) -> float:
+    effort = Effort(0.5, 5, 60) if device.type == "cuda" else Effort(0.0, 1, 1)
+    return 1e3 * spread(interleave({"": run}, device, effort)[""]).median

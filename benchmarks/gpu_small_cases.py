@@ -8,8 +8,11 @@ evaluation, and training of two stems at once.
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 
+from benchmarks.choosing import add_choices, apply_choices
 from xmae_fast import available, backend
 from xmae_fast.ops import conv_stems
 from xmae_fast.ops.cases import Maker, all_cases
@@ -22,7 +25,14 @@ MOST_CASES = 4  # of each operator: under the sanitizer everything takes a hundr
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_choices(parser)
+    apply_choices(parser.parse_args())
     for op, cases in all_cases().items():
+        usable, reason = available()[op]["triton"]
+        if not usable:
+            print(f"{op}, triton: not run: {reason}", flush=True)
+            continue
         for case in cases.tests[:MOST_CASES]:
             inputs = cases.make_inputs(case.sizes, Maker(0, device="cuda"))
             leaves = [

@@ -1,4 +1,4 @@
-"""The first look at a GPU, within 100 seconds: does each operator run and is it right, how fast are a step and an embedding.
+"""The first look at a GPU, within 100 seconds: is each operator right, how fast are a training step and an embedding.
 
     python -m benchmarks.gpu.look --out DIR [--seconds 96] [--operators A,B]
 

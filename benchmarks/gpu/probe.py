@@ -88,27 +88,21 @@ def operator(options: argparse.Namespace) -> None:
     from xmae_fast.testing import check_op
 
     op, impl, dtype = options.words
-    began, launches = time.monotonic(), Launches(options)
+    began = time.monotonic()
     cases, case, run = case_of(op, impl, "reference" if options.rehearse else impl)
     errors = check_op(cases, case, run, dtype=getattr(torch, dtype), device=options.device)
     worst = max(errors, key=lambda one: one.error / one.bound if one.bound else one.error)
     about = "equal bit for bit" if cases.exact else f"{worst.error:.1e} of {worst.bound:.1e} allowed ({worst.name})"
-    seconds = time.monotonic() - began
-    say(f"right: {about}; {case.name}; {seconds:.0f} s with compilation{launches}")
-    tell(error=worst.error, bound=worst.bound, seconds=seconds)
+    seconds, launches = time.monotonic() - began, launches_by(options)
+    launched = f", Triton launches: {launches}" if launches else ""
+    say(f"right: {about}; {case.name}; {seconds:.0f} s with compilation{launched}")
+    tell(error=worst.error, bound=worst.bound, seconds=seconds, **({"launches": launches} if launches else {}))
 
 
-class Launches:
-    """Counts Triton's launches of a process that traces them."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.path = options.trace
-
-    def __str__(self) -> str:
-        if self.path is None or not self.path.exists():
-            return ""
-        count = len(self.path.read_text().splitlines())
-        return f", {count} launch{'es' * (count != 1)}" if count else ""
+def launches_by(options: argparse.Namespace) -> int:
+    """Triton's launches of this process so far, if it traces them."""
+    path = options.trace
+    return len(path.read_text().splitlines()) if path is not None and path.exists() else 0
 
 
 def warm(options: argparse.Namespace) -> None:
@@ -119,14 +113,17 @@ def warm(options: argparse.Namespace) -> None:
     first, parts = map(int, options.words)
     began, capability = time.monotonic(), torch.cuda.get_device_capability()
     launches = distinct(production_launches(capability, options.batch, [torch.bfloat16]))[first::parts]
-    failed = 0
-    for launch in launches:
+
+    def fails(launch: Any) -> bool:
         try:
             warm_up(launch, 10 * capability[0] + capability[1])
         except Exception as error:  # compilers raise anything; the others are still wanted
-            failed += 1
             options_of = {**launch.constants, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
             say(f"does not compile: {launch.kernel.__name__}{options_of}: {short(error)}")
+            return True
+        return False
+
+    failed = sum(map(fails, launches))
     tell(kernels=len(launches), failed=failed, seconds=time.monotonic() - began)
     if failed:
         raise Wrong

@@ -41,6 +41,8 @@ class Process:
         limit_s: it is killed when it has run that long.
         say: hears each line of its output that begins with `mark`, without it, as soon as it is there.
         mark: '' for every line.
+        extra: environment variables beside those of every process here.
+        append_to: where its output is written as it comes; otherwise it is kept for `output` alone.
     """
 
     def __init__(
@@ -50,11 +52,12 @@ class Process:
         say: Say | None = None,
         mark: str = "",
         extra: Mapping[str, str] | None = None,
+        append_to: Path | None = None,
     ) -> None:
         self.limit_s, self.say, self.mark = limit_s, say, mark
         self.began, self.timed_out, self.code = time.monotonic(), False, 0
-        self._file = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 (lives as long as the process)
-        self._told = 0
+        self._file = tempfile.NamedTemporaryFile(suffix=".log") if append_to is None else open(append_to, "ab")  # noqa: SIM115
+        self._start = self._told = self._file.seek(0, os.SEEK_END)
         try:
             self._process = subprocess.Popen(
                 command, stdout=self._file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
@@ -112,7 +115,7 @@ class Process:
     @property
     def output(self) -> str:
         """All of its output by now."""
-        return Path(self._file.name).read_text(errors="replace")
+        return Path(self._file.name).read_bytes()[self._start :].decode(errors="replace")
 
     def _pass_on(self, last: bool) -> None:
         if self.say is None:

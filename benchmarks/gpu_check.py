@@ -5,8 +5,8 @@
 docs/gpu.md says in ten lines what to do. Runs from a checkout; nothing needs to be installed but torch, triton, pytest,
 rich, h5py, matplotlib and safetensors; compiled parts are built by the compilers themselves. Each stage is a process
 with a time limit, and what it has found is in DIR at any time: summary.md (a minute to read, also printed last),
-report.md (all tables), results.json, look.json, profile.json, stages.json, logs.txt. Exit code: 1 if something failed, 2
-without a GPU.
+report.md (all tables), results.json, look.json, profile.json, stages.json, logs.txt. Exit code: 1 if something failed,
+2 without a GPU.
 """
 
 from __future__ import annotations

@@ -92,16 +92,12 @@ def distinct(launches: Iterable[Launch]) -> list[Launch]:
     return list({identity(launch): launch for launch in launches}.values())
 
 
-def warm_up(launch: Launch, arch: int) -> Any:
-    """Compile one launch for sm_<arch>, as a call on such a GPU would; Triton keeps it for other processes."""
-    source = ASTSource(launch.kernel, *signature(launch))
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-
-
 def compile_launch(launch: Launch, arch: int) -> Resources:
     """Compile one launch for sm_<arch> and read what its machine code uses."""
-    types, compiled = signature(launch)[0], warm_up(launch, arch)
+    types, constants, attributes = signature(launch)
+    source = ASTSource(launch.kernel, types, constants, attributes)
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     registers, stack = _usage(compiled.asm["cubin"])
     ptx = compiled.asm["ptx"]
     cores = "HGMMA" if "wgmma.mma_async" in ptx else "HMMA" if "mma.sync" in ptx else ""

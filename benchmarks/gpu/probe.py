@@ -107,19 +107,17 @@ def launches_by(options: argparse.Namespace) -> int:
 
 def warm(options: argparse.Namespace) -> None:
     """Compile part of the kernels of a training step and an embedding at the published sizes."""
-    from benchmarks.triton_resources import distinct, warm_up
-    from benchmarks.triton_steps import production_launches
+    from benchmarks.gpu.warm import launches_of_part, warm_up, words_of
 
-    first, parts = map(int, options.words)
+    part, parts = map(int, options.words)
     began, capability = time.monotonic(), torch.cuda.get_device_capability()
-    launches = distinct(production_launches(capability, options.batch, [torch.bfloat16]))[first::parts]
+    launches = launches_of_part(part, parts, capability, options.batch, torch.bfloat16)
 
     def fails(launch: Any) -> bool:
         try:
-            warm_up(launch, 10 * capability[0] + capability[1])
+            warm_up(launch)
         except Exception as error:  # compilers raise anything; the others are still wanted
-            options_of = {**launch.constants, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
-            say(f"does not compile: {launch.kernel.__name__}{options_of}: {short(error)}")
+            say(f"does not compile: {words_of(launch)}: {short(error)}")
             return True
         return False
 

@@ -51,10 +51,11 @@ def summary(machine: str, outcomes: Sequence[Outcome], out: Path) -> str:
 
 def wrong_of(outcomes: Sequence[Outcome], results: dict[str, Any], look: dict[str, Any]) -> list[str]:
     """A line for each failure: of the look, of tests, of contestants, of stages that say nothing else."""
-    lines = []
-    for job in look.get("jobs", ()):
-        if job["state"] not in ("passed", ""):
-            lines.append(f"look, {job['name']}: {job['lines'][-1] if job['lines'] else job['state']}")
+    lines = [
+        f"look, {job['name']}: {job['lines'][-1] if job['lines'] else job['state']}"
+        for job in look.get("jobs", ())
+        if job["state"] not in ("passed", "")
+    ]
     for o in outcomes:
         tests = [line for line in o.tail.splitlines() if line.startswith(("FAILED ", "ERROR "))]
         lines += [f"{o.name}: {line}" for line in tests]

@@ -75,9 +75,7 @@ class Check:
 
     def _machine(self) -> Process:
         """Says what the machine is; look says so itself."""
-        command = [sys.executable, "-m", "benchmarks.gpu.probe", "machine", *self.choices.words]
-        command += ["--rehearse", str(self.choices.rehearse.resolve())] if self.choices.rehearse else []
-        process = Process(command, MACHINE_LIMIT_S)
+        process = Process(machine_command(self.choices), MACHINE_LIMIT_S)
         self.processes.append(process)
         return process
 
@@ -133,6 +131,12 @@ class Check:
         (self.out / "stages.json").write_text(json.dumps(found, indent=1) + "\n")
         (self.out / "report.md").write_text(report(self.machine, self.outcomes, self.out))
         (self.out / "summary.md").write_text(summary(self.machine, self.outcomes, self.out))
+
+
+def machine_command(choices: Choices) -> list[str]:
+    """What says which machine this is."""
+    rehearse = ["--rehearse", str(choices.rehearse.resolve())] if choices.rehearse else []
+    return [sys.executable, "-m", "benchmarks.gpu.probe", "machine", *choices.words, *rehearse]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,8 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW = (
     "cuda", "data/test_fuzz.py", "data/test_prepare.py", "data/test_prepare_resume.py", "data/test_remote_http.py",
     "data/test_repack_resume.py", "embedding/test_extraction.py", "evaluation", "test_benchmarks.py",
-    "test_cpu_training.py", "test_export.py", "test_gpu_check.py", "test_install.py", "test_triton_compiled.py",
-    "test_triton_interpreted.py",
+    "test_cpu_training.py", "test_export.py", "test_gpu_build.py", "test_gpu_check.py", "test_gpu_look.py",
+    "test_install.py", "test_resumed_benchmarks.py", "test_triton_compiled.py", "test_triton_interpreted.py",
     "training/test_processes.py", "training/test_resume.py", "training/test_lightning_trainer.py",
     "data/test_dataset_epochs.py", "data/test_overwriting.py", "stock/test_alterations.py",
     "test_cpu_changed_weights.py", "test_documented_commands.py", "test_wrong.py",

@@ -129,9 +129,9 @@ class Look:
         self._start(name, words, max(self.left, 1.0))
 
     def _build(self) -> Job:
-        command = [sys.executable, "-m", "benchmarks.gpu.build", "--only", "cuda"]
-        command += ["--prebuilt", str(self.prebuilt.resolve())] if self.prebuilt else []
-        job = Job("build", Process(command, self.seconds, say=lambda line: self._hear(job, "@ " + line)), None)
+        job = Job(
+            "build", Process(self.build_command(), self.seconds, say=lambda line: self._hear(job, "@ " + line)), None
+        )
         self.jobs.append(job)
         return job
 
@@ -141,10 +141,20 @@ class Look:
             return []
         return [self._operator(op, "cuda", "bfloat16") for op in CUDA if op in (self.operators or CUDA)]
 
+    def build_command(self) -> list[str]:
+        """What builds the CUDA C++ operators."""
+        prebuilt = ["--prebuilt", str(self.prebuilt.resolve())] if self.prebuilt else []
+        return [sys.executable, "-m", "benchmarks.gpu.build", "--only", "cuda", *prebuilt]
+
+    def probe_command(self, words: list[str], trace: Path) -> list[str]:
+        """What finds one thing out."""
+        rehearse = ["--rehearse", str(self.rehearse.resolve())] if self.rehearse else []
+        command = [sys.executable, "-m", "benchmarks.gpu.probe", *words, "--trace", str(trace)]
+        return [*command, *self.choices, *rehearse]
+
     def _start(self, name: str, words: list[str], limit_s: float, **extra: str) -> Job:
         trace = self.folder / f"{len(self.jobs)}.trace"
-        command = [sys.executable, "-m", "benchmarks.gpu.probe", *words, "--trace", str(trace), *self.choices]
-        command += ["--rehearse", str(self.rehearse.resolve())] if self.rehearse else []
+        command = self.probe_command(words, trace)
         job = Job(name, Process(command, min(limit_s, self.left), lambda line: self._hear(job, line), "", extra), trace)
         self.jobs.append(job)
         return job

@@ -24,13 +24,15 @@ MOST_STARTS = 12
 AS_IT_SHOULD = (0, 1, 2)  # done, done with wrong numbers, arguments that cannot be served
 
 
-def supervise(json_file: Path, arguments: list[str], contestant_limit_s: float) -> int:
+def supervise(
+    json_file: Path, arguments: list[str], contestant_limit_s: float, script: Path = ROOT / "benchmarks" / "run.py"
+) -> int:
     """Run until everything is measured or no start gets further; returns the exit code."""
     after, before, lost = "", None, False
     started: list[Process] = []
     kill_on_term(lambda: started)
     for _ in range(MOST_STARTS):
-        command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), *arguments, "--json", str(json_file)]
+        command = [sys.executable, str(script), *arguments, "--json", str(json_file)]
         command += ["--resume", str(json_file), *(["--after", after] if after else [])]
         process, stuck = Process(command, float("inf"), say=lambda line: print(line, flush=True)), False
         started[:] = [process]

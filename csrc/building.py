@@ -23,6 +23,7 @@ OPTIMIZE = [*SANITIZE, "-fno-wrapv", "-fno-omit-frame-pointer", "-g", "-O1"] if 
 COMPILE = [*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall"]
 # No fused multiply-add in the reader: normalisation is bit-equal to the published arithmetic.
 COMPILE_READER = [*COMPILE, "-ffp-contract=off", "-pthread"]
+AS_PYTHON = ["-DNDEBUG", "-fwrapv"]  # which setuptools adds: Python itself is compiled with them
 LINK_READER = [*SANITIZE, "-pthread"]
 # One intermediate code serves all GPUs, because nothing asks for more than compute capability 8.0: making it takes
 # longer than machine code for an architecture.
@@ -98,7 +99,7 @@ def cuda_commands(folder: Path, nvcc: str, gpus: str = EVERY_GPU) -> Commands:
 def cpu_commands(folder: Path, compiler: str) -> Commands:
     """_C_cpu.so in `folder`."""
     defined = [f"-D{name}={value}" for name, value in STABLE]
-    options = [*COMPILE, "-fPIC", *defined, f"-I{ROOT / 'csrc' / 'cpu'}", *torch_includes()]
+    options = [*AS_PYTHON, *COMPILE, "-fPIC", *defined, f"-I{ROOT / 'csrc' / 'cpu'}", *torch_includes()]
     return _host_commands(folder / "_C_cpu.so", compiler, "cpu", options, [*SANITIZE, *torch_libraries(
         "c10", "torch", "torch_cpu")])  # fmt: skip
 
@@ -106,7 +107,7 @@ def cpu_commands(folder: Path, compiler: str) -> Commands:
 def reader_commands(folder: Path, compiler: str) -> Commands:
     """The reader of segments for this Python in `folder`."""
     python = sysconfig.get_paths()["include"]
-    options = [*COMPILE_READER, "-fPIC", f"-I{ROOT / 'csrc' / 'io'}", *torch_includes(), f"-I{python}"]
+    options = [*AS_PYTHON, *COMPILE_READER, "-fPIC", f"-I{ROOT / 'csrc' / 'io'}", *torch_includes(), f"-I{python}"]
     return _host_commands(folder / reader_name(), compiler, "io", options, LINK_READER)
 
 

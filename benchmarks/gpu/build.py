@@ -113,8 +113,8 @@ def commands_of(part: str, folder: Path) -> Commands | str:
     return cpu_commands(folder, tool) if part == "cpu" else reader_commands(folder, tool)
 
 
-def build(parts: Iterable[str], say: Callable[[str], None], into: Path = PACKAGE) -> dict[str, str]:
-    """Compile and link all parts at the same time; why each of them is not there now, '' where it is."""
+def build(parts: Iterable[str], say: Callable[[str], None]) -> dict[str, str]:
+    """Compile and link all parts at the same time; why each of them is not in the package now, '' where it is."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         began, failed = time.monotonic(), {}
         commands = {part: commands_of(part, Path(folder)) for part in parts}
@@ -130,7 +130,7 @@ def build(parts: Iterable[str], say: Callable[[str], None], into: Path = PACKAGE
             problems = [problem for one in waiting[part] if (problem := one.result())] or [_run(made.link)]
             failed[part] = problems[0]
             if not problems[0]:
-                put(made.library, into / made.library.name)
+                put(made.library, PACKAGE / made.library.name)
             say(f"{made.library.name}: {problems[0] or f'built after {time.monotonic() - began:.0f} s'}")
     return failed
 

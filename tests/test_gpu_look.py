@@ -49,7 +49,7 @@ def test_what_fails_costs_its_own_line_and_is_named(rehearsed):
         == "passed"
     )
     error = "RuntimeError: PTXAS error: Internal Triton PTX codegen error"
-    assert f"token_gather triton float32: FAILED: {error} in _token_gather{launch}" in said
+    assert f"token_gather triton float32: FAILED: in _token_gather{launch}: {error}" in said
     assert f"waveform_loss triton float32: failed (signal 6 (SIGABRT)); its last launch: _waveform_loss{launch}" in said
     assert f"waveform_loss triton bfloat16: timed out after 30 s; its last launch: _waveform_loss{launch}" in said
     assert "patch_embed triton float32: WRONG: AssertionError: patch_embed" in said
@@ -112,6 +112,14 @@ def test_operators_that_cannot_be_built_lose_their_own_rows(tmp_path, monkeypatc
     assert "step" in jobs
     assert not any("CUDA" in name for name in jobs)
     assert "FAILED build: " in capsys.readouterr().out
+
+
+def test_the_output_is_short_even_if_everything_fails(tmp_path, monkeypatch, capsys):
+    fails = "print('@ FAILED: ' + 'x' * 400); print('y' * 400); raise SystemExit(1)"
+    code, jobs = run(tmp_path, monkeypatch, 60, operator=fails, warm=fails, step=fails, embedding=fails, build=fails)
+    assert code == 1
+    assert len(capsys.readouterr().out) < 7_500
+    assert max(len(line) for job in jobs.values() for line in job["lines"]) > 400
 
 
 def test_the_clock_ends_everything_and_the_step_begins_before(tmp_path, monkeypatch):

@@ -29,8 +29,9 @@ BFLOAT16 = FLOAT32[:5]  # the last two copy and count: they are equal bit for bi
 CUDA = ("conv_stem", "conv_stem evaluation", "conv_stems")
 WARMERS = 6
 OPERATOR_LIMIT_S = 60.0
+STEP_SHARE = 0.7  # of the time that is left then; the embedding has the rest
 STEP_AT = 0.55  # of the time: then the step begins, even if operators are still at work
-WIDTH = 250  # of a line
+WIDTH = 190  # of a line that is printed; look.json has all of it
 
 
 class Job:
@@ -46,7 +47,7 @@ class Job:
         """The launch that it made last, '' if it traced none."""
         if self.trace is None or not self.trace.exists():
             return ""
-        return (last_lines(self.trace.read_text(), 1, WIDTH) or [""])[0]
+        return (last_lines(self.trace.read_text(), 1, 400) or [""])[0]
 
 
 class Look:
@@ -126,7 +127,7 @@ class Look:
 
     def _whole(self, name: str) -> None:
         words = [name, "--batch", str(self.batch), "--lock", str(self.folder / "gpu.lock")]
-        self._start(name, words, max(self.left, 1.0))
+        self._start(name, words, STEP_SHARE * self.left if name == "step" else self.left)
 
     def _build(self) -> Job:
         job = Job(
@@ -226,9 +227,9 @@ def summary_lines(jobs: list[Job], seconds: float) -> list[str]:
     bad = [job for job in jobs if job.state != "passed"]
     right = sum(job.state == "passed" for job in operators)
     lines = [f"--- look: {right} of {len(operators)} operators right, {len(bad)} processes failed, {seconds:.0f} s"]
-    lines += [f"FAILED {job.name}: {job.lines[-1] if job.lines else job.state}"[:200] for job in bad[:5]]
+    lines += [f"FAILED {job.name}: {job.lines[-1] if job.lines else job.state}"[:150] for job in bad[:5]]
     if len(bad) > 5:
-        lines.append(f"FAILED too: {', '.join(job.name for job in bad[5:])}"[:200])
+        lines.append(f"FAILED too: {', '.join(job.name for job in bad[5:])}"[:150])
     for job in jobs:
         if job.name in ("step", "embedding") and "ms" in job.numbers:
             found = job.numbers

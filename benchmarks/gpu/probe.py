@@ -16,6 +16,8 @@ import fcntl
 import json
 import os
 import runpy
+import shutil
+import subprocess
 import sys
 import time
 import traceback
@@ -28,7 +30,7 @@ import torch
 from benchmarks.choosing import add_choices, apply_choices
 
 SHOWN, NUMBERS = "@ ", "@@ "
-MOST_OF_A_MESSAGE = 220
+MOST_OF_A_MESSAGE = 160
 
 
 class Wrong(Exception):
@@ -44,14 +46,13 @@ def tell(**numbers: Any) -> None:
 
 
 def short(error: BaseException) -> str:
-    """Type and message of an error in one line, and which launch it comes from."""
+    """An error in one line: the launch that it comes from, if it comes from one, its type and its message."""
     message = " ".join(str(error).split())
     if len(message) > MOST_OF_A_MESSAGE:  # the reason stands at the end of a compiler's message
         message = f"{message[: MOST_OF_A_MESSAGE // 3]} ... {message[-2 * MOST_OF_A_MESSAGE // 3 :]}"
-    launch = ""
-    if "xmae_fast.ops._launch" in sys.modules:
-        launch = sys.modules["xmae_fast.ops._launch"].culprit(error)
-    return f"{type(error).__name__}: {message}{f' in {launch[:300]}' if launch else ''}"
+    module = sys.modules.get("xmae_fast.ops._launch")
+    launch = module.culprit(error) if module is not None else ""
+    return f"{f'in {launch}: ' if launch else ''}{type(error).__name__}: {message}"
 
 
 def trace_into(path: Path) -> None:
@@ -78,6 +79,11 @@ def machine(options: argparse.Namespace) -> None:
     for op in backend.OPS:
         auto.setdefault(backend.resolve(op, "auto", torch.device(options.device)), []).append(op)
     say(f"{gpu}, Python {sys.version.split()[0]}, {', '.join(f'{name} {value}' for name, value in versions.items())}")
+    fields = "name,driver_version,memory.total,clocks.sm,clocks.mem,power.limit"
+    if smi := shutil.which("nvidia-smi"):
+        query = [smi, f"--query-gpu={fields}", "--format=csv,noheader"]
+        told = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
+        say(f"nvidia-smi ({fields}): {told}")
     say("auto takes " + "; ".join(f"{impl}: {', '.join(ops)}" for impl, ops in auto.items()))
     tell(gpu=gpu, versions=versions, auto=auto, explained=xmae_fast.explain(device=options.device))
 
@@ -117,11 +123,15 @@ def warm(options: argparse.Namespace) -> None:
         try:
             warm_up(launch)
         except Exception as error:  # compilers raise anything; the others are still wanted
-            say(f"does not compile: {words_of(launch)}: {short(error)}")
+            print(f"does not compile: {words_of(launch)}: {short(error)}", flush=True)
+            bad.append(f"{words_of(launch)}: {short(error)}")
             return True
         return False
 
+    bad: list[str] = []
     failed = sum(map(fails, launches))
+    if bad:
+        say(f"does not compile: {failed} of {len(launches)}, first {bad[0]}")
     tell(kernels=len(launches), failed=failed, seconds=time.monotonic() - began)
     if failed:
         raise Wrong

@@ -12,8 +12,9 @@ from benchmarks.contest import BROKEN, FAILED, OK
 from benchmarks.gpu.expected import CUDA_STEMS, targets
 from benchmarks.gpu.stages import RESULTS
 
-MOST_LINES, WIDTH = 60, 120
-MOST_WRONG = 14
+MOST_LINES, WIDTH = 60, 110
+MOST_CHARACTERS = 4_400  # with a look at its longest, all of it is in the last 12,000 characters of the output
+MOST_WRONG = 12
 SLOWEST = 3
 
 
@@ -36,16 +37,23 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def summary(machine: str, outcomes: Sequence[Outcome], out: Path) -> str:
-    """At most MOST_LINES lines of at most WIDTH characters."""
+    """At most MOST_LINES lines of at most WIDTH characters; of what was wrong, what MOST_CHARACTERS leave room for."""
     results, look, profile = (read(out / name) for name in (RESULTS, "look.json", "profile.json"))
-    lines = ["# gpu_check", *machine.splitlines()[:2], "", "## What ran"]
-    lines += [f"{o.name}: {o.state}, {o.seconds:.0f} s" for o in outcomes]
-    wrong = wrong_of(outcomes, results, look)
-    lines += ["", "## What was wrong", *(wrong[:MOST_WRONG] or ["nothing"])]
-    if len(wrong) > MOST_WRONG:
-        lines.append(f"and {len(wrong) - MOST_WRONG} more, see report.md")
-    lines += ["", "## Slowest kernels, beside what their bytes alone take", *slowest_of(profile)]
-    lines += ["", "## Targets", *map(str, targets(results, look))]
+    about = results.get("machine", {})
+    peaks = (
+        [f"GEMM {about['gemm'] / 1e12:.0f} TFLOP/s, copy {about['copy'] / 1e12:.2f} TB/s"] if "gemm" in about else []
+    )
+    head = ["# gpu_check", *machine.splitlines()[:2], *peaks, "", "## What ran"]
+    head += [f"{o.name}: {o.state}, {o.seconds:.0f} s" for o in outcomes]
+    rest = ["", "## Slowest kernels, beside what their bytes alone take", *slowest_of(profile)]
+    rest += ["", "## Targets", *map(str, targets(results, look))]
+    wrong = [line[:WIDTH] for line in wrong_of(outcomes, results, look)]
+    room = MOST_CHARACTERS - sum(len(line[:WIDTH]) + 1 for line in (*head, *rest)) - 60
+    shown = 0
+    while shown < min(len(wrong), MOST_WRONG) and (room := room - len(wrong[shown]) - 1) > 0:
+        shown += 1
+    more = [f"and {len(wrong) - shown} more, see report.md"] if len(wrong) > shown else []
+    lines = [*head, "", "## What was wrong", *(wrong[:shown] if wrong else ["nothing"]), *more, *rest]
     return "\n".join(line[:WIDTH] for line in lines[:MOST_LINES]) + "\n"
 
 

@@ -46,6 +46,8 @@ MODULES = {
     "xmae_fast.ops.lag_attention.picture": "tests/test_documented_commands.py::test_picture_is_drawn",
     "benchmarks.run": "tests/test_benchmarks.py",
     "benchmarks.gpu_check": "tests/test_gpu_check.py",
+    "benchmarks.gpu.build": "tests/test_gpu_build.py",
+    "benchmarks.gpu.look": "tests/test_gpu_look.py",
     "benchmarks.triton_resources": "tests/test_triton_compiled.py",
     "benchmarks.triton_steps": "--help",
     "benchmarks.train_scaling": "--help",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -171,3 +173,50 @@ def test_a_step_without_a_graph_is_timed_and_says_why(reason):
     assert told[-1]["ms"] > 0
     assert told[-1]["reason"] == reason
     assert "ms" not in told[0]  # what is known is told at once
+
+
+WARMED = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from pathlib import Path
+from benchmarks.gpu.warm import warm_up
+from benchmarks.triton_resources import distinct, record
+from xmae_fast.ops.cases import Maker, all_cases
+
+class Hopper:
+    def get_current_device(self): return 0
+    def get_current_stream(self, device): return 0
+    def get_current_target(self): return GPUTarget("cuda", 90, 32)
+
+def kept():
+    return len(list(Path({cache!r}).glob("*")))
+
+cases = all_cases()["token_gather"]
+launches = distinct(record(lambda: cases.call(cases.make_inputs(cases.tests[0].sizes, Maker(0)), "triton")))
+driver.set_active(Hopper())
+for launch in launches[:2]:
+    before = kept()
+    warm_up(launch)
+    compiled = kept()
+    launch.kernel.device_caches.clear()  # as in a new process
+    fresh = (lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype))
+    args = {{name: fresh(x) if isinstance(x, torch.Tensor) else x for name, x in launch.args.items()}}
+    options = {{}} if launch.num_warps == 4 else {{"num_warps": launch.num_warps}}
+    launch.kernel.run(**args, **launch.constants, **options, enable_fp_fusion=True, grid=launch.grid, warmup=True)
+    print(launch.kernel.__name__, compiled - before, kept() - compiled)
+"""
+
+
+@needs_triton
+def test_kernels_compiled_ahead_are_those_that_a_launch_looks_for(tmp_path):
+    """With a GPU pretended to Triton: a launch on real tensors finds what was compiled from the recorded one."""
+    program, environment = WARMED.format(cache=str(tmp_path)), os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=FAULTS.parents[1], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.endswith(" 1 0") for line in lines), lines

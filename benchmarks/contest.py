@@ -260,6 +260,11 @@ def _need_context(device: torch.device, row: Row, saved: Callable[[], None]) -> 
         raise ContextLost(row.note) from error
 
 
+def by_worth(contestants: list[Contestant]) -> list[Contestant]:
+    """For a run that may be cut off: ours first, and of ours the captured ones, the others in their order."""
+    return sorted(contestants, key=lambda one: (one.role != OURS, "GraphedStep" not in one.name))
+
+
 def failures(results: list[Result]) -> Iterator[str]:
     """A line per contestant whose numbers were wrong."""
     for result in results:

@@ -21,6 +21,7 @@ from benchmarks.context import Context
 from benchmarks.gpu import whole
 from benchmarks.gpu.look import CUDA, Look
 from benchmarks.gpu.look import main as look
+from benchmarks.suites import model, train
 from xmae_fast.testing import Error
 
 FAULTS = Path(__file__).parent / "gpu_faults.py"
@@ -142,6 +143,18 @@ def test_without_a_gpu_it_stops_at_once(tmp_path, monkeypatch):
     )
     assert code == 2
     assert jobs["machine"]["seconds"] < 30
+
+
+@pytest.mark.parametrize(
+    ("device", "step"), [("cuda", "xmae_fast GraphedStep"), ("cpu", "xmae_fast impl=auto, fused AdamW")]
+)
+def test_ours_and_the_plain_model_are_looked_at(device, step):
+    context = Context(torch.device(device))
+    names = [[one.name for one in whole.pair(group)] for group in (
+        train.group(context, 512), model.group(context, "embed", 512)
+    )]  # fmt: skip
+    assert names[0] == [step, "published style, vectorised masks"]
+    assert names[1] == ["xmae_fast impl=auto", "published-style model"]
 
 
 class Step:

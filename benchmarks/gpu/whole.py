@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.contest import OURS, Contestant, Group, peak_bytes
+from benchmarks.contest import OURS, PLAIN, Contestant, Group, peak_bytes
 from benchmarks.context import Context
 from benchmarks.gpu_profile import kernels_of
 from benchmarks.suites import model, train
@@ -24,21 +24,21 @@ SLOWEST = 3
 def training_step(options: argparse.Namespace, say: Say, tell: Tell) -> None:
     """GraphedStep, or on a CPU the eager step, against the plain model with vectorised masks."""
     context = Context(torch.device(options.device))
-    group = train.group(context, options.batch)
-    ours = next((one for one in group.contestants if "GraphedStep" in one.name), None) or _ours(group)
-    plain = next(one for one in group.contestants if one.name == "published style, vectorised masks")
-    _look(options, context, ours, plain, say, tell)
+    _look(options, context, *pair(train.group(context, options.batch)), say, tell)
 
 
 def embedding(options: argparse.Namespace, say: Say, tell: Tell) -> None:
     """`model.embed` with impl="auto" against the plain model's."""
     context = Context(torch.device(options.device))
-    group = model.group(context, "embed", options.batch)
-    _look(options, context, _ours(group), group.contestants[0], say, tell)
+    _look(options, context, *pair(model.group(context, "embed", options.batch)), say, tell)
 
 
-def _ours(group: Group) -> Contestant:
-    return next(one for one in group.contestants if one.role == OURS)
+def pair(group: Group) -> tuple[Contestant, Contestant]:
+    """Ours, captured where it can be, and the plain model, for a step with vectorised masks."""
+    ours = [one for one in group.contestants if one.role == OURS]
+    named = {one.name: one for one in group.contestants}
+    plain = next(one for one in group.contestants if one.role == PLAIN)
+    return named.get("xmae_fast GraphedStep", ours[0]), named.get("published style, vectorised masks", plain)
 
 
 def _look(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines import compiled, forget_compiled, stock_model
-from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
+from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group, by_worth
 from benchmarks.context import ROTATION, Context
 from benchmarks.counts import embed_flops, forward_flops
 from benchmarks.models import Batch, batches, our_model, our_reconstruction, plain_model
@@ -53,9 +53,10 @@ LEVELS = {
 
 
 def groups(context: Context) -> Iterator[Group]:
-    """`embed` and the forward, at batch size 1 and at a large one."""
-    large = 16 if context.quick else 512 if context.device.type == "cuda" else 64
-    for (work, size), levels in LEVELS.items():
+    """`embed` and the forward, at batch size 1 and at a large one; on a GPU, whose run may be cut off, that first."""
+    on_gpu = context.device.type == "cuda"
+    large = 16 if context.quick else 512 if on_gpu else 64
+    for (work, size), levels in sorted(LEVELS.items(), key=lambda item: on_gpu and item[0][1] == "one"):
         forget_compiled()
         yield _Inference(context, work, large if size == "large" else 1, levels).group()
 
@@ -78,15 +79,16 @@ class _Inference:
 
     def group(self) -> Group:
         cfg, B, on_cpu = self.context.cfg, self.B, self.context.device.type == "cpu"
+        contestants = [
+            Contestant("published-style model", lambda: self._run(self._plain()), self._check_plain, PLAIN),
+            *self._baselines(),
+            *(self._other_runtimes() if self.work == "embed" and on_cpu else []),
+            *(self._information() if self.work == "embed" and on_cpu and B > 1 else []),
+            Contestant("xmae_fast impl=auto", lambda: self._run(self._ours("auto")), self._check, OURS),
+        ]
         return Group(
             title=f"{self.work}: B={B}",
-            contestants=[
-                Contestant("published-style model", lambda: self._run(self._plain()), self._check_plain, PLAIN),
-                *self._baselines(),
-                *(self._other_runtimes() if self.work == "embed" and on_cpu else []),
-                *(self._information() if self.work == "embed" and on_cpu and B > 1 else []),
-                Contestant("xmae_fast impl=auto", lambda: self._run(self._ours("auto")), self._check, OURS),
-            ],
+            contestants=contestants if on_cpu else by_worth(contestants),
             items=B,
             unit="embeddings" if self.work == "embed" else "samples",
             flops=embed_flops(cfg, B) if self.work == "embed" else forward_flops(cfg, B, self.context.kept),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines import compiled, forget_compiled, published_masks, stock_model
-from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group, peak_bytes
+from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group, by_worth, peak_bytes
 from benchmarks.context import MASK_RATIO, Context
 from benchmarks.counts import forward_flops
 from benchmarks.models import (
@@ -50,11 +50,6 @@ def group(context: Context, B: int) -> Group:
     return _Training(context, B).group()
 
 
-def _worth(one: Contestant) -> tuple[bool, bool]:
-    """Sorts ours to the front, the captured ones before the rest, for a run that may be cut off; the sort is stable."""
-    return one.role != OURS, "GraphedStep" not in one.name
-
-
 class _Training:
     """The contestants of one batch size and their float64 results.
 
@@ -85,7 +80,7 @@ class _Training:
             *self._captured(),
         ]
         if not on_cpu:
-            contestants.sort(key=_worth)
+            contestants = by_worth(contestants)
         return Group(
             title=f"train: B={self.B}",
             contestants=[self._with_peak(one) if one.name in MEASURED_FOR_MEMORY else one for one in contestants],

@@ -174,8 +174,10 @@ def measure(
     known, rows, runs = known or {}, [], {}
 
     def saved() -> None:
+        """With the known rows that are still to come: they must not be lost if the process ends now."""
+        later = ((one.part, one.name) for one in group.contestants[len(rows) :])
         if save is not None:
-            save(Result(group, rows))
+            save(Result(group, [*rows, *(known[key] for key in later if key in known)]))
 
     for contestant in group.contestants:
         if (contestant.part, contestant.name) in known:
@@ -233,7 +235,7 @@ def _checked(contestant: Contestant, row: Row) -> Run | None:
         row.status, row.note = FAILED, str(error)
     except Exception as error:  # compilers raise anything; the reason is listed
         row.status = FAILED if contestant.role == OURS else BROKEN
-        launch = getattr(error, "launch", "")  # of ours: which kernel it was, see ops/_launch.py
+        launch = culprit(error)
         row.note = f"{type(error).__name__}: {_shortened(error)}{f' in {launch}' if launch else ''}"
         if isinstance(error, BackendError) and WITHOUT in str(error):
             row.status, row.note = LEFT_OUT, WITHOUT
@@ -241,6 +243,15 @@ def _checked(contestant: Contestant, row: Row) -> Run | None:
         row.status = OK
         return run
     return None
+
+
+def culprit(error: BaseException | None) -> str:
+    """The launch that an error, or what caused it, comes from, in words (ops/_launch.py); '' if it comes from none."""
+    while error is not None:
+        if found := getattr(error, "launch", ""):
+            return found
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _take_times(row: Row, contestant: Contestant, seconds: list[float], *, alone: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ class Earlier:
                 if (row.status == OK and row.seconds) or (self.after and row.status in (FAILED, BROKEN)):
                     found[row.part, row.name] = row
         return found
+
+    def forget_failures(self, suites: Iterable[str]) -> None:
+        """Rows of these suites that were not timed are tried again, whatever happens before their turn."""
+        for group in (group for name in suites for group in self.suites.get(name, ())):
+            group["rows"] = [row for row in group["rows"] if row["status"] == OK]
 
     def rest(self, done: dict[str, list[str]]) -> dict[str, list[dict]]:
         """Its groups by suite, as its file has them, without those whose titles are in `done`, which are by suite."""

@@ -54,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         apply_choices(options)
         earlier = Earlier(options.resume, options.after)
+        if not options.after:
+            earlier.forget_failures(options.suite)
     except ValueError as error:
         return _refuse(str(error))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -217,6 +218,28 @@ def test_tests_go_round_what_is_left_out():
     for test in left_out:  # a misspelt one would be run all the same
         file, _, name = test.partition("::")
         assert not name or re.search(rf"def {name}\(", (ROOT / file).read_text()), test
+
+
+def test_a_fault_in_a_test_costs_no_other_test(tmp_path):
+    """The process ends, pytest-xdist names the test and starts another process; the error names the launch."""
+    pytest.importorskip("xdist")
+    pytest.importorskip("triton")
+    (tmp_path / "test_faults.py").write_text(
+        "from benchmarks.gpu import pytest_gpu\n"
+        "from xmae_fast.ops import _launch\n"
+        "pytest_gpu.context_is_lost = lambda: True\n"
+        "def test_fault():\n"
+        "    assert _launch._forced == {'': 1}\n"
+        "    error = RuntimeError('an illegal memory access was encountered')\n"
+        "    error.launch = '_stem_kernel(BLOCK=64)'\n"
+        "    raise error\n"
+        "def test_next(): pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-n", "1", "-p", "benchmarks.gpu.pytest_gpu", "--launch-config", "1"]
+    command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", "/dev/null", "-s", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "crashed while running 'test_faults.py::test_fault'" in done.stdout
 
 
 def test_a_process_and_what_it_starts_are_ended(tmp_path):

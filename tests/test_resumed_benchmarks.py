@@ -113,6 +113,20 @@ def test_what_ended_the_process_is_not_run_again(resumed):
     assert rows["one", "plain"]["seconds"]
 
 
+def test_kept_rows_outlive_an_end_before_their_turn(resumed):
+    """Failures of an earlier call are tried again; what was timed then is kept, though the process ends before it."""
+    built = []
+    fails = contestant("ours", OURS, built, RuntimeError("no"))
+    resumed([Group("one", [fails, contestant("plain", PLAIN, built)])])
+    with pytest.raises(End):
+        resumed([Group("one", [contestant("ours", OURS, built, End()), contestant("plain", PLAIN, built)])])
+    assert rows_of(resumed.file)["one", "plain"]["seconds"]
+    assert built == ["ours", "plain", "ours"]
+    _, rows = resumed([Group("one", [contestant("ours", OURS, built), contestant("plain", PLAIN, built)])])
+    assert built == ["ours", "plain", "ours", "ours"]
+    assert rows["one", "ours"]["status"] == "ok"
+
+
 def test_suites_and_groups_that_are_not_run_again_stay_in_the_file(resumed):
     groups = [Group("one", [contestant("ours", OURS)]), Group("two", [contestant("ours", OURS)])]
     resumed(groups)
@@ -199,13 +213,13 @@ def test_a_fault_and_a_hang_cost_their_own_rows(tmp_path, capsys):
     script, file = tmp_path / "script.py", tmp_path / "out.json"
     machine = tuple(vars(MACHINE).values())
     script.write_text(SUPERVISED.format(root=str(run.Path(run.__file__).parents[1]), machine=machine))
-    assert supervise(file, ["--quick", "--device", "cpu", "--suite", "ops"], 25, script) == 1
+    assert supervise(file, ["--quick", "--device", "cpu", "--suite", "ops"], 10, script) == 1
     rows = {name: row for (_, name), row in rows_of(file).items()}
     assert {name: row["status"] for name, row in rows.items()} == {
         "ours": "ok", "faults": "FAILED", "plain": "ok", "hangs": "could not run", "last": "ok",
     }  # fmt: skip
     assert "ended by signal 6 (SIGABRT) while it was built" in rows["faults"]["note"]
-    assert "was stopped after 25 s while it was built" in rows["hangs"]["note"]
+    assert "was stopped after 10 s while it was built" in rows["hangs"]["note"]
     said = capsys.readouterr().out
     assert [said.count(f"building {name}\n") for name in rows] == [1, 1, 1, 1, 1]
 

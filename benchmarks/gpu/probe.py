@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.choosing import add_choices, apply_choices
+from benchmarks.contest import culprit
 
 SHOWN, NUMBERS = "@ ", "@@ "
 MOST_OF_A_MESSAGE = 160
@@ -50,8 +51,7 @@ def short(error: BaseException) -> str:
     message = " ".join(str(error).split())
     if len(message) > MOST_OF_A_MESSAGE:  # the reason stands at the end of a compiler's message
         message = f"{message[: MOST_OF_A_MESSAGE // 3]} ... {message[-2 * MOST_OF_A_MESSAGE // 3 :]}"
-    module = sys.modules.get("xmae_fast.ops._launch")
-    launch = module.culprit(error) if module is not None else ""
+    launch = culprit(error)
     return f"{f'in {launch}: ' if launch else ''}{type(error).__name__}: {message}"
 
 

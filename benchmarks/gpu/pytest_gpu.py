@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks.choosing import parse_config
+from benchmarks.contest import culprit
 
 FAULT = 70  # exit code
 
@@ -34,9 +35,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     report = (yield).get_result()
     if call.excinfo is None or not report.failed:
         return
-    from xmae_fast.ops import _launch
-
-    if launch := _launch.culprit(call.excinfo.value):
+    if launch := culprit(call.excinfo.value):
         report.sections.append(("launch", launch))
     if "PYTEST_XDIST_WORKER" in os.environ and context_is_lost():
         print(f"{item.nodeid}: {call.excinfo.exconly()}; {launch or 'no launch is known'}", flush=True)

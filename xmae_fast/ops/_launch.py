@@ -98,15 +98,6 @@ def described(kernel: Any, options: Mapping[str, Any]) -> str:
     return f"{kernel.__name__}({chosen})"
 
 
-def culprit(error: BaseException | None) -> str:
-    """The launch that an error, or what caused it, comes from, in words; '' if it comes from no launch."""
-    while error is not None:
-        if found := getattr(error, "launch", ""):
-            return found
-        error = error.__cause__ or error.__context__
-    return ""
-
-
 def trace_launches(tell: Callable[[str], None] | None) -> None:
     """From now on `tell` hears of every launch before it happens, which names one that ends the process or hangs."""
     global _trace

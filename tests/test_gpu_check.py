@@ -236,10 +236,11 @@ def test_a_fault_in_a_test_costs_no_other_test(tmp_path):
         "def test_next(): pass\n"
     )
     command = [sys.executable, "-m", "pytest", "-n", "1", "-p", "benchmarks.gpu.pytest_gpu", "--launch-config", "1"]
-    command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", "/dev/null", "-s", str(tmp_path)]
+    command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", "/dev/null", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "crashed while running 'test_faults.py::test_fault'" in done.stdout
+    assert "RuntimeError: an illegal memory access was encountered; _stem_kernel(BLOCK=64)" in done.stderr
 
 
 def test_a_process_and_what_it_starts_are_ended(tmp_path):

@@ -9,6 +9,7 @@ ends with the test; pytest-xdist reports the test as the one that crashed it and
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import torch
@@ -38,7 +39,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     if launch := culprit(call.excinfo.value):
         report.sections.append(("launch", launch))
     if "PYTEST_XDIST_WORKER" in os.environ and context_is_lost():
-        print(f"{item.nodeid}: {call.excinfo.exconly()}; {launch or 'no launch is known'}", flush=True)
+        told = f"{item.nodeid}: {call.excinfo.exconly()}; {launch or 'no launch is known'}"
+        print(told, file=sys.stderr, flush=True)  # pytest-xdist throws away what its processes write to stdout
         os._exit(FAULT)
 
 

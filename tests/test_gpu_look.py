@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 pytest.importorskip("rich", reason="the benchmarks need rich (pip install xmae-fast[bench])")
+pytest.importorskip("triton", reason="triton is not installed")
 
 from benchmarks.contest import BASELINE, OURS, Contestant
 from benchmarks.context import Context
@@ -26,7 +26,6 @@ from xmae_fast.testing import Error
 
 FAULTS = Path(__file__).parent / "gpu_faults.py"
 LIMIT = 30 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 120  # seconds; imports take long on a busy machine
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,6 @@ def rehearsed(tmp_path_factory):
     return code, (out / "stdout").read_text(), json.loads((out / "look.json").read_text())
 
 
-@needs_triton
 def test_what_fails_costs_its_own_line_and_is_named(rehearsed):
     code, said, found = rehearsed
     assert code == 1
@@ -61,7 +59,6 @@ def test_what_fails_costs_its_own_line_and_is_named(rehearsed):
     assert "relative error" in said
 
 
-@needs_triton
 def test_the_output_is_short_and_ends_with_a_summary(rehearsed):
     _, said, found = rehearsed
     assert len(said) < 12_000
@@ -129,7 +126,7 @@ def test_the_output_is_short_even_if_everything_fails(tmp_path, monkeypatch, cap
 
 def test_the_clock_ends_everything_and_the_step_begins_before(tmp_path, monkeypatch):
     """96 seconds in 6: an operator hangs, so the step begins at 55 % of the time; it hangs too and is cut off."""
-    hangs = "import time; print('@ begun', flush=True); time.sleep(60)"
+    hangs = "import time; print('@ begun'); print('@@ {', end='', flush=True); time.sleep(60)"
     code, jobs = run(tmp_path, monkeypatch, 6, operator_conv="import time; time.sleep(60)", step=hangs)
     assert code == 1
     assert jobs["step"]["lines"][0] == "begun"
@@ -223,7 +220,6 @@ for launch in launches[:2]:
 """
 
 
-@needs_triton
 def test_kernels_compiled_ahead_are_those_that_a_launch_looks_for(tmp_path):
     """With a GPU pretended to Triton: a launch on real tensors finds what was compiled from the recorded one."""
     program, environment = WARMED.format(cache=str(tmp_path)), os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}

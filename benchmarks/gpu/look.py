@@ -12,6 +12,7 @@ DIR/look.json has all of it at any time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -162,7 +163,8 @@ class Look:
 
     def _hear(self, job: Job, line: str) -> None:
         if line.startswith("@@ "):
-            job.numbers = json.loads(line[3:])
+            with contextlib.suppress(ValueError):  # a process that is killed may leave half a line
+                job.numbers = json.loads(line[3:])
         elif line.startswith("@ "):
             job.lines.append(line[2:])
             self._say(f"{job.name}: {line[2:]}")
@@ -195,7 +197,7 @@ class Look:
     def _end(self) -> None:
         for job in self.jobs:
             if not job.state:
-                job.process.kill()
+                job.process.kill(term_s=0.0)
                 self._ended(job, cut_off=True)
         self._folder.cleanup()
 

@@ -86,14 +86,15 @@ class Process:
         self.code = code
         return True
 
-    def kill(self) -> None:
+    def kill(self, term_s: float = TERM_S) -> None:
         """End it and what it has started: by SIGTERM, whereupon it may end processes of its own, then by SIGKILL."""
         if self._process is None or self._process.poll() is not None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(TERM_S)
+        if term_s > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(term_s)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

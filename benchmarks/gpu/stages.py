@@ -131,5 +131,6 @@ def tests_command(choices: Choices) -> list[str]:
 
 
 def left_of(budget_s: float, stage: Stage, left_s: float, alone: bool) -> float:
-    """Seconds that a stage may take; one that is run alone may take all that is left."""
-    return min(budget_s if alone else stage.limit * budget_s / BUDGET_S, left_s)
+    """Seconds that a stage may take; one that is run alone may take all that is left, and a look what it needs."""
+    limit = stage.limit if stage.shown else stage.limit * budget_s / BUDGET_S
+    return min(budget_s if alone else limit, left_s)

@@ -21,6 +21,7 @@ NVCC = os.environ.get("NVCC", "nvcc")
 CHOICES = ("auto", "cpu", "cuda", "none")
 OLDEST_TORCH = "0x020b000000000000"  # stable ABI of torch 2.11: one binary serves every later 2.x
 ROOT = Path(__file__).parent
+INCLUDE = str((ROOT / "csrc").resolve())  # an #include names a file by its path from here
 SANITIZE = ["-fsanitize=address,undefined"] if os.environ.get("XMAE_FAST_SANITIZE") == "1" else []
 # Python's own -fwrapv would hide overflow of signed integers.
 OPTIMIZE = [*SANITIZE, "-fno-wrapv", "-fno-omit-frame-pointer", "-g", "-O1"] if SANITIZE else ["-O3"]
@@ -28,7 +29,7 @@ COMPILE = [*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall"]
 
 
 def sources(folder: str, suffix: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob(f"*{suffix}"))
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).rglob(f"*{suffix}"))
 
 
 def missing_for_cpu() -> str | None:
@@ -44,7 +45,7 @@ def missing_for_cpu() -> str | None:
 
 
 def nvcc_command(output: str, files: list[str] | None = None) -> list[str]:
-    """Everything in csrc/cuda as one library for sm_80, sm_90a and, by PTX, later GPUs. No GPU is needed for it.
+    """Everything below csrc/cuda as one library for sm_80, sm_90a and, by PTX, later GPUs. No GPU is needed for it.
 
     One intermediate code serves all of them, because nothing here asks for more than compute capability 8.0: making it
     takes longer than machine code for an architecture.
@@ -56,7 +57,7 @@ def nvcc_command(output: str, files: list[str] | None = None) -> list[str]:
     libraries = [lib for lib in ("torch", "torch_cpu", "torch_cuda", "c10") if f"lib{lib}.so" in there]
     return [
         NVCC, "-shared", "-O3", "-std=c++20", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "-DUSE_CUDA",
-        f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", *(f"-I{path}" for path in include_paths()),
+        f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", *(f"-I{path}" for path in [INCLUDE, *include_paths()]),
         "-gencode=arch=compute_80,code=[sm_80,sm_90a,compute_80]", "--threads=0", *files, "-o", output,
         f"-L{TORCH_LIB_PATH}", *(f"-l{lib}" for lib in libraries),
     ]  # fmt: skip
@@ -82,7 +83,7 @@ def extensions(choice: str) -> list:
         Extension(
             READER,
             sources("io", ".cpp"),
-            include_dirs=[str(ROOT / "csrc" / "io"), *include_paths()],
+            include_dirs=[INCLUDE, *include_paths()],
             # No fused multiply-add: normalisation is bit-equal to the published arithmetic.
             extra_compile_args=[*COMPILE, "-ffp-contract=off", "-pthread"],
             extra_link_args=[*SANITIZE, "-pthread"],
@@ -91,7 +92,7 @@ def extensions(choice: str) -> list:
         CppExtension(
             "xmae_fast._C_cpu",
             sources("cpu", ".cpp"),
-            include_dirs=[str(ROOT / "csrc" / "cpu")],
+            include_dirs=[INCLUDE],
             define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH), ("Py_LIMITED_API", "0x030A0000")],
             extra_compile_args=COMPILE,
             extra_link_args=SANITIZE,

@@ -1,4 +1,4 @@
-#include "gather.h"
+#include "io/gather.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -6,8 +6,8 @@
 #include <system_error>
 #include <thread>
 
-#include "guard.h"
-#include "philox.h"
+#include "io/guard.h"
+#include "io/philox.h"
 
 namespace xmae_io {
 namespace {

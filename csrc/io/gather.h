@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "rows.h"
+#include "io/rows.h"
 
 namespace xmae_io {
 

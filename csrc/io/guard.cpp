@@ -1,4 +1,4 @@
-#include "guard.h"
+#include "io/guard.h"
 
 #include <mutex>
 

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "rows.h"
+#include "io/rows.h"
 
 namespace xmae_io::XMAE_ISA {
 

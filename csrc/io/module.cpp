@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "gather.h"
+#include "io/gather.h"
 
 namespace py = pybind11;
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "rows.h"
+#include "io/rows.h"
 
 namespace xmae_io {
 

@@ -1,7 +1,7 @@
 // Elements of a mapped file as floats, whatever their type, byte order and distance.
 #pragma once
 
-#include "lanes.h"
+#include "io/lanes.h"
 
 namespace xmae_io::XMAE_ISA {
 

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "rows.h"
+#include "io/rows.h"
 #define XMAE_ISA avx512
 #define XMAE_LANES 16
 #if defined(__clang__)
@@ -11,7 +11,7 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,fma,prefer-vector-width=512")
 #endif
-#include "rows.inc"
+#include "io/rows.inc"
 #if defined(__clang__)
 #pragma clang attribute pop
 #else

@@ -1,4 +1,4 @@
-"""csrc/cuda/train_*.h compiled for the host (tests/cuda/host): the operators of the stem's training on CPU tensors."""
+"""csrc/cuda/conv_stem/train_*.h on the host (tests/cuda/host): the operators of the stem's training on CPU tensors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 // Chooses a table of functions by this processor's instruction set, once, at run time.
 //
-// A library compiles the same functions once for each instruction set, in a namespace of its own, and lists them there in
-// a table. A `TableChoice` knows all of these tables and holds the one in use.
+// A library compiles the same functions once for each instruction set, in a namespace of its own, and lists them there
+// in a table. A `TableChoice` knows all of these tables and holds the one in use.
 #pragma once
 
 #include <atomic>

@@ -16,11 +16,12 @@ namespace {
 namespace isa = xmae_fast::isa;
 
 isa::TableChoice<Rows>& tables() {
-  static isa::TableChoice<Rows> tables(isa::F16C::kUsed, {
+  static isa::TableChoice<Rows> tables(
+      isa::F16C::kUsed, {
 #if defined(__x86_64__)
-      &avx512::table, &avx2::table,
+                            &avx512::table, &avx2::table,
 #endif
-      &baseline::table});
+                            &baseline::table});
   return tables;
 }
 

@@ -1,4 +1,4 @@
-// AVX2, FMA and F16C: eight floats.
+// Compiles the reader's functions for AVX2, FMA and F16C: vectors of eight floats.
 #if defined(__x86_64__)
 #include <immintrin.h>
 

@@ -18,19 +18,20 @@ namespace avx512 { extern const Kernels table; }
 namespace {
 
 isa::TableChoice<Kernels>& tables() {
-  static isa::TableChoice<Kernels> tables(isa::F16C::kNotUsed, {
+  static isa::TableChoice<Kernels> tables(
+      isa::F16C::kNotUsed, {
 #if defined(__x86_64__)
-      &avx512::table, &avx2::table,
+                               &avx512::table, &avx2::table,
 #endif
-      &baseline::table});
+                               &baseline::table});
   return tables;
 }
 
 std::string cpu_kernels() { return kernels().name; }
 
 void use_cpu_kernels(std::string name) {
-  STD_TORCH_CHECK(tables().choose(name), "use_cpu_kernels: expected one of ", tables().names(),
-                  " on this processor, got ", name);
+  STD_TORCH_CHECK(
+      tables().choose(name), "use_cpu_kernels: expected one of ", tables().names(), " on this processor, got ", name);
 }
 
 }  // namespace

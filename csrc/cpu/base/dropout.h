@@ -1,4 +1,4 @@
-// Masks of dropout. Columns 64 g .. 64 g + 63 of a row are made of 16 Philox draws, (row, block 16 g + lane): column
+// Draws masks of dropout. Columns 64 g to 64 g + 63 of a row come from 16 Philox draws (row, block 16 g + lane). Column
 // 64 g + 16 w + lane takes word w of its lane's draw, so that neighbouring columns come from neighbouring lanes.
 #pragma once
 
@@ -12,7 +12,7 @@ XMAE_INLINE int64_t dropout_stride(int64_t columns) {
   return (columns + kDropoutColumns - 1) / kDropoutColumns * kDropoutColumns;
 }
 
-// 0 or `scale` for the columns of a row: out [dropout_stride(columns)].
+// Writes 0 or `scale` for each column of a row to out [dropout_stride(columns)].
 inline void dropout_row(const Dropout& dropout, int64_t row, int64_t columns, float* out) {
   const PhiloxStream stream{dropout.seed, dropout.offset};
   const uint32_t threshold = dropout.threshold;
@@ -27,7 +27,7 @@ inline void dropout_row(const Dropout& dropout, int64_t row, int64_t columns, fl
   }
 }
 
-// out [rows, dropout_stride(columns)], of rows first ...
+// Writes the masks of rows [first, first + rows) to out [rows, dropout_stride(columns)].
 inline void dropout_rows(const Dropout& dropout, int64_t first, int64_t rows, int64_t columns, float* out) {
   const int64_t stride = dropout_stride(columns);
   for (int64_t row = 0; row < rows; ++row) dropout_row(dropout, first + row, columns, out + row * stride);

@@ -1,9 +1,9 @@
-// Digests of weights: has any of them changed since they were packed? Version counters cannot tell (writes through .data
-// or a NumPy view do not count), so the bytes are read, at the speed of the memory.
+// Digests of weights, which tell whether any weight has changed since it was packed. Version counters of tensors cannot
+// tell, because writes through .data or a NumPy view do not count; so the bytes are read, at the speed of the memory.
 //
 // The digest is XXH3 with 64 bits, seed 0 and the published secret, bit for bit
 // (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md), of the numbers' bytes as they lie in memory. Every
-// instruction set computes the same. Below, a word has 64 bits and `at` counts bytes.
+// instruction set computes the same digest. Below, a word has 64 bits and `at` counts bytes.
 #pragma once
 
 #include "cpu/base/kernels.h"
@@ -22,9 +22,10 @@ constexpr uint64_t kPrime64[5] = {
     0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5};
 constexpr uint64_t kMix[2] = {0x165667919E3779F9, 0x9FB21C651E98DF25};
 
-constexpr int64_t kStripe = 64;          // bytes that the eight sums take at a time, each one word of them
-constexpr int64_t kBlockStripes = 16;    // stripes after which the sums are scrambled; each has its own secret
+constexpr int64_t kStripe = 64;        // bytes that the eight sums take at a time, one word each
+constexpr int64_t kBlockStripes = 16;  // stripes after which the sums are scrambled; each stripe has its own secret
 constexpr int64_t kSecretSize = 192, kSecretStep = 8;
+// clang-format off
 alignas(64) constexpr unsigned char kSecret[kSecretSize] = {
     0xb8, 0xfe, 0x6c, 0x39, 0x23, 0xa4, 0x4b, 0xbe, 0x7c, 0x01, 0x81, 0x2c, 0xf7, 0x21, 0xad, 0x1c,
     0xde, 0xd4, 0x6d, 0xe9, 0x83, 0x90, 0x97, 0xdb, 0x72, 0x40, 0xa4, 0xa4, 0xb7, 0xb3, 0x67, 0x1f,
@@ -39,6 +40,7 @@ alignas(64) constexpr unsigned char kSecret[kSecretSize] = {
     0x2b, 0x16, 0xbe, 0x58, 0x7d, 0x47, 0xa1, 0xfc, 0x8f, 0xf8, 0xb8, 0xd1, 0x7a, 0xd0, 0x31, 0xce,
     0x45, 0xcb, 0x3a, 0x8f, 0x95, 0x16, 0x04, 0x28, 0xaf, 0xd7, 0xfb, 0xca, 0xbb, 0x4b, 0x40, 0x7e,
 };
+// clang-format on
 
 XMAE_INLINE uint64_t word(const unsigned char* p) {
   uint64_t out;
@@ -53,7 +55,7 @@ XMAE_INLINE uint64_t half_word(const unsigned char* p) {
 XMAE_INLINE uint64_t secret(int64_t at) { return word(kSecret + at); }
 XMAE_INLINE uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
 
-// Both halves of the product of 128 bits, folded into one word.
+// Returns the exclusive or of both halves of the 128-bit product.
 XMAE_INLINE uint64_t folded_product(uint64_t a, uint64_t b) {
   const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
@@ -62,12 +64,12 @@ XMAE_INLINE uint64_t avalanche(uint64_t x) {
   x = (x ^ x >> 37) * kMix[0];
   return x ^ x >> 32;
 }
-// Of the two words at p, with those of the secret at `at`.
+// Mixes the two words at p with the two words of the secret at `at`.
 XMAE_INLINE uint64_t mix_pair(const unsigned char* p, int64_t at) {
   return folded_product(word(p) ^ secret(at), word(p + 8) ^ secret(at + 8));
 }
 
-// Up to 16 bytes; whole numbers, so never 1, 2 or 3.
+// Digests up to 16 bytes. Data are whole float32 numbers, so there are never 1, 2 or 3 bytes.
 inline uint64_t tiny(const unsigned char* p, int64_t bytes) {
   if (bytes == 0) {
     uint64_t x = secret(56) ^ secret(64);
@@ -85,7 +87,7 @@ inline uint64_t tiny(const unsigned char* p, int64_t bytes) {
   return avalanche(bytes + __builtin_bswap64(low) + high + folded_product(low, high));
 }
 
-// 17 to 128 bytes: pairs from both ends towards the middle.
+// Digests 17 to 128 bytes, by pairs of words from both ends towards the middle.
 inline uint64_t small(const unsigned char* p, int64_t bytes) {
   uint64_t sum = bytes * kPrime64[0];
   for (int64_t i = (bytes - 1) / 32; i >= 0; --i) {
@@ -95,7 +97,7 @@ inline uint64_t small(const unsigned char* p, int64_t bytes) {
   return avalanche(sum);
 }
 
-// 129 to 240 bytes: pairs in order, mixed once after the eighth.
+// Digests 129 to 240 bytes, by pairs of words in order, with one more step of mixing after the eighth pair.
 inline uint64_t medium(const unsigned char* p, int64_t bytes) {
   uint64_t sum = bytes * kPrime64[0];
   for (int64_t i = 0; i < 8; ++i) sum += mix_pair(p + 16 * i, 16 * i);
@@ -104,9 +106,9 @@ inline uint64_t medium(const unsigned char* p, int64_t bytes) {
   return avalanche(sum + mix_pair(p + bytes - 16, 136 - 17));
 }
 
-// The low 32 bits of each word times its high ones.
+// Returns the low 32 bits of each word times its high 32 bits.
 XMAE_INLINE Words product_of_halves(Words x) {
-#if defined(__x86_64__) && !defined(__clang__)  // GCC makes three products of it; Clang sees one
+#if defined(__x86_64__) && !defined(__clang__)  // GCC would compile the plain form to three products, Clang to one
 #if XMAE_VECTOR_BYTES == 64
   return reinterpret_cast<Words>(_mm512_mul_epu32(reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(x >> 32)));
 #elif XMAE_VECTOR_BYTES == 32
@@ -119,13 +121,14 @@ XMAE_INLINE Words product_of_halves(Words x) {
 #endif
 }
 
-// The eight sums. Each gets the products of its own words and, as they are, its neighbour's: no word is lost where a
-// product is zero. What cancels in the plain sum of a block (two flipped top bits, a swap) shows in the products, since
-// each stripe has another secret: two signs stay unseen only if all 32 low bits of their words happen to differ as the
-// secrets do. The words are added up apart (`plain`) and change places once per block.
+// The eight sums. To each are added the products of its own words and its neighbour's words themselves, so that no word
+// is lost where a product is zero. Changes that cancel in the plain sum of a block (two flipped top bits, a swap) show
+// in the products, since each stripe has another secret: two signs go unnoticed only if all 32 low bits of their words
+// happen to differ as the secrets do. The plain words are added up separately, in `plain`, and change places once per
+// block.
 struct Sums {
   static constexpr int kVectors = kStripe / XMAE_VECTOR_BYTES;
-  static_assert(kVectors * XMAE_VECTOR_BYTES == kStripe, "a stripe is whole vectors");
+  static_assert(kVectors * XMAE_VECTOR_BYTES == kStripe, "a stripe must be whole vectors");
   Words sums[kVectors], plain[kVectors] = {};
 
   XMAE_INLINE void add_stripe(const unsigned char* p, int64_t at) {
@@ -155,7 +158,8 @@ struct Sums {
   static XMAE_INLINE Words load_words(const unsigned char* p) { return *reinterpret_cast<const WordsAnywhere*>(p); }
 };
 
-// More than 240 bytes: blocks of sixteen stripes, then the stripes that are left but the last, then the last 64 bytes.
+// Digests more than 240 bytes: blocks of sixteen stripes, then the remaining stripes without the last, then the last 64
+// bytes.
 inline uint64_t large(const unsigned char* p, int64_t bytes) {
   constexpr uint64_t start[8] = {kPrime32[2], kPrime64[0], kPrime64[1], kPrime64[2],
                                  kPrime64[3], kPrime32[1], kPrime64[4], kPrime32[0]};
@@ -186,6 +190,7 @@ inline uint64_t large(const unsigned char* p, int64_t bytes) {
 
 }  // namespace xxh3
 
+// Returns the digest of data [count].
 inline uint64_t fingerprint(const float* data, int64_t count) {
   const auto* p = reinterpret_cast<const unsigned char*>(data);
   const int64_t bytes = count * static_cast<int64_t>(sizeof(float));

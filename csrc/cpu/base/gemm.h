@@ -1,6 +1,7 @@
-// C = A B for packed B (`common.h`): registers hold R rows x 2 vectors of C, A is read where it lies (rows may overlap:
-// a convolution over [L, C] activations is this product with k * C numbers in a row and C between rows), B streams by.
-// Each output is summed in chains of a fixed length and order, so results do not depend on how rows are split.
+// Computes C = A B for a packed B (PackedMatrix in common.h). Registers hold R rows x 2 vectors of C. A is read where
+// it lies, and its rows may overlap: a convolution over [L, C] activations is this product with k * C numbers in a row
+// of A and C numbers between the starts of two rows. Each output is summed in chains of a fixed length and order, so
+// results do not depend on how the rows are divided among threads.
 #pragma once
 
 #include "cpu/base/vec.h"
@@ -9,11 +10,13 @@ namespace xmae_fast::XMAE_ISA {
 
 constexpr int kRows = XMAE_TILE_ROWS;  // the most rows of a register tile
 
-// One row of C in registers: columns [column, column + count) of the output.
+// Where a row of C that is in registers belongs: row `row`, columns [column, column + count).
 struct RowOut {
   int64_t row, column, count;
 };
 
+// acc += A B over `length` steps. a: the first number of the first of R rows. b: weights [length, vectors * W]. Returns
+// the end of b.
 template <int R, int vectors>
 XMAE_INLINE const float* multiply_segment(
     const float* a, int64_t row_stride, const float* b, int64_t length, Vec (&acc)[R][kPanelVectors]) {
@@ -36,7 +39,8 @@ XMAE_INLINE const float* multiply_segment(
   return b;
 }
 
-// total (+)= acc, acc = 0. GCC does not see that `total` is written before it is read.
+// Adds acc to total, or stores it there if !has_total, and sets acc to 0. GCC does not see that `total` is written
+// before it is read.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -54,6 +58,7 @@ XMAE_INLINE void add_chain(Vec (&acc)[R][kPanelVectors], float* total, bool has_
   }
 }
 
+// Computes R rows and one panel of C.
 template <int R, typename Epilogue>
 void multiply_tile(
     const float* a, int64_t row_stride, const PackedMatrix& matrix, const Panel& panel, const Segment* segments,
@@ -96,7 +101,7 @@ void multiply_tile(
 #pragma GCC diagnostic pop
 #endif
 
-// Chooses the instantiation for `rows` in 1..R.
+// Calls the instantiation of multiply_tile for `rows` rows, 1 to R.
 template <int R, typename Epilogue>
 XMAE_INLINE void multiply_rows(
     int64_t rows, const float* a, int64_t row_stride, const PackedMatrix& matrix, const Panel& panel,
@@ -105,7 +110,8 @@ XMAE_INLINE void multiply_rows(
   if constexpr (R > 1) multiply_rows<R - 1>(rows, a, row_stride, matrix, panel, segments, row, epilogue);
 }
 
-// Rows [begin, end) and panels [first, last) of C. `a` is row 0 of A. epilogue(RowOut, Vec, Vec) takes each finished row.
+// Computes rows [begin, end) and panels [first, last) of C. a: row 0 of A; rows begin row_stride apart. Calls
+// epilogue(RowOut, Vec, Vec) with each finished row of a panel.
 template <typename Epilogue>
 void multiply(
     const float* a, int64_t row_stride, const PackedMatrix& matrix, int64_t begin, int64_t end, int64_t first,
@@ -114,14 +120,14 @@ void multiply(
   for (int64_t p = first; p < last; ++p) {
     const Panel& panel = *(matrix.panels.data() + p);
     const Segment* segments = matrix.segments.data() + panel.first_segment;
-    for (int64_t t = 0; t < tiles; ++t) {  // tiles of nearly equal height: no short one at the end
+    for (int64_t t = 0; t < tiles; ++t) {  // tiles have nearly equal heights, so that none at the end is short
       const int64_t from = begin + (end - begin) * t / tiles, to = begin + (end - begin) * (t + 1) / tiles;
       multiply_rows<kRows>(to - from, a + from * row_stride, row_stride, matrix, panel, segments, from, epilogue);
     }
   }
 }
 
-// Stores a finished row: out [rows, stride].
+// Stores a finished row to out [rows, stride].
 XMAE_INLINE void store_row(float* out, int64_t stride, const RowOut& at, Vec v0, Vec v1) {
   float* p = out + at.row * stride + at.column;
   store_some(p, v0, at.count);

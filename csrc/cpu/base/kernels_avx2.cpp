@@ -1,4 +1,4 @@
-// AVX2 and FMA: eight floats, 16 registers.
+// Compiles the kernels for AVX2 and FMA: vectors of eight floats, 16 registers.
 #include "cpu/base/kernels.h"
 
 #if defined(__x86_64__)

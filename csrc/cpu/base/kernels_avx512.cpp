@@ -1,4 +1,5 @@
-// AVX-512: sixteen floats, 32 registers. A tile of 12 rows is faster than 13 or 14, which leave no register to spare.
+// Compiles the kernels for AVX-512: vectors of sixteen floats, 32 registers. Tiles of 12 rows are faster than those of
+// 13 or 14, which leave no register free.
 #include "cpu/base/kernels.h"
 
 #if defined(__x86_64__)
@@ -8,7 +9,8 @@
 #define XMAE_VECTOR_BYTES 64
 #define XMAE_TILE_ROWS 12
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")

@@ -1,4 +1,5 @@
-// Lays weights out as a PackedMatrix. Compiled once, for every processor; the vector width is an argument.
+// Lays weights out as a PackedMatrix. This code is compiled once for all processors, so the vector width is an
+// argument.
 #pragma once
 
 #include <algorithm>
@@ -7,19 +8,19 @@
 
 namespace xmae_fast {
 
-// Steps of the reduction whose weights for one column lie at equal distances.
+// Consecutive steps of the sums whose weights for one column lie at equal distances.
 struct Run {
-  int64_t offset, length;  // floats from the start of A's row; steps
+  int64_t offset, length;  // floats from the start of a row of A to the first step; number of steps
 };
 
-// Weights of one column for one run: weights[step * stride] * scale; null where the column takes no part.
+// The weights of one column for one run: weights[step * stride] * scale. They are null where the column takes no part.
 struct RunWeights {
   const float* weights = nullptr;
   int64_t stride = 1;
   float scale = 1.0f;
 };
 
-// source(run, column) -> RunWeights.
+// Packs a matrix in which columns may take part in different runs. source(run, column) returns the RunWeights.
 template <typename Source>
 PackedMatrix pack(int64_t width, int64_t columns, const std::vector<Run>& runs, const Source& source) {
   PackedMatrix packed;
@@ -41,8 +42,13 @@ PackedMatrix pack(int64_t width, int64_t columns, const std::vector<Run>& runs, 
   packed.data = aligned_floats(total);
   int64_t at = 0;
   for (int64_t p = 0; p < static_cast<int64_t>(vectors.size()); ++p) {
-    Panel panel{p * panel_width, std::min(panel_width, columns - p * panel_width),
-                static_cast<int64_t>(packed.segments.size()), 0, at};
+    Panel panel{
+        .column = p * panel_width,
+        .columns = std::min(panel_width, columns - p * panel_width),
+        .first_segment = static_cast<int64_t>(packed.segments.size()),
+        .num_segments = 0,
+        .weights = at,
+    };
     for (int64_t run = 0; run < count; ++run) {
       const int64_t active = vectors[p][run], length = runs[run].length;
       if (active == 0 || length == 0) continue;
@@ -69,7 +75,7 @@ PackedMatrix pack(int64_t width, int64_t columns, const std::vector<Run>& runs, 
   return packed;
 }
 
-// Room for B of `steps` steps in which every column takes part in every step.
+// Returns a matrix of `steps` steps in which every column takes part in every step. Its data are not set.
 inline PackedMatrix dense_panels(int64_t width, int64_t columns, int64_t steps) {
   PackedMatrix packed;
   packed.columns = columns;
@@ -78,7 +84,13 @@ inline PackedMatrix dense_panels(int64_t width, int64_t columns, int64_t steps) 
   int64_t total = 0;
   for (int64_t column = 0; column < columns; column += panel_width) {
     const int64_t count = std::min(panel_width, columns - column), vectors = (count + width - 1) / width;
-    packed.panels.push_back({column, count, static_cast<int64_t>(packed.segments.size()), steps > 0 ? 1 : 0, total});
+    packed.panels.push_back({
+        .column = column,
+        .columns = count,
+        .first_segment = static_cast<int64_t>(packed.segments.size()),
+        .num_segments = steps > 0 ? 1 : 0,
+        .weights = total,
+    });
     if (steps > 0) packed.segments.push_back({0, steps, vectors});
     total += vectors * width * steps;
   }
@@ -87,8 +99,9 @@ inline PackedMatrix dense_panels(int64_t width, int64_t columns, int64_t steps) 
   return packed;
 }
 
-// B[k, n] = weights[n * row_stride + k * step_stride]: K steps, N columns. Panels in parallel, because training packs
-// weights in every step; sixteen steps of a panel at a time, so that what is read and written stays in the first cache.
+// Packs B[k, n] = weights[n * row_stride + k * step_stride], of `steps` rows k and `columns` columns n. Panels are
+// packed in parallel, because training packs its weights in every step, and sixteen steps of a panel at a time, so that
+// what is read and written stays in the first-level cache.
 inline PackedMatrix pack_matrix(
     int64_t width, int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride) {
   PackedMatrix packed = dense_panels(width, columns, steps);
@@ -120,12 +133,12 @@ inline PackedMatrix pack_matrix(
   return packed;
 }
 
-// B[k, n] = weights[steps[k] + columns[n]], panels in parallel.
+// Packs B[k, n] = weights[steps[k] + columns[n]], with panels in parallel.
 inline PackedMatrix pack_separable(
     int64_t width, const float* weights, const std::vector<int64_t>& steps, const std::vector<int64_t>& columns) {
   const int64_t panel_width = kPanelVectors * width, K = static_cast<int64_t>(steps.size());
   PackedMatrix packed = dense_panels(width, static_cast<int64_t>(columns.size()), K);
-  // A number costs some 2 ns: it is read from the second-level cache.
+  // Packing costs some 2 ns a number, which is read from the second-level cache.
   const int64_t panels = static_cast<int64_t>(packed.panels.size()), grain = 8192 / (K * panel_width + 1) + 1;
   parallel(panels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
@@ -142,7 +155,7 @@ inline PackedMatrix pack_separable(
   return packed;
 }
 
-// 0, stride, 2 stride, ...
+// Returns 0, stride, 2 stride, ..., `count` numbers.
 inline std::vector<int64_t> places(int64_t count, int64_t stride) {
   std::vector<int64_t> out(count);
   for (int64_t i = 0; i < count; ++i) out[i] = i * stride;

@@ -1,10 +1,11 @@
-// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC'11).
-// A draw depends on (seed, offset, row, block) alone, so results are the same for any number of threads and any device.
+// Philox4x32-10, the counter-based generator of random numbers of Salmon et al., "Parallel random numbers: as easy as
+// 1, 2, 3" (SC'11). A draw depends on (seed, offset, row, block) alone, so it is the same for any number of threads and
+// any device.
 #pragma once
 
 #include <cstdint>
 
-// One version for AVX2 and one for any x86-64 processor, chosen at load time.
+// Marks a function that is compiled once for AVX2 and once for any x86-64 processor. The loader chooses.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define XMAE_FAST_AVX2_CLONE __attribute__((target_clones("avx2", "default")))
 #else
@@ -13,22 +14,23 @@
 
 namespace xmae_fast {
 
-constexpr int kLanes = 16;     // draws made by one call
-constexpr int kRegister = 8;  // lanes worked on together: they and the state stay in AVX2 registers, 16 would not
+constexpr int kLanes = 16;    // draws that one call makes
+constexpr int kRegister = 8;  // lanes computed together: their state fits in AVX2's registers, that of 16 would not
 
 struct PhiloxStream {
   uint64_t seed;    // the key
   uint64_t offset;  // upper half of the counter: one per call that shares a seed
 };
 
-// word[w][lane]: words 0..3 of kLanes draws.
+// word[w][lane] is word w, 0 to 3, of a lane's draw.
 struct PhiloxWords {
   alignas(32) uint32_t word[4][kLanes];
 };
 
-// Draws (row + lane / blocks, block + lane % blocks) for every lane.
+// Draws (row + lane / blocks, block + lane % blocks) for each lane.
 template <int blocks>
-__attribute__((always_inline)) inline void philox(const PhiloxStream& stream, uint32_t row, uint32_t block, PhiloxWords& out) {
+__attribute__((always_inline)) inline void philox(
+    const PhiloxStream& stream, uint32_t row, uint32_t block, PhiloxWords& out) {
   for (int first = 0; first < kLanes; first += kRegister) {
     alignas(32) uint32_t c0[kRegister], c1[kRegister], c2[kRegister], c3[kRegister];
     for (int lane = 0; lane < kRegister; ++lane) {
@@ -39,7 +41,7 @@ __attribute__((always_inline)) inline void philox(const PhiloxStream& stream, ui
     }
     uint32_t k0 = static_cast<uint32_t>(stream.seed), k1 = static_cast<uint32_t>(stream.seed >> 32);
     for (int round = 0; round < 10; ++round) {
-#pragma GCC unroll 1  // or GCC unrolls this into scalars before it looks for vectors
+#pragma GCC unroll 1  // otherwise GCC unrolls this loop into scalars before it looks for vectors
       for (int lane = 0; lane < kRegister; ++lane) {
         const uint64_t p0 = 0xD2511F53ull * c0[lane];
         const uint64_t p1 = 0xCD9E8D57ull * c2[lane];
@@ -60,7 +62,8 @@ __attribute__((always_inline)) inline void philox(const PhiloxStream& stream, ui
   }
 }
 
-// A whole number in [0, range): the high word of word * range (Lemire). Bias below range / 2^32.
+// Returns a whole number in [0, range): the high word of word * range (Lemire, "Fast random integer generation in an
+// interval", 2019). Its probabilities are off by less than range / 2^32, relatively.
 inline int64_t bounded(uint32_t word, int64_t range) {
   return static_cast<int64_t>((static_cast<uint64_t>(word) * static_cast<uint64_t>(range)) >> 32);
 }

@@ -1,5 +1,6 @@
-// Memory of the large tensors that a training step makes and drops: kept from step to step, because a fresh page costs a
-// fault and its zeroing (10 % of the stem's step where malloc returns them to the system in between).
+// Keeps the memory of the large tensors that a training step makes and drops for the next step. Fresh pages cost page
+// faults and zeroing: 10 % of the stem's step where malloc returns them to the system in between.
+//   release_cpu_memory()  frees this memory and all packed weights
 
 #include <torch/csrc/stable/device.h>
 
@@ -17,7 +18,7 @@ namespace xmae_fast {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr uint64_t kOldAge = 512;  // requests after which an idle block is given back once something new is needed
+constexpr uint64_t kOldAge = 512;  // an idle block older than so many requests is freed when a new block is needed
 
 class Pool {
  public:
@@ -92,9 +93,10 @@ Tensor pooled(std::initializer_list<int64_t> sizes) {
   if (static_cast<size_t>(count) * sizeof(float) < kHugePage) return empty(sizes);
   void* block = pool().get(static_cast<size_t>(count) * sizeof(float));
   using torch::headeronly::IntHeaderOnlyArrayRef;
-  return torch::stable::from_blob(block, IntHeaderOnlyArrayRef(shape), IntHeaderOnlyArrayRef(strides),
-                                  torch::stable::Device(torch::headeronly::DeviceType::CPU), ScalarType::Float,
-                                  [](void* data) { pool().put(data); });
+  return torch::stable::from_blob(
+      block, IntHeaderOnlyArrayRef(shape), IntHeaderOnlyArrayRef(strides),
+      torch::stable::Device(torch::headeronly::DeviceType::CPU), ScalarType::Float,
+      [](void* data) { pool().put(data); });
 }
 
 }  // namespace xmae_fast

@@ -1,5 +1,6 @@
-// What both sublayers do with rows of tokens: LayerNorm, products with packed weights, sums over rows in a fixed order,
-// and the split of the work: groups of rows go through a whole sublayer while their activations stay in the L2 cache.
+// The operations on rows of tokens that both sublayers of a block use: LayerNorm, products with packed weights, and
+// sums over rows in a fixed order. Also divides the work: a group of rows passes through a whole sublayer while its
+// activations stay in the second-level cache.
 #pragma once
 
 #include "cpu/base/blocks.h"
@@ -7,15 +8,17 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kGroupRows = 72;   // the hidden layer of a group: 300 kB for F = 1024
-constexpr int64_t kThreadRows = 24;  // fewer rows to a thread: better to split columns than to read all weights twice
+constexpr int64_t kGroupRows = 72;  // rows of a group; its hidden layer takes 300 kB for F = 1024
+constexpr int64_t kThreadRows =
+    24;  // with fewer rows for a thread it is faster to divide columns than to read all weights
+         // in every thread
 
 struct Moments {
   float mean, rstd;
 };
 
-// Of one row [D]. The mean is corrected by the mean distance from it: in a row that hardly varies its rounding would be many
-// standard deviations.
+// Returns mean and 1 / standard deviation of x [D]. The mean is corrected by the mean distance from it, because in a
+// row that hardly varies its rounding would be many standard deviations.
 XMAE_INLINE Moments moments(const float* x, int64_t D) {
   const int64_t whole = D / W * W;
   Vec total{}, distances{}, squares{};
@@ -37,7 +40,7 @@ XMAE_INLINE Moments moments(const float* x, int64_t D) {
   return {about + shift, 1.0f / __builtin_sqrtf((var > 0.0f ? var : 0.0f) + kNormEps)};
 }
 
-// LayerNorm of one row: x [D] -> out [D].
+// Applies LayerNorm to one row: x [D] -> out [D].
 XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& norm, int64_t D, float* out) {
   const int64_t whole = D / W * W;
   for (int64_t c = 0; c < whole; c += W) {
@@ -46,7 +49,8 @@ XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& nor
   for (int64_t c = whole; c < D; ++c) out[c] = (x[c] - m.mean) * m.rstd * norm.weight[c] + norm.bias[c];
 }
 
-// x [rows, D] -> out [rows, D] (rows `stride` apart); stats [rows, 2] or null.
+// Applies LayerNorm: x [rows, D] -> out [rows, D], whose rows lie `stride` apart, and stats [rows, 2] (mean, 1 /
+// standard deviation) unless null.
 inline void normalise(
     const float* x, const Norm& norm, int64_t rows, int64_t D, float* out, int64_t stride, float* stats) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -59,9 +63,10 @@ inline void normalise(
   }
 }
 
-// Backward of LayerNorm for one row. With h = (x - mean) rstd and g = dn weight:
-// dx = residual + rstd (g - mean(g) - h mean(g h)), dweight += dn h, dbias += dn; dx and residual may be null. g takes
-// the place of dn: multiplied anew it could be fused with the subtraction, and for D = 1 g - mean(g) would not vanish.
+// The backward of LayerNorm for one row. With h = (x - mean) rstd and g = dn weight: dx = residual + rstd (g - mean(g)
+// - h mean(g h)), dweight += dn h, dbias += dn. All are [D]; dx and residual may be null. g is stored over dn: if it
+// were multiplied again, the compiler could fuse the product with the subtraction, and for D = 1 g - mean(g) would not
+// be 0.
 inline void norm_gradient_row(
     const float* x, const float* stats, const float* weight, float* dn, int64_t D, const float* residual, float* dx,
     float* dweight, float* dbias) {
@@ -99,7 +104,8 @@ inline void norm_gradient_row(
   }
 }
 
-// out [columns] = sum of the rows of a, kSumRows at a time and then over those sums, always in the same order.
+// Sums a [rows, columns], whose rows lie `stride` apart, over the rows to out [columns]: kSumRows rows at a time and
+// then those sums, always in the same order.
 inline void sum_rows(const float* a, int64_t stride, int64_t rows, int64_t columns, float* out) {
   for (int64_t c = 0; c < columns; c += W) {
     const int64_t count = columns - c < W ? columns - c : W;
@@ -114,15 +120,15 @@ inline void sum_rows(const float* a, int64_t stride, int64_t rows, int64_t colum
   }
 }
 
-// The part of a row of some [., columns] matrix that a finished row of a product meets.
+// Loads the numbers of a row [columns] that have the same columns as a finished row of a product.
 XMAE_INLINE void load_row(const float* row, const RowOut& at, Vec& v0, Vec& v1) {
   v0 = load_some(row + at.column, at.count);
   v1 = at.count > W ? load_some(row + at.column + W, at.count - W) : Vec{};
 }
 
-// A view of an epilogue, without ownership. All products below share one instantiation of `multiply` through it:
-// inlined into every row of every tile height, each epilogue would be compiled 78 times (minutes in all), and behind 256
-// steps a call costs nothing.
+// Refers to an epilogue without owning it, so that all products below share one instantiation of `multiply`. An
+// epilogue that is inlined into every row of every tile height would be compiled 78 times, which takes minutes in all;
+// after the 256 steps of a row one call costs nothing that can be measured.
 class RowFunction {
  public:
   template <typename F>
@@ -130,7 +136,8 @@ class RowFunction {
   void operator()(const RowOut& at, Vec v0, Vec v1) const { call_(object_, at, v0, v1); }
 
  private:
-  template <typename F>  // no lambda: GCC compiles its conversion to a pointer without this file's instruction set
+  template <
+      typename F>  // a lambda's conversion to a pointer would be compiled by GCC without this file's instruction set
   static void call(const void* object, const RowOut& at, Vec v0, Vec v1) {
     (*static_cast<const F*>(object))(at, v0, v1);
   }
@@ -138,13 +145,15 @@ class RowFunction {
   void (*call_)(const void*, const RowOut&, Vec, Vec);
 };
 
+// Computes panels [first, last) of A B for all rows.
 inline void multiply_panels(
     const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, int64_t first, int64_t last,
     const RowFunction& epilogue) {
   multiply(a, stride, matrix, 0, rows, first, last, epilogue);
 }
 
-// A B for all rows; by columns on several threads where no parallel loop runs yet. epilogue as in `multiply`.
+// Computes A B for all rows. Outside of a parallel loop it divides the columns among threads. epilogue: as in
+// `multiply`.
 template <typename Epilogue>
 XMAE_INLINE void product(
     const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, const Epilogue& epilogue) {
@@ -153,13 +162,13 @@ XMAE_INLINE void product(
   });
 }
 
-// out [rows, matrix.columns] (rows out_stride apart) = A B.
+// out [rows, matrix.columns] = A B for a [rows, steps], whose rows lie stride and out_stride apart.
 inline void product_into(
     const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, float* out, int64_t out_stride) {
   product(a, stride, matrix, rows, [&](const RowOut& at, Vec v0, Vec v1) { store_row(out, out_stride, at, v0, v1); });
 }
 
-// out [M, N] = A^T B, a thread owning whole rows of out.
+// out [M, N] = A^T B for a [rows, M] and b [rows, N]. A thread computes whole rows of out.
 inline void outer(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t M, int64_t N,
     float* out) {
@@ -170,20 +179,21 @@ inline void outer(
   });
 }
 
-// body(first, count): units of `rows_each` rows in groups. Groups in parallel; where there are too few for all threads,
-// one after the other, and `body` splits them by columns and heads. A result must not depend on its group.
+// Calls body(first, count) for groups that make up `units` units of rows_each rows. Groups run in parallel. Where there
+// are too few of them for all threads they run one after another, and `body` divides its work by columns and heads. A
+// unit's result must not depend on which group it is in.
 template <typename Body>
 XMAE_INLINE void over_groups(int64_t units, int64_t rows_each, const Body& body) {
   const int64_t threads = num_threads();
   const int64_t most = rows_each == 0 ? units : rows_each < kGroupRows ? kGroupRows / rows_each : 1;
   const auto in_groups = [&](int64_t begin, int64_t end) {
     const int64_t groups = (end - begin + most - 1) / most;
-    for (int64_t g = 0; g < groups; ++g) {  // of nearly equal size
+    for (int64_t g = 0; g < groups; ++g) {  // groups have nearly equal sizes
       const int64_t from = begin + (end - begin) * g / groups, to = begin + (end - begin) * (g + 1) / groups;
       body(from, to - from);
     }
   };
-  int64_t together = rows_each == 1 ? units : units - units % threads;  // the rest would leave threads idle
+  int64_t together = rows_each == 1 ? units : units - units % threads;  // the remaining units would leave threads idle
   if (units * rows_each < kThreadRows * threads) together = 0;
   parallel(together, 1, in_groups);
   if (together < units) in_groups(together, units);

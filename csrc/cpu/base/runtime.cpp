@@ -1,4 +1,4 @@
-// Parallel loops on torch's threads and memory for the kernels.
+// Parallel loops on torch's threads, and memory for the kernels.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -10,7 +10,8 @@
 namespace xmae_fast {
 namespace {
 
-// AddressSanitizer sees only what lies beyond an allocation: under it none is larger or older than what was asked for.
+// AddressSanitizer notices only accesses outside of an allocation. Under it no allocation is larger than the request,
+// and none is used again for another request.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kExactAllocations = true;
 #else
@@ -19,6 +20,7 @@ constexpr bool kExactAllocations = false;
 
 thread_local bool in_parallel_loop = false;
 
+// Marks the calling thread as inside a parallel loop while it lives.
 struct LoopMark {
   bool before = in_parallel_loop;
   LoopMark() { in_parallel_loop = true; }

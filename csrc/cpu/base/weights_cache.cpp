@@ -1,6 +1,7 @@
-// What all caches of packed weights hold, and how it is freed. Python frees it where a model goes, maybe in the middle of
-// a garbage collection or of another call's dispatch: by plain C functions, so that no dispatch mode stands between.
-//   cpu_fingerprint(x)  the digest that decides whether weights are packed again; for tests
+// Counts and frees what all caches of packed weights hold. Python frees the packed weights of a model that is deleted,
+// which may happen in the middle of a garbage collection or of the dispatch of another call; so it calls plain C
+// functions, which no dispatch mode of torch can intercept.
+//   cpu_fingerprint(x)  returns the digest that decides whether weights are packed again; for tests
 
 #include "cpu/base/weights_cache.h"
 
@@ -50,11 +51,13 @@ void PackedWeights::keep_only(const std::vector<Bytes>& living) {
 
 #define XMAE_EXPORT extern "C" __attribute__((visibility("default")))
 
+// Returns how many bytes the packed weights in all caches take.
 XMAE_EXPORT int64_t xmae_fast_packed_bytes() {
   return xmae_fast::PackedWeights::total() * static_cast<int64_t>(sizeof(float));
 }
 
-// addresses, sizes [count]: where the living weights begin and how many numbers each has, in any order.
+// Frees all packed weights but those of the living weights. addresses, sizes [count]: where the living weights begin
+// and how many numbers each has, in any order.
 XMAE_EXPORT void xmae_fast_keep_packed(const float* const* addresses, const int64_t* sizes, int64_t count) {
   std::vector<xmae_fast::Bytes> living(count);
   for (int64_t i = 0; i < count; ++i) living[i] = {addresses[i], sizes[i]};

@@ -1,5 +1,5 @@
-// Packed weights, kept for inference and packed again whenever the bytes of the weights, their places or the instruction
-// set differ from those that were packed.
+// Keeps packed weights for inference. They are packed again when the bytes of the weights, their addresses or the
+// instruction set differ from those that were packed.
 #pragma once
 
 #include <algorithm>
@@ -11,23 +11,23 @@
 
 namespace xmae_fast {
 
-// Weights as they lie in memory.
+// Where weights lie in memory.
 struct Bytes {
   const float* data;
   int64_t count;
   auto operator<=>(const Bytes&) const = default;
 };
 
-// Numbers that packed weights hold.
+// Returns how many floats packed weights hold. Each type that a WeightsCache holds has such a function.
 inline int64_t packed_count(const PackedMatrix& packed) { return packed.count; }
 
-// Every cache of the process; none is ever destroyed.
+// The base class of all caches. No cache is ever destroyed.
 class PackedWeights {
  public:
-  // Numbers that all caches hold.
+  // Returns how many floats all caches hold.
   static int64_t total();
-  // Drops, from all caches, what was packed of weights of which one is not among `living` (sorted). A weight that was
-  // left out by mistake is packed again when it is used, no more.
+  // Drops from all caches the packed weights of which any weight is not among `living`, which must be sorted. Where a
+  // weight is left out by mistake, it is only packed again when it is used.
   static void keep_only(const std::vector<Bytes>& living);
 
  protected:
@@ -40,7 +40,8 @@ class PackedWeights {
 template <typename Packed>
 class WeightsCache : public PackedWeights {
  public:
-  // build() -> Packed, of weights of this shape. Entries beyond `kCapacity` are dropped, the longest unused first.
+  // Returns the packed weights. build() packs them if the cache has none of these weights and this shape, or if their
+  // bytes have changed. Beyond kCapacity entries, the one that was not used for the longest time is dropped.
   template <typename Build>
   std::shared_ptr<const Packed> get(
       const std::vector<Bytes>& weights, const Build& build, const std::vector<int64_t>& shape = {}) {
@@ -55,9 +56,10 @@ class WeightsCache : public PackedWeights {
       }
     }
     auto packed = std::make_shared<const Packed>(build());
-    // Another thread may have written to the weights meanwhile: then nobody knows which of its bytes were packed.
+    // Another thread may have written to the weights in the meantime; then it is unknown which bytes were packed, and
+    // they are not kept.
     const bool settled = digest(*table, weights) == digests;
-    std::list<Entry> dropped;  // freed after the lock
+    std::list<Entry> dropped;  // its memory is freed after the lock is released
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = find(table, weights, shape);
     if (found != entries_.end()) dropped.splice(dropped.end(), entries_, found);
@@ -105,6 +107,7 @@ class WeightsCache : public PackedWeights {
     });
   }
 
+  // Returns the digests of blocks of kBlock floats of all weights.
   static std::vector<uint64_t> digest(const Kernels& table, const std::vector<Bytes>& weights) {
     std::vector<Bytes> blocks;
     for (const Bytes& whole : weights) {

@@ -1,4 +1,4 @@
-// conv_stem in evaluation.
+// The operator conv_stem_eval: the stem in evaluation, with BatchNorm folded into the weights.
 
 #include <cmath>
 
@@ -7,7 +7,8 @@
 namespace xmae_fast {
 namespace {
 
-// scale = gamma / sqrt(var + eps), shift = beta - mean * scale, in double.
+// BatchNorm with running statistics as y * scale + shift: scale = gamma / sqrt(var + eps), shift = beta - mean * scale.
+// Both are computed in double.
 struct Fold {
   std::vector<float> scale, shift;
 
@@ -20,6 +21,7 @@ struct Fold {
   }
 };
 
+// Returns the values with zeros after them, up to whole panels.
 AlignedFloats padded(const std::vector<float>& values, int64_t width) {
   const int64_t count = static_cast<int64_t>(values.size());
   AlignedFloats out = aligned_floats(round_up(count, kPanelVectors * width));
@@ -28,15 +30,22 @@ AlignedFloats padded(const std::vector<float>& values, int64_t width) {
   return out;
 }
 
+// Folds BatchNorm into the weights and packs them for vectors of `width` floats.
 FoldedStem fold(const Stem& stem, int64_t width) {
   FoldedStem folded;
   for (int u = 0; u < kUnits; ++u) {
     const StemUnit& unit = stem.units[u];
     Fold norm;
     for (int p = 0; p < unit.num_parts; ++p) norm.add(unit.parts[p]);
-    folded.units[u] = {pack_forward(width, unit, norm.scale.data()), padded(norm.shift, width), unit.stride, unit.window / 2};
+    folded.units[u] = {
+        .matrix = pack_forward(width, unit, norm.scale.data()),
+        .bias = padded(norm.shift, width),
+        .stride = unit.stride,
+        .reach = unit.window / 2,
+    };
   }
-  // Without batch statistics rounding is not amplified from layer to layer: long chains still beat the framework's error.
+  // With running statistics rounding is not amplified from layer to layer, so that even long chains of sums have a
+  // smaller error than torch.
   for (FoldedUnit& unit : folded.units) unit.matrix.chain = 256;
   for (int m = 0; m < kMerges; ++m) {
     folded.lateral[m] = pack_lateral(width, stem, m);
@@ -57,8 +66,10 @@ WeightsCache<FoldedStem>& cache() {
   return *instance;
 }
 
-// x [B, 1, L] -> [B, L, S]
-Tensor conv_stem_eval(const Tensor& x_, std::vector<Tensor> tensors) {
+// Returns features [B, L, S].
+Tensor conv_stem_eval(
+    const Tensor& x_,               // [B, 1, L]
+    std::vector<Tensor> tensors) {  // the stem's weights; see stem_weights.h
   const StemWeights weights = stem_weights(tensors);
   const Tensor x = dense("conv_stem", "x", x_);
   const int64_t B = x.size(0), L = x.size(2);

@@ -1,12 +1,12 @@
-// conv_stem's backward: gradients of all weights, and of x where asked for.
+// The operator conv_stem_backward: gradients of all of the stem's weights, and of x if wanted.
 
 #include "cpu/conv_stem/stem_statistics.h"
 
 namespace xmae_fast {
 namespace {
 
-// Gradients as tensors in the order of the weights: 30 convolutions, 4 mixes, 30 gammas, 30 betas, then x (empty unless
-// asked for).
+// The gradients as tensors, in the order of the weights: 30 convolutions, 4 mixes, 30 gammas, 30 betas. The gradient of
+// x is added at the end; it is empty unless wanted.
 struct Gradients {
   std::vector<Tensor> tensors;
 
@@ -23,7 +23,8 @@ struct Gradients {
   float* beta(int conv) const { return mutable_data(tensors[2 * kConvs + kMixes + conv]); }
 };
 
-// Sums the groups' weight gradients in order and writes them in the published layout.
+// Adds up the weights' gradients sums [groups, weight_floats] of the groups of samples, in order, and writes them in
+// the published layout.
 void write_weights(const StemWeights& weights, int u, int64_t groups, std::vector<float>& sums, const Gradients& out) {
   const StemUnit& unit = weights.stem.units[u];
   const int64_t count = weight_floats(weights.stem, u);
@@ -53,7 +54,7 @@ void write_weights(const StemWeights& weights, int u, int64_t groups, std::vecto
   }
 }
 
-// Both of channel c's sums [B, 2, channels], added up over the samples in order.
+// Adds up both sums of channel c, of sums [B, 2, channels], over the samples in order.
 std::pair<double, double> over_samples(const std::vector<float>& sums, int64_t B, int64_t channels, int64_t c) {
   double first = 0.0, second = 0.0;
   for (int64_t b = 0; b < B; ++b) {
@@ -63,9 +64,11 @@ std::pair<double, double> over_samples(const std::vector<float>& sums, int64_t B
   return {first, second};
 }
 
-// gamma's and beta's gradients of unit u from its sums [B, 2, c_out] (of dz, and of dz * (y - mean)), and what BatchNorm's
-// backward needs of them.
-void use_sums(const StemWeights& weights, int u, const std::vector<float>& sums, bool batch_statistics, StemBackward& back, const Gradients& out) {
+// Writes the gradients of gamma and beta of unit u, and fills back.units[u].
+void use_sums(
+    const StemWeights& weights, int u,
+    const std::vector<float>& sums,  // [B, 2, c_out]: sums of dz and of dz * (y - mean)
+    bool batch_statistics, StemBackward& back, const Gradients& out) {
   const StemUnit& unit = weights.stem.units[u];
   const UnitNorm& norm = back.run->norms[u];
   const int64_t B = back.run->B, channels = unit.c_out;
@@ -87,11 +90,17 @@ void use_sums(const StemWeights& weights, int u, const std::vector<float>& sums,
   }
 }
 
-// The skip path: an affine function of x, so its gradients follow from the sums P = sum g and Q = sum g (x - x_mean); the sums
-// that come here are about x_mean as a float.
+// Writes the gradients of the skip path. It is an affine function of x, so they follow from P = sum g and
+// Q = sum g (x - x_mean). The sums are taken about x_mean rounded to float, which is corrected here.
 void skip_gradients(
-    const StemWeights& weights, const std::vector<float>& sums, const Statistics& statistics, int64_t first, double x_mean,
-    bool batch_statistics, const float* grad, const StemTraining& run, const Gradients& out, float* dx) {
+    const StemWeights& weights,
+    const std::vector<float>& sums,  // [B, 2, S]
+    const Statistics& statistics,
+    int64_t first,  // the skip path's first channel in `statistics`
+    double x_mean, bool batch_statistics,
+    const float* grad,  // [B, L, S]
+    const StemTraining& run, const Gradients& out,
+    float* dx) {  // [B, L], added to; or null
   const ConvNorm& skip = weights.stem.skip;
   const int64_t S = skip.c_out, B = run.B, L = run.L;
   const double n = static_cast<double>(B * L);
@@ -99,13 +108,16 @@ void skip_gradients(
   for (int64_t s = 0; s < S; ++s) {
     const auto [P, distances] = over_samples(sums, B, S, s);
     const double Q = distances - (x_mean - static_cast<float>(x_mean)) * P;
-    const double w = skip.weight[s], invstd = 1.0 / std::sqrt(static_cast<double>(statistics.var[first + s]) + kNormEps);
-    const double product = batch_statistics ? w * Q : w * Q + (w * x_mean - statistics.mean[first + s]) * P;  // sum g (y - mean)
+    const double w = skip.weight[s],
+                 invstd = 1.0 / std::sqrt(static_cast<double>(statistics.var[first + s]) + kNormEps);
+    const double product =
+        batch_statistics ? w * Q : w * Q + (w * x_mean - statistics.mean[first + s]) * P;  // sum g (y - mean)
     out.gamma(kConvs - 1)[s] = static_cast<float>(invstd * product);
     out.beta(kConvs - 1)[s] = static_cast<float>(P);
-    // The normalisation takes back all of the weight's effect but eps's share.
+    // Normalisation by the batch undoes all of the weight's effect but the share of eps.
     const double batch = skip.gamma[s] * invstd * invstd * invstd * kNormEps * Q;
-    out.weight(kConvs - 1)[s] = static_cast<float>(batch_statistics ? batch : skip.gamma[s] * invstd * (Q + x_mean * P));
+    out.weight(kConvs - 1)[s] =
+        static_cast<float>(batch_statistics ? batch : skip.gamma[s] * invstd * (Q + x_mean * P));
     gain[s] = static_cast<float>(w * skip.gamma[s] * invstd);
     offset[s] = batch_statistics ? static_cast<float>(gain[s] * P / n) : 0.0f;
     slope[s] = batch_statistics ? static_cast<float>(-gain[s] * w * invstd * invstd * product / n) : 0.0f;
@@ -121,15 +133,22 @@ void skip_gradients(
   });
 }
 
+// Returns the gradients in the order of `Gradients`.
 std::vector<Tensor> conv_stem_backward(
-    const Tensor& grad_, const Tensor& x_, std::vector<Tensor> tensors, const Tensor& statistics_, std::vector<Tensor> kept_,
+    const Tensor& grad_,          // [B, L, S]: gradient of the features
+    const Tensor& x_,             // [B, 1, L]
+    std::vector<Tensor> tensors,  // the stem's weights, without running statistics; see stem_weights.h
+    const Tensor& statistics_,    // [4, channels], as the forward returned them
+    std::vector<Tensor> kept_,    // as the forward returned them
     bool batch_statistics, bool want_x) {
   const StemWeights weights = stem_weights(tensors);
   const Stem& stem = weights.stem;
   const Tensor x = dense("conv_stem", "x", x_), grad = dense("conv_stem", "the features' gradient", grad_);
   const Tensor statistics_tensor = dense("conv_stem", "statistics", statistics_);
   const std::vector<Tensor> kept = dense("conv_stem", "an activation", kept_);
-  STD_TORCH_CHECK(kept.size() == kUnits + kMerges, "conv_stem: expected ", kUnits + kMerges, " kept activations, got ", kept.size());
+  STD_TORCH_CHECK(
+      kept.size() == kUnits + kMerges, "conv_stem: expected ", kUnits + kMerges, " kept activations, got ",
+      kept.size());
   const Kernels& table = kernels();
   StemTraining run = training_run(weights, x);
   const auto first = first_channels(weights);
@@ -166,7 +185,8 @@ std::vector<Tensor> conv_stem_backward(
     table.stem_backward_unit(back, u, groups, gradients.data(), sums.data());
     write_weights(weights, u, groups, gradients, out);
   }
-  skip_gradients(weights, skip_sums, statistics, first[kConvs - 1], x_mean, batch_statistics, data(grad), run, out, back.dx);
+  skip_gradients(
+      weights, skip_sums, statistics, first[kConvs - 1], x_mean, batch_statistics, data(grad), run, out, back.dx);
   out.tensors.push_back(dx);
   return out.tensors;
 }
@@ -174,4 +194,6 @@ std::vector<Tensor> conv_stem_backward(
 }  // namespace
 }  // namespace xmae_fast
 
-STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) { m.impl("conv_stem_backward", TORCH_BOX(&xmae_fast::conv_stem_backward)); }
+STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) {
+  m.impl("conv_stem_backward", TORCH_BOX(&xmae_fast::conv_stem_backward));
+}

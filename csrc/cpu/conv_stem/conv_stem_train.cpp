@@ -1,13 +1,15 @@
-// conv_stem's forward when gradients are wanted: features, the statistics used, and what backward needs.
+// The operator conv_stem_train: the stem's forward when gradients are wanted.
 
 #include "cpu/conv_stem/stem_statistics.h"
 
 namespace xmae_fast {
 namespace {
 
-// x_mean: of the batch, or 0 with running statistics. It is taken away before the weight is applied: where x hardly varies,
-// x * scale and mean * scale would be large and almost equal.
-void set_skip(const StemWeights& weights, int64_t first, const Statistics& statistics, double x_mean, StemTraining& run) {
+// Sets the skip path's factors. x_mean: the mean of the batch, or 0 with running statistics. It is subtracted from x
+// before the weight is applied, because where x hardly varies x * scale and mean * scale would be large and almost
+// equal. first: the skip path's first channel in `statistics`.
+void set_skip(
+    const StemWeights& weights, int64_t first, const Statistics& statistics, double x_mean, StemTraining& run) {
   const ConvNorm& skip = weights.stem.skip;
   run.skip_mean = static_cast<float>(x_mean);
   run.skip_scale = zeros(skip.c_out);
@@ -16,14 +18,19 @@ void set_skip(const StemWeights& weights, int64_t first, const Statistics& stati
     const double scale = skip.gamma[s] / std::sqrt(static_cast<double>(statistics.var[first + s]) + kNormEps);
     const double mean = static_cast<double>(statistics.mean[first + s]) + statistics.mean_rest[first + s];
     run.skip_scale[s] = static_cast<float>(skip.weight[s] * scale);
-    run.skip_shift[s] = static_cast<float>(skip.beta[s] + (skip.weight[s] * static_cast<double>(run.skip_mean) - mean) * scale);
+    run.skip_shift[s] =
+        static_cast<float>(skip.beta[s] + (skip.weight[s] * static_cast<double>(run.skip_mean) - mean) * scale);
   }
 }
 
 using Training = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
-// x [B, 1, L], B >= 1 -> features [B, L, S], statistics [4, channels], kept
-Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool batch_statistics) {
+// Returns features [B, L, S]; the statistics that were used [4, channels]; and the activations that the backward needs,
+// which are each unit's output before BatchNorm [B, length, c_out] and each merged level [B, length, channels].
+Training conv_stem_train(
+    const Tensor& x_,             // [B, 1, L], B >= 1
+    std::vector<Tensor> tensors,  // the stem's weights; see stem_weights.h
+    bool batch_statistics) {
   const StemWeights weights = stem_weights(tensors);
   const Stem& stem = weights.stem;
   const Tensor x = dense("conv_stem", "x", x_);
@@ -52,8 +59,9 @@ Training conv_stem_train(const Tensor& x_, std::vector<Tensor> tensors, bool bat
     table.stem_forward_unit(run, u, partial.data());
     for (int64_t c = 0; batch_statistics && c < unit.c_out; ++c) {
       const auto [part, channel] = part_of(unit, c);
-      statistics.set(first[part->conv] + channel, merge(partial.data(), run.B, unit.c_out, run.length(u), c),
-                     run.B * run.length(u));
+      statistics.set(
+          first[part->conv] + channel, merge(partial.data(), run.B, unit.c_out, run.length(u), c),
+          run.B * run.length(u));
     }
     set_norm(weights, first, statistics, u, run.norms[u]);
   }

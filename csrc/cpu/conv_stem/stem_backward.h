@@ -1,6 +1,7 @@
-// The stem's backward, unit by unit from the head: for each sample BatchNorm's gradient and the unit's input are made once in
-// scratch that stays in the L2 cache; weight and input gradients come from there, and the source's gradient before its
-// activation replaces the unit's in memory. Groups of samples have weight gradients of their own, merged in order.
+// The stem's backward, unit by unit from the head. For each sample BatchNorm's gradient and the unit's input are
+// computed once, into scratch memory that stays in the second-level cache; the gradients of weights and input are
+// computed from there. Then the gradient of the unit's source, before its activation, replaces the unit's gradient in
+// memory. Groups of samples have their own gradients of weights, which are added up in order.
 #pragma once
 
 #include "cpu/base/outer.h"
@@ -8,10 +9,11 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-// dz = g * silu'((y - mean) * scale + shift), and per channel the sums of dz and of dz * (y - mean); sums [2, channels].
-// g, g_extra (or null), y [rows, channels]; dz may be g.
+// dz = (g + g_extra) * silu'((y - mean) * scale + shift), and per channel the sums of dz and of dz * (y - mean).
+// g, g_extra (or null), y, dz [rows, channels]; sums [2, channels]. dz may be g.
 inline void through_activation(
-    const float* g, const float* g_extra, const float* y, const UnitNorm& norm, int64_t rows, int64_t channels, float* dz, float* sums) {
+    const float* g, const float* g_extra, const float* y, const UnitNorm& norm, int64_t rows, int64_t channels,
+    float* dz, float* sums) {
   over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
     const auto scale = Block<V>::read(norm.scale.get() + c, W), shift = Block<V>::read(norm.shift.get() + c, W);
     const auto mean = Block<V>::read(norm.mean.get() + c, W);
@@ -39,9 +41,10 @@ inline void through_activation(
   });
 }
 
-// BatchNorm's backward: out [rows, channels] = gain * dz - offset + slope * (y - mean).
+// The backward of BatchNorm: out = gain * dz - offset + slope * (y - mean). dz, y, out [rows, channels].
 inline void through_norm(
-    const float* dz, const float* y, const UnitNorm& norm, const UnitBackward& back, int64_t rows, int64_t channels, float* out) {
+    const float* dz, const float* y, const UnitNorm& norm, const UnitBackward& back, int64_t rows, int64_t channels,
+    float* out) {
   over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
     const auto gain = Block<V>::read(back.gain.get() + c, W), offset = Block<V>::read(back.offset.get() + c, W);
     const auto slope = Block<V>::read(back.slope.get() + c, W), mean = Block<V>::read(norm.mean.get() + c, W);
@@ -58,13 +61,15 @@ inline void through_norm(
   });
 }
 
-// out [rows, stride] = a [rows, row_stride] B
-XMAE_INLINE void product(const float* a, int64_t row_stride, const PackedMatrix& matrix, int64_t rows, float* out, int64_t stride) {
-  multiply(a, row_stride, matrix, 0, rows, 0, matrix.panels.size(),
-           [&](const RowOut& at, Vec v0, Vec v1) { store_row(out, stride, at, v0, v1); });
+// out = a B for all rows, which lie row_stride apart in a and stride apart in out.
+XMAE_INLINE void product(
+    const float* a, int64_t row_stride, const PackedMatrix& matrix, int64_t rows, float* out, int64_t stride) {
+  multiply(a, row_stride, matrix, 0, rows, 0, matrix.panels.size(), [&](const RowOut& at, Vec v0, Vec v1) {
+    store_row(out, stride, at, v0, v1);
+  });
 }
 
-// Gradient of what unit u reads: dy padded [rows, c_out] -> g [in_rows, c_in].
+// Computes the gradient of the input of unit u: dy [rows, c_out], padded -> g [in_rows, c_in].
 inline void input_gradient(const StemBackward& back, int u, const Activation& dy, float* g) {
   const StemUnit& unit = back.run->stem->units[u];
   const int64_t in_rows = back.run->in_length(u);
@@ -75,21 +80,23 @@ inline void input_gradient(const StemBackward& back, int u, const Activation& dy
   product(dy.rows, unit.c_out, back.odd_input[u], in_rows / 2, g + unit.c_in, 2 * unit.c_in);
 }
 
-// weights [parts..., c_out, k * c_in] += gradient from one sample; returns the place behind them.
+// Adds one sample's gradient of the unit's weights to `weights`, which has each part's [c_out, k * c_in] after the
+// other. Returns the end of them.
 inline float* add_weight_gradient(const StemUnit& unit, const Activation& dy, const Activation& input, float* weights) {
   int64_t start = 0;
   for (int p = 0; p < unit.num_parts; ++p) {
     const ConvNorm& part = unit.parts[p];
     const int64_t steps = part.k * unit.c_in;
-    add_outer(dy.rows + start, unit.c_out, input.rows - part.k / 2 * unit.c_in, unit.stride * unit.c_in, dy.length, part.c_out,
-              steps, weights, steps);
+    add_outer(
+        dy.rows + start, unit.c_out, input.rows - part.k / 2 * unit.c_in, unit.stride * unit.c_in, dy.length,
+        part.c_out, steps, weights, steps);
     start += part.c_out;
     weights += part.c_out * steps;
   }
   return weights;
 }
 
-// g [coarse rows, channels] = transpose of linear interpolation applied to fine [fine_rows, channels].
+// Applies the transpose of linear interpolation: fine [fine_rows, channels] -> g [coarse_rows, channels].
 inline void gather_coarse(const float* fine, int64_t fine_rows, int64_t coarse_rows, int64_t channels, float* g) {
   std::memset(g, 0, coarse_rows * channels * sizeof(float));
   for (int64_t l = 0; l < fine_rows; ++l) {
@@ -105,8 +112,9 @@ inline void gather_coarse(const float* fine, int64_t fine_rows, int64_t coarse_r
   }
 }
 
-// Gradient g [fine rows, channels] of merge m, sample b: weight gradients of both paths, back.branch[m] for the fine
-// source, and the coarse source's gradient into dz with its sums. memory: three activation buffers.
+// The backward of merge m for sample b, from the gradient g [fine rows, channels] of the merged level. Adds the
+// gradients of both 1x1 convolutions to `weights`, writes the gradient of the fine source to back.branch[m], and that
+// of the coarse source to back.dz, with its sums. memory: three activation buffers.
 inline void merge_gradient(
     const StemBackward& back, int m, int64_t b, const float* g, float* memory, float* weights, float* sums) {
   const StemTraining& run = *back.run;
@@ -121,11 +129,13 @@ inline void merge_gradient(
   activate_unit(run, plan.coarse, b, activated);
   add_outer(reduced, channels, activated, wide, coarse_rows, channels, wide, weights + channels * channels, wide);
   product(reduced, channels, back.reduce[m], coarse_rows, coarse, wide);
-  through_activation(coarse, nullptr, run.kept[plan.coarse] + b * run.size(plan.coarse), run.norms[plan.coarse], coarse_rows, wide,
-                     back.dz + b * back.dz_stride, sums);
+  through_activation(
+      coarse, nullptr, run.kept[plan.coarse] + b * run.size(plan.coarse), run.norms[plan.coarse], coarse_rows, wide,
+      back.dz + b * back.dz_stride, sums);
 }
 
-// Unit u for sample b: back.dz goes from the unit's gradient to its source's; sums [2, channels of the source].
+// The backward of unit u for sample b: replaces the unit's gradient in back.dz by that of its source, with its
+// sums [2, channels of the source]. memory: six activation buffers.
 inline void unit_gradient(const StemBackward& back, int u, int64_t b, float* memory, float* weights, float* sums) {
   const StemTraining& run = *back.run;
   const StemUnit& unit = run.stem->units[u];
@@ -149,10 +159,12 @@ inline void unit_gradient(const StemBackward& back, int u, int64_t b, float* mem
   through_activation(g, extra, run.kept[u - 1] + b * run.size(u - 1), run.norms[u - 1], in_rows, unit.c_in, dz, sums);
 }
 
-// weights [groups, weight_floats], sums [B, 2, channels of the source whose gradient comes out]; sums unused for u = 0.
+// The backward of unit u for all samples: weights [groups, weight_floats], sums [B, 2, source_channels]. Unit 0 has no
+// sums.
 inline void stem_backward_unit(const StemBackward& back, int u, int64_t groups, float* weights, float* sums) {
   const StemTraining& run = *back.run;
-  const int64_t count = weight_floats(*run.stem, u), channels = source_channels(*run.stem, u), buffer = activation_floats(run);
+  const int64_t count = weight_floats(*run.stem, u), channels = source_channels(*run.stem, u),
+                buffer = activation_floats(run);
   parallel(groups, 1, [&](int64_t begin, int64_t end) {
     float* memory = scratch(kSlotMain, 6 * buffer);
     for (int64_t group = begin; group < end; ++group) {
@@ -165,14 +177,17 @@ inline void stem_backward_unit(const StemBackward& back, int u, int64_t groups, 
   });
 }
 
-// From grad [B, L, S]: the head's dz with its sums [B, 2, S], and the skip path's sums [B, 2, S] of grad and grad * (x - x_mean).
-inline void stem_head_gradient(const StemBackward& back, const float* grad, float x_mean, float* sums, float* skip_sums) {
+// From the gradient of the features, grad [B, L, S], computes the head's dz with its sums [B, 2, S], and the skip
+// path's skip_sums [B, 2, S] of grad and of grad * (x - x_mean).
+inline void stem_head_gradient(
+    const StemBackward& back, const float* grad, float x_mean, float* sums, float* skip_sums) {
   const StemTraining& run = *back.run;
   const int64_t channels = run.stem->channels, size = run.L * channels;
   parallel(run.B, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      through_activation(grad + b * size, nullptr, run.kept[kHead] + b * size, run.norms[kHead], run.L, channels,
-                         back.dz + b * back.dz_stride, sums + b * 2 * channels);
+      through_activation(
+          grad + b * size, nullptr, run.kept[kHead] + b * size, run.norms[kHead], run.L, channels,
+          back.dz + b * back.dz_stride, sums + b * 2 * channels);
       float* own = skip_sums + b * 2 * channels;
       over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
         Block<V> total[2];

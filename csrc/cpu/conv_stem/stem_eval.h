@@ -1,5 +1,6 @@
-// The stem in evaluation, BatchNorm folded: a sample goes through all units while its activations stay in the L2 cache
-// (128 kB each for the default model). Samples in parallel; the last few, and a batch of one, by rows of each unit.
+// The stem in evaluation, with BatchNorm folded into the weights. A sample passes through all units while its
+// activations stay in the second-level cache (128 kB each for the default model). Samples run in parallel; the last
+// few, and a batch of one, are divided among threads by rows of each unit.
 #pragma once
 
 #include "cpu/base/gemm.h"
@@ -7,7 +8,7 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-// An activation [length, channels] with kPad rows of zeros on either side.
+// An activation [length, channels] with kPad rows of zeros before and after it. rows: its first row.
 struct Activation {
   float* rows;
   int64_t length, channels;
@@ -20,33 +21,36 @@ struct Activation {
   }
 };
 
-// Splits the rows of one product among threads; fewer rows than this cost less than waking a thread does.
+// The fewest rows of a product that are worth waking a thread for.
 constexpr int64_t kRowsPerThread = 4 * kRows;
 
-// body(begin, end) over rows.
+// Calls body(begin, end) for ranges of rows, in parallel.
 template <typename Body>
 XMAE_INLINE void over_rows(int64_t rows, const Body& body) {
   parallel(rows, kRowsPerThread, body);
 }
 
-// Rows [begin, end) of unit u's output.
-inline void eval_rows(const FoldedStem& stem, int u, const Activation& in, const Activation& out, int64_t begin, int64_t end) {
+// Computes rows [begin, end) of the output of unit u.
+inline void eval_rows(
+    const FoldedStem& stem, int u, const Activation& in, const Activation& out, int64_t begin, int64_t end) {
   const FoldedUnit& unit = stem.units[u];
   const float* bias = unit.bias.get();
   const float* a = in.rows - unit.reach * in.channels;
-  multiply(a, unit.stride * in.channels, unit.matrix, begin, end, 0, unit.matrix.panels.size(),
-           [&](const RowOut& at, Vec v0, Vec v1) {
-             const float* b = bias + at.column;
-             store_row(out.rows, out.channels, at, silu(v0 + load(b)), silu(v1 + load(b + W)));
-           });
+  multiply(
+      a, unit.stride * in.channels, unit.matrix, begin, end, 0, unit.matrix.panels.size(),
+      [&](const RowOut& at, Vec v0, Vec v1) {
+        const float* b = bias + at.column;
+        store_row(out.rows, out.channels, at, silu(v0 + load(b)), silu(v1 + load(b + W)));
+      });
 }
 
+// Computes unit u.
 inline void eval_unit(const FoldedStem& stem, int u, const Activation& in, const Activation& out) {
   over_rows(out.length, [&](int64_t begin, int64_t end) { eval_rows(stem, u, in, out, begin, end); });
 }
 
-// One Inception block: merged branches, then the 1x1 convolution that fuses them, which reads no row but its own, so that
-// threads need not wait for each other in between. `out` may not be `in`.
+// Computes an Inception block: unit u, its branches, then unit u + 1, the 1x1 convolution that fuses them. That one
+// reads only its own row, so threads need not wait for each other in between. `out` must not be `in`.
 inline void eval_inception(
     const FoldedStem& stem, int u, const Activation& in, const Activation& branches, const Activation& out) {
   over_rows(out.length, [&](int64_t begin, int64_t end) {
@@ -55,51 +59,55 @@ inline void eval_inception(
   });
 }
 
-// out = lateral(fine) + up(reduce(coarse)); reduced: room for [coarse.length, fine.channels].
+// out = lateral(fine) + up(reduce(coarse)), up being interpolation. reduced: memory for [coarse.length, fine.channels].
 inline void eval_merge(
     const PackedMatrix& lateral, const PackedMatrix& reduce, const Activation& fine, const Activation& coarse,
     float* reduced, const Activation& out) {
   over_rows(coarse.length, [&](int64_t begin, int64_t end) {
-    multiply(coarse.rows, coarse.channels, reduce, begin, end, 0, reduce.panels.size(),
-             [&](const RowOut& at, Vec v0, Vec v1) { store_row(reduced, out.channels, at, v0, v1); });
+    multiply(
+        coarse.rows, coarse.channels, reduce, begin, end, 0, reduce.panels.size(),
+        [&](const RowOut& at, Vec v0, Vec v1) { store_row(reduced, out.channels, at, v0, v1); });
   });
   over_rows(fine.length, [&](int64_t begin, int64_t end) {
-    multiply(fine.rows, fine.channels, lateral, begin, end, 0, lateral.panels.size(),
-             [&](const RowOut& at, Vec v0, Vec v1) {
-               const Between rows = between(at.row, fine.length, coarse.length);
-               const float* low = reduced + rows.low * out.channels + at.column;
-               const float* high = reduced + rows.high * out.channels + at.column;
-               const float w = rows.weight, v = 1.0f - w;
-               const int64_t rest = at.count > W ? at.count - W : 0;
-               v0 += v * load_some(low, at.count) + w * load_some(high, at.count);
-               if (rest > 0) v1 += v * load_some(low + W, rest) + w * load_some(high + W, rest);
-               store_row(out.rows, out.channels, at, v0, v1);
-             });
+    multiply(
+        fine.rows, fine.channels, lateral, begin, end, 0, lateral.panels.size(), [&](const RowOut& at, Vec v0, Vec v1) {
+          const Between rows = between(at.row, fine.length, coarse.length);
+          const float* low = reduced + rows.low * out.channels + at.column;
+          const float* high = reduced + rows.high * out.channels + at.column;
+          const float w = rows.weight, v = 1.0f - w;
+          const int64_t rest = at.count > W ? at.count - W : 0;
+          v0 += v * load_some(low, at.count) + w * load_some(high, at.count);
+          if (rest > 0) v1 += v * load_some(low + W, rest) + w * load_some(high + W, rest);
+          store_row(out.rows, out.channels, at, v0, v1);
+        });
   });
 }
 
-// out [L, S] = silu(head(t1)) + skip, the skip path being one multiply-add of the input.
+// out [L, S] = silu(head(in)) + skip path, which is one multiply-add of x [L].
 inline void eval_head(const FoldedStem& stem, const Activation& in, const float* x, float* out) {
   const FoldedUnit& unit = stem.units[kHead];
   const float *bias = unit.bias.get(), *scale = stem.skip_scale.get(), *shift = stem.skip_shift.get();
   over_rows(in.length, [&](int64_t begin, int64_t end) {
-    multiply(in.rows - unit.reach * in.channels, in.channels, unit.matrix, begin, end, 0, unit.matrix.panels.size(),
-             [&](const RowOut& at, Vec v0, Vec v1) {
-               const int64_t c = at.column;
-               const float sample = x[at.row];
-               v0 = silu(v0 + load(bias + c)) + (sample * load(scale + c) + load(shift + c));
-               v1 = silu(v1 + load(bias + c + W)) + (sample * load(scale + c + W) + load(shift + c + W));
-               store_row(out, stem.channels, at, v0, v1);
-             });
+    multiply(
+        in.rows - unit.reach * in.channels, in.channels, unit.matrix, begin, end, 0, unit.matrix.panels.size(),
+        [&](const RowOut& at, Vec v0, Vec v1) {
+          const int64_t c = at.column;
+          const float sample = x[at.row];
+          v0 = silu(v0 + load(bias + c)) + (sample * load(scale + c) + load(shift + c));
+          v1 = silu(v1 + load(bias + c + W)) + (sample * load(scale + c + W) + load(shift + c + W));
+          store_row(out, stem.channels, at, v0, v1);
+        });
   });
 }
 
-// x [L] -> out [L, S]; memory: stem_eval_memory(...) floats.
+// Computes one sample: x [L] -> out [L, S]. memory: L + 2 kPad floats and five activation buffers. e1, e2 and e3 are
+// the outputs of the encoder's levels, m2 and m1 the merged levels, t2 and t1 the smoothed ones.
 inline void eval_sample(const FoldedStem& stem, const float* x, int64_t L, float* memory, float* out) {
   const int64_t c1 = stem.widths[0], c2 = stem.widths[1], c3 = stem.widths[2];
   const int64_t L2 = (L + 1) / 2, L3 = (L2 + 1) / 2;
   const int64_t most = stem_eval_buffer(stem, L);
-  float *input = memory, *a = input + L + 2 * kPad, *b = a + most, *c = b + most, *keep1 = c + most, *keep2 = keep1 + most;
+  float *input = memory, *a = input + L + 2 * kPad, *b = a + most, *c = b + most, *keep1 = c + most,
+        *keep2 = keep1 + most;
 
   const Activation in = Activation::at(input, L, 1);
   std::memcpy(in.rows, x, L * sizeof(float));
@@ -130,9 +138,10 @@ inline void eval_sample(const FoldedStem& stem, const float* x, int64_t L, float
   eval_head(stem, t1, x, out);
 }
 
+// x [B, L] -> out [B, L, S].
 inline void stem_eval(const FoldedStem& stem, const float* x, int64_t B, int64_t L, float* out) {
   const int64_t size = L + 2 * kPad + 5 * stem_eval_buffer(stem, L);
-  const int64_t together = B - B % num_threads();  // the rest would leave threads idle
+  const int64_t together = B - B % num_threads();  // the remaining samples would leave threads idle
   parallel(together, 1, [&](int64_t begin, int64_t end) {
     float* memory = scratch(kSlotMain, size);
     for (int64_t b = begin; b < end; ++b) eval_sample(stem, x + b * L, L, memory, out + b * L * stem.channels);

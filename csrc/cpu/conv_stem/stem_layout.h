@@ -1,6 +1,7 @@
-// The stem as a list of units: convolution(s) + BatchNorm + SiLU. Three branches of an Inception block are one unit over a
-// 7-tap window, widest kernel first (k7 | k5 | k3; the published order is k3 | k5 | k7), so that the taps that reach
-// farthest belong to a prefix of the channels.
+// The stem as a list of units. A unit is a convolution, or the three convolutions of an Inception block's branches,
+// followed by BatchNorm and SiLU. The branches are one unit over a 7-tap window, with the channels of the widest kernel
+// first (k7 | k5 | k3; the published order is k3 | k5 | k7), so that the taps that reach farthest belong to the first
+// channels.
 #pragma once
 
 #include "cpu/base/pack.h"
@@ -8,11 +9,11 @@
 namespace xmae_fast {
 
 constexpr int kUnits = 17;
-constexpr int kMerges = 2;           // level 3 into level 2, and that into level 1
-constexpr int64_t kPad = 3;  // rows of zeros around an activation: the widest window's reach
+constexpr int kMerges = 2;   // the coarsest level is merged into the middle one, and that into the finest
+constexpr int64_t kPad = 3;  // rows of zeros around an activation, as many as the widest window reaches
 constexpr float kNormEps = 1e-5f;
 
-// A convolution without bias and the BatchNorm behind it.
+// A convolution without bias and the BatchNorm after it.
 struct ConvNorm {
   const float* weight;  // [c_out, c_in, k]
   const float* gamma;   // [c_out]
@@ -20,45 +21,56 @@ struct ConvNorm {
   const float* mean;    // [c_out]
   const float* var;     // [c_out]
   int64_t c_out, k;
-  int conv;  // its place among the stem's convolutions
+  int conv;  // the convolution's place among those of the stem
 };
 
 struct StemUnit {
-  int64_t c_in, c_out, window, stride, level;  // level 0, 1, 2: of the output
+  int64_t c_in, c_out, window, stride, level;  // window: taps; level: that of the output, 0 (finest) to 2
   int num_parts;
-  ConvNorm parts[3];     // in the order of the internal channels
-  int64_t in_start[3];   // internal input channels [in_start[i], in_start[i] + in_size[i]) are the published ones from
-  int64_t in_size[3];    // in_published[i]; only the unit behind merged branches has more than one such run
-  int64_t in_published[3];
+  ConvNorm parts[3];  // the branches, or one convolution, in the order of the internal channels
+  // Input channels [in_start[i], in_start[i] + in_size[i]) are the published ones from in_published[i] on, for i <
+  // num_in. Only a unit that reads branches has more than one such run.
+  int64_t in_start[3], in_size[3], in_published[3];
   int num_in;
 };
 
-// Places of the units in the list.
-enum StemUnitName : int { kEnc1 = 0, kDown1 = 4, kEnc2 = 5, kDown2 = 9, kEnc3 = 10, kSmooth2 = 14, kSmooth1 = 15, kHead = 16 };
+// The places of units in the list.
+enum StemUnitName : int {
+  kEnc1 = 0,
+  kDown1 = 4,
+  kEnc2 = 5,
+  kDown2 = 9,
+  kEnc3 = 10,
+  kSmooth2 = 14,
+  kSmooth1 = 15,
+  kHead = 16
+};
 
 struct Stem {
   StemUnit units[kUnits];
   ConvNorm skip;
-  const float* lateral[kMerges];  // 1x1 convolutions into the merged levels, of the finer source: [fine, fine]
-  const float* reduce[kMerges];   // and of the coarser one: [fine, coarse]
-  int64_t widths[3], channels;
+  const float* lateral[kMerges];  // [fine, fine]: 1x1 convolution of the finer source of a merged level
+  const float* reduce[kMerges];   // [fine, coarse]: that of the coarser source
+  int64_t widths[3], channels;    // channels of the three levels; S
 
-  // Channels of merge m's sources; the merged level has as many as the fine one.
+  // Channels of the sources of merge m. The merged level has as many as the finer source.
   int64_t fine(int m) const { return widths[1 - m]; }
   int64_t coarse(int m) const { return widths[2 - m]; }
 
+  // Returns how many rows a level has for signals of L samples.
   int64_t length(int64_t L, int64_t level) const {
     for (; level > 0; --level) L = (L + 1) / 2;
     return L;
   }
 };
 
-// Index of part p's tap under tap t of the unit's window, or -1.
+// Returns which tap of a part lies under tap t of the unit's window, or -1.
 inline int64_t part_tap(const StemUnit& unit, const ConvNorm& part, int64_t t) {
   const int64_t own = t - (unit.window - part.k) / 2;
   return own >= 0 && own < part.k ? own : -1;
 }
 
+// Which part of a unit computes a column of its output, and which channel of the part that is.
 struct PartChannel {
   const ConvNorm* part;
   int64_t channel;
@@ -69,7 +81,7 @@ inline PartChannel part_of(const StemUnit& unit, int64_t column) {
   return {&unit.parts[p], column};
 }
 
-// Forward weights; scale [c_out] multiplies output channels (null: 1).
+// Packs the weights of a unit's forward. scale [c_out]: factors of the output channels, or null for 1.
 inline PackedMatrix pack_forward(int64_t width, const StemUnit& unit, const float* scale) {
   std::vector<Run> runs;
   for (int64_t t = 0; t < unit.window; ++t) {
@@ -84,7 +96,7 @@ inline PackedMatrix pack_forward(int64_t width, const StemUnit& unit, const floa
   });
 }
 
-// The 1x1 convolutions of merge m.
+// Pack the 1x1 convolutions of merge m.
 inline PackedMatrix pack_lateral(int64_t width, const Stem& stem, int m) {
   return pack_matrix(width, stem.fine(m), stem.fine(m), stem.lateral[m], stem.fine(m), 1);
 }
@@ -92,11 +104,11 @@ inline PackedMatrix pack_reduce(int64_t width, const Stem& stem, int m) {
   return pack_matrix(width, stem.fine(m), stem.coarse(m), stem.reduce[m], stem.coarse(m), 1);
 }
 
-// Weights of the input's gradient, rows of A being rows of the output's gradient. For stride 2 `parity` chooses the even
-// or the odd input rows; for stride 1 it is 0.
+// Packs the weights of the gradient of a unit's input; the rows of A are those of the output's gradient. parity: for
+// stride 2 it chooses the even (0) or odd (1) input rows; for stride 1 it is 0.
 inline PackedMatrix pack_input_gradient(int64_t width, const StemUnit& unit, int parity) {
   std::vector<Run> runs;
-  std::vector<std::pair<const ConvNorm*, int64_t>> taps;  // of each run
+  std::vector<std::pair<const ConvNorm*, int64_t>> taps;  // each run's part and tap
   const auto add = [&](int64_t row, int64_t t) {
     int64_t start = 0;
     for (int p = 0; p < unit.num_parts; start += unit.parts[p++].c_out) {
@@ -123,7 +135,8 @@ inline PackedMatrix pack_input_gradient(int64_t width, const StemUnit& unit, int
   });
 }
 
-// Linear interpolation without aligned corners, as torch.nn.functional.interpolate does it.
+// The two rows of a coarser level between which a row lies: linear interpolation without aligned corners, as
+// torch.nn.functional.interpolate does it.
 struct Between {
   int64_t low, high;
   float weight;  // of `high`

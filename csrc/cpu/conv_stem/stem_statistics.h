@@ -1,4 +1,4 @@
-// Statistics and normalisation shared by the stem's training operators.
+// Statistics and normalisation, for the operators of the stem's training.
 #pragma once
 
 #include <cmath>
@@ -7,20 +7,21 @@
 
 namespace xmae_fast {
 
-// Batch statistics of one channel, or running ones.
+// The batch's statistics of one channel, or the running ones.
 struct Moments {
   double mean = 0.0, var = 0.0;
 };
 
+// Returns `count` zeros, padded to whole vectors.
 inline AlignedFloats zeros(int64_t count) {
   AlignedFloats out = aligned_floats(round_up(count, kNormAlign));
   std::fill_n(out.get(), round_up(count, kNormAlign), 0.0f);
   return out;
 }
 
-// Equal counts: the mean of the samples' means, and squared distances about it. partial [B, 3, channels], in order of b: of a
-// sample the mean as a float, and sums of distances and squared distances from that float. Its rounding is taken back here:
-// where a channel hardly varies it would be many standard deviations.
+// Merges the statistics of B samples of equally many rows, of channel c. partial [B, 3, channels]: each sample's mean,
+// rounded to float, and its sums of distances and of squared distances from that float. The rounding of the mean is
+// corrected here, because where a channel hardly varies it would be many standard deviations.
 inline Moments merge(const float* partial, int64_t B, int64_t channels, int64_t rows, int64_t c) {
   const double n = static_cast<double>(rows);
   const auto sample_mean = [&](const float* own) { return own[0] + own[channels] / n; };
@@ -35,11 +36,12 @@ inline Moments merge(const float* partial, int64_t B, int64_t channels, int64_t 
   return {mean, squares / static_cast<double>(B * rows)};
 }
 
-// Rows of the operator's `statistics` [4, channels], published order: mean, biased variance, unbiased variance, and what the
-// mean lost when it was rounded.
+// The rows of the operator's `statistics` [4, channels], with channels in the published order: mean, biased variance,
+// unbiased variance, and what the mean lost when it was rounded to float.
 struct Statistics {
   float *mean, *var, *unbiased, *mean_rest;
 
+  // count: the numbers over which the moments were taken.
   void set(int64_t at, const Moments& moments, int64_t count) const {
     const double n = static_cast<double>(count);
     mean[at] = static_cast<float>(moments.mean);
@@ -49,7 +51,7 @@ struct Statistics {
   }
 };
 
-// First published channel of every convolution in `statistics`.
+// Returns the first channel of each convolution in `statistics`, and at the end the number of all channels.
 inline std::vector<int64_t> first_channels(const StemWeights& weights) {
   std::vector<int64_t> first;
   int64_t count = 0;
@@ -61,10 +63,18 @@ inline std::vector<int64_t> first_channels(const StemWeights& weights) {
   return first;
 }
 
-// Normalisation of unit u from the statistics in published order.
-inline void set_norm(const StemWeights& weights, const std::vector<int64_t>& first, const Statistics& statistics, int u, UnitNorm& norm) {
+// Sets the normalisation of unit u. first: as first_channels() returns it.
+inline void set_norm(
+    const StemWeights& weights, const std::vector<int64_t>& first, const Statistics& statistics, int u,
+    UnitNorm& norm) {
   const StemUnit& unit = weights.stem.units[u];
-  norm = {zeros(unit.c_out), zeros(unit.c_out), zeros(unit.c_out), zeros(unit.c_out), zeros(unit.c_out)};
+  norm = {
+      .scale = zeros(unit.c_out),
+      .shift = zeros(unit.c_out),
+      .mean = zeros(unit.c_out),
+      .invstd = zeros(unit.c_out),
+      .mean_rest = zeros(unit.c_out),
+  };
   for (int64_t c = 0; c < unit.c_out; ++c) {
     const auto [part, channel] = part_of(unit, c);
     const int64_t at = first[part->conv] + channel;
@@ -78,6 +88,7 @@ inline void set_norm(const StemWeights& weights, const std::vector<int64_t>& fir
   }
 }
 
+// Returns the arguments of a training step for x [B, 1, L], as far as x and the weights give them.
 inline StemTraining training_run(const StemWeights& weights, const Tensor& x) {
   StemTraining run{};
   run.stem = &weights.stem;
@@ -87,17 +98,18 @@ inline StemTraining training_run(const StemWeights& weights, const Tensor& x) {
   return run;
 }
 
-// Of x over the whole batch.
+// Returns the mean and variance of x over the whole batch.
 inline Moments input_moments(const Kernels& table, const StemTraining& run) {
   std::vector<float> partial(run.B * 3);
   table.input_statistics(run.x, run.B, run.L, partial.data());
   return merge(partial.data(), run.B, 1, run.L, 0);
 }
 
+// Returns the rows of statistics [4, channels].
 inline Statistics rows_of(const Tensor& statistics) {
   float* p = mutable_data(statistics);
   const int64_t channels = statistics.size(1);
-  return {p, p + channels, p + 2 * channels, p + 3 * channels};
+  return {.mean = p, .var = p + channels, .unbiased = p + 2 * channels, .mean_rest = p + 3 * channels};
 }
 
 }  // namespace xmae_fast

@@ -1,5 +1,5 @@
-// The stem's forward in training, unit by unit: a sample's input is activated once into scratch that stays in the L2
-// cache, convolved from there, and the output's statistics are taken while it is still there.
+// The stem's forward in training, unit by unit. A sample's input is activated once, into scratch memory that stays in
+// the second-level cache, and convolved from there; the output's statistics are taken while it is still in the cache.
 #pragma once
 
 #include "cpu/conv_stem/stem_eval.h"
@@ -7,8 +7,9 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-// body.template operator()<V>(c, count) for blocks of V vectors of channels from c on: memory is read nearly in order,
-// and the V sums of a block stay in registers. The last block has one vector, of which `count` channels exist.
+// Calls body.template operator()<V>(c, count) for blocks of V vectors of channels that begin at channel c. Memory is
+// read nearly in order, and the V sums of a block stay in registers. The last block may be one vector of which only
+// `count` channels exist.
 template <typename Body>
 XMAE_INLINE void over_channels(int64_t channels, const Body& body) {
   int64_t c = 0;
@@ -17,7 +18,7 @@ XMAE_INLINE void over_channels(int64_t channels, const Body& body) {
   for (; c < channels; c += W) body.template operator()<1>(c, channels - c);
 }
 
-// V vectors at p, of which `count` floats exist (all, unless V is 1).
+// V vectors of a row. `read` and `write` access `count` floats at p: all of them, unless V is 1.
 template <int V>
 struct Block {
   Vec v[V];
@@ -42,12 +43,13 @@ struct Block {
   }
 };
 
-// Rows of one chain of the stem's sums. Where rows are equal, so are the roundings of their additions, which then do not average
-// out: 32 rows would leave a variance seven times as far from its true value as the plain path, which sums in doubles.
+// The rows that the stem's statistics sum one after another. Where rows are equal, their additions round equally and
+// the errors do not average out: with 32 rows the error of a variance would be seven times that of the plain path,
+// which sums in double.
 constexpr int64_t kChainRows = 8;
 
-// terms(row, sums) adds one row's terms to `sums`; the total over the rows goes to total[0..S) [S sums, V vectors]. Chains are
-// added up with what each addition loses.
+// Adds up S sums of V vectors over the rows. terms(row, sums) adds one row's terms to `sums`. The chains are added up
+// together with what each addition loses by rounding.
 template <int V, int S, typename Terms>
 XMAE_INLINE void sum_rows(int64_t rows, Block<V> (&total)[S], const Terms& terms) {
   Block<V> lost[S] = {};
@@ -73,8 +75,8 @@ XMAE_INLINE void sum_rows(int64_t rows, Block<V> (&total)[S], const Terms& terms
   }
 }
 
-// out = silu((y - mean) * scale + shift): y, out [rows, channels]. The mean is taken away first: folded into the shift it
-// would leave its rounding on a whole channel.
+// out = silu((y - mean) * scale + shift) for y, out [rows, channels]. The mean is subtracted first; if it were part of
+// the shift, its rounding would change the whole channel.
 inline void activate(const float* y, const UnitNorm& norm, int64_t rows, int64_t channels, float* out) {
   over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
     const auto scale = Block<V>::read(norm.scale.get() + c, W), shift = Block<V>::read(norm.shift.get() + c, W);
@@ -88,13 +90,13 @@ inline void activate(const float* y, const UnitNorm& norm, int64_t rows, int64_t
   });
 }
 
-// The activated output of unit u for sample b.
+// Writes the activated output of unit u for sample b to out [rows, c_out].
 inline void activate_unit(const StemTraining& run, int u, int64_t b, float* out) {
   activate(run.kept[u] + b * run.size(u), run.norms[u], run.length(u), run.stem->units[u].c_out, out);
 }
 
-// Per channel of y [rows, channels]: the mean as a float, and the sums of distances and of squared distances from that float,
-// with which `merge` corrects both; statistics [3, channels].
+// For each channel of y [rows, channels] writes to statistics [3, channels] the mean, rounded to float, and the sums of
+// distances and of squared distances from that float, with which `merge` corrects mean and variance.
 inline void sample_statistics(const float* y, int64_t rows, int64_t channels, float* statistics) {
   over_channels(channels, [&]<int V>(int64_t c, int64_t count) {
     Block<V> mean[1], distances[2];
@@ -120,7 +122,7 @@ inline void sample_statistics(const float* y, int64_t rows, int64_t channels, fl
   });
 }
 
-// merged [fine rows, channels] of sample b; memory: three activation buffers.
+// Computes the merged level of merge m, merged [fine rows, channels], for sample b. memory: three activation buffers.
 inline void merge_levels(const StemTraining& run, int m, int64_t b, float* memory, const Activation& merged) {
   const MergePlan plan = kMergePlan[m];
   const int64_t buffer = activation_floats(run);
@@ -132,7 +134,7 @@ inline void merge_levels(const StemTraining& run, int m, int64_t b, float* memor
   eval_merge(run.lateral[m], run.reduce[m], fine, coarse, memory + 2 * buffer, merged);
 }
 
-// What unit u reads for sample b, padded: input must be an activation of its input's shape.
+// Writes the input of unit u for sample b to `input`, an activation [in_length, c_in].
 inline void unit_input(const StemTraining& run, int u, int64_t b, const Activation& input) {
   if (const int m = merge_of(u); m >= 0) {
     const int64_t size = run.in_size(u);
@@ -144,7 +146,8 @@ inline void unit_input(const StemTraining& run, int u, int64_t b, const Activati
   }
 }
 
-// kept[u] for all samples, and the merged level that it reads; statistics [B, 3, c_out].
+// Computes run.kept[u], the output of unit u before BatchNorm, for all samples, and the merged level that it reads if
+// it reads one. Writes statistics [B, 3, c_out].
 inline void stem_forward_unit(const StemTraining& run, int u, float* statistics) {
   const StemUnit& unit = run.stem->units[u];
   const int64_t buffer = activation_floats(run), rows = run.length(u), reach = unit.window / 2;
@@ -160,21 +163,22 @@ inline void stem_forward_unit(const StemTraining& run, int u, float* statistics)
         unit_input(run, u, b, input);
       }
       float* out = run.kept[u] + b * run.size(u);
-      multiply(input.rows - reach * unit.c_in, unit.stride * unit.c_in, matrix, 0, rows, 0, matrix.panels.size(),
-               [&](const RowOut& at, Vec v0, Vec v1) { store_row(out, unit.c_out, at, v0, v1); });
+      multiply(
+          input.rows - reach * unit.c_in, unit.stride * unit.c_in, matrix, 0, rows, 0, matrix.panels.size(),
+          [&](const RowOut& at, Vec v0, Vec v1) { store_row(out, unit.c_out, at, v0, v1); });
       sample_statistics(out, rows, unit.c_out, statistics + b * 3 * unit.c_out);
     }
   });
 }
 
-// `sample_statistics` of every sample of x [B, L]; statistics [B, 3].
+// Writes sample_statistics() of each sample of x [B, L] to statistics [B, 3].
 inline void input_statistics(const float* x, int64_t B, int64_t L, float* statistics) {
   parallel(B, 16, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) sample_statistics(x + b * L, L, 1, statistics + 3 * b);
   });
 }
 
-// features [B, L, S] = act(head) + (x - skip_mean) * skip_scale + skip_shift.
+// features [B, L, S] = activated head + (x - skip_mean) * skip_scale + skip_shift.
 inline void stem_features(const StemTraining& run, float* features) {
   const int64_t channels = run.stem->channels;
   const UnitNorm& norm = run.norms[kHead];

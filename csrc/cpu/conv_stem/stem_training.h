@@ -1,27 +1,28 @@
-// What the stem's training kernels work on. Kept for backward are only the outputs of the convolutions before their
-// BatchNorm, and the two merged levels; everything else is computed again from them.
+// The arguments of the stem's training kernels. Only the outputs of the convolutions before BatchNorm and the two
+// merged levels are kept for the backward; everything else is computed again from them.
 #pragma once
 
 #include "cpu/conv_stem/stem_layout.h"
 
 namespace xmae_fast {
 
-constexpr int64_t kGroups = 16;      // groups of samples whose weights' gradients are summed apart, then in order
-constexpr int64_t kNormAlign = 16;   // vectors of channels are padded to the widest vector
+constexpr int64_t kGroups = 16;  // groups of samples: each sums its own gradients of weights, which are added in order
+constexpr int64_t kNormAlign = 16;  // arrays of channels are padded to the widest vector
 
-// BatchNorm of a unit in its internal order of channels: normalised z = (y - mean) * scale + shift. The mean is the sum of two
-// floats: near a constant the rounding of one is many standard deviations. The shift has the small one's part.
+// A unit's BatchNorm, with channels in the unit's order: z = (y - mean) * scale + shift. The exact mean is mean +
+// mean_rest, because for a nearly constant channel the rounding of one float is many standard deviations; the shift
+// contains mean_rest.
 struct UnitNorm {
   AlignedFloats scale, shift, mean, invstd, mean_rest;  // [c_out, padded]
 };
 
-// Which units feed a merge: merged = lateral(act(fine)) + up(reduce(act(coarse))).
+// The units of a merge: merged level = lateral(activated fine) + up(reduce(activated coarse)).
 struct MergePlan {
   int unit, fine, coarse;  // the unit that reads the merged level, and the sources
 };
 constexpr MergePlan kMergePlan[kMerges] = {{kSmooth2, kEnc2 + 3, kEnc3 + 3}, {kSmooth1, kEnc1 + 3, kSmooth2}};
 
-// The merge that unit u reads, or -1.
+// Returns the merge whose result unit u reads, or -1.
 constexpr int merge_of(int u) { return u == kSmooth2 ? 0 : u == kSmooth1 ? 1 : -1; }
 
 struct StemTraining {
@@ -31,12 +32,13 @@ struct StemTraining {
   PackedMatrix units[kUnits];
   PackedMatrix lateral[kMerges], reduce[kMerges];
   UnitNorm norms[kUnits];
-  float* kept[kUnits + kMerges];           // [B, length, channels]: of the units, then the merged levels
-  float skip_mean;                         // skip path = (x - mean) * scale + shift; 0 with running statistics
-  AlignedFloats skip_scale, skip_shift;    // [S, padded]
+  float* kept[kUnits + kMerges];         // [B, length, channels]: outputs of the units, then the merged levels
+  float skip_mean;                       // the skip path is (x - mean) * scale + shift; 0 with running statistics
+  AlignedFloats skip_scale, skip_shift;  // [S, padded]
 
+  // Rows and floats of one sample's output of unit u, and of its input.
   int64_t length(int u) const { return stem->length(L, stem->units[u].level); }
-  int64_t size(int u) const { return length(u) * stem->units[u].c_out; }  // of one sample's output
+  int64_t size(int u) const { return length(u) * stem->units[u].c_out; }
   int64_t in_length(int u) const { return stem->length(L, stem->units[u].level - (stem->units[u].stride == 2)); }
   int64_t in_size(int u) const { return in_length(u) * stem->units[u].c_in; }
   int64_t largest() const {
@@ -47,35 +49,38 @@ struct StemTraining {
   int64_t widest() const { return std::max({stem->widths[0], stem->widths[1], stem->widths[2], stem->channels}); }
 };
 
-// A padded activation buffer of any unit, and of any vector tail behind it.
+// Returns how many floats an activation buffer takes that serves every unit, with its padding and whole vectors at its
+// end.
 inline int64_t activation_floats(const StemTraining& run) {
   return (run.largest() + 2 * kPad * run.widest() + 15) / 16 * 16 + 64;
 }
 
-// dy = gain * dz - offset + slope * (y - mean): BatchNorm's backward, with sums over the batch and mean_rest folded in.
+// The backward of a unit's BatchNorm: dy = gain * dz - offset + slope * (y - mean). The factors contain the sums over
+// the batch and mean_rest.
 struct UnitBackward {
   AlignedFloats gain, offset, slope;  // [c_out, padded]
 };
 
 struct StemBackward {
   const StemTraining* run;
-  PackedMatrix input[kUnits], odd_input[kUnits];      // weights of the input's gradient; odd rows where stride is 2
+  PackedMatrix input[kUnits],
+      odd_input[kUnits];  // weights of the input's gradient; odd_input: odd rows of units of stride 2
   PackedMatrix lateral[kMerges], reduce[kMerges];
   UnitBackward units[kUnits];
-  float* dz;            // [B, dz_stride]: gradient before the activation of the unit in work, then of its source
+  float* dz;  // [B, dz_stride]: gradient before the activation, of the current unit and then of its source
   int64_t dz_stride;
-  float* branch[kMerges];  // [B, size of the fine source]: gradient that reaches it through the lateral path
+  float* branch[kMerges];  // [B, size of the fine source]: its gradient through the lateral convolution
   float* dx;               // [B, L] or null
 };
 
-// Channels of the source whose gradient comes out of unit u's backward.
+// Returns how many channels the source has whose gradient the backward of unit u computes.
 inline int64_t source_channels(const Stem& stem, int u) {
   const int m = merge_of(u);
   return m >= 0 ? stem.coarse(m) : stem.units[u].c_in;
 }
 
-// Floats of unit u's weight gradients in one group: its parts one after the other [c_out, k * c_in], then the lateral and
-// the reducing weights of the merge it reads.
+// Returns how many floats unit u's gradients of weights take in one group: [c_out, k * c_in] for each part, then the
+// lateral and the reducing weights of the merge that it reads.
 inline int64_t weight_floats(const Stem& stem, int u) {
   const StemUnit& unit = stem.units[u];
   int64_t count = 0;

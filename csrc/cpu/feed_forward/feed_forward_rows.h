@@ -1,4 +1,4 @@
-// feed_forward: x + dropout(W2 gelu(W1 LN(x) + b1) + b2), and its gradients.
+// The kernels of feed_forward: x + dropout(W2 gelu(W1 LN(x) + b1) + b2), and its gradients. W1 is called up, W2 down.
 #pragma once
 
 #include "cpu/base/dropout.h"
@@ -7,8 +7,8 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-// Rows [first, first + rows). The hidden layer lives in scratch memory; training also writes it, before GELU, to
-// `saved.hidden`: two products and a GELU to compute it again cost four times what writing and reading it does.
+// Computes rows [first, first + rows) of out [f.rows, D]. The hidden layer is in scratch memory. Training also writes
+// it, before GELU, to saved.hidden, because computing it again costs four times what writing and reading it costs.
 inline void feed_forward_group(
     const FeedForward& f, const PackedMatrix& up, const PackedMatrix& down, int64_t first, int64_t rows,
     const FeedForwardSaved& saved, float* out) {
@@ -43,15 +43,15 @@ inline void feed_forward_group(
   });
 }
 
+// out [f.rows, D].
 inline void feed_forward(
     const FeedForward& f, const PackedMatrix& up, const PackedMatrix& down, const FeedForwardSaved& saved, float* out) {
-  over_groups(f.rows, 1, [&](int64_t first, int64_t rows) {
-    feed_forward_group(f, up, down, first, rows, saved, out);
-  });
+  over_groups(
+      f.rows, 1, [&](int64_t first, int64_t rows) { feed_forward_group(f, up, down, first, rows, saved, out); });
 }
 
-// Everything but the weights' gradients, for blocks of kSumRows rows. partials of a block: up_bias [F], down_bias,
-// norm weight, norm bias [D].
+// The backward of `blocks` blocks of kSumRows rows, except for the gradients of both weight matrices. A block's
+// partials are the gradients of up_bias [F], down_bias [D], norm weight [D] and norm bias [D].
 inline void feed_forward_backward_group(
     const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back, int64_t first_block,
     int64_t blocks) {
@@ -100,6 +100,7 @@ inline void feed_forward_backward_group(
   }
 }
 
+// The whole backward.
 inline void feed_forward_backward(
     const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back) {
   const int64_t D = f.D, F = f.F, wide = row_stride(F), blocks = (f.rows + kSumRows - 1) / kSumRows, stride = F + 3 * D;

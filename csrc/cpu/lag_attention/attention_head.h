@@ -1,6 +1,6 @@
-// Attention of one head of one sample, forward and backward; definition and derivation are in
-// xmae_fast/ops/lag_attention/README.md. Scores are computed transposed, [key, query], with queries in the lanes of the
-// vectors, a panel of P queries at a time, so that softmax reduces from vector to vector, never within one.
+// Attention of one head of one sample, forward and backward. xmae_fast/ops/lag_attention/README.md has the definition
+// and the derivation. Scores are computed transposed, [key, query], for a panel of P queries at a time. Queries are in
+// the lanes of the vectors, so that softmax sums from vector to vector and never within a vector.
 #pragma once
 
 #include "cpu/base/dropout.h"
@@ -8,30 +8,30 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t P = kPanelVectors * W;
+constexpr int64_t P = kPanelVectors * W;  // queries of a panel
 
 // One head of one sample. Rows of q are q_stride apart, those of k and v kv_stride.
 struct Head {
-  const float *q, *k, *v;
+  const float *q, *k, *v;  // [Nq, d], [Nk, d], [Nk, d]
   int64_t q_stride, kv_stride, Nq, Nk, d;
-  float scale;               // 1 / sqrt(d)
-  const float* table;        // [2 N - 1] or null
-  int64_t zero;              // N - 1, the table's column for lag 0
+  float scale;                         // 1 / sqrt(d)
+  const float* table;                  // [2 N - 1]: biases by lag; or null
+  int64_t zero;                        // N - 1, the table's column for lag 0
   const int64_t *query_pos, *key_pos;  // [Nq], [Nk]
   const Dropout* dropout;
-  int64_t row;  // of the dropout's mask: sample * H + head
+  int64_t row;  // row of the dropout's mask: sample * H + head
 };
 
-// Where the results of the backward go: rows as far apart as those of q, k and v above.
+// The arguments of the backward of a head. Rows of q lie q_stride apart, those of k and v kv_stride.
 struct HeadGradient {
-  const float* context;  // gradient of the context [Nq, d]
+  const float* context;  // [Nq, d]: gradient of the context
   int64_t context_stride;
-  float *q, *k, *v;
+  float *q, *k, *v;  // [Nq, d], [Nk, d], [Nk, d]: results
   int64_t q_stride, kv_stride;
   float* table;  // [2 N - 1], added to; or null
 };
 
-// Room for a head: handed out piece by piece.
+// The scratch memory of a head. `take` returns the next `count` floats of it.
 class HeadScratch {
  public:
   explicit HeadScratch(int64_t count) : at_(scratch(kSlotHead, count)) {}
@@ -45,6 +45,7 @@ class HeadScratch {
   float* at_;
 };
 
+// Returns `columns` rounded up to whole panels. The other two return how much scratch memory a head takes.
 XMAE_INLINE int64_t panel_stride(int64_t columns) { return (columns + P - 1) / P * P; }
 inline int64_t head_forward_size(int64_t Nq, int64_t Nk, int64_t d) {
   return d * P + Nk * P + Nk * panel_stride(d) + dropout_stride(Nq * Nk);
@@ -53,7 +54,7 @@ inline int64_t head_backward_size(int64_t Nq, int64_t Nk, int64_t d) {
   return head_forward_size(Nq, Nk, d) + d * P + 2 * Nk * P + 2 * Nq * panel_stride(d);
 }
 
-// A tile of R rows of A B; element (r, k) of A is a[r * a_stride + k], or a[k * a_stride + r] if `across`.
+// Computes R rows and P columns of A B. Element (r, k) of A is a[r * a_stride + k], or a[k * a_stride + r] if `across`.
 template <int R, bool across, typename Epilogue>
 void small_tile(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t row,
@@ -75,10 +76,11 @@ void small_tile(
     done[r][0] = acc[r][0];
     done[r][1] = acc[r][1];
   }
-#pragma GCC unroll 1  // one copy of the epilogue for each R, not R
+#pragma GCC unroll 1  // so that there is one copy of the epilogue, not R copies
   for (int r = 0; r < R; ++r) epilogue(row + r, done[r][0], done[r][1]);
 }
 
+// Calls the instantiation of small_tile for `rows` rows, 1 to R.
 template <int R, bool across, typename Epilogue>
 XMAE_INLINE void small_rows(
     int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t row,
@@ -87,7 +89,7 @@ XMAE_INLINE void small_rows(
   if constexpr (R > 1) small_rows<R - 1, across>(rows, a, a_stride, b, b_stride, steps, row, epilogue);
 }
 
-// P columns of A [rows, steps] B [steps, P]; epilogue(row, Vec, Vec).
+// Computes A [rows, steps] B [steps, P] and calls epilogue(row, Vec, Vec) with each finished row.
 template <bool across, typename Epilogue>
 XMAE_INLINE void small_product(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t rows,
@@ -100,7 +102,8 @@ XMAE_INLINE void small_product(
   }
 }
 
-// out [rows, d] (rows out_stride apart) = or += A B * factor, B's rows padded to whole panels.
+// out [rows, d] = A B * factor, or += if `add`. Rows of out lie out_stride apart; those of B are padded to whole
+// panels.
 template <bool across>
 XMAE_INLINE void small_matrix(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t rows, int64_t d,
@@ -120,7 +123,7 @@ XMAE_INLINE void small_matrix(
   }
 }
 
-// Rows that may be read in whole panels.
+// Returns rows [count, d] that may be read in whole panels: the rows themselves, or a padded copy in `room`.
 struct Rows {
   const float* data;
   int64_t stride;
@@ -135,7 +138,7 @@ XMAE_INLINE Rows whole_panels(const float* rows, int64_t stride, int64_t count, 
   return {room, padded};
 }
 
-// out [d, P] = rows^T [count, d] * factor; lanes behind `count` are 0.
+// out [d, P] = rows^T * factor for rows [count, d]; lanes from `count` on are 0.
 XMAE_INLINE void into_lanes(const float* rows, int64_t stride, int64_t count, int64_t d, float factor, float* out) {
   for (int64_t lane = 0; lane < P; ++lane) {
     if (lane < count) {
@@ -146,7 +149,7 @@ XMAE_INLINE void into_lanes(const float* rows, int64_t stride, int64_t count, in
   }
 }
 
-// Softmax over the rows of scores [Nk, P], in place. A lane without an admissible key gets zeros.
+// Applies softmax over the keys to scores [Nk, P], in place. A lane whose scores are all -inf gets zeros.
 XMAE_INLINE void softmax(float* scores, int64_t Nk) {
   const Vec lowest = broadcast(-__builtin_inff());
   Vec m0 = lowest, m1 = lowest, sum0{}, sum1{};
@@ -171,14 +174,15 @@ XMAE_INLINE void softmax(float* scores, int64_t Nk) {
   }
 }
 
-// The table's column for key position p and a lane is p + shift[lane]; lanes behind `count` repeat the last query.
+// Fills shift [P]: the table's column for key position p and a lane is p + shift[lane]. Lanes from `count` on repeat
+// the last query.
 XMAE_INLINE void lane_shifts(const Head& head, int64_t first, int64_t count, int64_t* shift) {
   for (int64_t lane = 0; lane < P; ++lane) {
     shift[lane] = head.zero - head.query_pos[first + (lane < count ? lane : count - 1)];
   }
 }
 
-// probs [Nk, P] of the queries [first, first + count); lanes: room for [d, P].
+// Computes the attention weights probs [Nk, P] of the queries [first, first + count). lanes: memory for [d, P].
 inline void probabilities(const Head& head, int64_t first, int64_t count, float* lanes, float* probs) {
   into_lanes(head.q + first * head.q_stride, head.q_stride, count, head.d, head.scale, lanes);
   small_product<false>(head.k, head.kv_stride, lanes, P, head.d, head.Nk, [&](int64_t j, Vec v0, Vec v1) {
@@ -196,7 +200,7 @@ inline void probabilities(const Head& head, int64_t first, int64_t count, float*
   softmax(probs, head.Nk);
 }
 
-// probs of the queries [first, first + count) times their dropout mask [Nq, Nk] -> out.
+// out = in * mask for in, out [Nk, P] of the queries [first, first + count). mask: the head's dropout mask [Nq, Nk].
 XMAE_INLINE void apply_dropout(
     const float* mask, int64_t first, int64_t count, int64_t Nk, const float* in, float* out) {
   for (int64_t j = 0; j < Nk; ++j) {
@@ -205,7 +209,7 @@ XMAE_INLINE void apply_dropout(
   }
 }
 
-// context [Nq, d], rows `stride` apart.
+// Computes context [Nq, d], whose rows lie `stride` apart.
 inline void head_forward(const Head& head, float* context, int64_t stride) {
   const int64_t Nq = head.Nq, Nk = head.Nk, d = head.d;
   HeadScratch room(head_forward_size(Nq, Nk, d));
@@ -222,7 +226,7 @@ inline void head_forward(const Head& head, float* context, int64_t stride) {
   }
 }
 
-// ds = p (dp - sum over keys of p dp), in place of dp; both [Nk, P].
+// Takes the gradient back through softmax: dp becomes p (dp - sum over keys of p dp). probs (p), dprobs (dp) [Nk, P].
 XMAE_INLINE void softmax_gradient(const float* probs, float* dprobs, int64_t Nk) {
   Vec r0{}, r1{};
   for (int64_t j = 0; j < Nk; ++j) {
@@ -235,6 +239,7 @@ XMAE_INLINE void softmax_gradient(const float* probs, float* dprobs, int64_t Nk)
   }
 }
 
+// Computes the gradients of a head.
 inline void head_backward(const Head& head, const HeadGradient& grad) {
   const int64_t Nq = head.Nq, Nk = head.Nk, d = head.d, padded = panel_stride(d);
   HeadScratch room(head_backward_size(Nq, Nk, d));
@@ -246,7 +251,7 @@ inline void head_backward(const Head& head, const HeadGradient& grad) {
   float* mask = room.take(dropout_stride(Nq * Nk));
   const bool drop = head.dropout->active();
   if (drop) dropout_row(*head.dropout, head.row, Nq * Nk, mask);
-  if (Nq == 0) {  // no panel below would write them
+  if (Nq == 0) {  // the loop below would not write these gradients, which are 0
     small_matrix<false>(nullptr, 0, nullptr, 0, 0, Nk, d, 0.0f, false, grad.k, grad.kv_stride);
     small_matrix<false>(nullptr, 0, nullptr, 0, 0, Nk, d, 0.0f, false, grad.v, grad.kv_stride);
   }

@@ -1,4 +1,4 @@
-// lag_attention: x + out_proj(attention(LN(x), LN(key_value))), and its gradients, by groups of samples.
+// The kernels of lag_attention: x + out_proj(attention(LN(x), LN(key_value))), and its gradients, by groups of samples.
 #pragma once
 
 #include "cpu/base/kernels.h"
@@ -7,13 +7,13 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-// Rows of q (or its gradient) and of k | v side by side, and how far apart they are.
+// The rows of q, and of k and v side by side, or their gradients, and how far apart the rows are.
 struct Projected {
   float *q, *kv;
   int64_t q_stride, kv_stride;
 };
 
-// Head h of sample b; `at` points to the rows of that sample.
+// Returns head h of sample b. at: the rows of that sample.
 XMAE_INLINE Head head_of(const Attention& a, const Projected& at, int64_t b, int64_t h) {
   const int64_t d = a.D / a.H;
   Head head{};
@@ -37,7 +37,8 @@ XMAE_INLINE Head head_of(const Attention& a, const Projected& at, int64_t b, int
   return head;
 }
 
-// q = normed_q Wq^T + bq and k | v = normed_kv Wkv^T + bkv, in one parallel loop over the columns of both.
+// q = normed_q Wq^T + bq and k | v = normed_kv Wkv^T + bkv, in one parallel loop over the columns of both. normed_q
+// [rows_q, D] and normed_kv [rows_kv, D] have rows `stride` apart.
 inline void project(
     const Attention& a, const AttentionWeights& weights, const float* normed_q, const float* normed_kv, int64_t stride,
     int64_t rows_q, int64_t rows_kv, const Projected& out) {
@@ -59,8 +60,8 @@ inline void project(
   });
 }
 
-// Samples [first, first + samples). Between input and output everything stays in scratch memory unless training keeps
-// it.
+// Computes samples [first, first + samples) of out [B, Nq, D]. Everything between input and output is in scratch
+// memory, except for what training saves.
 inline void attention_group(
     const Attention& a, const AttentionWeights& weights, int64_t first, int64_t samples, const AttentionSaved& saved,
     float* out) {
@@ -101,13 +102,15 @@ inline void attention_group(
   });
 }
 
+// out [B, Nq, D].
 inline void attention(const Attention& a, const AttentionWeights& weights, const AttentionSaved& saved, float* out) {
   over_groups(a.B, a.Nq > a.Nk ? a.Nq : a.Nk, [&](int64_t first, int64_t samples) {
     attention_group(a, weights, first, samples, saved, out);
   });
 }
 
-// dn = dq Wq (x's side of cross-attention), dkv Wkv (key_value's), or their sum (self-attention).
+// Computes the gradient dn [rows, D] of a normalised input: dq Wq for x in cross-attention (kv is null), dkv Wkv for
+// key_value (q is null), their sum in self-attention.
 inline void input_gradient(
     const AttentionWeights& weights, const Projected* q, const Projected* kv, int64_t rows, float* dn, int64_t stride) {
   if (q != nullptr) {
@@ -126,7 +129,8 @@ inline void input_gradient(
   });
 }
 
-// One side's LayerNorm: rows of one sample; x, dx, normed, residual are that sample's rows, the last three may be null.
+// The backward of LayerNorm for the rows of one sample. x, residual, dx [rows, D], the last two may be null; stats
+// [rows, 2]; dn [rows, D] with rows `stride` apart.
 XMAE_INLINE void norm_gradient(
     const float* x, const float* stats, const Norm& norm, float* dn, int64_t stride, int64_t rows, int64_t D,
     const float* residual, float* dx, float* dweight, float* dbias) {
@@ -137,6 +141,7 @@ XMAE_INLINE void norm_gradient(
   }
 }
 
+// Applies LayerNorm with saved statistics: x [rows, D], stats [rows, 2] -> out [rows, D].
 XMAE_INLINE void normalise_again(
     const float* x, const float* stats, const Norm& norm, int64_t rows, int64_t D, float* out) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -144,8 +149,9 @@ XMAE_INLINE void normalise_again(
   }
 }
 
-// Everything but the weights' gradients. partials of a sample: norm_q weight, bias, norm_kv weight, bias, out_bias [D],
-// in_bias [3 D], table [H, 2 N - 1].
+// The backward of samples [first, first + samples), except for the gradients of both weight matrices. A sample's
+// partials are the gradients of norm_q weight and bias, norm_kv weight and bias and out_bias [D] each, in_bias [3 D]
+// and table [H, 2 N - 1].
 inline void attention_backward_group(
     const Attention& a, const AttentionSaved& saved, const AttentionBackward& back, int64_t first, int64_t samples) {
   const int64_t D = a.D, H = a.H, d = D / H, Nq = a.Nq, Nk = a.Nk, rows_q = samples * Nq, rows_kv = samples * Nk;
@@ -165,7 +171,16 @@ inline void attention_backward_group(
       const float* dhead = dcontext + sample * Nq * narrow + h * d;
       float *dq = dat.q + sample * Nq * narrow + h * d, *dkv = dat.kv + sample * Nk * wide + h * d;
       float* dtable = back.table != nullptr ? partials + sample * size + 8 * D + h * a.columns : nullptr;
-      const HeadGradient into{dhead, narrow, dq, dkv, dkv + D, narrow, wide, dtable};
+      const HeadGradient into{
+          .context = dhead,
+          .context_stride = narrow,
+          .q = dq,
+          .k = dkv,
+          .v = dkv + D,
+          .q_stride = narrow,
+          .kv_stride = wide,
+          .table = dtable,
+      };
       head_backward(head_of(a, here, first + sample, h), into);
     }
   });
@@ -180,8 +195,9 @@ inline void attention_backward_group(
     for (int64_t s = 0; s < samples; ++s) {
       const int64_t row = s * Nq;
       float *dx = back.x != nullptr ? back.x + (from_q + row) * D : nullptr, *partial = partials + s * size;
-      norm_gradient(x + row * D, stats_q + 2 * row, a.norm_q, dn + row * narrow, narrow, Nq, D, grad + row * D, dx,
-                    partial, partial + D);
+      norm_gradient(
+          x + row * D, stats_q + 2 * row, a.norm_q, dn + row * narrow, narrow, Nq, D, grad + row * D, dx, partial,
+          partial + D);
     }
   }
   if (a.cross && back.needs_key_value()) {
@@ -190,8 +206,9 @@ inline void attention_backward_group(
       const int64_t row = s * Nk;
       float* dx = back.key_value != nullptr ? back.key_value + (from_kv + row) * D : nullptr;
       float* partial = partials + s * size;
-      norm_gradient(key_value + row * D, stats_kv + 2 * row, a.norm_kv, dn + row * narrow, narrow, Nk, D, nullptr, dx,
-                    partial + 2 * D, partial + 3 * D);
+      norm_gradient(
+          key_value + row * D, stats_kv + 2 * row, a.norm_kv, dn + row * narrow, narrow, Nk, D, nullptr, dx,
+          partial + 2 * D, partial + 3 * D);
     }
   }
   for (int64_t s = 0; s < samples; ++s) {
@@ -202,6 +219,7 @@ inline void attention_backward_group(
   }
 }
 
+// The whole backward.
 inline void attention_backward(const Attention& a, const AttentionSaved& saved, const AttentionBackward& back) {
   const int64_t D = a.D, rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk, size = attention_partials(a);
   const int64_t narrow = row_stride(D), wide = row_stride(2 * D);

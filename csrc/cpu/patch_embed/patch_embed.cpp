@@ -1,5 +1,5 @@
-// patch_embed: features [B, L, S], channels last, so that a patch is one row of P * S numbers and the embedding a plain
-// matrix product.
+// The operators of patch_embed. Features [B, L, S] have channels last, so that a patch is one row of P * S numbers and
+// the embedding is a plain matrix product.
 
 #include <tuple>
 
@@ -14,16 +14,19 @@ struct Sizes {
   int64_t steps() const { return P * S; }
 };
 
+// Checks features [B, L, S] and weight [D, S, P] and returns their sizes.
 Sizes sizes(const Tensor& features, const Tensor& weight) {
-  STD_TORCH_CHECK(features.dim() == 3 && weight.dim() == 3 && weight.numel() > 0,
-                  "patch_embed: expected features [B, L, S] and a weight [D, S, P] that is not empty");
+  STD_TORCH_CHECK(
+      features.dim() == 3 && weight.dim() == 3 && weight.numel() > 0,
+      "patch_embed: expected features [B, L, S] and a weight [D, S, P] that is not empty");
   const int64_t D = weight.size(0), S = weight.size(1), P = weight.size(2), L = features.size(1);
-  STD_TORCH_CHECK(features.size(2) == S && L % P == 0, "patch_embed: expected features [B, N * ", P, ", ", S,
-                  "], got [", features.size(0), ", ", L, ", ", features.size(2), "]");
+  STD_TORCH_CHECK(
+      features.size(2) == S && L % P == 0, "patch_embed: expected features [B, N * ", P, ", ", S, "], got [",
+      features.size(0), ", ", L, ", ", features.size(2), "]");
   return {features.size(0), L / P, D, S, P};
 }
 
-// Where step p * S + s of a patch lies in a row [S, P] of the weight.
+// Returns where each number p * S + s of a patch has its weight in a row [S, P] of the weight.
 std::vector<int64_t> patch_steps(const Sizes& n) {
   std::vector<int64_t> steps;
   steps.reserve(n.steps());
@@ -38,16 +41,19 @@ WeightsCache<PackedMatrix>& cache() {
   return *instance;
 }
 
-// features [B, L, S], weight [D, S, P], bias [D], pos [1, N, D] -> [B, N, D]. keep: the weights may come again
-// unchanged, so what was packed is kept.
+// Returns tokens [B, N, D].
 Tensor patch_embed(
-    const Tensor& features_, const Tensor& weight_, const Tensor& bias_, const Tensor& pos_, bool keep) {
+    const Tensor& features_,  // [B, L, S]
+    const Tensor& weight_,    // [D, S, P]
+    const Tensor& bias_,      // [D]
+    const Tensor& pos_,       // [1, N, D]
+    bool keep) {              // keep the packed weights, because the next call may have the same ones
   const Tensor features = dense("patch_embed", "features", features_), weight = dense("patch_embed", "weight", weight_);
   const Tensor bias = dense("patch_embed", "bias", bias_), pos = dense("patch_embed", "pos", pos_);
   const Sizes n = sizes(features, weight);
   STD_TORCH_CHECK(bias.numel() == n.D, "patch_embed: expected a bias [", n.D, "], got ", bias.numel(), " numbers");
-  STD_TORCH_CHECK(pos.numel() == n.N * n.D, "patch_embed: expected pos [1, ", n.N, ", ", n.D, "], got ", pos.numel(),
-                  " numbers");
+  STD_TORCH_CHECK(
+      pos.numel() == n.N * n.D, "patch_embed: expected pos [1, ", n.N, ", ", n.D, "], got ", pos.numel(), " numbers");
   Tensor out = empty({n.B, n.N, n.D});
   const auto pack = [&] {
     return pack_separable(kernels().width, data(weight), patch_steps(n), places(n.D, n.steps()));
@@ -64,7 +70,7 @@ Tensor patch_embed(
   return out;
 }
 
-// [D, P * S] -> [D, S, P]
+// Reorders from [D, P * S] to out [D, S, P].
 void unpack(const float* from, const Sizes& n, float* out) {
   const std::vector<int64_t> steps = patch_steps(n);
   parallel(n.D, 8192 / n.steps() + 1, [&](int64_t begin, int64_t end) {
@@ -74,10 +80,14 @@ void unpack(const float* from, const Sizes& n, float* out) {
   });
 }
 
-// grad [B, N, D] -> gradients of features [B, L, S], weight [D, S, P], bias [D], pos [1, N, D]; empty where not wanted.
+// Returns the gradients of features [B, L, S], weight [D, S, P], bias [D] and pos [1, N, D]. Those that are not wanted
+// are empty.
 std::tuple<Tensor, Tensor, Tensor, Tensor> patch_embed_backward(
-    const Tensor& grad_, const Tensor& features_, const Tensor& weight_, bool want_features, bool want_weight,
-    bool want_sums) {
+    const Tensor& grad_,      // [B, N, D]
+    const Tensor& features_,  // [B, L, S]
+    const Tensor& weight_,    // [D, S, P]
+    bool want_features, bool want_weight,
+    bool want_sums) {  // the gradients of bias and pos
   const Tensor grad = dense("patch_embed", "grad", grad_), features = dense("patch_embed", "features", features_);
   const Tensor weight = dense("patch_embed", "weight", weight_);
   const Sizes n = sizes(features, weight);

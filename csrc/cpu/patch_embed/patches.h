@@ -1,4 +1,5 @@
-// Matrix products whose rows are patches: embedding them, decoding them, and the gradients of both.
+// Matrix products whose rows are patches: the kernels that embed patches, decode them, and compute the gradients of
+// both.
 #pragma once
 
 #include "cpu/base/kernels.h"
@@ -6,10 +7,12 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kPatchRows = 8 * kRows;         // rows that stay in the second-level cache while all panels pass
-constexpr int64_t kThreadWork = int64_t{1} << 18;  // multiply-adds that take as long as waking a thread, some 5 us
+constexpr int64_t kPatchRows = 8 * kRows;  // rows that stay in the second-level cache while all panels pass
+constexpr int64_t kThreadWork = int64_t{1}
+                                << 18;  // multiply-adds that take as long as it takes to wake a thread, some 5 us
 
-// C = A B for dense A [rows, steps]: many rows are split among threads by rows, few by panels.
+// Computes A B for a [rows, steps]. Many rows are divided among threads by rows, few rows by panels. epilogue: as in
+// `multiply`.
 template <typename Epilogue>
 void multiply_patches(
     const float* a, int64_t rows, int64_t steps, const PackedMatrix& matrix, const Epilogue& epilogue) {
@@ -29,7 +32,8 @@ void multiply_patches(
   });
 }
 
-// out [rows, columns] = a [rows, steps] B + bias [columns] + added [period, columns]; bias and added may be null.
+// out = a B + bias + added, for a [rows, steps], bias [columns], added [period, columns], which repeats, and out [rows,
+// columns]. bias and added may be null.
 inline void patch_linear(
     const float* a, int64_t rows, int64_t steps, const PackedMatrix& matrix, const float* bias, const float* added,
     int64_t period, float* out) {
@@ -49,8 +53,9 @@ inline void patch_linear(
   });
 }
 
-// out [M, N] = a^T b for a [rows, M], b [rows, N], M the smaller one; threads own panels of columns. Chunk by chunk of
-// rows, a's tiles are packed once and stay in the second-level cache while panels of b, read once, meet them all.
+// out [M, N] = a^T b for a [rows, M] and b [rows, N], where M is the smaller one. A thread computes whole panels of
+// columns. For each chunk of rows the tiles of a are packed once and stay in the second-level cache; each panel of b is
+// read once and multiplied by all of them.
 inline void patch_outer(const float* a, int64_t M, const float* b, int64_t N, int64_t rows, float* out) {
   constexpr int64_t panel = 2 * W;
   const int64_t tiles = (M + kRows - 1) / kRows;
@@ -85,7 +90,7 @@ inline void patch_outer(const float* a, int64_t M, const float* b, int64_t N, in
   });
 }
 
-// out [columns] = sums over the rows of x [rows, columns], kSumRows at a time.
+// Sums x [rows, columns] over the rows to out [columns], kSumRows rows at a time.
 inline void column_sums(const float* x, int64_t rows, int64_t columns, float* out) {
   constexpr int64_t width = 512;
   parallel(columns, 65536 / (rows + 1) + 1, [&](int64_t begin, int64_t end) {

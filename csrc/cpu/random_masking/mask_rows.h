@@ -1,5 +1,6 @@
-// Writes one row of a patch mask: patch_mask [N], ids_keep [N - k], ids_restore [N]. Kept patches come first in ascending
-// order, then masked ones; ids_restore inverts that. Knows nothing of torch.
+// Writes one row of a patch mask: patch_mask [N], ids_keep [N - k], ids_restore [N]. In the order of ids_keep the kept
+// patches come first, in ascending order, and then the masked ones; ids_restore is the inverse of that order. This file
+// does not depend on torch.
 #pragma once
 
 #include <algorithm>
@@ -11,20 +12,22 @@
 
 namespace xmae_fast {
 
-constexpr int64_t kShortRow = 256;  // up to here counting ranks (no branches, vectorised) beats nth_element
-constexpr int64_t kRankPad = 32;    // patches whose ranks are counted together: four AVX2 registers
+constexpr int64_t kShortRow = 256;  // in rows up to so long, counting ranks without branches is faster than nth_element
+constexpr int64_t kRankPad = 32;    // patches whose ranks are counted together, in four AVX2 registers
 
-// Keys of one row and room to work on them; made once per thread.
+// The keys of one row, and memory to work on them. Each thread makes it once.
 template <typename Key>
 struct ScatterRow {
   int64_t N;
   std::vector<Key> keys;       // [N, rounded up to kRankPad; at least 2 kRankPad]
   std::vector<int64_t> order;  // [N + 1]
 
-  explicit ScatterRow(int64_t N_) : N(N_), keys(std::max((N_ + kRankPad - 1) / kRankPad, int64_t{2}) * kRankPad), order(N_ + 1) {}
+  explicit ScatterRow(int64_t N_)
+      : N(N_), keys(std::max((N_ + kRankPad - 1) / kRankPad, int64_t{2}) * kRankPad), order(N_ + 1) {}
 };
 
-// mask[n] = fewer than k of the N distinct keys are smaller than keys[n]. keys: [N, rounded up to kRankPad].
+// mask[n] = whether fewer than k of the N distinct keys are smaller than keys[n]. keys [N, rounded up to kRankPad],
+// mask [N].
 __attribute__((always_inline)) inline void mask_by_rank(const int32_t* keys, int64_t N, int32_t k, bool* mask) {
   for (int64_t first = 0; first < N; first += kRankPad) {
     int32_t rank[kRankPad] = {};
@@ -37,13 +40,14 @@ __attribute__((always_inline)) inline void mask_by_rank(const int32_t* keys, int
   }
 }
 
-// Scatter key of patch i in a short row: 24 bits of its random word, made distinct by the position in the low 8 bits; the
-// sign is flipped so that signed order is unsigned order.
+// Returns the key of patch i in a short row: 24 bits of its random word, and the position in the low 8 bits, which
+// makes keys distinct. The sign bit is flipped, so that keys compare as signed numbers as the bits do unsigned.
 __attribute__((always_inline)) inline int32_t short_key(uint32_t word, uint32_t i) {
   return static_cast<int32_t>(((word & ~0xFFu) | i) ^ 0x80000000u);
 }
 
-// Scatter mask of one short row (N <= kShortRow); word i of blocks 1, 2, ... belongs to patch i.
+// Draws the mask of one short row (N <= kShortRow) whose masked patches are scattered. Patch i has word i of blocks 1,
+// 2, ...
 XMAE_FAST_AVX2_CLONE inline void draw_short_scatter(
     const PhiloxStream& stream, uint32_t row, int64_t N, int32_t k, int32_t* keys, bool* mask) {
   PhiloxWords words;
@@ -60,7 +64,8 @@ XMAE_FAST_AVX2_CLONE inline void draw_short_scatter(
   mask_by_rank(keys, N, k, mask);
 }
 
-// Two rows of up to kRankPad patches, as most are: one set of draws serves both. keys: [2, kRankPad].
+// The same for two rows of up to kRankPad patches, which most rows have: one set of draws serves both. keys [2,
+// kRankPad], mask [2, N].
 XMAE_FAST_AVX2_CLONE inline void draw_two_scatters(
     const PhiloxStream& stream, uint32_t row, int64_t N, int32_t k, int32_t* keys, bool* mask) {
   PhiloxWords words;
@@ -75,8 +80,8 @@ XMAE_FAST_AVX2_CLONE inline void draw_two_scatters(
   mask_by_rank(keys + kRankPad, N, k, mask + N);
 }
 
-// ids of a row whose visible patches are one run of V from `start`. Fixed loop lengths and no branches: with random starts,
-// mispredicted loop ends cost more than the work.
+// Writes a row whose visible patches are one run of V patches from `start` on. The loops have fixed lengths and no
+// branches, because with random starts mispredicted ends of loops cost more than the work.
 inline void write_visible_run(int64_t start, int64_t N, int64_t V, bool* mask, int64_t* keep, int64_t* restore) {
   for (int64_t n = 0; n < N; ++n) {
     const int64_t from_start = n - start;
@@ -86,7 +91,7 @@ inline void write_visible_run(int64_t start, int64_t N, int64_t V, bool* mask, i
   for (int64_t j = 0; j < V; ++j) keep[j] = start + j;
 }
 
-// ids of a row whose masked patches are one run of k from `start`.
+// Writes a row whose masked patches are one run of k patches from `start` on.
 inline void write_masked_run(int64_t start, int64_t N, int64_t k, bool* mask, int64_t* keep, int64_t* restore) {
   const int64_t V = N - k;
   for (int64_t n = 0; n < N; ++n) {
@@ -97,7 +102,7 @@ inline void write_masked_run(int64_t start, int64_t N, int64_t k, bool* mask, in
   for (int64_t j = 0; j < V; ++j) keep[j] = j < start ? j : j + k;
 }
 
-// Where the rows of a batch go.
+// Writes rows of a batch.
 struct RowWriter {
   int64_t N, k;
   bool* mask;        // [B, N]
@@ -115,10 +120,12 @@ struct RowWriter {
     }
   }
 
-  // The k patches with the smallest keys are masked; equal keys go by position, as a stable sort would have them.
+  // Masks the k patches with the smallest keys. Equal keys are ordered by position, as by a stable sort.
   template <typename Key>
   void write_scatter(int64_t b, ScatterRow<Key>& row) const {
-    const auto less = [&](int64_t i, int64_t j) { return row.keys[i] != row.keys[j] ? row.keys[i] < row.keys[j] : i < j; };
+    const auto less = [&](int64_t i, int64_t j) {
+      return row.keys[i] != row.keys[j] ? row.keys[i] < row.keys[j] : i < j;
+    };
     const auto first = row.order.begin();
     bool* row_mask = at(b).mask;
     for (int64_t n = 0; n < N; ++n) row.order[n] = n;
@@ -127,13 +134,13 @@ struct RowWriter {
     write_ids(b, row.order.data());
   }
 
-  // ids of a row whose mask is written already; order: [N + 1], to work in.
+  // Writes the ids of a row whose mask has been written. order [N + 1]: memory to work in.
   void write_ids(int64_t b, int64_t* order) const {
     const RowWriter row = at(b);
     int64_t kept = 0, masked = N - k;
     for (int64_t n = 0; n < N; ++n) {
       const int64_t is_masked = row.mask[n];
-      order[kept] = n;  // overwritten unless n is kept; order has a spare last entry
+      order[kept] = n;  // the next patch overwrites this unless n is kept; that is why order has one more entry
       row.restore[n] = kept + (masked - kept) * is_masked;
       masked += is_masked;
       kept += 1 - is_masked;
@@ -142,19 +149,21 @@ struct RowWriter {
   }
 };
 
-// A run has few possible rows: for a large batch each is written once and copied from then on.
+// A row with one run has few possible values. For a large batch each of them is written once, here, and then copied.
 struct RunTable {
   const RowWriter& out;
   bool run_is_masked;
-  int64_t choices;  // number of possible starts
-  bool used;
-  std::vector<char> masks;  // [choices, N] bool
-  std::vector<int64_t> keeps, restores;
+  int64_t choices;                       // number of possible starts of the run
+  bool used;                             // the batch is large enough for the table
+  std::vector<char> masks;               // [choices, N] of bool
+  std::vector<int64_t> keeps, restores;  // [choices, N - k], [choices, N]
 
-  static constexpr int64_t kMostEntries = 16384;  // the table stays in the first-level caches
+  static constexpr int64_t kMostEntries = 16384;  // a table of this size stays in the first-level cache
 
   RunTable(const RowWriter& out_, bool run_is_masked_, int64_t B)
-      : out(out_), run_is_masked(run_is_masked_), choices(1 + (run_is_masked_ ? out_.N - out_.k : out_.k)),
+      : out(out_),
+        run_is_masked(run_is_masked_),
+        choices(1 + (run_is_masked_ ? out_.N - out_.k : out_.k)),
         used(B >= 4 * choices && choices * out_.N <= kMostEntries) {
     if (!used) return;
     masks.resize(choices * out.N);

@@ -1,7 +1,7 @@
-// Patch masks on a CPU, rows in parallel, without sorting.
-//   masks_philox      draws its own counter-based numbers (rng="fast")
-//   masks_from_draws  turns the numbers that the published procedure draws into masks (rng="exact")
-// Both return patch_mask [B, N] bool, ids_keep [B, N - k] int64, ids_restore [B, N] int64.
+// The operators of random_masking, which draw patch masks, with rows in parallel and without sorting.
+//   masks_philox      draws its own numbers, by counters (rng="fast")
+//   masks_from_draws  makes masks of the numbers that the published procedure draws (rng="exact")
+// Both return patch_mask [B, N] of bool, ids_keep [B, N - k] and ids_restore [B, N] of int64.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -27,9 +27,10 @@ enum Mode : int64_t { kScatter = 0, kBlock = 1, kAnchor = 2, kMixed = 3 };
 
 bool has_scatter(int64_t mode) { return mode == kScatter || mode == kMixed; }
 
-// Waking a thread costs 5-10 us; a run copied from a table takes some 15 ns, a scatter row some 150 ns.
+// Waking a thread takes 5 to 10 us, copying a row with one run from the table some 15 ns, a scattered row some 150 ns.
 int64_t rows_per_thread(int64_t mode) { return has_scatter(mode) ? 256 : 4096; }
 
+// The results of a call.
 struct Output {
   Tensor patch_mask, ids_keep, ids_restore;
   RowWriter rows;
@@ -38,8 +39,13 @@ struct Output {
       : patch_mask(torch::stable::empty({B, N}, ScalarType::Bool)),
         ids_keep(torch::stable::empty({B, N - k}, ScalarType::Long)),
         ids_restore(torch::stable::empty({B, N}, ScalarType::Long)),
-        rows{N, k, static_cast<bool*>(patch_mask.mutable_data_ptr()),
-             static_cast<int64_t*>(ids_keep.mutable_data_ptr()), static_cast<int64_t*>(ids_restore.mutable_data_ptr())} {}
+        rows{
+            .N = N,
+            .k = k,
+            .mask = static_cast<bool*>(patch_mask.mutable_data_ptr()),
+            .keep = static_cast<int64_t*>(ids_keep.mutable_data_ptr()),
+            .restore = static_cast<int64_t*>(ids_restore.mutable_data_ptr()),
+        } {}
 
   Masks result() const { return {patch_mask, ids_keep, ids_restore}; }
 };
@@ -52,7 +58,7 @@ void check_sizes(int64_t B, int64_t N, int64_t k, int64_t mode) {
   STD_TORCH_CHECK(mode >= kScatter && mode <= kMixed, "random_masking: expected mode 0..3, got ", mode);
 }
 
-// Scatter keys of a long row: the upper 24 bits of word i of blocks 1, 2, ...
+// Draws the keys of a long row: patch i has the upper 24 bits of word i of blocks 1, 2, ...
 void draw_long_keys(const PhiloxStream& stream, uint32_t row, ScatterRow<int32_t>& scatter) {
   PhiloxWords words;
   for (int64_t n = 0; n < scatter.N; n += 4 * kLanes) {
@@ -62,8 +68,9 @@ void draw_long_keys(const PhiloxStream& stream, uint32_t row, ScatterRow<int32_t
   }
 }
 
-// Rows [begin, end), all scattered.
-void scatter_rows(const PhiloxStream& stream, const RowWriter& out, int64_t begin, int64_t end, ScatterRow<int32_t>& row) {
+// Draws and writes rows [begin, end), all with scattered masked patches.
+void scatter_rows(
+    const PhiloxStream& stream, const RowWriter& out, int64_t begin, int64_t end, ScatterRow<int32_t>& row) {
   const auto k = static_cast<int32_t>(out.k);
   int64_t b = begin;
   for (; out.N <= kRankPad && b + 1 < end; b += 2) {
@@ -82,17 +89,20 @@ void scatter_rows(const PhiloxStream& stream, const RowWriter& out, int64_t begi
   }
 }
 
-// Coin and start of kLanes rows.
+// Draws block 0 of kLanes rows, which has their coins and starts.
 XMAE_FAST_AVX2_CLONE void draw_heads(const PhiloxStream& stream, uint32_t row, PhiloxWords& heads) {
   philox<1>(stream, row, 0, heads);
 }
 
-// The stream: block 0 of a row holds [coin of `mixed`, start of the run, -, -]; word i of blocks 1, 2, ... is the
-// scatter key of patch i.
-Masks masks_philox(const Tensor& seed, int64_t B, int64_t N, int64_t k, int64_t mode) {
+// The stream of random numbers: words 0 and 1 of block 0 of a row are the coin of mode `mixed` and the start of the
+// run; word i of blocks 1, 2, ... is the key of patch i.
+Masks masks_philox(
+    const Tensor& seed,  // int64 [2]: seed and offset
+    int64_t B, int64_t N, int64_t k, int64_t mode) {
   check_sizes(B, N, k, mode);
-  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 2 && seed.is_contiguous(),
-                  "random_masking: expected seed to be a contiguous int64 tensor (seed, offset)");
+  STD_TORCH_CHECK(
+      seed.scalar_type() == ScalarType::Long && seed.numel() == 2 && seed.is_contiguous(),
+      "random_masking: expected seed to be a contiguous int64 tensor (seed, offset)");
   const auto* key = static_cast<const int64_t*>(seed.const_data_ptr());
   const PhiloxStream stream{static_cast<uint64_t>(key[0]), static_cast<uint64_t>(key[1])};
   const Output out(B, N, k);
@@ -115,9 +125,11 @@ Masks masks_philox(const Tensor& seed, int64_t B, int64_t N, int64_t k, int64_t 
   return out.result();
 }
 
-// Numbers in [0, 1) compare as their bit patterns do.
+// Writes the masks. Key: the whole number of the same size as Float; numbers in [0, 1) compare as their bits do.
 template <typename Float, typename Key>
-void from_draws(const Output& out, int64_t B, int64_t N, const Tensor& scores, const int64_t* start, const Tensor& coin, int64_t mode) {
+void from_draws(
+    const Output& out, int64_t B, int64_t N, const Tensor& scores, const int64_t* start, const Tensor& coin,
+    int64_t mode) {
   const auto* score_bits = static_cast<const Key*>(scores.const_data_ptr());
   const auto* coins = mode == kMixed ? static_cast<const Float*>(coin.const_data_ptr()) : nullptr;
   const RunTable table(out.rows, mode != kAnchor, mode == kScatter ? 0 : B);
@@ -134,23 +146,32 @@ void from_draws(const Output& out, int64_t B, int64_t N, const Tensor& scores, c
   });
 }
 
-Masks masks_from_draws(const Tensor& scores, const Tensor& start, const Tensor& coin, int64_t k, int64_t mode) {
-  STD_TORCH_CHECK(scores.dim() == 2 && scores.is_contiguous(), "random_masking: expected scores to be contiguous [B, N]");
+Masks masks_from_draws(
+    const Tensor& scores,  // [B, N]: in scattered rows the patches with the k smallest scores are masked
+    const Tensor& start,   // [B] of int64: start of the run
+    const Tensor& coin,    // [B]: in mode `mixed` a row is scattered where this is at least 0.5
+    int64_t k, int64_t mode) {
+  STD_TORCH_CHECK(
+      scores.dim() == 2 && scores.is_contiguous(), "random_masking: expected scores to be contiguous [B, N]");
   const int64_t B = scores.size(0), N = scores.size(1);
   check_sizes(B, N, k, mode);
-  STD_TORCH_CHECK(start.scalar_type() == ScalarType::Long && start.numel() == B && start.is_contiguous(),
-                  "random_masking: expected start to be contiguous int64 [B]");
-  STD_TORCH_CHECK(mode != kMixed || (coin.scalar_type() == scores.scalar_type() && coin.numel() == B && coin.is_contiguous()),
-                  "random_masking: expected coin to be contiguous [B] with the dtype of scores");
+  STD_TORCH_CHECK(
+      start.scalar_type() == ScalarType::Long && start.numel() == B && start.is_contiguous(),
+      "random_masking: expected start to be contiguous int64 [B]");
+  STD_TORCH_CHECK(
+      mode != kMixed || (coin.scalar_type() == scores.scalar_type() && coin.numel() == B && coin.is_contiguous()),
+      "random_masking: expected coin to be contiguous [B] with the dtype of scores");
   const auto* starts = static_cast<const int64_t*>(start.const_data_ptr());
   const int64_t last = mode == kAnchor ? k : N - k;
-  STD_TORCH_CHECK(mode == kScatter || std::all_of(starts, starts + B, [&](int64_t s) { return s >= 0 && s <= last; }),
-                  "random_masking: expected every start in 0..", last);
+  STD_TORCH_CHECK(
+      mode == kScatter || std::all_of(starts, starts + B, [&](int64_t s) { return s >= 0 && s <= last; }),
+      "random_masking: expected every start in 0..", last);
   const Output out(B, N, k);
   if (scores.scalar_type() == ScalarType::Float) {
     from_draws<float, int32_t>(out, B, N, scores, starts, coin, mode);
   } else {
-    STD_TORCH_CHECK(scores.scalar_type() == ScalarType::Double, "random_masking: expected scores of float32 or float64");
+    STD_TORCH_CHECK(
+        scores.scalar_type() == ScalarType::Double, "random_masking: expected scores of float32 or float64");
     from_draws<double, int64_t>(out, B, N, scores, starts, coin, mode);
   }
   return out.result();

@@ -1,5 +1,7 @@
-// token_gather: patches and tokens moved by patch index. Copies and sums of a few numbers each, bound by memory, so the
-// compiler's own vectors do; every result belongs to one thread and is summed in a fixed order.
+// The operators of token_gather, which move patches and tokens by patch index. They copy and sum a few numbers at a
+// time and are limited by memory, so the vectors that the compiler makes suffice. One thread computes a result, and
+// sums have a fixed order. In all of them N is the number of patches, Nk that of kept patches and P the samples of a
+// patch.
 
 #include <tuple>
 
@@ -8,10 +10,11 @@
 namespace xmae_fast {
 namespace {
 
-// Samples or rows at a time: waking a thread takes as long as moving some 64 kB does.
+// Returns how many samples or rows of `floats` numbers a thread should have at least: waking it takes as long as moving
+// some 64 kB.
 int64_t grain(int64_t floats) { return 16384 / (floats + 1) + 1; }
 
-// Patch indices [B, count] in 0..N-1: every one is checked before memory is touched.
+// Patch indices [B, count] in 0..N-1. The constructor checks every one, because they are used as addresses.
 struct Ids {
   Tensor tensor;
   const int64_t* data;
@@ -24,31 +27,38 @@ struct Ids {
         count(tensor.size(1)) {
     STD_TORCH_CHECK(B == wanted_B, op, ": ", name, ": expected ", wanted_B, " rows, got ", B);
     for (int64_t i = 0; i < B * count; ++i) {
-      STD_TORCH_CHECK(data[i] >= 0 && data[i] < N, op, ": ", name, ": expected patch indices in 0..", N - 1, ", got ",
-                      data[i], " in row ", i / count);
+      STD_TORCH_CHECK(
+          data[i] >= 0 && data[i] < N, op, ": ", name, ": expected patch indices in 0..", N - 1, ", got ", data[i],
+          " in row ", i / count);
     }
   }
+  // Returns contiguous indices, whose values are not checked.
   static Tensor of(const char* op, const char* name, const Tensor& ids) {
-    STD_TORCH_CHECK(ids.dim() == 2 && ids.scalar_type() == ScalarType::Long, op, ": ", name,
-                    ": expected int64 patch indices, one row for each sample");
+    STD_TORCH_CHECK(
+        ids.dim() == 2 && ids.scalar_type() == ScalarType::Long, op, ": ", name,
+        ": expected int64 patch indices, one row for each sample");
     return ids.is_contiguous() ? ids : torch::stable::contiguous(ids);
   }
   const int64_t* row(int64_t b) const { return data + b * count; }
 };
 
+// out [count] += x [count], and out = x.
 void add(float* out, const float* x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] += x[i];
 }
 void copy(float* out, const float* x, int64_t count) { std::copy_n(x, count, out); }
 
-// signal [B, 1, L], ids_keep [B, Nk] -> [B, 1, Nk * P]. Samples of the batch may lie apart (a channel of [B, C, L]).
-Tensor gather_patches(const Tensor& signal_, const Tensor& ids_keep, int64_t P) {
+// Returns the kept patches [B, 1, Nk * P].
+Tensor gather_patches(
+    const Tensor& signal_,   // [B, 1, N * P]; samples of the batch may lie apart, as in a channel of [B, C, L]
+    const Tensor& ids_keep,  // [B, Nk]
+    int64_t P) {
   constexpr const char* op = "gather_patches";
-  STD_TORCH_CHECK(signal_.dim() == 3 && signal_.size(1) == 1 && P >= 1 && signal_.size(2) % P == 0, op,
-                  ": expected signal [B, 1, N * ", P, "]");
-  const Tensor signal = signal_.scalar_type() == ScalarType::Float && signal_.stride(2) == 1
-                            ? signal_
-                            : dense(op, "signal", signal_);
+  STD_TORCH_CHECK(
+      signal_.dim() == 3 && signal_.size(1) == 1 && P >= 1 && signal_.size(2) % P == 0, op,
+      ": expected signal [B, 1, N * ", P, "]");
+  const Tensor signal =
+      signal_.scalar_type() == ScalarType::Float && signal_.stride(2) == 1 ? signal_ : dense(op, "signal", signal_);
   const int64_t B = signal.size(0), stride = signal.stride(0);
   const Ids ids(op, "ids_keep", ids_keep, B, signal.size(2) / P);
   Tensor out = empty({B, 1, ids.count * P});
@@ -63,8 +73,11 @@ Tensor gather_patches(const Tensor& signal_, const Tensor& ids_keep, int64_t P) 
   return out;
 }
 
-// grad [B, 1, Nk * P], ids_keep [B, Nk] -> gradient of the signal [B, 1, N * P]
-Tensor gather_patches_backward(const Tensor& grad_, const Tensor& ids_keep, int64_t N, int64_t P) {
+// Returns the gradient of the signal [B, 1, N * P].
+Tensor gather_patches_backward(
+    const Tensor& grad_,     // [B, 1, Nk * P]
+    const Tensor& ids_keep,  // [B, Nk]
+    int64_t N, int64_t P) {
   constexpr const char* op = "gather_patches";
   const Tensor grad = dense(op, "grad", grad_);
   const int64_t B = grad.size(0);
@@ -82,8 +95,12 @@ Tensor gather_patches_backward(const Tensor& grad_, const Tensor& ids_keep, int6
   return out;
 }
 
-// tokens [B, Nk, D], ids_keep [B, Nk], pos [1, N, D], mask_loc [N, D] -> [B, N, D]
-Tensor assemble_queries(const Tensor& tokens_, const Tensor& ids_keep, const Tensor& pos_, const Tensor& mask_loc_) {
+// Returns queries [B, N, D].
+Tensor assemble_queries(
+    const Tensor& tokens_,      // [B, Nk, D]
+    const Tensor& ids_keep,     // [B, Nk]
+    const Tensor& pos_,         // [1, N, D]
+    const Tensor& mask_loc_) {  // [N, D]
   constexpr const char* op = "assemble_queries";
   const Tensor tokens = dense(op, "tokens", tokens_), pos = dense(op, "pos", pos_);
   const Tensor mask_loc = dense(op, "mask_loc", mask_loc_);
@@ -92,8 +109,8 @@ Tensor assemble_queries(const Tensor& tokens_, const Tensor& ids_keep, const Ten
   const Ids ids(op, "ids_keep", ids_keep, B, N);
   check_count(op, "mask_loc", mask_loc, N * D);
   check_count(op, "pos", pos, N * D);
-  STD_TORCH_CHECK(ids.count == kept && kept <= N, op, ": expected one of ", N, " patch indices for each of ", kept,
-                  " tokens");
+  STD_TORCH_CHECK(
+      ids.count == kept && kept <= N, op, ": expected one of ", N, " patch indices for each of ", kept, " tokens");
   Tensor out = empty({B, N, D});
   const float *x = data(tokens), *p = data(pos), *m = data(mask_loc);
   float* to = mutable_data(out);
@@ -111,7 +128,8 @@ Tensor assemble_queries(const Tensor& tokens_, const Tensor& ids_keep, const Ten
   return out;
 }
 
-// Sums over samples of grad [B, N, D]: chosen [N, D] where `chosen_rows` [B, N] says so, rest [N, D] elsewhere.
+// Sums grad [B, N, D] over the samples: the rows that chosen_rows [B, N] chooses to chosen [N, D], the others to rest
+// [N, D].
 void sum_samples(
     const float* grad, const std::vector<uint8_t>& chosen_rows, int64_t B, int64_t N, int64_t D, float* chosen,
     float* rest) {
@@ -131,10 +149,11 @@ void sum_samples(
   });
 }
 
-// grad [B, N, D], ids_keep [B, Nk] -> gradients of tokens [B, Nk, D], pos [1, N, D], mask_loc [N, D]; the latter two
-// are empty unless wanted.
+// Returns the gradients of tokens [B, Nk, D], pos [1, N, D] and mask_loc [N, D].
 std::tuple<Tensor, Tensor, Tensor> assemble_queries_backward(
-    const Tensor& grad_, const Tensor& ids_keep, bool want_sums) {
+    const Tensor& grad_,     // [B, N, D]
+    const Tensor& ids_keep,  // [B, Nk]
+    bool want_sums) {        // the gradients of pos and mask_loc; they are empty unless wanted
   constexpr const char* op = "assemble_queries";
   const Tensor grad = dense(op, "grad", grad_);
   STD_TORCH_CHECK(grad.dim() == 3, op, ": expected grad [B, N, D]");
@@ -157,22 +176,26 @@ std::tuple<Tensor, Tensor, Tensor> assemble_queries_backward(
   float *pos = mutable_data(pos_grad), *mask_loc = mutable_data(mask_loc_grad);
   sum_samples(from, masked, B, N, D, mask_loc, pos);
   add(pos, mask_loc, N * D);
-  std::vector<float> held(kept * D);  // what the tokens held of the first Nk positions was subtracted
+  std::vector<float> held(kept * D);  // the forward subtracted the first Nk positions, which the tokens contained
   kernels().column_sums(tokens, B, kept * D, held.data());
   for (int64_t i = 0; i < kept * D; ++i) pos[i] -= held[i];
   return {tokens_grad, pos_grad, mask_loc_grad};
 }
 
-// tokens [B, Nk, D], ids_restore [B, N], mask_token [1, 1, D], pos [1, N, D] -> [B, N, D]
-Tensor restore_tokens(const Tensor& tokens_, const Tensor& ids_restore, const Tensor& mask_token_, const Tensor& pos_) {
+// Returns tokens of all patches [B, N, D].
+Tensor restore_tokens(
+    const Tensor& tokens_,      // [B, Nk, D]
+    const Tensor& ids_restore,  // [B, N]
+    const Tensor& mask_token_,  // [1, 1, D]
+    const Tensor& pos_) {       // [1, N, D]
   constexpr const char* op = "restore_tokens";
   const Tensor tokens = dense(op, "tokens", tokens_), mask_token = dense(op, "mask_token", mask_token_);
   const Tensor pos = dense(op, "pos", pos_);
   STD_TORCH_CHECK(tokens.dim() == 3 && pos.dim() == 3, op, ": expected tokens [B, Nk, D] and pos [1, N, D]");
   const int64_t B = tokens.size(0), kept = tokens.size(1), D = tokens.size(2), N = pos.size(1);
   const Ids ids(op, "ids_restore", ids_restore, B, N);
-  STD_TORCH_CHECK(ids.count == N && kept <= N, op, ": ids_restore: expected N = ", N, " >= ", kept, " columns, got ",
-                  ids.count);
+  STD_TORCH_CHECK(
+      ids.count == N && kept <= N, op, ": ids_restore: expected N = ", N, " >= ", kept, " columns, got ", ids.count);
   check_count(op, "mask_token", mask_token, D);
   check_count(op, "pos", pos, N * D);
   Tensor out = empty({B, N, D});
@@ -191,17 +214,20 @@ Tensor restore_tokens(const Tensor& tokens_, const Tensor& ids_restore, const Te
   return out;
 }
 
-// grad [B, N, D], ids_restore [B, N] -> gradients of tokens [B, Nk, D], mask_token [1, 1, D], pos [1, N, D]; the latter
-// two are empty unless wanted.
+// Returns the gradients of tokens [B, Nk, D], mask_token [1, 1, D] and pos [1, N, D].
 std::tuple<Tensor, Tensor, Tensor> restore_tokens_backward(
-    const Tensor& grad_, const Tensor& ids_restore, int64_t kept, bool want_sums) {
+    const Tensor& grad_,        // [B, N, D]
+    const Tensor& ids_restore,  // [B, N]
+    int64_t kept,               // Nk
+    bool want_sums) {           // the gradients of mask_token and pos; they are empty unless wanted
   constexpr const char* op = "restore_tokens";
   const Tensor grad = dense(op, "grad", grad_);
   STD_TORCH_CHECK(grad.dim() == 3, op, ": expected grad [B, N, D]");
   const int64_t B = grad.size(0), N = grad.size(1), D = grad.size(2);
   const Ids ids(op, "ids_restore", ids_restore, B, N);
-  STD_TORCH_CHECK(ids.count == N && kept >= 0 && kept <= N, op, ": ids_restore: expected N = ", N, " >= ", kept,
-                  " columns, got ", ids.count);
+  STD_TORCH_CHECK(
+      ids.count == N && kept >= 0 && kept <= N, op, ": ids_restore: expected N = ", N, " >= ", kept, " columns, got ",
+      ids.count);
   Tensor tokens_grad = empty({B, kept, D});
   const float* from = data(grad);
   float* tokens = mutable_data(tokens_grad);
@@ -226,8 +252,10 @@ std::tuple<Tensor, Tensor, Tensor> restore_tokens_backward(
   return {tokens_grad, mask_token_grad, pos_grad};
 }
 
-// ids_restore [B, N] -> [B, 1, N * P]: 1 where ids_restore >= kept, else 0.
-Tensor masked_samples(const Tensor& ids_restore, int64_t kept, int64_t P) {
+// Returns [B, 1, N * P]: 1 in the patches with ids_restore >= kept, which are masked, else 0.
+Tensor masked_samples(
+    const Tensor& ids_restore,  // [B, N]
+    int64_t kept, int64_t P) {
   const Tensor ids = Ids::of("masked_samples", "ids_restore", ids_restore);
   STD_TORCH_CHECK(P >= 0, "masked_samples: patch_len: expected a whole number >= 0, got ", P);
   const int64_t B = ids.size(0), N = ids.size(1);

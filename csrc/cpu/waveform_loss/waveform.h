@@ -1,16 +1,17 @@
-// Squared errors of waveforms and their gradients, patch by patch. Patches in which nothing counts are passed over:
-// neither decoded nor touched by a gradient. Sums are taken in double, one per patch, so that whoever merges them in
-// order gets the same result for any number of threads.
+// The kernels of waveform_loss: squared errors of waveforms and their gradients, patch by patch. Patches whose mask is
+// 0 everywhere are skipped: they are not decoded and no gradient is computed. Each patch has a sum in double. The
+// caller adds the sums in order, so the result is the same for any number of threads.
 #pragma once
 
 #include "cpu/patch_embed/patches.h"
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kBlockPatches = 48;  // patches compacted and multiplied together
+constexpr int64_t kBlockPatches = 48;  // patches from which the used ones are collected and multiplied together
 
 typedef double VecDouble __attribute__((vector_size(2 * XMAE_VECTOR_BYTES)));
 
+// A sum of vectors in double.
 struct DoubleSum {
   VecDouble lanes = {};
   XMAE_INLINE void add(Vec v) { lanes += __builtin_convertvector(v, VecDouble); }
@@ -21,7 +22,8 @@ struct DoubleSum {
   }
 };
 
-// x [rows, P] -> sums [rows], used [rows]: whether any number of the row differs from 0.
+// Writes for each row of x [rows, P] its sum to sums [rows], and whether any of its numbers differs from 0 to used
+// [rows].
 inline void patch_sums(const float* x, int64_t rows, int64_t P, double* sums, uint8_t* used) {
   parallel(rows, 65536 / (P + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -39,7 +41,8 @@ inline void patch_sums(const float* x, int64_t rows, int64_t P, double* sums, ui
   });
 }
 
-// Sum of mask * (prediction + bias - target)^2 over one patch; factor * mask * (prediction + bias - target) is stored.
+// Returns the sum of mask * (prediction + bias - target)^2 over patch `row` of the terms, and stores
+// factor * mask * (prediction + bias - target) unless terms.gradient is null. prediction [P].
 XMAE_INLINE double squared_error(const float* prediction, float bias, const ErrorTerms& terms, int64_t row) {
   const int64_t P = terms.P;
   const float *target = terms.target + row * P, *mask = terms.mask + row * P;
@@ -48,20 +51,20 @@ XMAE_INLINE double squared_error(const float* prediction, float bias, const Erro
     const int64_t rest = P - i;
     const Vec difference = load_some(prediction + i, rest) + bias - load_some(target + i, rest);
     const Vec weight = load_some(mask + i, rest), weighted = weight * difference;
-    sum.add(weight * (difference * difference));  // lanes beyond the patch have weight 0
+    sum.add(weight * (difference * difference));  // lanes after the end of the patch have weight 0
     if (terms.gradient != nullptr) store_some(terms.gradient + row * P + i, weighted * terms.factor, rest);
   }
   return sum.total();
 }
 
-// prediction [rows, P] -> sums [rows].
+// Writes the squared error of each row of prediction [rows, P] to sums [rows].
 inline void squared_errors(const float* prediction, const ErrorTerms& terms, int64_t rows, double* sums) {
   parallel(rows, 32768 / (terms.P + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) sums[row] = squared_error(prediction + row * terms.P, 0.0f, terms, row);
   });
 }
 
-// Those of the rows [first, last) of x [., columns] that are used, side by side.
+// The used ones of rows [first, last) of x [., columns], one after another. room: memory for [kBlockPatches, columns].
 struct UsedRows {
   int64_t index[kBlockPatches];
   int64_t count = 0;
@@ -73,14 +76,15 @@ struct UsedRows {
     }
     if (count == 0) return;
     rows = x + index[0] * columns;
-    if (index[count - 1] - index[0] == count - 1) return;  // they are neighbours already
+    if (index[count - 1] - index[0] == count - 1) return;  // they lie one after another in x already
     const size_t bytes = columns * sizeof(float);
     for (int64_t i = 0; i < count; ++i) std::memcpy(room + i * columns, x + index[i] * columns, bytes);
     rows = room;
   }
 };
 
-// body(first, last) over blocks of patches that do not depend on threads; a patch costs `work` multiply-adds.
+// Calls body(first, last) for blocks of patches, in parallel. The blocks do not depend on the number of threads. work:
+// the multiply-adds of a patch.
 template <typename Body>
 XMAE_INLINE void over_blocks(int64_t rows, int64_t work, const Body& body) {
   const int64_t blocks = (rows + kBlockPatches - 1) / kBlockPatches;
@@ -92,7 +96,8 @@ XMAE_INLINE void over_blocks(int64_t rows, int64_t work, const Body& body) {
   });
 }
 
-// tokens [rows, D] -> sums [rows] of the squared errors of tokens B + bias; 0 where `used` is.
+// Writes to sums [rows] the squared errors of the decoded waveform tokens B + bias, for tokens [rows, D], and 0 for
+// rows that used [rows] does not mark.
 inline void waveform_errors(
     const float* tokens, int64_t D, const PackedMatrix& decoder, float bias, const ErrorTerms& terms,
     const uint8_t* used, int64_t rows, double* sums) {
@@ -101,8 +106,9 @@ inline void waveform_errors(
     float* room = scratch(kSlotMain, kBlockPatches * (D + P));
     float* prediction = room + kBlockPatches * D;
     const UsedRows in(tokens, D, used, first, last, room);
-    multiply(in.rows, D, decoder, 0, in.count, 0, panels,
-             [&](const RowOut& at, Vec v0, Vec v1) { store_row(prediction, P, at, v0, v1); });
+    multiply(in.rows, D, decoder, 0, in.count, 0, panels, [&](const RowOut& at, Vec v0, Vec v1) {
+      store_row(prediction, P, at, v0, v1);
+    });
     for (int64_t row = first, i = 0; row < last; ++row) {
       if (used[row]) {
         sums[row] = squared_error(prediction + i++ * P, bias, terms, row);
@@ -114,7 +120,7 @@ inline void waveform_errors(
   });
 }
 
-// out [rows, D] = scale * gradient [rows, P] B; rows that are not used: 0.
+// out = scale * gradient B for gradient [rows, P] and out [rows, D]; rows that used [rows] does not mark are 0.
 inline void waveform_token_gradient(
     const float* gradient, int64_t P, const PackedMatrix& encoder, float scale, const uint8_t* used, int64_t rows,
     float* out) {
@@ -130,8 +136,8 @@ inline void waveform_token_gradient(
   });
 }
 
-// out [P, D] = gradient^T tokens over the used rows; threads own columns of the result. A column's chain of sums does
-// not depend on them: it runs over chunks of the used rows.
+// out [P, D] = gradient^T tokens over the used rows, for gradient [rows, P], tokens [rows, D] and used [rows]. A thread
+// computes whole columns. A column is summed over chunks of the used rows, which do not depend on the threads.
 inline void waveform_weight_gradient(
     const float* gradient, const float* tokens, const uint8_t* used, int64_t rows, int64_t P, int64_t D, float* out) {
   constexpr int64_t panel = 2 * W;

@@ -1,4 +1,4 @@
-// waveform_loss: tokens to samples, their masked squared error, and the gradients. The weight is [D, 1, P].
+// The operators of waveform_loss: they decode tokens to samples and compute the masked squared error and its gradients.
 
 #include <tuple>
 
@@ -14,18 +14,21 @@ struct Sizes {
   int64_t rows() const { return B * N; }
 };
 
+// Checks tokens [B, N, D] and weight [D, 1, P] and returns their sizes.
 Sizes sizes(const Tensor& tokens, const Tensor& weight) {
-  STD_TORCH_CHECK(tokens.dim() == 3 && weight.dim() == 3 && weight.size(1) == 1 && weight.size(0) == tokens.size(2) &&
-                      weight.numel() > 0,
-                  "waveform_loss: expected tokens [B, N, D] and a weight [D, 1, P] that is not empty");
+  STD_TORCH_CHECK(
+      tokens.dim() == 3 && weight.dim() == 3 && weight.size(1) == 1 && weight.size(0) == tokens.size(2) &&
+          weight.numel() > 0,
+      "waveform_loss: expected tokens [B, N, D] and a weight [D, 1, P] that is not empty");
   return {tokens.size(0), tokens.size(1), weight.size(0), weight.size(2)};
 }
 
-// Columns are samples of the patch.
+// Packs the decoder. Its columns are the samples of a patch.
 PackedMatrix pack_decoder(const Tensor& weight, const Sizes& n) {
   return pack_matrix(kernels().width, n.P, n.D, data(weight), 1, n.P);
 }
 
+// Returns a tensor [] of float32.
 Tensor scalar(double value) {
   Tensor out = empty({});
   *mutable_data(out) = static_cast<float>(value);
@@ -38,7 +41,7 @@ double sum_in_order(const std::vector<double>& values) {
   return sum;
 }
 
-// Sums over patches and which of them are not all zero.
+// The sum of each row of x [rows, P], and whether it has a number other than 0.
 struct Patches {
   std::vector<double> sums;
   std::vector<uint8_t> used;
@@ -46,14 +49,18 @@ struct Patches {
   Patches(const Tensor& x, int64_t rows, int64_t P) : sums(rows), used(rows) {
     kernels().patch_sums(data(x), rows, P, sums.data(), used.data());
   }
+  // Returns the sum of all rows, at least 1: the denominator of the loss where x is the mask.
   double denominator() const {
     const double sum = sum_in_order(sums);
     return sum < 1.0 ? 1.0 : sum;
   }
 };
 
-// tokens [B, N, D], weight [D, 1, P], bias [1] -> [B, 1, N * P]
-Tensor decode_waveform(const Tensor& tokens_, const Tensor& weight_, const Tensor& bias_) {
+// Returns the waveform [B, 1, N * P].
+Tensor decode_waveform(
+    const Tensor& tokens_,  // [B, N, D]
+    const Tensor& weight_,  // [D, 1, P]
+    const Tensor& bias_) {  // [1]
   const Tensor tokens = dense(kOp, "tokens", tokens_), weight = dense(kOp, "weight", weight_);
   const Tensor bias = dense(kOp, "bias", bias_);
   const Sizes n = sizes(tokens, weight);
@@ -61,14 +68,17 @@ Tensor decode_waveform(const Tensor& tokens_, const Tensor& weight_, const Tenso
   Tensor out = empty({n.B, 1, n.N * n.P});
   if (n.rows() == 0) return out;
   const std::vector<float> every_sample(n.P, *data(bias));
-  kernels().patch_linear(data(tokens), n.rows(), n.D, pack_decoder(weight, n), every_sample.data(), nullptr, 1,
-                         mutable_data(out));
+  kernels().patch_linear(
+      data(tokens), n.rows(), n.D, pack_decoder(weight, n), every_sample.data(), nullptr, 1, mutable_data(out));
   return out;
 }
 
-// prediction, target, mask [B, L] -> loss [] and, if wanted, its gradient by the prediction [B, L]; else [0].
+// Returns the loss [] and its gradient by the prediction [B, L], which is empty unless wanted.
 std::tuple<Tensor, Tensor> masked_mse(
-    const Tensor& prediction_, const Tensor& target_, const Tensor& mask_, bool want_gradient) {
+    const Tensor& prediction_,  // [B, L]
+    const Tensor& target_,      // [B, L]
+    const Tensor& mask_,        // [B, L]
+    bool want_gradient) {
   const Tensor prediction = dense(kOp, "prediction", prediction_), target = dense(kOp, "target", target_);
   const Tensor mask = dense(kOp, "mask", mask_);
   STD_TORCH_CHECK(prediction.dim() == 2, "waveform_loss: expected prediction [B, L]");
@@ -78,17 +88,25 @@ std::tuple<Tensor, Tensor> masked_mse(
   Tensor gradient = want_gradient ? empty({B, L}) : empty({0});
   if (B * L == 0) return {scalar(0.0), gradient};
   const double denominator = Patches(mask, B, L).denominator();
-  const ErrorTerms terms{data(target), data(mask), want_gradient ? mutable_data(gradient) : nullptr,
-                         static_cast<float>(2.0 / denominator), L};
+  const ErrorTerms terms{
+      .target = data(target),
+      .mask = data(mask),
+      .gradient = want_gradient ? mutable_data(gradient) : nullptr,
+      .factor = static_cast<float>(2.0 / denominator),
+      .P = L,
+  };
   std::vector<double> sums(B);
   kernels().squared_errors(data(prediction), terms, B, sums.data());
   return {scalar(sum_in_order(sums) / denominator), gradient};
 }
 
-// tokens [B, N, D], weight [D, 1, P], bias [1], target and mask [B, 1, L] -> loss [] and, if wanted, its gradient by
-// the prediction [B, 1, L]; else [0].
+// Returns the loss [] and its gradient by the decoded waveform [B, 1, L], which is empty unless wanted.
 std::tuple<Tensor, Tensor> waveform_loss(
-    const Tensor& tokens_, const Tensor& weight_, const Tensor& bias_, const Tensor& target_, const Tensor& mask_,
+    const Tensor& tokens_,  // [B, N, D]
+    const Tensor& weight_,  // [D, 1, P]
+    const Tensor& bias_,    // [1]
+    const Tensor& target_,  // [B, 1, L]
+    const Tensor& mask_,    // [B, 1, L]
     bool want_gradient) {
   const Tensor tokens = dense(kOp, "tokens", tokens_), weight = dense(kOp, "weight", weight_);
   const Tensor bias = dense(kOp, "bias", bias_);
@@ -101,19 +119,26 @@ std::tuple<Tensor, Tensor> waveform_loss(
   if (n.rows() == 0) return {scalar(0.0), gradient};
   const Patches patches(mask, n.rows(), n.P);
   const double denominator = patches.denominator();
-  const ErrorTerms terms{data(target), data(mask), want_gradient ? mutable_data(gradient) : nullptr,
-                         static_cast<float>(2.0 / denominator), n.P};
+  const ErrorTerms terms{
+      .target = data(target),
+      .mask = data(mask),
+      .gradient = want_gradient ? mutable_data(gradient) : nullptr,
+      .factor = static_cast<float>(2.0 / denominator),
+      .P = n.P,
+  };
   std::vector<double> sums(n.rows());
-  kernels().waveform_errors(data(tokens), n.D, pack_decoder(weight, n), *data(bias), terms, patches.used.data(),
-                            n.rows(), sums.data());
+  kernels().waveform_errors(
+      data(tokens), n.D, pack_decoder(weight, n), *data(bias), terms, patches.used.data(), n.rows(), sums.data());
   return {scalar(sum_in_order(sums) / denominator), gradient};
 }
 
-// gradient [B, 1, L] by the waveform, to be multiplied by `scale` [] if given -> gradients of tokens [B, N, D],
-// weight [D, 1, P], bias [1]; empty where not wanted. Patches whose gradient is zero add nothing, whatever their tokens
-// hold.
+// Returns the gradients of tokens [B, N, D], weight [D, 1, P] and bias [1]. Those that are not wanted are empty.
+// Patches whose gradient is zero contribute nothing, whatever their tokens contain (NaN, for example).
 std::tuple<Tensor, Tensor, Tensor> decode_waveform_backward(
-    const Tensor& gradient_, std::optional<Tensor> scale_, const Tensor& tokens_, const Tensor& weight_,
+    const Tensor& gradient_,       // [B, 1, L]: gradient of the waveform
+    std::optional<Tensor> scale_,  // []: a factor of the gradient, or none
+    const Tensor& tokens_,         // [B, N, D]
+    const Tensor& weight_,         // [D, 1, P]
     bool want_tokens, bool want_weight) {
   const Tensor gradient = dense(kOp, "gradient", gradient_), tokens = dense(kOp, "tokens", tokens_);
   const Tensor weight = dense(kOp, "weight", weight_);
@@ -130,13 +155,13 @@ std::tuple<Tensor, Tensor, Tensor> decode_waveform_backward(
   const Patches patches(gradient, n.rows(), n.P);
   if (want_tokens) {
     const PackedMatrix matrix = pack_matrix(kernels().width, n.D, n.P, data(weight), n.P, 1);
-    kernels().waveform_token_gradient(data(gradient), n.P, matrix, scale, patches.used.data(), n.rows(),
-                                      mutable_data(tokens_grad));
+    kernels().waveform_token_gradient(
+        data(gradient), n.P, matrix, scale, patches.used.data(), n.rows(), mutable_data(tokens_grad));
   }
   if (want_weight) {
     float* by_sample = scratch(kSlotGradient, n.P * n.D);
-    kernels().waveform_weight_gradient(data(gradient), data(tokens), patches.used.data(), n.rows(), n.P, n.D,
-                                       by_sample);
+    kernels().waveform_weight_gradient(
+        data(gradient), data(tokens), patches.used.data(), n.rows(), n.P, n.D, by_sample);
     float* out = mutable_data(weight_grad);
     for (int64_t d = 0; d < n.D; ++d) {
       for (int64_t p = 0; p < n.P; ++p) out[d * n.P + p] = scale * by_sample[p * n.D + d];

@@ -1,4 +1,8 @@
-// The stem in evaluation, one CTA per sample: see CUDA.md in xmae_fast/ops/conv_stem for the flow of data.
+// The stem in evaluation. One CTA computes one sample at a time, and the outputs of a whole layer are in its registers.
+// xmae_fast/ops/conv_stem/CUDA.md draws the flow of data.
+//
+// LEVEL is 0, 1 or 2: the finest, the middle and the coarsest time resolution. e1, e2, e3 name the outputs of the
+// encoder's three levels; t2 and t1 those of the smoothing convolutions on the way back to the finest level.
 #pragma once
 
 #include "cuda/conv_stem/eval_arguments.h"
@@ -20,7 +24,7 @@ class StemEval {
   XMAE_HD StemEval(Lane& lane, const EvalArguments& run)
       : lane_(lane), run_(run), weights_(lane, Layout::kSlots, run.stream, run.chunks) {}
 
-  // Sample after sample; a CTA takes every blocks()-th.
+  // Computes all samples of this CTA: it takes every blocks()-th.
   XMAE_HD void all() {
     XMAE_NO_UNROLL
     for (int b = lane_.block(); b < run_.B; b += lane_.blocks()) sample(b);
@@ -41,7 +45,7 @@ class StemEval {
     XMAE_NO_UNROLL
     for (int last = 0; last < 2; ++last) {
       const LevelOutputs<1> out = block<1>();
-      if (last) keep<1>(out);         // e2
+      if (last) keep<1>(out);  // e2
       publish<1>(out);
     }
     publish<2>(convolve<1, 2, 2>());
@@ -51,7 +55,7 @@ class StemEval {
       last ? reduce<2>(out) : publish<2>(out);  // e3
     }
     publish<1>(merge<1>());
-    reduce<1>(convolve<1, 1, 1>());   // t2
+    reduce<1>(convolve<1, 1, 1>());  // t2
     publish<0>(merge<0>());
     publish<0>(convolve<0, 0, 1>());  // t1
     lane_.hide(b);
@@ -64,9 +68,9 @@ class StemEval {
   }
   XMAE_HD int length(int level) const { return length_at(run_.L, level); }
 
-  // x with zeros around it, 16-bit, where later level 2's end is kept.
+  // Writes x to shared memory in 16 bits with zeros around it. It lies where e2 is kept later.
   XMAE_HD void load_input(int b) {
-    lane_.barrier();  // the features of the sample before are read from there
+    lane_.barrier();  // until here threads may read the features of the previous sample from there
     for (int i = lane_.thread(); i < Layout::rows(0) + 8; i += Lane::kThreads) {
       const int l = i - kPadRows;
       const float value = l >= 0 && l < run_.L ? input<Number>(run_, b, l) : 0.0f;
@@ -74,7 +78,7 @@ class StemEval {
     }
   }
 
-  // Outputs of all warps become the activation in shared memory, over what they were computed from.
+  // Writes the outputs of all warps to shared memory, over the activation that they were computed from.
   template <int LEVEL>
   XMAE_HD void publish(const LevelOutputs<LEVEL>& out) {
     lane_.barrier();
@@ -84,14 +88,14 @@ class StemEval {
     lane_.forget_addresses();
   }
 
-  // The first Inception block: its seven taps of one channel are the input numbers of one product.
+  // Computes the first Inception block. It reads one channel, so its seven taps are the input numbers of one product.
   XMAE_HD LevelOutputs<0> first_block() {
     LevelSums<0> sums;
     begin_with(lane_, sums, weights_.next(kTileBytes));
     const uint32_t weights = weights_.template tiles<4>();
     if (first_row<0>() < run_.L) {
       const uint32_t mine = Layout::kKeep2 + 2 * (first_row<0>() + lane_.lane() / 4 + 2 * (lane_.lane() % 4));
-      multiply<4>(lane_, sums, weights, [&](int i, int h, uint32_t(&a)[4]) {
+      multiply<4>(lane_, sums, weights, [&](int i, int h, uint32_t (&a)[4]) {
         a[0] = a[1] = a[2] = a[3] = 0;
         if (h == 1) return;
         for (int below = 0; below < 2; ++below) {
@@ -103,8 +107,9 @@ class StemEval {
     return fuse<0>(sums);
   }
 
-  // Merged branches of seven taps, then the 1x1 convolution that fuses them, which reads nothing but its own lane's outputs. Its
-  // first weights are taken before SiLU: ptxas spills what it computes across a wait.
+  // Computes an Inception block: its three branches as one convolution of seven taps, then the 1x1 convolution that
+  // fuses them, which reads only outputs of its own lane. `fuse` takes its first weights before it applies SiLU,
+  // because ptxas spills registers that hold results across the wait for weights.
   template <int LEVEL>
   XMAE_HD LevelOutputs<LEVEL> block() {
     constexpr int C = width(LEVEL);
@@ -116,6 +121,7 @@ class StemEval {
     return fuse<LEVEL>(sums);
   }
 
+  // Applies SiLU to the sums of the branches and fuses them, in two halves of the output channels.
   template <int LEVEL>
   XMAE_HD LevelOutputs<LEVEL> fuse(const LevelSums<LEVEL>& branch_sums) {
     constexpr int TILES = Layout::tiles(LEVEL), N = width(LEVEL) / 8;
@@ -144,20 +150,21 @@ class StemEval {
     return out;
   }
 
-  // sums += inputs B: a 1x1 convolution of what this lane has just computed; weights: of its first 32 inputs.
+  // sums += inputs B: a 1x1 convolution of outputs that this lane has just computed. weights: those of the first 32
+  // input channels; the function takes the others from the stream.
   template <int TILES, int N_IN, int N>
   XMAE_HD void multiply_outputs(Sums<TILES, N>& sums, const Outputs<TILES, N_IN>& inputs, uint32_t weights) {
     XMAE_UNROLL
     for (int part = 0; part < N_IN / 4; ++part) {
       if (part > 0) weights = weights_.template tiles<N>();
-      multiply<N>(lane_, sums, weights, [&](int i, int h, uint32_t(&a)[4]) {
+      multiply<N>(lane_, sums, weights, [&](int i, int h, uint32_t (&a)[4]) {
         XMAE_UNROLL
         for (int k = 0; k < 4; ++k) a[k] = inputs.v[i][2 * part + h][k];
       });
     }
   }
 
-  // Three taps, from level FROM to LEVEL.
+  // Computes a convolution of three taps, from level FROM to LEVEL.
   template <int FROM, int LEVEL, int STRIDE>
   XMAE_HD LevelOutputs<LEVEL> convolve() {
     LevelSums<LEVEL> sums;
@@ -166,7 +173,8 @@ class StemEval {
     return activated(lane_, sums);
   }
 
-  // Taps first, first + step, ... of a window, all with weights for the first TILES tiles.
+  // Adds taps first, first + step, ... of a window, `count` of them. Each has weights for the first TILES tiles of
+  // outputs.
   template <int FROM, int LEVEL, int STRIDE, int WINDOW, int TILES>
   XMAE_HD void taps(LevelSums<LEVEL>& sums, int first, int step, int count) {
     XMAE_NO_UNROLL
@@ -175,17 +183,18 @@ class StemEval {
       XMAE_NO_UNROLL
       for (int part = 0; part < width(FROM) / 32; ++part) {
         const uint32_t weights = weights_.template tiles<TILES>();
-        if (first_row<LEVEL>() < length(LEVEL)) {  // else the warp only takes part in copies and barriers
+        if (first_row<LEVEL>() < length(LEVEL)) {  // a warp without rows only takes part in copies and barriers
           convolve_step<TILES, width(FROM), STRIDE>(lane_, sums, weights, Layout::kActivation, row, part);
         }
       }
     }
   }
 
-  // A level's end is wanted again by the same lane only: registers as they are, 16 bytes of each 16-column tile.
+  // The output of an encoder level is read again, by `merge`, but only by the lane that computed it. So it is kept as
+  // the lane has it in registers: 16 bytes for each tile of 16 columns. These two say where.
   template <int LEVEL>
   XMAE_HD char* kept() {
-    char* base = LEVEL == 1 ? lane_.shared() + Layout::kKeep2
+    char* base = LEVEL == 1   ? lane_.shared() + Layout::kKeep2
                  : run_.keep1 ? run_.keep1 + static_cast<int64_t>(lane_.block()) * Layout::kKeep1Bytes
                               : lane_.shared() + Layout::kKeep1;
     return base + 16 * (lane_.warp() * Layout::tiles(LEVEL) * (width(LEVEL) / 16) * 32 + lane_.lane());
@@ -201,13 +210,15 @@ class StemEval {
     for (int i = 0; i < Layout::tiles(LEVEL); ++i) {
       XMAE_UNROLL
       for (int j = 0; j < width(LEVEL) / 16; ++j) {
-        lane_.store_own(to + kept_at<LEVEL>(i, j), Words4{{out.v[i][j][0], out.v[i][j][1], out.v[i][j][2], out.v[i][j][3]}});
+        lane_.store_own(
+            to + kept_at<LEVEL>(i, j), Words4{{out.v[i][j][0], out.v[i][j][1], out.v[i][j][2], out.v[i][j][3]}});
       }
     }
     return out;
   }
 
-  // The 1x1 convolution of a level's end to the next finer level's channels; its rows are left in shared memory.
+  // Reduces the output of a level, by a 1x1 convolution, to the channels of the next finer level, and leaves the result
+  // in shared memory.
   template <int LEVEL>
   XMAE_HD void reduce(const LevelOutputs<LEVEL>& out) {
     constexpr int N = width(LEVEL - 1) / 8;
@@ -220,7 +231,8 @@ class StemEval {
     lane_.forget_addresses();
   }
 
-  // The 1x1 convolution of what was kept of a level, plus what `reduce` left of the coarser one.
+  // Returns the 1x1 convolution of the level's kept output plus the result of `reduce` for the coarser level,
+  // interpolated.
   template <int LEVEL>
   XMAE_HD LevelOutputs<LEVEL> merge() {
     constexpr int N = width(LEVEL) / 8;
@@ -229,7 +241,7 @@ class StemEval {
     const char* const from = kept<LEVEL>();
     XMAE_UNROLL
     for (int part = 0; part < N / 4; ++part) {
-      multiply<N>(lane_, sums, weights_.template tiles<N>(), [&](int i, int h, uint32_t(&a)[4]) {
+      multiply<N>(lane_, sums, weights_.template tiles<N>(), [&](int i, int h, uint32_t (&a)[4]) {
         const Words4 values = lane_.load_own(from + kept_at<LEVEL>(i, 2 * part + h));
         XMAE_UNROLL
         for (int k = 0; k < 4; ++k) a[k] = values.v[k];
@@ -239,12 +251,14 @@ class StemEval {
     return rounded(lane_, sums);
   }
 
-  // Columns of the head, plus the skip path, to the features.
+  // Computes kColumns channels of the features: those of the head plus those of the skip path.
   XMAE_HD void head(int b, int columns) {
     const int t = lane_.lane() % 4, row = first_row<0>() + lane_.lane() / 4;
-    float x[Layout::tiles(0)][2];  // of this lane's rows: read before the sums take the registers
+    float x[Layout::tiles(0)][2];  // the waveform at this lane's rows, read before the sums need the registers
     XMAE_UNROLL
-    for (int i = 0; i < 2 * Layout::tiles(0); ++i) x[i / 2][i % 2] = row + 8 * i < run_.L ? input<Number>(run_, b, row + 8 * i) : 0.0f;
+    for (int i = 0; i < 2 * Layout::tiles(0); ++i) {
+      x[i / 2][i % 2] = row + 8 * i < run_.L ? input<Number>(run_, b, row + 8 * i) : 0.0f;
+    }
     LevelSums<0> sums;
     begin_with(lane_, sums, weights_.next(kTileBytes));
     taps<0, 0, 1, 3, kColumns / 8>(sums, 0, 1, 3);
@@ -272,9 +286,10 @@ class StemEval {
     write_features(b, columns);
   }
 
+  // Copies these channels from shared memory to the features in global memory.
   XMAE_HD void write_features(int b, int columns) {
     uint16_t* out = static_cast<uint16_t*>(run_.features) + static_cast<int64_t>(b) * run_.L * run_.S;
-    const bool whole = run_.S % 8 == 0;  // pieces of 16 bytes are aligned and none goes past the row
+    const bool whole = run_.S % 8 == 0;  // then pieces of 16 bytes are aligned and none passes the end of the row
     for (int i = lane_.thread(); i < run_.L * kColumns / 8; i += Lane::kThreads) {
       const int row = i / (kColumns / 8), piece = i % (kColumns / 8), column = columns + 8 * piece;
       if (column >= run_.S) continue;

@@ -1,4 +1,5 @@
-// What stem_launch.h declares, for one type of numbers: kernels and their launches.
+// The stem's inference kernels and the functions that launch them, as templates over the 16-bit type. stem_bfloat16.cu
+// and stem_float16.cu instantiate them.
 #pragma once
 
 #include "cuda/conv_stem/stem_eval.h"
@@ -11,11 +12,12 @@ namespace xmae_fast::cuda {
 constexpr int kPackThreads = 128;
 
 template <typename Number>
-__global__ void __launch_bounds__(kPackThreads) stem_pack_kernel(const __grid_constant__ Packing packing, char* stream) {
+__global__ void __launch_bounds__(kPackThreads)
+    stem_pack_kernel(const __grid_constant__ Packing packing, char* stream) {
   pack_record<Number>(packing, blockIdx.x, threadIdx.x, kPackThreads, stream);
 }
 
-// A CTA of four warps shares its multiprocessor with another one; eight warps take all of its registers.
+// A CTA of four warps shares its multiprocessor with a second CTA; a CTA of eight warps uses all registers of it.
 template <typename Number, int WARPS, int R>
 __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) stem_eval_kernel(const __grid_constant__ EvalArguments run) {
   using Lane = CudaLane<Number, 32 * WARPS>;
@@ -23,7 +25,7 @@ __global__ void __launch_bounds__(32 * WARPS, 8 / WARPS) stem_eval_kernel(const 
   StemEval<Lane, R>(lane, run).all();
 }
 
-// call(kernel, layout) with the smallest instantiation that takes signals of L samples.
+// Returns call(kernel, layout) for the smallest instantiation that takes signals of L samples.
 template <typename Number, typename Call>
 auto with_kernel(int L, const Call& call) {
   if (L <= Room<4, 4>::kMostRows) return call(stem_eval_kernel<Number, 4, 4>, Room<4, 4>{});
@@ -42,8 +44,9 @@ EvalPlan StemLaunch<Number>::plan(int B, int L, int device) {
   return with_kernel<Number>(L, [&](auto kernel, auto layout) {
     using Layout = decltype(layout);
     const int limit = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    STD_TORCH_CHECK(Layout::kBytesWithoutKeep1 <= limit, kStem, ": signals of ", L, " samples need ", Layout::kBytesWithoutKeep1,
-                    " bytes of shared memory, this GPU has ", limit, "; impl='triton' takes them");
+    STD_TORCH_CHECK(
+        Layout::kBytesWithoutKeep1 <= limit, kStem, ": signals of ", L, " samples need ", Layout::kBytesWithoutKeep1,
+        " bytes of shared memory, this GPU has ", limit, "; impl='triton' takes them");
     const bool whole = Layout::kBytes <= limit;
     const int bytes = whole ? Layout::kBytes : Layout::kBytesWithoutKeep1;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), kStem);
@@ -51,7 +54,11 @@ EvalPlan StemLaunch<Number>::plan(int B, int L, int device) {
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, Layout::kThreads, bytes), kStem);
     const int most = together * attribute(cudaDevAttrMultiProcessorCount, device);
     const int blocks = B < most ? B : most;
-    return EvalPlan{blocks, bytes, whole ? 0 : static_cast<int64_t>(blocks) * Layout::kKeep1Bytes};
+    return EvalPlan{
+        .blocks = blocks,
+        .shared_bytes = bytes,
+        .keep1_bytes = whole ? 0 : static_cast<int64_t>(blocks) * Layout::kKeep1Bytes,
+    };
   });
 }
 

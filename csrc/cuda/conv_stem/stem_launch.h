@@ -1,4 +1,5 @@
-// The launches of the stem's inference kernels in one 16-bit type, compiled apart from torch: stem_<type>.cu.
+// Declares the functions that launch the stem's inference kernels. They are compiled without torch's headers, in
+// stem_bfloat16.cu and stem_float16.cu.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,21 +9,24 @@
 
 namespace xmae_fast::cuda {
 
-constexpr const char* kStem = "conv_stem";  // as errors name it
-constexpr int kMostLength = Room<8, 8>::kMostRows;
+constexpr const char* kStem = "conv_stem";          // the operator's name in error messages
+constexpr int kMostLength = Room<8, 8>::kMostRows;  // samples of the longest signal
 
-// How a GPU takes B samples of a length.
+// How a GPU computes a batch.
 struct EvalPlan {
-  int blocks, shared_bytes;  // CTAs, which take samples in turn, and what each has
-  int64_t keep1_bytes;       // of global memory for `EvalArguments::keep1`; 0: shared memory has room for it
+  int blocks;           // CTAs, which take samples in turn
+  int shared_bytes;     // shared memory of a CTA
+  int64_t keep1_bytes;  // global memory for `EvalArguments::keep1`; 0: it is in shared memory
 };
 
 template <typename Number>
 struct StemLaunch {
-  // packed: [chunks * kChunk bytes].
+  // Starts the kernel that packs the weights. packed: [chunks * kChunk] bytes.
   static void pack(const Packing& packing, char* packed, cudaStream_t stream);
-  // On the current device, `device`; L <= kMostLength.
+  // Plans a batch of B samples of length L <= kMostLength on the current GPU, which is number `device`. Raises where it
+  // has too little shared memory.
   static EvalPlan plan(int B, int L, int device);
+  // Starts the kernel that computes the features.
   static void eval(const EvalArguments& run, const EvalPlan& plan, cudaStream_t stream);
 };
 

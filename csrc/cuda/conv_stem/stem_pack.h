@@ -1,8 +1,10 @@
-// The stem's weights, folded with BatchNorm and laid out as the kernel streams them.
+// Folds BatchNorm into the stem's weights and lays them out in the order in which the inference kernel streams them.
 //
-// A tile is 32 input numbers x 8 output channels. Its 512 bytes are what the 32 lanes of a warp need as the B operands of
-// two mma.m16n8k16: lane l has 16 bytes, for input numbers 16 h + 8 r + 2 (l % 4) + {0, 1}, h and r in {0, 1}, and output
-// channel l / 4. Before SiLU everything is multiplied by 1/2, exactly: silu(y) = h + h tanh(h), h = y / 2.
+// A tile holds the weights of 32 input numbers for 8 output channels. Its 512 bytes are the B operands of two
+// mma.m16n8k16 instructions: lane l of the warp reads 16 bytes, which are the input numbers
+// 16 h + 8 r + 2 (l % 4) + {0, 1}, h and r in {0, 1}, of output channel l / 4.
+//
+// Weights and shifts of a layer with SiLU are multiplied by 1/2, which is exact: silu(y) = h + h tanh(h), h = y / 2.
 #pragma once
 
 #include <cmath>
@@ -11,14 +13,15 @@
 
 namespace xmae_fast::cuda {
 
-// float32 and contiguous, in the order of `flatten` in xmae_fast/ops/conv_stem/schema.py.
+// The addresses of the stem's weights, float32 and contiguous, in the order of `flatten` in
+// xmae_fast/ops/conv_stem/schema.py.
 struct Weights {
-  const float* convs[kConvs];     // [c_out, c_in, k]
-  const float* mixes[kMixes];     // [c_out, c_in]
-  const float* gamma[kConvs];     // [c_out], as the following
-  const float* beta[kConvs];
-  const float* mean[kConvs];
-  const float* var[kConvs];
+  const float* convs[kConvs];  // [c_out, c_in, k]
+  const float* mixes[kMixes];  // [c_out, c_in]
+  const float* gamma[kConvs];  // [c_out]
+  const float* beta[kConvs];   // [c_out]
+  const float* mean[kConvs];   // [c_out]
+  const float* var[kConvs];    // [c_out]
 };
 
 struct Packing {
@@ -27,7 +30,8 @@ struct Packing {
   int channels;  // S
 };
 
-// A column of a layer: which convolution computes it, and which of its output channels that is; channel < 0: padding.
+// Which convolution computes a column of a layer, which of its output channels that is, and how many taps it has. A
+// channel below 0 means that the column is padding.
 struct Column {
   int conv, channel, k;
 };
@@ -42,11 +46,12 @@ XMAE_HD Column column_of(const Layer& layer, int column, int channels) {
   return {layer.conv, layer.kind == Kind::kHead && channel >= channels ? -1 : channel, layer.taps()};
 }
 
-// Published place of an input channel: those of a fusing convolution are branches.
+// Returns the place of an input channel in the published weights, which differs for a convolution that fuses branches.
 XMAE_HD int published_input(const Layer& layer, int channel) {
   return layer.kind == Kind::kFuse ? published(layer.c_in, channel) : channel;
 }
 
+// BatchNorm with running statistics as one multiplication and one addition.
 struct Fold {
   float scale, shift;
 };
@@ -55,7 +60,7 @@ XMAE_HD Fold fold(const Weights& weights, int conv, int channel) {
   return {scale, weights.beta[conv][channel] - weights.mean[conv][channel] * scale};
 }
 
-// Number `element` of a piece of weights.
+// Returns number `element` of a piece of weights.
 XMAE_HD float packed_weight(const Packing& packing, const Record& record, int element) {
   const Layer layer = packing.stream.layers[record.layer];
   const int lane = element / 8 % 32, place = element % 8;
@@ -65,7 +70,7 @@ XMAE_HD float packed_weight(const Packing& packing, const Record& record, int el
   if (layer.kind == Kind::kMix) {
     return packing.weights.mixes[layer.conv][column.channel * layer.c_in + record.part * 32 + input];
   }
-  // The first layer's input numbers are the taps of its one channel.
+  // The input numbers of the first layer are the taps of its one channel.
   const bool first = layer.kind == Kind::kFirst;
   const int tap = (first ? input : record.tap) - ((first ? 7 : layer.taps()) - column.k) / 2;
   if (tap < 0 || tap >= column.k) return 0.0f;
@@ -74,7 +79,8 @@ XMAE_HD float packed_weight(const Packing& packing, const Record& record, int el
   return 0.5f * fold(packing.weights, column.conv, column.channel).scale * weight;
 }
 
-// Number `element` of a piece of float32: shifts by column; of the skip path kColumns scales, then as many shifts.
+// Returns number `element` of a piece of float32 numbers: the shift of each column, or for the skip path kColumns
+// scales and then as many shifts.
 XMAE_HD float packed_number(const Packing& packing, const Record& record, int element) {
   const Layer layer = packing.stream.layers[record.layer];
   const bool skip = record.piece == Piece::kSkip;
@@ -86,7 +92,7 @@ XMAE_HD float packed_number(const Packing& packing, const Record& record, int el
   return element < kColumns ? folded.scale * packing.weights.convs[kSkip][column.channel] : folded.shift;
 }
 
-// One thread's share of packing record `index` into stream [chunks * kChunk bytes].
+// Packs this thread's share of record `index` into stream [chunks * kChunk] bytes.
 template <typename Number>
 XMAE_HD void pack_record(const Packing& packing, int index, int thread, int threads, char* stream) {
   const Record record = packing.stream.records[index];

@@ -1,9 +1,11 @@
-// Tiles of 16-bit activations: rows in shared memory, products on tensor cores, epilogues in registers. `Lane` is one
-// thread: lane_cuda.cuh on a GPU, tests/cuda/host/lane.h on a host.
+// Operations on tiles of 16-bit activations: their rows in shared memory, products on tensor cores, and the steps after
+// a product, on numbers in registers. `Lane` is one thread: lane.cuh on a GPU, tests/cuda/host/lane.h on a host.
 //
-// Registers of mma.m16n8k16, for g = lane / 4 and t = lane % 4 (PTX ISA, "Matrix fragments for mma.m16n8k16"):
-//   C: (row g, columns 2t, 2t + 1), (row g + 8, the same);  A: rows g, g + 8 of columns 2t, 2t + 1, then of 2t + 8, 2t + 9.
-// So two neighbouring 8-column tiles of C, rounded, are an A operand: outputs feed the next product without leaving the lane.
+// A lane's registers of mma.m16n8k16, for g = lane / 4 and t = lane % 4 (PTX ISA, "Matrix fragments for mma.m16n8k16"):
+//   C: row g, columns 2t and 2t + 1; then row g + 8, the same columns
+//   A: rows g and g + 8 of columns 2t and 2t + 1; then rows g and g + 8 of columns 2t + 8 and 2t + 9
+// So two neighbouring 8-column tiles of C, rounded, are an A operand: outputs enter the next product without leaving
+// the lane.
 #pragma once
 
 #include <cmath>
@@ -12,8 +14,9 @@
 
 namespace xmae_fast::cuda {
 
-// Rows of C 16-bit numbers in shared memory, as 16-byte pieces exchanged within a row so that eight rows in succession,
-// beginning anywhere, have any one piece in eight different groups of four banks.
+// Rows of C 16-bit numbers in shared memory. The 16-byte pieces of a row are exchanged with each other so that any one
+// piece of eight successive rows lies in eight different groups of four banks: all eight can be read at once. `at`
+// returns the offset of a piece in bytes.
 template <int C>
 struct Rows {
   static constexpr int kBytes = 2 * C;
@@ -25,11 +28,11 @@ struct Rows {
 
 template <int R, int N>
 struct Sums {
-  float v[R][N][4];  // [16-row tiles][8-column tiles]
+  float v[R][N][4];  // a lane's numbers of C: [16-row tiles][8-column tiles][registers]
 };
 template <int R, int N>
 struct Outputs {
-  uint32_t v[R][N / 2][4];  // rounded, as A operands: [16-row tiles][16-column tiles]
+  uint32_t v[R][N / 2][4];  // rounded sums as A operands: [16-row tiles][16-column tiles][registers]
 };
 
 template <int R, int N>
@@ -44,7 +47,7 @@ XMAE_HD void clear(Sums<R, N>& sums) {
   }
 }
 
-// Sums begin with the shift of their column; shifts: float32 [8 N] in shared memory.
+// Sets each sum to the shift of its column. shifts: float32 [8 N] in shared memory.
 template <int R, int N, typename Lane>
 XMAE_HD void begin_with(Lane& lane, Sums<R, N>& sums, uint32_t shifts) {
   XMAE_UNROLL
@@ -58,8 +61,9 @@ XMAE_HD void begin_with(Lane& lane, Sums<R, N>& sums, uint32_t shifts) {
   }
 }
 
-// sums[:, first TILES tiles] += A [rows, 32] B; weights: TILES tiles in shared memory; load_a(i, h, a): the A operand of
-// row tile i for input numbers 16 h to 16 h + 15. What is wanted fewer times is kept in registers.
+// sums[:, first TILES tiles] += A [rows, 32] B. weights: TILES tiles of B in shared memory. load_a(i, h, a) writes the
+// A operand of row tile i for input numbers 16 h to 16 h + 15 to a. Of A and B, the one with fewer tiles is kept in
+// registers as a whole while the tiles of the other pass.
 template <int TILES, int R, int N, typename Lane, typename LoadA>
 XMAE_HD void multiply(Lane& lane, Sums<R, N>& sums, uint32_t weights, const LoadA& load_a) {
   const uint32_t mine = weights + 16 * lane.lane();
@@ -95,7 +99,8 @@ XMAE_HD void multiply(Lane& lane, Sums<R, N>& sums, uint32_t weights, const Load
   }
 }
 
-// What a lane gives ldmatrix.x4 for the A operand of rows [row, row + 16): its row and which of the two 8-column halves.
+// For ldmatrix.x4 each lane names one row. To load the A operand of 16 rows and 16 columns it names row matrix_row() of
+// them, and half matrix_half() of the columns.
 template <typename Lane>
 XMAE_HD int matrix_row(const Lane& lane) {
   return lane.lane() & 15;
@@ -105,18 +110,20 @@ XMAE_HD int matrix_half(const Lane& lane) {
   return lane.lane() >> 4;
 }
 
-// One step of a convolution: rows of the input `rows_at` in shared memory that lie STRIDE apart, the first `row`.
+// Adds the products of one tap and 32 input channels, number `part`, to sums. rows_at: the input [rows, C_IN] in shared
+// memory. row: the input row that the tap reads for the warp's first output row; those of the next rows lie STRIDE
+// apart.
 template <int TILES, int C_IN, int STRIDE, int R, int N, typename Lane>
 XMAE_HD void convolve_step(Lane& lane, Sums<R, N>& sums, uint32_t weights, uint32_t rows_at, int row, int part) {
   const uint32_t mine = row + STRIDE * matrix_row(lane);
   uint32_t address[2];
   for (int h = 0; h < 2; ++h) address[h] = rows_at + Rows<C_IN>::at(mine, 4 * part + 2 * h + matrix_half(lane));
-  multiply<TILES>(lane, sums, weights, [&](int i, int h, uint32_t(&a)[4]) {
+  multiply<TILES>(lane, sums, weights, [&](int i, int h, uint32_t (&a)[4]) {
     lane.load_matrix(a, address[h] + i * kTileRows * STRIDE * Rows<C_IN>::kBytes);
   });
 }
 
-// silu of twice the sums, rounded.
+// Returns silu(2 sums), rounded.
 template <int R, int N, typename Lane>
 XMAE_HD Outputs<R, N> activated(Lane& lane, const Sums<R, N>& sums) {
   Outputs<R, N> out;
@@ -148,7 +155,8 @@ XMAE_HD Outputs<R, N> rounded(Lane&, const Sums<R, N>& sums) {
   return out;
 }
 
-// Rows [row, row + 16 R) of the activation `rows_at` that lie before `length`; padding: rows of zeros in front of it.
+// Stores rows [row, row + 16 R) of an activation, but only those before `length`. rows_at: where it lies in shared
+// memory, after `padding` rows of zeros.
 template <int R, int N, typename Lane>
 XMAE_HD void store_rows(Lane& lane, const Outputs<R, N>& out, uint32_t rows_at, int padding, int row, int length) {
   const int g = lane.lane() / 4, t = lane.lane() % 4, left = length - row - g;
@@ -159,14 +167,14 @@ XMAE_HD void store_rows(Lane& lane, const Outputs<R, N>& out, uint32_t rows_at, 
     for (int i = 0; i < R; ++i) {
       XMAE_UNROLL
       for (int below = 0; below < 2; ++below) {
-        const int down = i * kTileRows + 8 * below;  // a multiple of 8, by which pieces keep their places
+        const int down = i * kTileRows + 8 * below;  // pieces of rows 8 apart have the same places
         if (down < left) lane.store(column + down * Rows<8 * N>::kBytes, out.v[i][j / 2][j % 2 * 2 + below]);
       }
     }
   }
 }
 
-// Zeros in the padding of an activation of `length` rows of C numbers.
+// Writes zeros around an activation [length, C] at rows_at.
 template <int C, typename Lane>
 XMAE_HD void store_padding(Lane& lane, uint32_t rows_at, int length) {
   constexpr int kPieces = Rows<C>::kBytes / 16;
@@ -177,7 +185,8 @@ XMAE_HD void store_padding(Lane& lane, uint32_t rows_at, int length) {
   }
 }
 
-// Linear interpolation without aligned corners, as torch.nn.functional.interpolate does it.
+// The two rows of a coarser level between which a row lies: linear interpolation without aligned corners, as
+// torch.nn.functional.interpolate does it. ratio: coarse rows / rows.
 struct Between {
   int low, high;
   float weight;  // of `high`
@@ -188,7 +197,8 @@ XMAE_HD Between between(int row, float ratio, int coarse_rows) {
   return {low, low < coarse_rows - 1 ? low + 1 : low, at - static_cast<float>(low)};
 }
 
-// sums += the rows `coarse_at` [coarse_rows, 8 N] in shared memory, interpolated to `length` rows.
+// Adds the rows coarse_at [coarse_rows, 8 N] in shared memory, interpolated to `length` rows, to the sums of the warp's
+// rows, which begin at `row`.
 template <int R, int N, typename Lane>
 XMAE_HD void add_upsampled(Lane& lane, Sums<R, N>& sums, uint32_t coarse_at, int row, int length, int coarse_rows) {
   const float ratio = static_cast<float>(coarse_rows) / static_cast<float>(length);
@@ -206,7 +216,8 @@ XMAE_HD void add_upsampled(Lane& lane, Sums<R, N>& sums, uint32_t coarse_at, int
         const uint32_t high = lane.template load<uint32_t>(coarse_at + Rows<8 * N>::at(rows.high, j) + 4 * t);
         XMAE_UNROLL
         for (int k = 0; k < 2; ++k) {
-          const float a = Lane::Number::value(low >> 16 * k & 0xffffu), b = Lane::Number::value(high >> 16 * k & 0xffffu);
+          const float a = Lane::Number::value(low >> 16 * k & 0xffffu),
+                      b = Lane::Number::value(high >> 16 * k & 0xffffu);
           sums.v[i][j][2 * below + k] += a + rows.weight * (b - a);
         }
       }

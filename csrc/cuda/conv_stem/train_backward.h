@@ -1,7 +1,9 @@
-// A convolution of the stem's backward: the gradient of its output, taken through BatchNorm while rows are staged in shared
-// memory, meets its weights (gradient of the input) and its source (gradient of the weights) in one kernel.
+// The backward of one convolution of the stem, as one kernel. It takes the gradient of the convolution's output back
+// through BatchNorm while it copies rows to shared memory. Multiplied by the weights, that gives the gradient of the
+// input; multiplied by the input, the gradient of the weights.
 //
-// A CTA has 32 of the input's channels. What it adds to the weights' gradient stays in registers over all rows it goes over.
+// A CTA has 32 of the input's channels. Its share of the weights' gradient stays in registers over all rows of the CTA.
+// The convolution's input is called its source: the output of an earlier convolution before BatchNorm and SiLU.
 #pragma once
 
 #include "cuda/conv_stem/train_forward.h"
@@ -9,44 +11,53 @@
 
 namespace xmae_fast::cuda {
 
-// Pairs of a tap and eight outputs of which each of eight warps has the weights' gradients; numbers of a CTA.
+// A pair is a tap and eight output channels. Each of a CTA's eight warps has the weights' gradients of so many pairs.
 constexpr XMAE_HD int pairs_of_warp(int k, int c_out) { return (pairs(k, c_out) + 7) / 8; }
+// Returns how many float32 numbers a CTA leaves in the arena: its sums of all pairs, rounded up to whole warps.
 constexpr XMAE_HD int arena_of_cta(int k, int c_out) { return 8 * pairs_of_warp(k, c_out) * 2 * 32 * 4; }
 
 template <typename Lane, typename S>
 class ConvBackward {
   using Number = typename Lane::Number;
-  static constexpr int kWarps = Lane::kThreads / 32, kPairs = pairs_of_warp(S::K, S::C_OUT), kArena = arena_of_cta(S::K, S::C_OUT);
+  static constexpr int kWarps = Lane::kThreads / 32, kPairs = pairs_of_warp(S::K, S::C_OUT),
+                       kArena = arena_of_cta(S::K, S::C_OUT);
   static_assert(kWarps == 8 && (S::STRIDE == 1 || S::K == 3));
 
  public:
   using Arguments = BackwardArguments;
-  static constexpr int kParts = S::C_IN / 32;                        // CTAs beside each other
-  static constexpr int kRows = 32 * kWarps / S::STRIDE;              // of output
-  static constexpr int kInputs = S::STRIDE * kRows;                  // rows of input that become `out`
+  static constexpr int kParts = S::C_IN / 32;            // CTAs that take the same rows, with 32 input channels each
+  static constexpr int kRows = 32 * kWarps / S::STRIDE;  // rows of output that a CTA takes at a time
+  static constexpr int kInputs = S::STRIDE * kRows;      // rows of input whose gradients these give
 
  private:
+  // Offsets in bytes in shared memory: rows of the output's gradient (and scratch), rows of the source, weights,
+  // tables.
   static constexpr int kSourceRows = S::STRIDE * (kRows - 1) + S::K;
   static constexpr int kD = 0, kSource = padded(most(GradientRows<Lane, S, kRows, 0, 0>::kRowBytes, kScratchBytes));
   static constexpr int kWeightsAt = kSource + padded(most(kSourceRows, kInputs) * Rows<32>::kBytes);
   static constexpr int kWeightBytes = backward_bytes_of_part({S::K, S::STRIDE, S::C_IN, S::C_OUT, 0});
-  static constexpr int kTable = kWeightsAt + kWeightBytes;  // of the source
+  static constexpr int kTable = kWeightsAt + kWeightBytes;  // the source's BatchNorm
   static constexpr int kThrough = kTable + (S::WAVE ? WaveRoom<kSourceRows>::kBytes : NormTable<32>::kBytes);
   using Gradient = GradientRows<Lane, S, kRows, kD, kThrough>;
   static constexpr int kParked = kThrough + Gradient::kTableBytes;
   static constexpr int kSums = S::WAVE ? 2 + kWindow : 2;
 
  public:
-  static constexpr int kPre = kParked + 4 * 8 * kSums * Lane::kThreads;  // with WAVE: the source before BatchNorm
+  static constexpr int kPre = kParked + 4 * 8 * kSums * Lane::kThreads;  // with WAVE: rows of the source itself
   static constexpr int kBytes = kPre + (S::WAVE ? kRows * Rows<32>::kBytes : 0);
 
+  // Computes one CTA's share of the launch.
   static XMAE_HD void run(Lane& lane, const BackwardArguments& run) { ConvBackward(lane, run).all(); }
 
  private:
   XMAE_HD ConvBackward(Lane& lane, const BackwardArguments& run)
-      : lane_(lane), run_(run), mine_(mine_of(run.parts, lane.block() / kParts)), part_(lane.block() % kParts),
+      : lane_(lane),
+        run_(run),
+        mine_(mine_of(run.parts, lane.block() / kParts)),
+        part_(lane.block() % kParts),
         first_(pair_in_order(S::K, S::C_OUT, lane.warp() * kPairs)),
-        weights_(lane, kWeightsAt, run.weights + mine_.stem * run.weights_stride + part_ * kWeightBytes, kWeightBytes) {}
+        weights_(lane, kWeightsAt, run.weights + mine_.stem * run.weights_stride + part_ * kWeightBytes, kWeightBytes) {
+  }
 
   XMAE_HD void all() {
     const Part& part = mine_.part;
@@ -106,6 +117,7 @@ class ConvBackward {
     }
   }
 
+  // Writes the activated source rows that the outputs from row `first` on read to shared memory.
   XMAE_HD void stage_source(int first) {
     if constexpr (S::WAVE) {
       const Part& part = mine_.part;
@@ -116,7 +128,7 @@ class ConvBackward {
       Sums<2, 4> outputs = convolve_wave<2>(lane_, window, kTable + WaveRoom<kSourceRows>::kWeights, row);
       store_columns<32>(lane_, rounded(lane_, outputs), kPre, row, 0);
       activate_columns(lane_, outputs, kTable);
-      // Rows that are no sample's are met by zeros of the gradient.
+      // Rows between samples need no zeros here, because the gradient has zeros there.
       store_columns<32>(lane_, rounded(lane_, outputs), kSource, row, 0);
     } else {
       stage_rows<32>(
@@ -128,16 +140,17 @@ class ConvBackward {
           [&] { return HalfNorm::activation<32>(lane_, kTable); });
     }
   }
+  // Returns the row of the source array for row `row` of the padded samples, or -1 for a row of zeros.
   XMAE_HD int64_t input_row(int row) const {
     const Part& part = mine_.part;
     return row_of(row, S::STRIDE * part.spacing, part.B, part.L_in, part.in_before);
   }
 
-  // += source^T d over 32 rows of output: operands by ldmatrix, transposed.
+  // sums += source^T d over 32 rows of output. ldmatrix transposes the operands.
   XMAE_HD void add_weight_sums(float (&sums)[kPairs][2][4], int row) {
     const int lane = lane_.lane();
     uint32_t a[2][2][4];  // [16 rows][16 inputs]
-    Pair pair = first_;   // its tap as a place in their order
+    Pair pair = first_;   // pair.tap counts taps in the order of tap_in_order
     XMAE_UNROLL
     for (int i = 0; i < kPairs; ++i) {
       if (pair.tap >= S::K) break;
@@ -157,13 +170,15 @@ class ConvBackward {
       XMAE_UNROLL
       for (int half = 0; half < 2; ++half) {
         XMAE_UNROLL
-        for (int inputs = 0; inputs < 2; ++inputs) lane_.mma(sums[i][inputs], a[half][inputs], b[2 * half], b[2 * half + 1]);
+        for (int inputs = 0; inputs < 2; ++inputs) {
+          lane_.mma(sums[i][inputs], a[half][inputs], b[2 * half], b[2 * half + 1]);
+        }
       }
       if (++pair.tile == tiles_under(S::K, S::C_OUT, tap)) pair = {pair.tap + 1, 0};
     }
   }
 
-  // Gradient of the tile's inputs, over the source in shared memory.
+  // Computes the gradient of the input rows and writes it over the source in shared memory.
   XMAE_HD void input_gradient(int first, int end) {
     const int row = lane_.warp() * kRows / kWarps;
     const bool works = first + row < end;
@@ -180,10 +195,11 @@ class ConvBackward {
           if (works) convolve_step<4, S::C_OUT, 1>(lane_, sums, weights, kD, row + S::K - 1 - tap, part);
         }
       }
-      lane_.barrier();  // nobody reads the source any more
+      lane_.barrier();  // now no thread reads the source any more
       store_columns<32>(lane_, rounded(lane_, sums), kSource, row, 0);
     } else {
-      // Of output l tap t has read input 2 l - 1 + t: even inputs saw tap 1, odd ones tap 2 of l and tap 0 of l + 1.
+      // Tap t of output l has read input 2 l - 1 + t. So input 2 l was read by tap 1 of output l, and input 2 l + 1 by
+      // tap 2 of output l and tap 0 of output l + 1.
       Sums<1, 4> even, odd;
       clear(even);
       clear(odd);
@@ -203,12 +219,15 @@ class ConvBackward {
     if (works) convolve_step<4, S::C_OUT, 1>(lane_, sums, weights, kD, row, part);
   }
 
-  // The tile's gradients of inputs to global memory; through SiLU, if the source has one.
+  // Writes the gradients of the input rows to global memory. If the source has BatchNorm and SiLU, it multiplies them
+  // by the derivative of SiLU before and adds up what the gradients of BatchNorm need.
   XMAE_HD void leave(int first) {
     if (run_.plain_out || run_.raw) {
       each_piece<32, 2>(lane_, kInputs, [&](int row, int piece) {
         const int64_t at = input_row(S::STRIDE * first + row);
-        if (at >= 0) lane_.put(run_.out + place(at, piece), lane_.template load<Words4>(kSource + Rows<32>::at(row, piece)));
+        if (at >= 0) {
+          lane_.put(run_.out + place(at, piece), lane_.template load<Words4>(kSource + Rows<32>::at(row, piece)));
+        }
       });
       return;
     }
@@ -238,7 +257,7 @@ class ConvBackward {
       if constexpr (!S::WAVE) {
         const Words4 words = pack<Number>(d);
         lane_.put(run_.out + place(at, piece), words);
-        unpack<Number>(words, d);  // sums are of what is stored
+        unpack<Number>(words, d);  // the sums are those of the rounded numbers, as the next launch reads them
       }
       XMAE_UNROLL
       for (int k = 0; k < 8; ++k) {
@@ -257,9 +276,10 @@ class ConvBackward {
     XMAE_UNROLL
     for (int i = 0; i < kSums; ++i) park(lane_, kParked, sums[i], 8 * i);
   }
-  // Of eight channels of a row among the input's.
+  // Returns the place of eight channels of a row in an array [rows, C_IN].
   XMAE_HD int64_t place(int64_t row, int piece) const { return row * S::C_IN + 32 * part_ + 8 * piece; }
 
+  // Writes this warp's gradients of weights to the arena. The last launch of the step adds up those of all CTAs.
   XMAE_HD void leave_weight_sums(const float (&sums)[kPairs][2][4]) {
     const int ctas = run_.parts[0].blocks + run_.parts[1].blocks, cta = lane_.block() / kParts;
     float* const to = run_.arena + (static_cast<int64_t>(part_) * ctas + cta) * kArena;
@@ -268,7 +288,7 @@ class ConvBackward {
       XMAE_UNROLL
       for (int inputs = 0; inputs < 2; ++inputs) {
         float* const place = to + (((lane_.warp() * kPairs + i) * 2 + inputs) * 32 + lane_.lane()) * 4;
-        const float(&v)[4] = sums[i][inputs];
+        const float (&v)[4] = sums[i][inputs];
         lane_.put(place, Words4{{bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])}});
       }
     }
@@ -278,7 +298,7 @@ class ConvBackward {
   const BackwardArguments& run_;
   const Mine mine_;
   const int part_;
-  const Pair first_;  // that the warp has, its tap as a place in their order
+  const Pair first_;  // the warp's first pair; its tap counts in the order of tap_in_order
   ResidentWeights<Lane> weights_;
 };
 

@@ -1,4 +1,5 @@
-// The ends of the stem in training: features from the head's output and the skip path, and the gradients of both.
+// The last step of the stem's forward in training, which makes features of the head's output and the skip path, and the
+// first step of its backward.
 #pragma once
 
 #include "cuda/conv_stem/train_wave.h"
@@ -6,17 +7,17 @@
 namespace xmae_fast::cuda {
 
 struct EndArguments {
-  static constexpr int kRows = 256;  // that a CTA takes at a time
+  static constexpr int kRows = 256;  // rows that a CTA takes at a time
   Part parts[2];
   Step step;
-  const uint16_t* head;      // [rows, kStemChannels] before BatchNorm
+  const uint16_t* head;  // [rows, kStemChannels]: the head's output before BatchNorm
   NormSource norm;
   Waveform wave;
-  const uint16_t* grads[2];  // backward: [rows of a stem, kStemChannels] each
-  uint16_t* out;             // features; backward: gradient behind the head's BatchNorm
+  const uint16_t* grads[2];  // backward: [rows of the stem, kStemChannels]: gradients of the features of each stem
+  uint16_t* out;             // [rows, kStemChannels]: features; backward: d, the gradient after the head's BatchNorm
   float* sums;               // backward: [CTAs, kSums, kStemChannels]
-  static constexpr int kSums = 4;  // of the gradient behind the head's BatchNorm, of that times the normalised output; of the
-                                   // features' gradient, and of that times x - mean of x
+  // The sums: of d, of d times the normalised output, of the features' gradient g, and of g times (x - mean of x).
+  static constexpr int kSums = 4;
 };
 
 template <typename Lane, bool BACKWARD>
@@ -38,11 +39,12 @@ class End {
     if constexpr (BACKWARD) {
       backward(lane, run, mine, norm, piece);
     } else {
-      float scale[8], shift[8];  // of x
+      float scale[8], shift[8];  // the skip path is scale * x + shift
       XMAE_UNROLL
       for (int k = 0; k < 8; ++k) {
         const int channel = kSkipChannel + 8 * piece + k;
-        const float weight = skip_weight(run.step, mine.stem, 8 * piece + k), by = run.step.norm(mine.stem, kScale)[channel];
+        const float weight = skip_weight(run.step, mine.stem, 8 * piece + k),
+                    by = run.step.norm(mine.stem, kScale)[channel];
         scale[k] = weight * by;
         shift[k] = run.step.norm(mine.stem, kBeta)[channel] - run.step.norm(mine.stem, kMean)[channel] * by;
       }
@@ -59,6 +61,7 @@ class End {
   }
 
  private:
+  // Returns the skip path's weight, rounded as products take it.
   static XMAE_HD float skip_weight(const Step& step, int stem, int channel) {
     return Number::value(Number::one(step.weights(stem)[kSkipWeights + channel]));
   }
@@ -92,10 +95,11 @@ class End {
         sums[3][k] = fmaf(g[k], x, sums[3][k]);
       }
     });
-    leave_sums<EndArguments::kSums>(lane, sums, 0, run.sums + static_cast<int64_t>(lane.block()) * EndArguments::kSums * C, C);
+    leave_sums<EndArguments::kSums>(
+        lane, sums, 0, run.sums + static_cast<int64_t>(lane.block()) * EndArguments::kSums * C, C);
   }
 
-  // visit(row of x, place of eight channels) for the CTA's rows.
+  // Calls visit(row of x, place of eight channels of that row) for this thread's share of the CTA's rows.
   template <typename Visit>
   static XMAE_HD void each_row(Lane& lane, const Mine& mine, const Visit& visit) {
     const Part& part = mine.part;

@@ -1,5 +1,6 @@
-// A convolution of the stem's forward in training: BatchNorm and SiLU of its source while rows are staged in shared memory, taps
-// as shifts of rows there, moments of its outputs as they leave.
+// The forward of one convolution of the stem in training, as one kernel. Its source is the output of an earlier
+// convolution before BatchNorm and SiLU. The kernel applies both while it copies rows to shared memory, multiplies
+// them, and adds up the moments of its outputs for their own BatchNorm while it stores them.
 #pragma once
 
 #include <type_traits>
@@ -9,7 +10,7 @@
 
 namespace xmae_fast::cuda {
 
-// Weights that stay in shared memory, taken in the order of their bytes.
+// Weights that stay in shared memory. They are taken in the order of their bytes.
 template <typename Lane>
 class ResidentWeights {
  public:
@@ -27,35 +28,43 @@ class ResidentWeights {
  private:
   uint32_t at_, next_;
 };
+// The same interface for weights that are too many for shared memory.
 template <typename Lane>
 class StreamedWeights : public WeightStream<Lane> {
  public:
   XMAE_HD StreamedWeights(Lane& lane, uint32_t at, const char* source, int bytes)
       : WeightStream<Lane>(lane, at, source, bytes / kChunk) {}
 };
+
 struct ForwardArguments {
   Part parts[2];
   Step step;
-  const uint16_t* source;   // [rows, C_IN]
-  NormSource norm;
-  bool raw;                 // the source has no BatchNorm
-  const uint16_t* coarse;   // of a mix: [rows of the coarser level, C_UP]
+  const uint16_t* source;  // [rows, C_IN]
+  NormSource norm;         // the source's BatchNorm
+  bool raw;                // the source has no BatchNorm and no SiLU
+  const uint16_t* coarse;  // of a mix: [rows of the coarser level, C_UP]
   NormSource coarse_norm;
-  Waveform wave;            // of the first fusing convolution, instead of a source
-  const float* wave_partial;
-  const char* weights;      // of the first stem
-  int64_t weights_stride;
-  uint16_t* out;            // [rows, N]
-  float* partial;           // [CTAs, moments_stride(N)], or null
+  Waveform wave;              // with WAVE, instead of a source
+  const float* wave_partial;  // with WAVE: [CTAs, kMoments]
+  const char* weights;        // packed weights of the first stem
+  int64_t weights_stride;     // bytes between the packed weights of two stems
+  uint16_t* out;              // [rows, N]
+  float* partial;             // [CTAs, moments_stride(N)]: moments of the outputs, or null
 };
 
-// R: tiles of 16 rows of a warp, which has N / BESIDE columns of them. WAVE: the source is the first unit. C_UP: channels of a
-// coarser level that is interpolated and taken in beside the source, which makes the convolution a mix.
-template <int C_IN_, int N_, int K_, int STRIDE_, int R_, int TOGETHER, int BESIDE_ = 1, bool WAVE_ = false, int C_UP_ = 0>
+// The shape of a convolution from C_IN to N channels, with K taps, and how it is computed.
+//   R         16-row tiles of a warp
+//   TOGETHER  CTAs that share a multiprocessor
+//   BESIDE    warps that have the same rows; each has N / BESIDE of the columns
+//   WAVE      the source is the first unit, which is computed again from the waveform
+//   C_UP      channels of a coarser level that is interpolated and multiplied too, which makes the convolution a mix
+template <
+    int C_IN_, int N_, int K_, int STRIDE_, int R_, int TOGETHER, int BESIDE_ = 1, bool WAVE_ = false, int C_UP_ = 0>
 struct ForwardShape {
-  static constexpr int C_IN = C_IN_, N = N_, K = K_, STRIDE = STRIDE_, R = R_, C_UP = C_UP_, BESIDE = BESIDE_, kTogether = TOGETHER;
+  static constexpr int C_IN = C_IN_, N = N_, K = K_, STRIDE = STRIDE_, R = R_, C_UP = C_UP_, BESIDE = BESIDE_,
+                       kTogether = TOGETHER;
   static constexpr bool WAVE = WAVE_;
-  static constexpr int kRows = 16 * R * 8 / BESIDE;  // of output that a CTA of eight warps takes at a time
+  static constexpr int kRows = 16 * R * 8 / BESIDE;  // rows of output that a CTA of eight warps takes at a time
   static_assert(BESIDE == 1 || K < 7);
 };
 
@@ -65,8 +74,8 @@ class ConvForward {
   static constexpr Unit kUnit{S::K, S::STRIDE, S::C_IN, S::N, 0};
   static constexpr bool kStreamed = streamed(kUnit);
   static constexpr int kWeightBytes = forward_bytes(kUnit) + (S::C_UP ? forward_bytes({1, 1, S::C_UP, S::N, 0}) : 0);
-  static_assert(!kStreamed || kWeightBytes / kChunk % 2 == 0, "the slots of the stream take turns");
-  static constexpr int kTiles = S::N / 8 / S::BESIDE;  // of a warp's columns
+  static_assert(!kStreamed || kWeightBytes / kChunk % 2 == 0, "WeightStream takes an even number of chunks");
+  static constexpr int kTiles = S::N / 8 / S::BESIDE;  // 8-column tiles of a warp
   using WarpSums = Sums<S::R, kTiles>;
   using Weights = std::conditional_t<kStreamed, StreamedWeights<Lane>, ResidentWeights<Lane>>;
 
@@ -76,22 +85,28 @@ class ConvForward {
   static_assert(Lane::kThreads == 256);
 
  private:
+  // Offsets in bytes in shared memory: rows of the source, later of the output; rows of the coarser level; weights;
+  // tables.
   static constexpr int kStaged = S::STRIDE * (kRows - 1) + S::K;
   static constexpr int kSourceBytes = padded(kStaged * Rows<S::C_IN>::kBytes);
   static constexpr int kTile = 0, kUp = kSourceBytes;
   static constexpr int kWeightsAt = most(most(kSourceBytes + kRows * 2 * S::C_UP, kRows * 2 * S::N), kScratchBytes);
   static constexpr int kTable = kWeightsAt + (kStreamed ? 2 * kChunk : kWeightBytes);
   static constexpr int kUpTable = kTable + (S::WAVE ? WaveRoom<kRows>::kBytes : NormTable<S::C_IN>::kBytes);
-  static constexpr int kParked = kUpTable + (S::C_UP ? NormTable<S::C_UP ? S::C_UP : 32>::kBytes : 0);
+  static constexpr int kUpChannels = S::C_UP ? S::C_UP : 32;  // without a coarser level no code uses it
+  static constexpr int kParked = kUpTable + (S::C_UP ? NormTable<kUpChannels>::kBytes : 0);
 
  public:
   static constexpr int kBytes = kParked + 4 * Moments::kNumbers * Lane::kThreads;
 
+  // Computes one CTA's share of the launch.
   static XMAE_HD void run(Lane& lane, const ForwardArguments& run) { ConvForward(lane, run).all(); }
 
  private:
   XMAE_HD ConvForward(Lane& lane, const ForwardArguments& run)
-      : lane_(lane), run_(run), mine_(mine_of(run.parts, lane.block())),
+      : lane_(lane),
+        run_(run),
+        mine_(mine_of(run.parts, lane.block())),
         weights_(lane, kWeightsAt, run.weights + mine_.stem * run.weights_stride, kWeightBytes) {}
 
   XMAE_HD void all() {
@@ -111,7 +126,7 @@ class ConvForward {
     XMAE_NO_UNROLL
     for (int first = mine_.cta * kRows; first < end; first += part.blocks * kRows) {
       lane_.forget_addresses();
-      lane_.barrier();  // the tile before has left
+      lane_.barrier();  // now the previous rows of output have been stored
       stage(first);
       lane_.wait_for_copies();
       lane_.barrier();
@@ -131,13 +146,15 @@ class ConvForward {
     if (!run_.partial) return;
     Moments moments;
     moments.unpark_all(lane_, kParked);
-    leave_moments<S::N>(lane_, moments, kTile, run_.partial + static_cast<int64_t>(lane_.block()) * moments_stride(S::N));
+    leave_moments<S::N>(
+        lane_, moments, kTile, run_.partial + static_cast<int64_t>(lane_.block()) * moments_stride(S::N));
   }
 
+  // The warp's first row among the CTA's rows, and where its columns begin in the weights of a step, in bytes.
   XMAE_HD int warp_row() const { return lane_.warp() / S::BESIDE * S::R * kTileRows; }
-
   XMAE_HD uint32_t columns_at() const { return kTiles * kTileBytes * (lane_.warp() % S::BESIDE); }
 
+  // Writes the activated source rows that the outputs from row `first` on read to shared memory.
   XMAE_HD void stage(int first) {
     const Part& part = mine_.part;
     if constexpr (S::WAVE) {
@@ -160,7 +177,7 @@ class ConvForward {
     if constexpr (S::C_UP > 0) stage_up(first);
   }
 
-  // The coarser level's activations, interpolated to these rows.
+  // Writes the activations of the coarser level, interpolated to these rows, to shared memory.
   XMAE_HD void stage_up(int first) {
     const Part& part = mine_.part;
     const float ratio = static_cast<float>(part.L_other) / static_cast<float>(part.L_out);
@@ -181,11 +198,11 @@ class ConvForward {
         for (int k = 0; k < 8; ++k) low[k] += rows.weight * (high[k] - low[k]);
         words = pack<Number>(low);
       }
-      lane_.store(kUp + Rows<S::C_UP ? S::C_UP : 32>::at(row, piece), words);
+      lane_.store(kUp + Rows<kUpChannels>::at(row, piece), words);
     });
   }
 
-  // `works`: the warp has rows; the others only take part in copies and barriers.
+  // Adds all products to sums. works: whether the warp has rows; one without only takes part in copies and barriers.
   XMAE_HD void multiply_all(WarpSums& sums, bool works) {
     weights_.rewind();
     if constexpr (S::K == 7) {
@@ -203,6 +220,7 @@ class ConvForward {
       }
     }
   }
+  // Adds the taps [first, first + count), in the order of tap_in_order. Each has weights for the first TILES tiles.
   template <int TILES>
   XMAE_HD void taps(WarpSums& sums, bool works, int first, int count) {
     XMAE_NO_UNROLL
@@ -216,6 +234,7 @@ class ConvForward {
     }
   }
 
+  // Stores the rows of output from `first` on and adds them to the moments.
   XMAE_HD void leave(int first) {
     const Part& part = mine_.part;
     Moments moments;

@@ -1,8 +1,7 @@
-// The gradient of a convolution's output on its way into shared memory: through BatchNorm, or from the rows of a finer level that
-// interpolated the output's.
+// Brings the gradient of a convolution's output to shared memory. On the way it is taken back through BatchNorm, or,
+// for a convolution whose output was interpolated to a finer level, gathered from the rows of that level.
 #pragma once
 
-#include "cuda/conv_stem/train_sums.h"
 #include "cuda/conv_stem/train_wave.h"
 
 namespace xmae_fast::cuda {
@@ -10,35 +9,37 @@ namespace xmae_fast::cuda {
 struct BackwardArguments {
   Part parts[2];
   Step step;
-  const uint16_t* d;          // gradient [rows of the output, C_OUT]; with UP [rows of the finer level, C_OUT]
-  bool normed;                // it lies behind BatchNorm, with SiLU's derivative; else it is that of the output
-  const uint16_t* pre;        // [rows of the output, C_OUT] before BatchNorm; normed
-  int out_channel;            // of `norms`
-  bool out_branches;
-  const float* d_sums;        // [CTAs, 2, C_OUT]: sums of d and of d times the normalised output, by `leave`
-  int d_sums_stride;          // numbers of a CTA
-  const uint16_t* source;     // [rows of the input, C_IN]
-  bool raw;                   // it has no BatchNorm; then `out` is the gradient of the source as it is
-  NormSource norm;
-  Waveform wave;
-  const uint16_t* add;        // [rows of the input, C_IN], added to the input's gradient; or null
-  const char* weights;        // of the first stem, packed for the backward
-  int64_t weights_stride;
-  uint16_t* out;              // [rows of the input, C_IN]; null with WAVE
-  bool plain_out;             // the gradient of the activation itself: no derivative of SiLU, no sums
-  float* sums;                // [CTAs, 2, C_IN], with WAVE [CTAs, 2 + kWindow, 32]: sums of `out`, of `out` times normalised
-                              // input, and of `out` times x under each tap
-  float* arena;               // [C_IN / 32, CTAs, kArena]
+  const uint16_t* d;       // gradient [rows of the output, C_OUT]; with UP [rows of the finer level, C_OUT]
+  bool normed;             // d is the gradient after BatchNorm, times SiLU's derivative; else that of the output itself
+  const uint16_t* pre;     // if normed: [rows of the output, C_OUT]: the output before BatchNorm
+  int out_channel;         // first channel of the output in `norms`
+  bool out_branches;       // the output's channels are in the order k7 | k5 | k3
+  const float* d_sums;     // [CTAs, 2, C_OUT]: sums of d and of d times the normalised output, as `leave` wrote them
+  int d_sums_stride;       // numbers between the sums of two CTAs
+  const uint16_t* source;  // [rows of the input, C_IN]
+  bool raw;                // the source has no BatchNorm; then `out` is the gradient of the source itself
+  NormSource norm;         // the source's BatchNorm
+  Waveform wave;           // with WAVE, instead of a source
+  const uint16_t* add;     // [rows of the input, C_IN], added to the input's gradient; or null
+  const char* weights;     // packed weights of the first stem, for the backward
+  int64_t weights_stride;  // bytes between the packed weights of two stems
+  uint16_t* out;           // [rows of the input, C_IN]: gradient of the source after its BatchNorm; null with WAVE
+  bool plain_out;          // `out` is the gradient of the activated source: no derivative of SiLU, no sums
+  float* sums;   // [CTAs, 2, C_IN], with WAVE [CTAs, 2 + kWindow, 32]: sums of `out`, of `out` times the normalised
+                 // source, and of `out` times x under each tap
+  float* arena;  // [C_IN / 32, CTAs, arena_of_cta]: sums of the weights' gradients
 };
 
-// WAVE: the source is the first unit. UP: `d` is of rows of the finer level, which interpolate the output's.
+// The shape of a convolution from C_IN to C_OUT channels, with K taps. TOGETHER: CTAs that share a multiprocessor.
+// WAVE: the source is the first unit. UP: the output was interpolated to a finer level, and `d` has the rows of that
+// level.
 template <int C_IN_, int C_OUT_, int K_, int STRIDE_, int TOGETHER, bool WAVE_ = false, bool UP_ = false>
 struct BackwardShape {
   static constexpr int C_IN = C_IN_, C_OUT = C_OUT_, K = K_, STRIDE = STRIDE_, kTogether = TOGETHER;
   static constexpr bool WAVE = WAVE_, UP = UP_;
 };
 
-// Rows of d at kRowsAt and a table at kTable in shared memory. Of a CTA that has ROWS rows of output at a time.
+// Rows of d at kRowsAt and a table at kTable in shared memory, for a CTA that takes ROWS rows of output at a time.
 template <typename Lane, typename S, int ROWS, int ROWS_AT, int TABLE>
 class GradientRows {
   using Number = typename Lane::Number;
@@ -48,23 +49,28 @@ class GradientRows {
   static constexpr int kStaged = S::STRIDE == 1 ? ROWS + S::K - 1 : ROWS + 1;
   static constexpr int kRowBytes = kStaged * Rows<C>::kBytes, kTableBytes = 5 * 4 * C;
 
-  XMAE_HD GradientRows(Lane& lane, const BackwardArguments& run, const Mine& mine) : lane_(lane), run_(run), mine_(mine) {}
+  XMAE_HD GradientRows(Lane& lane, const BackwardArguments& run, const Mine& mine)
+      : lane_(lane), run_(run), mine_(mine) {}
 
-  // Per channel of the output: d before BatchNorm = a d + b pre + c.
+  // Makes the table that takes d back through BatchNorm: per channel a, b and c of a d + b pre + c. first_part: this
+  // CTA has the first channels of the input; the stem's first such CTA also writes the gradients of beta and gamma.
   XMAE_HD void make_table(bool first_part) {
     const Part& part = mine_.part;
     const int c = lane_.thread(), channel = run_.out_channel + published(C, run_.out_branches, c < C ? c : 0);
     const float* const from = run_.d_sums + static_cast<int64_t>(part.source_first) * run_.d_sums_stride;
     for (int which = 0; which < 2; ++which) {
       sum_over_ctas<C>(lane_, kScratch, kTable + 4 * (3 + which) * C, part.of_source, [&](int cta, int quad) {
-        return lane_.template fetch<Float4>(from + static_cast<int64_t>(cta) * run_.d_sums_stride + which * C + 4 * quad);
+        return lane_.template fetch<Float4>(
+            from + static_cast<int64_t>(cta) * run_.d_sums_stride + which * C + 4 * quad);
       });
     }
     if (c < C) {
       const float d_beta = lane_.template load<float>(kTable + 4 * (3 * C + c));
       const float d_gamma = lane_.template load<float>(kTable + 4 * (4 * C + c));
-      const float scale = run_.step.norm(mine_.stem, kScale)[channel], mean = run_.step.norm(mine_.stem, kMean)[channel];
-      const float share = run_.step.batch ? scale / (static_cast<float>(part.B) * static_cast<float>(part.L_out)) : 0.0f;
+      const float scale = run_.step.norm(mine_.stem, kScale)[channel],
+                  mean = run_.step.norm(mine_.stem, kMean)[channel];
+      const float share =
+          run_.step.batch ? scale / (static_cast<float>(part.B) * static_cast<float>(part.L_out)) : 0.0f;
       const float slope = -share * d_gamma * run_.step.norm(mine_.stem, kRstd)[channel];
       lane_.store(kTable + 4 * c, scale);
       lane_.store(kTable + 4 * (C + c), slope);
@@ -78,7 +84,7 @@ class GradientRows {
     lane_.barrier();
   }
 
-  // Rows of d that the inputs of the outputs [first, first + ROWS) see; zeros outside of samples.
+  // Writes the rows of d that the inputs of the outputs [first, first + ROWS) need, with zeros between samples.
   XMAE_HD void stage(int first) {
     if constexpr (S::UP) {
       stage_up_adjoint(first);
@@ -114,7 +120,7 @@ class GradientRows {
         });
   }
 
-  // What interpolation from a row took part in: only five rows of the finer level can have used it.
+  // Applies the transpose of interpolation. At most five rows of the finer level can have read a row.
   XMAE_HD void stage_up_adjoint(int first) {
     const Part& part = mine_.part;
     const float ratio = static_cast<float>(part.L_out) / static_cast<float>(part.L_other);

@@ -1,4 +1,5 @@
-// What train_launch.h declares, for one type of numbers.
+// The stem's training kernels and the functions that launch them, as templates over the 16-bit type. train_bfloat16.cu
+// and train_float16.cu instantiate them.
 #pragma once
 
 #include "cuda/conv_stem/stem_launch.h"
@@ -8,15 +9,18 @@
 
 namespace xmae_fast::cuda {
 
-constexpr int kTrainThreads = 256;
+constexpr int kTrainThreads = 256;  // threads of a CTA
 
+// All training kernels are this one, for another class L::Kernel (train_run.h).
 template <typename Number, typename L, typename Arguments>
-__global__ void __launch_bounds__(kTrainThreads, L::kTogether) stem_train_kernel(const __grid_constant__ Arguments run) {
+__global__ void __launch_bounds__(kTrainThreads, L::kTogether)
+    stem_train_kernel(const __grid_constant__ Arguments run) {
   using Lane = CudaLane<Number, kTrainThreads>;
   Lane lane;
   L::template Kernel<Lane>::run(lane, run);
 }
 
+// Launches kernels on a GPU, as TrainForward and TrainBackward ask for them.
 template <typename Number>
 struct CudaRun {
   cudaStream_t stream;

@@ -1,4 +1,5 @@
-// The launches of the stem's training kernels in one 16-bit type, compiled apart from torch: train_<type>.cu.
+// Declares the functions that launch the stem's training kernels. They are compiled without torch's headers, in
+// train_bfloat16.cu and train_float16.cu.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,6 +10,7 @@ namespace xmae_fast::cuda {
 
 template <typename Number>
 struct TrainLaunch {
+  // Each starts all kernels of a forward or a backward on the stream and does not wait for them.
   static void forward(const TrainBuffers& buffers, cudaStream_t stream);
   static void backward(const TrainBuffers& buffers, cudaStream_t stream);
 };

@@ -1,5 +1,5 @@
-// The first and the last launch of a training step: weights packed for tensor cores, and their gradients collected from what CTAs
-// left.
+// The first and the last launch of a training step. The first packs weights for tensor cores; the last adds up the
+// weights' gradients that the CTAs of the backward left.
 #pragma once
 
 #include "cuda/conv_stem/train_backward.h"
@@ -8,12 +8,13 @@
 namespace xmae_fast::cuda {
 
 struct PackArguments {
-  Step step;                     // norms are filled from running statistics where statistics are not the batch's
-  char* packed;                  // [stems, kPackedBytes]
-  Product products[kMatrices];   // in the order of kForwardOrder
-  int forward[kMatrices], backward[kMatrices];
-  bool streamed[kMatrices];
-  static constexpr int kShares = 28;  // CTAs for a matrix
+  Step step;                          // norms are filled here where running statistics are used instead of the batch's
+  char* packed;                       // [stems, kPackedBytes]
+  Product products[kMatrices];        // in the order of kForwardOrder
+  int forward[kMatrices];             // where a matrix begins in `packed`, in bytes: for the forward
+  int backward[kMatrices];            // and for the backward
+  bool streamed[kMatrices];           // the forward streams it, so no piece may cross the end of a chunk
+  static constexpr int kShares = 28;  // CTAs that pack one matrix
 };
 
 template <typename Lane>
@@ -24,7 +25,8 @@ class Pack {
   using Arguments = PackArguments;
   static constexpr int kBytes = 0;
 
-  // CTA: stem, matrix, share; behind those of a stem's matrices one for `norms`.
+  // Computes one CTA's share of the launch. CTAs count shares, then matrices, then stems; after the shares of a stem's
+  // matrices one more CTA fills `norms`.
   static XMAE_HD void run(Lane& lane, const PackArguments& run) {
     constexpr int kCtas = kMatrices * PackArguments::kShares + 1;
     const int stem = lane.block() / kCtas, cta = lane.block() % kCtas;
@@ -38,7 +40,9 @@ class Pack {
       const int tap = tap_in_order(product.k, i), tiles = tiles_under(product.k, product.c_out, tap);
       for (int part = 0; part < product.c_in / 32; ++part) {
         const int bytes = tiles * kTileBytes, into = (end - run.forward[matrix]) % kChunk;
-        if (run.streamed[matrix] && into + bytes > kChunk) end = clear_to_chunk(lane, packed, end, run.forward[matrix], share);
+        if (run.streamed[matrix] && into + bytes > kChunk) {
+          end = clear_to_chunk(lane, packed, end, run.forward[matrix], share);
+        }
         if (piece++ % PackArguments::kShares == share) {
           fill(lane, packed + end, tiles, [&](int input, int output) {
             return weight(flat, weight_at(product, tap, 32 * part + input, output));
@@ -63,16 +67,19 @@ class Pack {
   }
 
  private:
+  // Returns a weight, or 0 for at = -1.
   static XMAE_HD float weight(const float* flat, int at) { return at < 0 ? 0.0f : flat[at]; }
 
-  // Zeros up to the next chunk of the matrix that begins at `first`, by the first share -> where they end.
+  // Returns where the next chunk of the matrix that begins at `first` begins. The first share writes zeros up to there.
   static XMAE_HD int clear_to_chunk(Lane& lane, char* packed, int end, int first, int share) {
     const int into = (end - first) % kChunk, next = into == 0 ? end : end + kChunk - into;
-    for (int at = end + 16 * lane.thread(); share == 0 && at < next; at += 16 * Lane::kThreads) lane.put(packed + at, zeros());
+    for (int at = end + 16 * lane.thread(); share == 0 && at < next; at += 16 * Lane::kThreads) {
+      lane.put(packed + at, zeros());
+    }
     return next;
   }
 
-  // Tiles of B operands (stem_pack.h); value(k of the product, n).
+  // Writes tiles of the B operand (stem_pack.h). value(k, n) returns element (k, n) of B.
   template <typename Value>
   static XMAE_HD void fill(Lane& lane, char* to, int tiles, const Value& value) {
     for (int i = lane.thread(); i < tiles * 32; i += Lane::kThreads) {
@@ -84,14 +91,17 @@ class Pack {
     }
   }
 
+  // Fills `norms` from running statistics, unless the batch's are used.
   static XMAE_HD void running_norms(Lane& lane, const Step& step, int stem) {
     if (step.batch) return;
     const float* const running = step.weights(stem) + kTrainWeights + 2 * kTrainChannels;
     for (int c = lane.thread(); c < kTrainChannels; c += Lane::kThreads) {
       store_norm<Lane>(step, stem, c, running[c], running[kTrainChannels + c], running[kTrainChannels + c]);
     }
-    // Nothing is centred by the mean of x then.
-    if (lane.thread() < kNormRows) step.norm(stem, lane.thread())[kTrainChannels] = lane.thread() == kRstd || lane.thread() == kScale;
+    // With running statistics nothing is centred by the mean of x: mean 0, and 1 / standard deviation and scale 1.
+    if (lane.thread() < kNormRows) {
+      step.norm(stem, lane.thread())[kTrainChannels] = lane.thread() == kRstd || lane.thread() == kScale;
+    }
     if (lane.thread() < kMoments) step.moments[stem * kMoments + lane.thread()] = 0.0f;
   }
 };
@@ -99,14 +109,14 @@ class Pack {
 struct FinishArguments {
   Step step;
   Product products[kMatrices];
-  const float* arenas[kMatrices];
-  int ctas[kMatrices][2];        // of each stem
-  int before[kMatrices + 1];     // CTAs of this kernel for the matrices before
-  const float* wave_sums;        // [CTAs, 2 + kWindow, 32]
-  int wave_ctas[2];
-  const float* end_sums;         // [CTAs, EndArguments::kSums, kStemChannels]
-  int end_ctas[2];
-  float* out;                    // [stems, kTrainWeights + 2 kTrainChannels]
+  const float* arenas[kMatrices];  // [c_in / 32, CTAs, arena_of_cta] of each matrix
+  int ctas[kMatrices][2];          // CTAs of each stem that wrote to an arena
+  int before[kMatrices + 1];       // CTAs of this kernel for the matrices before a matrix
+  const float* wave_sums;          // [CTAs, 2 + kWindow, 32]: the first unit's sums
+  int wave_ctas[2];                // CTAs of each stem that wrote them
+  const float* end_sums;           // [CTAs, EndArguments::kSums, kStemChannels]
+  int end_ctas[2];                 // CTAs of each stem that wrote them
+  float* out;                      // [stems, kTrainWeights + 2 kTrainChannels]
 };
 
 template <typename Lane>
@@ -118,7 +128,8 @@ class Finish {
   using Arguments = FinishArguments;
   static constexpr int kBytes = kScratchBytes + 4 * 32 * (2 + kWindow);
 
-  // CTA: stem, then 256 numbers of a matrix's arena; behind them one for BatchNorms, the first unit and the skip path.
+  // Computes one CTA's share of the launch. CTAs count 256 numbers of an arena each, then matrices, then stems; after a
+  // stem's matrices one more CTA writes the gradients of BatchNorms, the first unit and the skip path.
   static XMAE_HD void run(Lane& lane, const FinishArguments& run) {
     const int ctas = run.before[kMatrices] + 1, stem = lane.block() / ctas, cta = lane.block() % ctas;
     float* const out = run.out + static_cast<int64_t>(stem) * kOut;
@@ -135,8 +146,10 @@ class Finish {
     int matrix = 0;
     while (cta >= run.before[matrix + 1]) ++matrix;
     const Product product = run.products[matrix];
-    const int size = arena_of_cta(product.k, product.c_out), element = (cta - run.before[matrix]) * Lane::kThreads + lane.thread();
-    const int part = element / size, place = element % size, k = place % 4, l = place / 4 % 32, inputs = place / 128 % 2;
+    const int size = arena_of_cta(product.k, product.c_out),
+              element = (cta - run.before[matrix]) * Lane::kThreads + lane.thread();
+    const int part = element / size, place = element % size, k = place % 4, l = place / 4 % 32,
+              inputs = place / 128 % 2;
     const Pair pair = pair_in_order(product.k, product.c_out, place / 256);
     if (pair.tap >= product.k || part >= product.c_in / 32) return;
     const int input = 32 * part + 16 * inputs + l / 4 + 8 * (k / 2), output = 8 * pair.tile + 2 * (l % 4) + k % 2;
@@ -153,7 +166,7 @@ class Finish {
   }
 
  private:
-  // COLUMNS numbers of each CTA's `stride` summed into shared memory behind the scratch.
+  // Sums numbers [first, first + COLUMNS) of each CTA's `stride` numbers over the CTAs. `total` reads the results.
   template <int COLUMNS>
   static XMAE_HD void sum_columns(Lane& lane, const float* from, int ctas, int stride, int first) {
     sum_over_ctas<COLUMNS>(lane, 0, kScratchBytes + 4 * first, ctas, [&](int cta, int quad) {
@@ -162,13 +175,15 @@ class Finish {
   }
   static XMAE_HD float total(Lane& lane, int at) { return lane.template load<float>(kScratchBytes + 4 * at); }
 
-  // The first unit's output before BatchNorm is linear in x: with the lag products of x and the sums of the gradient times x
-  // under each tap nothing has to be gone over again.
+  // Writes the first unit's gradients. Its output before BatchNorm is linear in x, so they follow from the lag products
+  // of x and from the sums of the gradient times x under each tap, without another pass over the samples.
   static XMAE_HD void first_unit(Lane& lane, const FinishArguments& run, int stem, float* out) {
     const Product first = first_product();
     constexpr int kColumns = 32 * (2 + kWindow);
     const float* const from = run.wave_sums + static_cast<int64_t>(stem ? run.wave_ctas[0] : 0) * kColumns;
-    for (int first = 0; first + 64 <= kColumns; first += 64) sum_columns<64>(lane, from, run.wave_ctas[stem], kColumns, first);
+    for (int first = 0; first + 64 <= kColumns; first += 64) {
+      sum_columns<64>(lane, from, run.wave_ctas[stem], kColumns, first);
+    }
     sum_columns<32>(lane, from, run.wave_ctas[stem], kColumns, kColumns - 32);
     const int c = lane.thread() % 32, tap = lane.thread() / 32, channel = published(32, c);
     const float d_beta = total(lane, c), d_gamma = total(lane, 32 + c);
@@ -183,7 +198,7 @@ class Finish {
     if (weight < 0) return;
     float value = total(lane, 32 * (2 + tap) + c);
     if (step.batch) {
-      float product = 0.0f;  // of the tap's samples and the outputs, centred
+      float product = 0.0f;  // sum of the tap's samples times the outputs, both centred
       for (int t = 0; t < kWindow; ++t) {
         const int other = weight_at(first, t, 0, c);
         const float w = other < 0 ? 0.0f : Number::value(Number::one(step.weights(stem)[other]));
@@ -194,7 +209,8 @@ class Finish {
     out[weight] = value * step.norm(stem, kScale)[channel];
   }
 
-  // Its outputs before BatchNorm are w x: the batch's mean and all but eps of the variance follow w.
+  // Writes the skip path's gradients. Its outputs before BatchNorm are w x, so the batch's mean and standard deviation
+  // grow with w and the normalised output depends on w through eps alone.
   static XMAE_HD void skip_path(Lane& lane, const FinishArguments& run, int stem, float* out) {
     constexpr int kColumns = EndArguments::kSums * kStemChannels;
     const float* const from = run.end_sums + static_cast<int64_t>(stem ? run.end_ctas[0] : 0) * kColumns;

@@ -1,4 +1,5 @@
-// A training step of one stem or two as a sequence of launches. RUN launches kernels: on a GPU, or on a host for tests.
+// The forward of a training step, of one stem or two, as a sequence of launches. RUN launches kernels: on a GPU, or in
+// tests on a host.
 #pragma once
 
 #include <algorithm>
@@ -7,42 +8,49 @@
 
 namespace xmae_fast::cuda {
 
-constexpr int kMultiprocessors = 132;  // CTAs are dealt as to an H200 whatever the GPU: the order of sums is the same on all
+// CTAs are dealt as for an H200, whatever the GPU is, so that all GPUs sum in the same order.
+constexpr int kMultiprocessors = 132;
 constexpr int kMostCtas = 2 * kMultiprocessors;
 
-// What an operator is called with; rows of the second stem behind those of the first everywhere.
+// The arrays and sizes of an operator's call. In every array the rows of the second stem follow those of the first.
 struct TrainBuffers {
   int stems;
   int B[2], L[2];
-  bool batch;               // statistics of the batch
-  int multiprocessors = kMultiprocessors;  // that CTAs are dealt to; at most so many
+  bool batch;                              // BatchNorm uses the batch's statistics, else running ones
+  int multiprocessors = kMultiprocessors;  // CTAs are dealt to so many; at most kMultiprocessors
   Waveform wave;
-  const float* flat;        // [stems, flat_stride]
+  const float* flat;  // [stems, flat_stride]: weights, gammas, betas and perhaps running means and variances
   int64_t flat_stride;
-  uint16_t* kept;           // [kept_numbers]
-  float *norms, *moments;
-  char* work;               // [forward_work or backward_work bytes]
-  uint16_t* features;       // [rows, kStemChannels], forward
-  const uint16_t* grads[2]; // backward
-  float* gradients;         // [stems, kTrainWeights + 2 kTrainChannels], backward
+  uint16_t* kept;            // [kept_numbers]: activations for the backward and packed weights
+  float* norms;              // [stems, kNormRows, kNormRow]
+  float* moments;            // [stems, kMoments]
+  char* work;                // [forward_work] or [backward_work] bytes
+  uint16_t* features;        // forward: [rows, kStemChannels]
+  const uint16_t* grads[2];  // backward: [rows of the stem, kStemChannels]: gradients of the features of each stem
+  float* gradients;          // backward: [stems, kTrainWeights + 2 kTrainChannels]
 };
 
+// Sizes of the arrays, and where in them everything lies.
 class TrainSizes {
  public:
   explicit TrainSizes(const TrainBuffers& buffers) : buffers_(buffers) {}
 
   int length(int stem, int level) const { return length_at(buffers_.L[stem], level); }
-  int64_t rows_before(int stem, int level) const { return stem == 0 ? 0 : static_cast<int64_t>(buffers_.B[0]) * length(0, level); }
+  int64_t rows_before(int stem, int level) const {
+    return stem == 0 ? 0 : static_cast<int64_t>(buffers_.B[0]) * length(0, level);
+  }
   int64_t rows(int level) const {
     int64_t count = 0;
-    for (int stem = 0; stem < buffers_.stems; ++stem) count += static_cast<int64_t>(buffers_.B[stem]) * length(stem, level);
+    for (int stem = 0; stem < buffers_.stems; ++stem) {
+      count += static_cast<int64_t>(buffers_.B[stem]) * length(stem, level);
+    }
     return count;
   }
-  // Numbers of a level's activations; every one has room in what the widest takes.
+  // Numbers of an activation of a level; `most` is that of the largest level.
   int64_t numbers(int level) const { return rows(level) * width(level); }
   int64_t most() const { return std::max(numbers(0), std::max(numbers(1), numbers(2))); }
 
-  // Where in `kept` a unit's outputs before BatchNorm are, and the mixes.
+  // Where in `kept` a unit's outputs before BatchNorm, the mixes and the packed weights begin.
   int64_t kept(int unit) const {
     int64_t at = 0;
     for (int u = 1; u < unit; ++u) at += numbers(kUnitTable[u].level);
@@ -52,7 +60,7 @@ class TrainSizes {
   int64_t kept_packed() const { return kept(kUnits) + numbers(1) + numbers(0); }
   int64_t kept_numbers() const { return kept_packed() + static_cast<int64_t>(buffers_.stems) * (kPackedBytes / 2); }
 
-  static constexpr int kPartial = kMostCtas * 32 * (2 + kWindow);  // floats of a launch's sums, the most that any leaves
+  static constexpr int kPartial = kMostCtas * 32 * (2 + kWindow);  // the most sums, in floats, that a launch leaves
   static_assert(moments_stride(128) <= 32 * (2 + kWindow));
   static constexpr int64_t forward_work() { return 4 * static_cast<int64_t>(kUnits) * kPartial; }
   static int64_t arena(int unit) {
@@ -64,7 +72,7 @@ class TrainSizes {
     for (const int unit : kForwardOrder) count += arena(unit);
     return count;
   }
-  static constexpr int kGradients = 5;  // activations' gradients that live at a time
+  static constexpr int kGradients = 5;  // gradients of activations that are needed at the same time
   int64_t backward_work() const {
     return 2 * kGradients * most() + 4 * (arenas() + static_cast<int64_t>(kUnits) * kPartial + 2 * 2 * kTrainChannels);
   }
@@ -73,38 +81,53 @@ class TrainSizes {
   const TrainBuffers& buffers_;
 };
 
-// Names a kernel class before its lane is known.
+// Names a kernel's class and shape without its lane, which RUN chooses.
 template <template <typename...> class KERNEL, int TOGETHER, typename... SHAPE>
 struct Launch {
   template <typename Lane>
   using Kernel = KERNEL<Lane, SHAPE...>;
-  static constexpr int kTogether = TOGETHER;  // CTAs that a multiprocessor shall hold
+  static constexpr int kTogether = TOGETHER;  // CTAs that share a multiprocessor
 };
 template <typename S>
 using ForwardLaunch = Launch<ConvForward, S::kTogether, S>;
 template <typename S>
 using BackwardLaunch = Launch<ConvBackward, S::kTogether, S>;
 
-// CTAs of both stems in a launch.
+// How many CTAs of a launch each stem has.
 struct Dealt {
   int blocks[2] = {0, 0};
   int first(int stem) const { return stem ? blocks[0] : 0; }
   int all() const { return blocks[0] + blocks[1]; }
 };
 
-// Parts of a launch that goes over `rows_of_cta` rows of output at a time with at most `most` CTAs; gap: zeros behind a sample.
+// Deals the CTAs of a launch to the stems.
 class Dealer {
  public:
   explicit Dealer(const TrainBuffers& buffers) : buffers_(buffers), sizes_(buffers) {}
 
-  Dealt deal(Part (&parts)[2], int level_in, int level_out, int gap, int rows_of_cta, int most, const Dealt& source = {}) const {
+  // Fills the parts of a launch of at most `most` CTAs, each of which takes `rows_of_cta` rows of output at a time.
+  // gap: rows of zeros after each sample. source: how the launch was dealt that computed the source.
+  Dealt deal(
+      Part (&parts)[2], int level_in, int level_out, int gap, int rows_of_cta, int most,
+      const Dealt& source = {}) const {
     int64_t tiles[2] = {0, 0};
     for (int s = 0; s < 2; ++s) {
       parts[s] = Part{};
       if (s >= buffers_.stems) continue;
       const int L_out = sizes_.length(s, level_out), spacing = L_out + gap;
-      parts[s] = {buffers_.B[s], sizes_.length(s, level_in), L_out, spacing, 0, source.first(s), source.blocks[s],
-                  sizes_.rows_before(s, level_in), sizes_.rows_before(s, level_out), 0, 0};
+      parts[s] = {
+          .B = buffers_.B[s],
+          .L_in = sizes_.length(s, level_in),
+          .L_out = L_out,
+          .spacing = spacing,
+          .blocks = 0,
+          .source_first = source.first(s),
+          .of_source = source.blocks[s],
+          .in_before = sizes_.rows_before(s, level_in),
+          .out_before = sizes_.rows_before(s, level_out),
+          .L_other = 0,
+          .other_before = 0,
+      };
       tiles[s] = (static_cast<int64_t>(buffers_.B[s]) * spacing + rows_of_cta - 1) / rows_of_cta;
     }
     Dealt dealt;
@@ -119,7 +142,7 @@ class Dealer {
     for (int s = 0; s < 2; ++s) parts[s].blocks = dealt.blocks[s];
     return dealt;
   }
-  // The third array of a mix and of its adjoint.
+  // Adds the third array that a mix and the transpose of a mix read: rows of another level.
   void other(Part (&parts)[2], int level) const {
     for (int s = 0; s < 2 && s < buffers_.stems; ++s) {
       parts[s].L_other = sizes_.length(s, level);
@@ -137,8 +160,18 @@ class TrainForward : Dealer {
  public:
   TrainForward(RUN& run, const TrainBuffers& buffers) : Dealer(buffers), run_(run), step_(step_of(buffers, nullptr)) {}
 
-  static Step step_of(const TrainBuffers& b, float* sums) { return {b.flat, b.flat_stride, b.norms, sums, b.moments, b.batch}; }
+  static Step step_of(const TrainBuffers& b, float* sums) {
+    return {
+        .flat = b.flat,
+        .flat_stride = b.flat_stride,
+        .norms = b.norms,
+        .sums = sums,
+        .moments = b.moments,
+        .batch = b.batch,
+    };
+  }
 
+  // Launches all kernels of the forward. ForwardShape (train_forward.h) describes the template arguments.
   void all() {
     pack();
     if (buffers_.batch) wave_moments();
@@ -164,10 +197,19 @@ class TrainForward : Dealer {
   }
 
  private:
+  // Where the CTAs of a unit leave the moments of its outputs; null with running statistics.
   float* partial(int unit) const {
-    return buffers_.batch ? reinterpret_cast<float*>(buffers_.work) + static_cast<int64_t>(unit) * TrainSizes::kPartial : nullptr;
+    return buffers_.batch ? reinterpret_cast<float*>(buffers_.work) + static_cast<int64_t>(unit) * TrainSizes::kPartial
+                          : nullptr;
   }
-  NormSource norm(int unit, bool merge) const { return {merge ? partial(unit) : nullptr, channels_before(unit), merged(unit)}; }
+  // merge: the kernel merges the CTAs' moments; else it reads `norms`.
+  NormSource norm(int unit, bool merge) const {
+    return {
+        .partial = merge ? partial(unit) : nullptr,
+        .channel = channels_before(unit),
+        .branches = merged(unit),
+    };
+  }
   uint16_t* kept(int unit) const { return buffers_.kept + sizes_.kept(unit); }
 
   void pack() {
@@ -214,11 +256,12 @@ class TrainForward : Dealer {
     args.partial = partial(u);
     run_.template launch<ForwardLaunch<S>>(dealt_[u].all(), args);
   }
-  // lateral(fine) + up(reduce(coarse)); the statistics of `fine` were merged by the unit behind it.
+  // Launches lateral(fine) + up(reduce(coarse)). The unit after `fine` has merged the statistics of `fine` already.
   template <typename S>
   void mix(int level, int lateral, int fine, int coarse) {
     ForwardArguments args = arguments<S>(lateral);
-    const Dealt dealt = deal(args.parts, level, level, 0, S::kRows, S::kTogether * buffers_.multiprocessors, dealt_[coarse]);
+    const Dealt dealt =
+        deal(args.parts, level, level, 0, S::kRows, S::kTogether * buffers_.multiprocessors, dealt_[coarse]);
     other(args.parts, level + 1);
     args.source = kept(fine);
     args.norm = norm(fine, false);

@@ -1,4 +1,4 @@
-// The backward of a training step as a sequence of launches; see train_run.h.
+// The backward of a training step as a sequence of launches. train_run.h has the forward and what both share.
 #pragma once
 
 #include "cuda/conv_stem/train_run.h"
@@ -9,10 +9,14 @@ template <typename RUN>
 class TrainBackward : Dealer {
  public:
   TrainBackward(RUN& run, const TrainBuffers& buffers)
-      : Dealer(buffers), run_(run), partials_(reinterpret_cast<float*>(buffers.work + 2 * TrainSizes::kGradients * sizes_.most())),
-        arenas_(partials_ + static_cast<int64_t>(kUnits) * TrainSizes::kPartial), sums_(arenas_ + TrainSizes::arenas()),
+      : Dealer(buffers),
+        run_(run),
+        partials_(reinterpret_cast<float*>(buffers.work + 2 * TrainSizes::kGradients * sizes_.most())),
+        arenas_(partials_ + static_cast<int64_t>(kUnits) * TrainSizes::kPartial),
+        sums_(arenas_ + TrainSizes::arenas()),
         step_(TrainForward<RUN>::step_of(buffers, sums_)) {}
 
+  // Launches all kernels of the backward. gradient(i) is one of five buffers for gradients of activations.
   void all() {
     end();
     unit<BackwardShape<32, 32, 3, 1, 2>>(kHeadUnit, gradient(0), gradient(1));
@@ -42,6 +46,7 @@ class TrainBackward : Dealer {
   uint16_t* gradient(int which) const { return reinterpret_cast<uint16_t*>(buffers_.work) + which * sizes_.most(); }
   float* partial(int unit) const { return partials_ + static_cast<int64_t>(unit) * TrainSizes::kPartial; }
   const uint16_t* kept(int unit) const { return buffers_.kept + sizes_.kept(unit); }
+  // Returns the place of a matrix in kForwardOrder.
   static int index(int matrix) {
     int i = 0;
     while (kForwardOrder[i] != matrix) ++i;
@@ -53,7 +58,7 @@ class TrainBackward : Dealer {
     end_ = dealt_[kHeadUnit] = deal(args.parts, 0, 0, 0, EndArguments::kRows, 2 * buffers_.multiprocessors);
     args.step = step_;
     args.head = kept(kHeadUnit);
-    args.norm = {nullptr, channels_before(kHeadUnit), false};
+    args.norm = {.partial = nullptr, .channel = channels_before(kHeadUnit), .branches = false};
     args.wave = buffers_.wave;
     for (int s = 0; s < 2; ++s) args.grads[s] = buffers_.grads[s];
     args.out = gradient(0);
@@ -61,7 +66,8 @@ class TrainBackward : Dealer {
     run_.template launch<Launch<EndBackward, 2>>(end_.all(), args);
   }
 
-  // source: the unit whose activation the matrix reads, -1: a mix or the waveform.
+  // Fills the arguments that all launches of convolutions share. source: the unit whose activation the matrix reads, or
+  // -1 where it reads a mix. of_d: how the launch was dealt that wrote d.
   template <typename S>
   BackwardArguments arguments(int matrix, int source, const uint16_t* d, uint16_t* out, const Dealt& of_d) {
     const Unit& shape = kUnitTable[matrix];
@@ -83,12 +89,13 @@ class TrainBackward : Dealer {
     }
     if (source >= 0) {
       args.source = source == kFirst ? nullptr : kept(source);
-      args.norm = {nullptr, channels_before(source), merged(source)};
+      args.norm = {.partial = nullptr, .channel = channels_before(source), .branches = merged(source)};
       args.sums = partial(source);
     }
     return args;
   }
 
+  // Launches the backward of unit u. add: a further gradient of its source, or null.
   template <typename S>
   void unit(int u, const uint16_t* d, uint16_t* out, const uint16_t* add = nullptr) {
     const bool of_mix = u == kSmooth2 || u == kSmooth1;
@@ -108,7 +115,8 @@ class TrainBackward : Dealer {
     }
     run_.template launch<BackwardLaunch<S>>(matrices_[index(u)].all() * (S::C_IN / 32), args);
   }
-  // Gradient of what a mix takes from its own level, to be added to that from the next level.
+  // Computes the gradient that reaches a mix's own level through the lateral convolution. The next level's is added
+  // later.
   template <typename S>
   void lateral(int matrix, int source, const uint16_t* d, uint16_t* out) {
     BackwardArguments args = arguments<S>(matrix, source, d, out, {});
@@ -116,6 +124,7 @@ class TrainBackward : Dealer {
     args.sums = nullptr;
     run_.template launch<BackwardLaunch<S>>(matrices_[index(matrix)].all() * (S::C_IN / 32), args);
   }
+  // Computes the gradient that reaches the coarser level of a mix.
   template <typename S>
   void reduction(int matrix, int source, const uint16_t* d, uint16_t* out) {
     BackwardArguments args = arguments<S>(matrix, source, d, out, {});

@@ -1,11 +1,38 @@
-// Sums over the rows that a CTA goes over, in an order that does not depend on timing.
+// Sums over the rows of a CTA, in an order that does not depend on timing.
 #pragma once
 
 #include "cuda/conv_stem/train_tile.h"
 
 namespace xmae_fast::cuda {
 
-// Numbers of a thread's own wait in shared memory while its registers are wanted for products: where the i-th is.
+// totals[c] = sum over `count` CTAs of load(cta, c / 4).v[c % 4], for C channels. scratch, totals: addresses in shared
+// memory; totals [C] is float32.
+template <int C, typename Lane, typename Load>
+XMAE_HD void sum_over_ctas(Lane& lane, uint32_t scratch, uint32_t totals, int count, const Load& load) {
+  constexpr int kQuads = C / 4, kSlices = Lane::kThreads / kQuads;
+  const int quad = lane.thread() % kQuads;
+  Float4 sum{};
+#if defined(__CUDA_ARCH__)
+#pragma unroll 4
+#endif
+  for (int cta = lane.thread() / kQuads; cta < count; cta += kSlices) {
+    const Float4 value = load(cta, quad);
+    XMAE_UNROLL
+    for (int k = 0; k < 4; ++k) sum.v[k] += value.v[k];
+  }
+  lane.store(scratch + 16 * lane.thread(), sum);
+  lane.barrier();
+  if (lane.thread() < C) {
+    float total = 0.0f;
+    for (int slice = 0; slice < kSlices; ++slice) {
+      total += lane.template load<float>(scratch + 4 * (slice * C + lane.thread()));
+    }
+    lane.store(totals + 4 * lane.thread(), total);
+  }
+  lane.barrier();
+}
+
+// A thread parks numbers in shared memory while it needs its registers for products. `parked` says where number i is.
 template <typename Lane>
 XMAE_HD uint32_t parked(Lane& lane, uint32_t at, int i) {
   return at + 4 * (i * Lane::kThreads + lane.thread());
@@ -21,12 +48,13 @@ XMAE_HD void unpark(Lane& lane, uint32_t at, float (&v)[COUNT], int first = 0) {
   for (int i = 0; i < COUNT; ++i) v[i] = lane.template load<float>(parked(lane, at, first + i));
 }
 
-// Mean and squared distances of eight channels over rows, about the first row seen: the error of the distances is at most
-// (number of rows) units in the last place, because the first row is no further from the mean than all rows together.
+// Sums and squared distances of eight channels over rows, taken about the first row. The error of the squared distances
+// is at most as many units in the last place as there are rows, because the first row is no further from the mean than
+// all rows together.
 struct Moments {
   static constexpr int kNumbers = 25;
-  float about[8], sum[8], squares[8];
-  float rows = 0.0f;
+  float about[8], sum[8], squares[8];  // the first row; sums of distances from it, and of their squares
+  float rows = 0.0f;                   // how many rows were added
 
   XMAE_HD Moments() {
     XMAE_UNROLL
@@ -58,7 +86,8 @@ struct Moments {
   }
 };
 
-// One channel's moments, merged as Chan et al. do.
+// The moments of one channel: number of rows, mean, sum of squared distances from it. They are merged as Chan, Golub
+// and LeVeque do ("Updating formulae and a pairwise algorithm for computing sample variances", 1979).
 struct Merged {
   float n, mean, square;
 
@@ -72,7 +101,11 @@ struct Merged {
   }
 };
 
-// Moments of C channels of a CTA to `out` [moments_stride(C)]. Begins with a barrier, because scratch may be in use.
+// The numbers that a CTA leaves of its output channels: means, sums of squared distances from them, number of rows.
+constexpr XMAE_HD int moments_stride(int channels) { return 2 * channels + 4; }
+
+// Merges the moments of a CTA's threads, of C channels, and writes them to out [moments_stride(C)]. Begins with a
+// barrier, because other threads may still use the scratch memory.
 template <int C, typename Lane>
 XMAE_HD void leave_moments(Lane& lane, const Moments& mine, uint32_t scratch, float* out) {
   constexpr int kPieces = C / 8, kWarps = Lane::kThreads / 32, kRow = 4 * (2 * C + 4);
@@ -89,7 +122,8 @@ XMAE_HD void leave_moments(Lane& lane, const Moments& mine, uint32_t scratch, fl
     XMAE_UNROLL
     for (int k = 0; k < 8; ++k) {
       const Merged& own = channels[k];
-      channels[k].add({lane.shuffle_xor(own.n, mask), lane.shuffle_xor(own.mean, mask), lane.shuffle_xor(own.square, mask)});
+      channels[k].add(
+          {lane.shuffle_xor(own.n, mask), lane.shuffle_xor(own.mean, mask), lane.shuffle_xor(own.square, mask)});
     }
   }
   const uint32_t row = scratch + lane.warp() * kRow;
@@ -106,8 +140,9 @@ XMAE_HD void leave_moments(Lane& lane, const Moments& mine, uint32_t scratch, fl
     Merged channel{0.0f, 0.0f, 0.0f};
     for (int warp = 0; warp < kWarps; ++warp) {
       const uint32_t from = scratch + warp * kRow;
-      channel.add({lane.template load<float>(from + 4 * 2 * C), lane.template load<float>(from + 4 * lane.thread()),
-                   lane.template load<float>(from + 4 * (C + lane.thread()))});
+      channel.add(
+          {lane.template load<float>(from + 4 * 2 * C), lane.template load<float>(from + 4 * lane.thread()),
+           lane.template load<float>(from + 4 * (C + lane.thread()))});
     }
     out[lane.thread()] = channel.mean;
     out[C + lane.thread()] = channel.square;
@@ -115,7 +150,8 @@ XMAE_HD void leave_moments(Lane& lane, const Moments& mine, uint32_t scratch, fl
   }
 }
 
-// COUNT sums of each of 32 channels, of which a thread has eight: to out [COUNT][`stride`], channels in succession.
+// Adds up COUNT sums of 32 channels over a CTA's threads, each of which has eight of the channels, and writes them to
+// out [COUNT, 32], with `stride` numbers between rows.
 template <int COUNT, typename Lane>
 XMAE_HD void leave_sums(Lane& lane, float (&mine)[COUNT][8], uint32_t scratch, float* out, int stride) {
   constexpr int kPieces = 4, kWarps = Lane::kThreads / 32;

@@ -1,12 +1,13 @@
-// The first unit, seven taps of the waveform's one channel, is never stored: its BatchNorm follows from lag products of x
-// and its outputs are computed again wherever they are wanted.
+// The first unit is a convolution of seven taps over the waveform's one channel. Its outputs are never stored: its
+// BatchNorm follows from the lag products of x, and every kernel that needs its outputs computes them again.
 #pragma once
 
-#include "cuda/conv_stem/train_sums.h"
+#include "cuda/conv_stem/train_norm.h"
 
 namespace xmae_fast::cuda {
 
-// x [samples of all stems], float32 or 16-bit; products take it rounded to 16 bits.
+// The waveforms x [samples of all stems], in float32 or the 16-bit type. Kernels round them to 16 bits. `at` returns 0
+// for a row below 0.
 struct Waveform {
   const void* x;
   bool is_float;
@@ -14,14 +15,15 @@ struct Waveform {
   template <typename Number>
   XMAE_HD float at(int64_t row) const {
     if (row < 0) return 0.0f;
-    return is_float ? Number::value(Number::one(static_cast<const float*>(x)[row])) : Number::value(static_cast<const uint16_t*>(x)[row]);
+    return is_float ? Number::value(Number::one(static_cast<const float*>(x)[row]))
+                    : Number::value(static_cast<const uint16_t*>(x)[row]);
   }
 };
 
-// Place of the product of samples a <= b of a window among kLags.
+// Returns the place of the product of samples a <= b of a window among kLags.
 constexpr XMAE_HD int lag_at(int a, int b) { return kWindow * a - a * (a - 1) / 2 + b - a; }
 
-// The two samples of a window whose product is number `lag` of kLags.
+// Returns the two samples of a window whose product is number `lag` of kLags.
 struct Lag {
   int a, b;
 };
@@ -31,9 +33,9 @@ XMAE_HD Lag lag_of(int lag) {
   return {a, a + lag - lag_at(a, a)};
 }
 
-// Means, co-moments and numbers of the windows of seven samples that a CTA goes over.
+// The kernel WaveMoments computes the lag products of the windows of each CTA.
 struct WaveArguments {
-  static constexpr int kRows = 1024;
+  static constexpr int kRows = 1024;  // windows that a CTA takes at a time
   Part parts[2];
   Waveform wave;
   float* partial;  // [CTAs, kMoments]
@@ -51,7 +53,7 @@ class WaveMoments {
     const Mine mine = mine_of(run.parts, lane.block());
     const Part& part = mine.part;
     const int end = part.B * part.spacing;
-    // About the stem's first sample: offsets of the waveform cost no digits.
+    // Sums are taken about the stem's first sample, so that an offset of the waveform costs no digits.
     const float about = run.wave.template at<Number>(part.in_before);
     float sums[kMoments];
     XMAE_UNROLL
@@ -62,13 +64,16 @@ class WaveMoments {
         float x[kWindow];
         XMAE_UNROLL
         for (int t = 0; t < kWindow; ++t) {
-          x[t] = run.wave.template at<Number>(row_of(row + t - 3, part.spacing, part.B, part.L_in, part.in_before)) - about;
+          x[t] = run.wave.template at<Number>(row_of(row + t - 3, part.spacing, part.B, part.L_in, part.in_before)) -
+                 about;
         }
         XMAE_UNROLL
         for (int a = 0; a < kWindow; ++a) {
           sums[a] += x[a];
           XMAE_UNROLL
-          for (int b = a; b < kWindow; ++b) sums[kWindow + lag_at(a, b)] = fmaf(x[a], x[b], sums[kWindow + lag_at(a, b)]);
+          for (int b = a; b < kWindow; ++b) {
+            sums[kWindow + lag_at(a, b)] = fmaf(x[a], x[b], sums[kWindow + lag_at(a, b)]);
+          }
         }
         sums[kMoments - 1] += 1.0f;
       }
@@ -77,6 +82,7 @@ class WaveMoments {
   }
 
  private:
+  // Adds up the threads' sums and writes the means, co-moments and number of windows to out [kMoments].
   static XMAE_HD void leave(Lane& lane, float (&sums)[kMoments], float about, float* out) {
     constexpr int kWarps = Lane::kThreads / 32;
     XMAE_UNROLL
@@ -105,18 +111,20 @@ class WaveMoments {
   }
 };
 
-// Shared memory for what is computed from x: a table of 32 channels, weights [7, 32], a window of samples.
+// Offsets in shared memory of what the first unit needs: a table of 32 channels, weights [7, 32], a window of samples.
 template <int ROWS>
 struct WaveRoom {
   static constexpr int kTable = 0, kWeights = kTable + NormTable<32>::kBytes, kWindowAt = kWeights + 4 * kWindow * 32;
   static constexpr int kBytes = padded(kWindowAt + 4 * (ROWS + kWindow));
 };
 
-// Fills the table and the weights; merges what `partial` has (null: `norms` is complete), a stem's first CTA writes `norms` of the
-// first unit, of the skip path and of x, and `moments`. Ends with a barrier.
+// Fills the table and the weights. partial: the lag products that CTAs left, or null where `norms` is complete. They
+// are merged here, and the stem's first CTA writes `norms` of the first unit, the skip path and x, and `moments`. Ends
+// with a barrier.
 template <typename Lane>
 XMAE_HD void make_wave_tables(
-    Lane& lane, const Step& step, const Mine& mine, const float* partial, uint32_t scratch, uint32_t table, uint32_t weights) {
+    Lane& lane, const Step& step, const Mine& mine, const float* partial, uint32_t scratch, uint32_t table,
+    uint32_t weights) {
   using Number = typename Lane::Number;
   const Product product = first_product();
   const int i = lane.thread();
@@ -128,13 +136,15 @@ XMAE_HD void make_wave_tables(
   const int channel = published(32, i < 32 ? i : 0);
   if (!partial) {
     if (i < 32) {
-      store_half_norm<32>(lane, table, i, step.norm(mine.stem, kMean)[channel], step.norm(mine.stem, kRstd)[channel],
-                          step.norm(mine.stem, kScale)[channel], step.norm(mine.stem, kBeta)[channel]);
+      store_half_norm<32>(
+          lane, table, i, step.norm(mine.stem, kMean)[channel], step.norm(mine.stem, kRstd)[channel],
+          step.norm(mine.stem, kScale)[channel], step.norm(mine.stem, kBeta)[channel]);
     }
     lane.barrier();
     return;
   }
-  // Slices of CTAs, kMoments threads each: first the means, then what the CTAs' own means add to the co-moments.
+  // kMoments threads add up a slice of the CTAs. The first pass gives the means, the second the co-moments, to which
+  // the distances of the CTAs' own means contribute.
   constexpr int kSlices = Lane::kThreads / kMoments;
   const int which = i % kMoments, slice = i / kMoments;
   const uint32_t totals = scratch + 4 * kSlices * kMoments;
@@ -179,7 +189,9 @@ XMAE_HD void make_wave_tables(
       mean = fmaf(weight, moment(t), mean);
       for (int u = t; u < kWindow; ++u) {
         const float twice = u > t ? 2.0f : 1.0f;
-        square = fmaf(twice * weight * lane.template load<float>(weights + 4 * (32 * u + i)), moment(kWindow + lag_at(t, u)), square);
+        square = fmaf(
+            twice * weight * lane.template load<float>(weights + 4 * (32 * u + i)), moment(kWindow + lag_at(t, u)),
+            square);
       }
     }
     square = fmaxf(square, 0.0f);
@@ -187,8 +199,9 @@ XMAE_HD void make_wave_tables(
     store_half_norm<32>(lane, table, i, mean, rstd, scale, flat[kTrainWeights + kTrainChannels + channel]);
     if (mine.cta == 0) {
       store_norm<Lane>(step, mine.stem, channel, mean, square / n, square / fewer);
-      // The skip path multiplies x by a weight: so are its mean and standard deviation.
-      const float skip = Number::value(Number::one(flat[kSkipWeights + i])), x_square = skip * skip * moment(kWindow + lag_at(3, 3));
+      // The skip path multiplies x by a weight, which multiplies the mean and the standard deviation too.
+      const float skip = Number::value(Number::one(flat[kSkipWeights + i])),
+                  x_square = skip * skip * moment(kWindow + lag_at(3, 3));
       store_norm<Lane>(step, mine.stem, kSkipChannel + i, skip * moment(3), x_square / n, x_square / fewer);
     }
   }
@@ -206,7 +219,7 @@ XMAE_HD void make_wave_tables(
   lane.barrier();
 }
 
-// The samples under the windows of rows [first, first + rows) of a stem and the one behind, as float32.
+// Copies the samples under the windows of rows [first, first + rows), and one more, to shared memory as float32.
 template <typename Lane>
 XMAE_HD void load_window(Lane& lane, const Waveform& wave, const Part& part, int first, int rows, uint32_t window) {
   for (int i = lane.thread(); i < rows + kWindow; i += Lane::kThreads) {
@@ -215,8 +228,8 @@ XMAE_HD void load_window(Lane& lane, const Waveform& wave, const Part& part, int
   }
 }
 
-// Outputs of the first unit before its BatchNorm, of 16 R rows of the window from `row` on: the samples under a row's window are the
-// input numbers of one product.
+// Returns outputs of the first unit before its BatchNorm, for 16 R rows from row `row` of the window on. The samples
+// under a row's window are the input numbers of one product.
 template <int R, typename Lane>
 XMAE_HD Sums<R, 4> convolve_wave(Lane& lane, uint32_t window, uint32_t weights, int row) {
   using Number = typename Lane::Number;
@@ -225,7 +238,8 @@ XMAE_HD Sums<R, 4> convolve_wave(Lane& lane, uint32_t window, uint32_t weights, 
   XMAE_UNROLL
   for (int j = 0; j < 4; ++j) {
     const uint32_t at = weights + 4 * (32 * tap + 8 * j + g);
-    b[j] = Number::two(lane.template load<float>(at), tap + 1 < kWindow ? lane.template load<float>(at + 4 * 32) : 0.0f);
+    b[j] =
+        Number::two(lane.template load<float>(at), tap + 1 < kWindow ? lane.template load<float>(at + 4 * 32) : 0.0f);
   }
   Sums<R, 4> sums;
   clear(sums);
@@ -243,7 +257,7 @@ XMAE_HD Sums<R, 4> convolve_wave(Lane& lane, uint32_t window, uint32_t weights, 
   return sums;
 }
 
-// BatchNorm and SiLU of outputs with a table of their 32 channels.
+// Applies BatchNorm and SiLU to outputs, with a table of their 32 channels.
 template <int R, typename Lane>
 XMAE_HD void activate_columns(Lane& lane, Sums<R, 4>& sums, uint32_t table) {
   XMAE_UNROLL

@@ -1,11 +1,12 @@
-// Weights on their way from global memory through shared memory.
+// Streams weights from global memory through shared memory, so that copies run while a CTA computes.
 #pragma once
 
 #include "cuda/conv_stem/stem_plan.h"
 
 namespace xmae_fast::cuda {
 
-// Two slots of shared memory, a chunk in each. Every thread of the CTA takes the same pieces in the same order.
+// Holds two chunks of weights in two slots of shared memory: one that is used and one that is being copied. Every
+// thread of the CTA must take the same pieces in the same order.
 template <typename Lane>
 class WeightStream {
  public:
@@ -14,18 +15,20 @@ class WeightStream {
     copy();
   }
 
-  // The next sample begins at the first chunk, whose copy is under way.
+  // To be called before each sample: it begins at the first chunk, whose copy has been started.
   XMAE_HD void rewind() { position_ = kChunk; }
 
-  // Where in shared memory the next `bytes` are; they stay until the next but one chunk is begun.
+  // Returns the address in shared memory of the next `bytes` of weights. They stay there until a piece of the next
+  // chunk is taken, because that starts a copy over them.
   XMAE_HD uint32_t next(int bytes) {
     if (position_ + bytes > kChunk) {
       lane_.wait_for_copies();
-      lane_.barrier();  // what all threads copied is there, and nobody reads the other slot any more
+      lane_.barrier();  // now the copies of all threads have arrived, and no thread reads the other slot any more
       position_ = 0;
       copy();
     }
-    const uint32_t at = slots_ + (chunk_ & 1) * kChunk + position_;  // of the chunk before the one under way
+    // chunk_ is one past the chunk being copied, so the chunk in use is in the slot of the same parity.
+    const uint32_t at = slots_ + (chunk_ & 1) * kChunk + position_;
     position_ += bytes;
     return at;
   }
@@ -35,7 +38,8 @@ class WeightStream {
   }
 
  private:
-  // Begin to copy the next chunk, after the last one the first. An even number of them: its slot follows from its number.
+  // Starts to copy the next chunk, or the first after the last one. The number of chunks is even, so that the parity of
+  // a chunk's number says which slot it has.
   XMAE_HD void copy() {
     const uint32_t mine = 16 * lane_.thread();
     const char* const from = source_ + (static_cast<uint32_t>(chunk_) * kChunk + mine);
@@ -48,7 +52,7 @@ class WeightStream {
   Lane& lane_;
   const char* source_;
   uint32_t slots_;
-  int chunks_, chunk_ = 0, position_ = kChunk;  // chunk_: to be copied next
+  int chunks_, chunk_ = 0, position_ = kChunk;  // chunk_: the chunk to be copied next
 };
 
 }  // namespace xmae_fast::cuda

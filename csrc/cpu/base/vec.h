@@ -1,4 +1,5 @@
-// Vectors of floats of one instruction set, by the vector extensions of GCC and Clang; XMAE_VECTOR_BYTES is its width.
+// Vectors of floats of one instruction set, by the vector extensions of GCC and Clang. XMAE_VECTOR_BYTES is their
+// width.
 #pragma once
 
 #include "cpu/base/common.h"
@@ -9,13 +10,13 @@ typedef float Vec __attribute__((vector_size(XMAE_VECTOR_BYTES)));
 typedef int32_t VecInt __attribute__((vector_size(XMAE_VECTOR_BYTES)));
 typedef float VecAnywhere __attribute__((vector_size(XMAE_VECTOR_BYTES), aligned(4), may_alias));
 
-constexpr int64_t W = XMAE_VECTOR_BYTES / 4;
+constexpr int64_t W = XMAE_VECTOR_BYTES / 4;  // floats in a vector
 
 XMAE_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecAnywhere*>(p); }
 XMAE_INLINE void store(float* p, Vec v) { *reinterpret_cast<VecAnywhere*>(p) = v; }
 XMAE_INLINE Vec broadcast(float s) { return s - Vec{}; }  // x - 0 is x for every x, so the compiler drops the 0
 
-// The first `count` floats; the others are 0 (load) or left alone (store).
+// Load and store the first `count` floats of a vector, or all if count >= W. The others are loaded as 0 and not stored.
 XMAE_INLINE Vec load_some(const float* p, int64_t count) {
   if (count >= W) return load(p);
   alignas(XMAE_VECTOR_BYTES) float lanes[W] = {};
@@ -29,6 +30,7 @@ XMAE_INLINE void store_some(float* p, Vec v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
+// Returns the sum of a vector's floats, by halves.
 XMAE_INLINE float sum(Vec v) {
   float lanes[W];
   store(lanes, v);
@@ -40,7 +42,11 @@ XMAE_INLINE float sum(Vec v) {
 XMAE_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 XMAE_INLINE Vec abs(Vec a) { return a < 0.0f ? -a : a; }
 
-// e^x within 1.2 units in the last place; 0 or infinity are reached only beyond +-88, NaN stays NaN.
+// The errors below are what tests/test_cpu_vec.py asserts, for each instruction set, against float64. eps is 2^-24.
+
+// e^x: error at most 1.4 units in the last place for -87.33 <= x <= 88.37. Outside of that the result is the one at the
+// limit, 1.18e-38 or 2.41e38, never 0 or infinity. A NaN whose lowest nine bits are 0, as arithmetic makes it, stays
+// NaN.
 XMAE_INLINE Vec exp(Vec x) {
   x = x > 88.3762626647949f ? broadcast(88.3762626647949f) : x;
   x = x < -87.3365478515625f ? broadcast(-87.3365478515625f) : x;
@@ -58,14 +64,18 @@ XMAE_INLINE Vec exp(Vec x) {
   return reinterpret_cast<Vec>(power);
 }
 
+// 1 / (1 + e^-x) and x / (1 + e^-x): error at most 3.4 units in the last place for x >= -87.3. For smaller x sigmoid is
+// at most 4.2e-39 from the true value, and silu at most 4.2e-39 |x|. For infinities silu is not that of torch.
 XMAE_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 XMAE_INLINE Vec silu(Vec x) { return x / (1.0f + exp(-x)); }
+// The derivative of silu: absolute error at most 1.1e-6 + 4.2e-39 |x|.
 XMAE_INLINE Vec silu_gradient(Vec x) {
   const Vec s = sigmoid(x);
   return s * (1.0f + x * (1.0f - s));
 }
 
-// exp(-x^2 / 2) in `gauss`; returns the normal distribution function at -|x|, relative error 1e-7 down to underflow.
+// Returns the normal distribution function Phi at -|x| and sets gauss = exp(-x^2 / 2). The relative error is at most
+// (10 + 2 x^2) eps, because x^2 is rounded before its exponential is taken, plus an absolute error of 1.2e-38.
 // Phi(-|x|) = erfcx(|x| / sqrt 2) exp(-x^2 / 2) / 2, erfcx(z) = t poly(t), t = 1 / (1 + 0.3 z), fitted on 0 <= z <= 10.
 XMAE_INLINE Vec normal_tail(Vec x, Vec& gauss) {
   const Vec z = abs(x) * 0.70710678118654752f;
@@ -82,13 +92,14 @@ XMAE_INLINE Vec normal_tail(Vec x, Vec& gauss) {
   return 0.5f * t * p * gauss;
 }
 
-// x Phi(x), the exact (erf) form.
+// x Phi(x), the form of GELU by erf: absolute error at most 2.5e-7 + 5e-39 |x|; for x < 0 also at most (11 + 2 x^2) eps
+// of the value, plus 1.2e-38 |x| + 1.5e-45. For infinities it is NaN.
 XMAE_INLINE Vec gelu(Vec x) {
   Vec gauss;
   const Vec tail = normal_tail(x, gauss);
   return x < 0.0f ? x * tail : x - x * tail;
 }
-// The same, and its derivative Phi(x) + x phi(x).
+// The same, and sets its derivative Phi(x) + x phi(x): absolute error at most 3.2e-7 + 5e-39 |x|.
 XMAE_INLINE Vec gelu(Vec x, Vec& gradient) {
   Vec gauss;
   const Vec tail = normal_tail(x, gauss), below = x < 0.0f ? tail : 1.0f - tail;

@@ -16,12 +16,11 @@ namespace {
 namespace isa = xmae_fast::isa;
 
 isa::TableChoice<Rows>& tables() {
-  static isa::TableChoice<Rows> tables(
-      isa::F16C::kUsed, {
 #if defined(__x86_64__)
-                            &avx512::table, &avx2::table,
+  static isa::TableChoice<Rows> tables(isa::F16C::kUsed, {&avx512::table, &avx2::table, &baseline::table});
+#else
+  static isa::TableChoice<Rows> tables(isa::F16C::kUsed, {&baseline::table});
 #endif
-                            &baseline::table});
   return tables;
 }
 

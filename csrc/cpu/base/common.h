@@ -73,9 +73,8 @@ struct Panel {
 // of a convolution do.
 struct PackedMatrix {
   int64_t columns = 0;
-  int64_t width = 0;  // W: floats in a vector
-  int64_t chain =
-      64;  // multiply-adds that are summed one after another; much longer chains round worse than torch does
+  int64_t width = 0;   // W: floats in a vector
+  int64_t chain = 64;  // multiply-adds that are summed one after another; much longer chains round worse than torch
   std::vector<Segment> segments;
   std::vector<Panel> panels;
   int64_t count = 0;  // floats in data

@@ -18,12 +18,11 @@ namespace avx512 { extern const Kernels table; }
 namespace {
 
 isa::TableChoice<Kernels>& tables() {
-  static isa::TableChoice<Kernels> tables(
-      isa::F16C::kNotUsed, {
 #if defined(__x86_64__)
-                               &avx512::table, &avx2::table,
+  static isa::TableChoice<Kernels> tables(isa::F16C::kNotUsed, {&avx512::table, &avx2::table, &baseline::table});
+#else
+  static isa::TableChoice<Kernels> tables(isa::F16C::kNotUsed, {&baseline::table});
 #endif
-                               &baseline::table});
   return tables;
 }
 

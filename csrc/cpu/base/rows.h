@@ -8,10 +8,10 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kGroupRows = 72;  // rows of a group; its hidden layer takes 300 kB for F = 1024
-constexpr int64_t kThreadRows =
-    24;  // with fewer rows for a thread it is faster to divide columns than to read all weights
-         // in every thread
+// Rows of a group. Its hidden layer takes 300 kB for F = 1024.
+constexpr int64_t kGroupRows = 72;
+// With fewer rows for each thread it is faster to divide columns than to read all weights in every thread.
+constexpr int64_t kThreadRows = 24;
 
 struct Moments {
   float mean, rstd;
@@ -63,10 +63,10 @@ inline void normalise(
   }
 }
 
-// The backward of LayerNorm for one row. With h = (x - mean) rstd and g = dn weight: dx = residual + rstd (g - mean(g)
-// - h mean(g h)), dweight += dn h, dbias += dn. All are [D]; dx and residual may be null. g is stored over dn: if it
-// were multiplied again, the compiler could fuse the product with the subtraction, and for D = 1 g - mean(g) would not
-// be 0.
+// The backward of LayerNorm for one row. With h = (x - mean) rstd and g = dn weight:
+//   dx = residual + rstd (g - mean(g) - h mean(g h)), dweight += dn h, dbias += dn
+// All are [D]; dx and residual may be null. g is stored over dn: if it were multiplied again, the compiler could fuse
+// the product with the subtraction, and for D = 1 g - mean(g) would not be 0.
 inline void norm_gradient_row(
     const float* x, const float* stats, const float* weight, float* dn, int64_t D, const float* residual, float* dx,
     float* dweight, float* dbias) {
@@ -136,8 +136,8 @@ class RowFunction {
   void operator()(const RowOut& at, Vec v0, Vec v1) const { call_(object_, at, v0, v1); }
 
  private:
-  template <
-      typename F>  // a lambda's conversion to a pointer would be compiled by GCC without this file's instruction set
+  // This is no lambda, because GCC compiles a lambda's conversion to a pointer without this file's instruction set.
+  template <typename F>
   static void call(const void* object, const RowOut& at, Vec v0, Vec v1) {
     (*static_cast<const F*>(object))(at, v0, v1);
   }

@@ -63,8 +63,7 @@ struct UnitBackward {
 
 struct StemBackward {
   const StemTraining* run;
-  PackedMatrix input[kUnits],
-      odd_input[kUnits];  // weights of the input's gradient; odd_input: odd rows of units of stride 2
+  PackedMatrix input[kUnits], odd_input[kUnits];  // weights of the input's gradient; odd rows of units of stride 2
   PackedMatrix lateral[kMerges], reduce[kMerges];
   UnitBackward units[kUnits];
   float* dz;  // [B, dz_stride]: gradient before the activation, of the current unit and then of its source

@@ -37,8 +37,8 @@ XMAE_INLINE Head head_of(const Attention& a, const Projected& at, int64_t b, int
   return head;
 }
 
-// q = normed_q Wq^T + bq and k | v = normed_kv Wkv^T + bkv, in one parallel loop over the columns of both. normed_q
-// [rows_q, D] and normed_kv [rows_kv, D] have rows `stride` apart.
+// q = normed_q Wq^T + bq and k | v = normed_kv Wkv^T + bkv, in one parallel loop over the columns of both.
+// normed_q [rows_q, D] and normed_kv [rows_kv, D] have rows `stride` apart.
 inline void project(
     const Attention& a, const AttentionWeights& weights, const float* normed_q, const float* normed_kv, int64_t stride,
     int64_t rows_q, int64_t rows_kv, const Projected& out) {

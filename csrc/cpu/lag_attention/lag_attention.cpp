@@ -144,8 +144,8 @@ Tensor lag_attention_eval(
   return out;
 }
 
-// Returns where in `kept` and `stats` the saved activations are. kept: q [B Nq, D], k | v [B Nk, 2 D], context [B Nq,
-// D]. stats: those of x's LayerNorm [B Nq, 2] and, for cross-attention, of key_value's [B Nk, 2].
+// Returns where in `kept` and `stats` the saved activations are. kept: q [B Nq, D], k | v [B Nk, 2 D] and
+// context [B Nq, D]. stats: those of x's LayerNorm [B Nq, 2] and, for cross-attention, of key_value's [B Nk, 2].
 AttentionSaved saved_of(const Attention& a, const Tensor& kept, const Tensor& stats) {
   const int64_t rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk;
   float *q = mutable_data(kept), *kv = q + rows_q * a.D, *stats_q = mutable_data(stats);

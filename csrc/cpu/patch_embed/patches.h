@@ -7,9 +7,8 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kPatchRows = 8 * kRows;  // rows that stay in the second-level cache while all panels pass
-constexpr int64_t kThreadWork = int64_t{1}
-                                << 18;  // multiply-adds that take as long as it takes to wake a thread, some 5 us
+constexpr int64_t kPatchRows = 8 * kRows;          // rows that stay in the second-level cache while all panels pass
+constexpr int64_t kThreadWork = int64_t{1} << 18;  // multiply-adds that take as long as waking a thread, some 5 us
 
 // Computes A B for a [rows, steps]. Many rows are divided among threads by rows, few rows by panels. epilogue: as in
 // `multiply`.
@@ -32,8 +31,8 @@ void multiply_patches(
   });
 }
 
-// out = a B + bias + added, for a [rows, steps], bias [columns], added [period, columns], which repeats, and out [rows,
-// columns]. bias and added may be null.
+// out = a B + bias + added, for a [rows, steps], bias [columns], added [period, columns], which repeats, and
+// out [rows, columns]. bias and added may be null.
 inline void patch_linear(
     const float* a, int64_t rows, int64_t steps, const PackedMatrix& matrix, const float* bias, const float* added,
     int64_t period, float* out) {

@@ -64,8 +64,8 @@ XMAE_FAST_AVX2_CLONE inline void draw_short_scatter(
   mask_by_rank(keys, N, k, mask);
 }
 
-// The same for two rows of up to kRankPad patches, which most rows have: one set of draws serves both. keys [2,
-// kRankPad], mask [2, N].
+// The same for two rows of up to kRankPad patches, which most rows have: one set of draws serves both.
+// keys [2, kRankPad], mask [2, N].
 XMAE_FAST_AVX2_CLONE inline void draw_two_scatters(
     const PhiloxStream& stream, uint32_t row, int64_t N, int32_t k, int32_t* keys, bool* mask) {
   PhiloxWords words;

@@ -1,6 +1,6 @@
 // The kernels of waveform_loss: squared errors of waveforms and their gradients, patch by patch. Patches whose mask is
-// 0 everywhere are skipped: they are not decoded and no gradient is computed. Each patch has a sum in double. The
-// caller adds the sums in order, so the result is the same for any number of threads.
+// 0 everywhere are skipped: they are not decoded and their gradients are 0. Each patch has a sum in double. The caller
+// adds the sums in order, so the result is the same for any number of threads.
 #pragma once
 
 #include "cpu/patch_embed/patches.h"

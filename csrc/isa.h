@@ -55,7 +55,7 @@ class TableChoice {
     return false;
   }
 
-  // What `choose` takes on this processor, as errors list it: "auto, avx512, avx2, baseline" or fewer.
+  // The names that `choose` takes on this processor, as errors list them: "auto, avx512, avx2, baseline" or fewer.
   std::string names() const {
     std::string names = "auto";
     for (const Table* table : usable_) names = names + ", " + table->name;

@@ -16,7 +16,7 @@ struct Batch {
   const int64_t* offsets[2];  // [count] each: where PPG and ECG begin in the file, in bytes
 };
 
-// What augmentation is drawn from.
+// The numbers from which the augmentation of a segment follows.
 struct Randomness {
   uint64_t seed, epoch;
   const int64_t* items;  // [count]: the segments' numbers in the data set; or null: no augmentation

@@ -12,8 +12,9 @@ PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file
 # Fresh memory holds NaN.
 ASAN := detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000
 UBSAN := halt_on_error=1:print_stacktrace=1
-# Not under the sanitizers: forked children, which deadlock in their runtime, and long training runs.
-CHOSEN := (cpu or gather) and not fork and not workers and not test_cpu_training
+# Not under the sanitizers: forked children, which deadlock in their runtime, long training runs, and vec.h, which its
+# test compiles by itself.
+CHOSEN := (cpu or gather) and not fork and not workers and not test_cpu_training and not test_cpu_vec
 TESTS = $(addprefix $(CURDIR)/,tests/ops/test_ops.py $(wildcard tests/*/test_cpu_*.py) tests/data/test_gather.py)
 
 # Files stay together in one process, as their tests share what is costly to make.

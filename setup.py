@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # build frontends do not look through this folder
 
-from csrc.building import COMPILE, COMPILE_READER, LINK_READER, NVCC, SANITIZE, STABLE, nvcc_command, sources
+from csrc.building import COMPILE, COMPILE_READER, INCLUDE, LINK_READER, NVCC, SANITIZE, STABLE, nvcc_command, sources
 
 ROOT = Path(__file__).resolve().parent
 READER = "xmae_fast._C_io"  # one binary per Python, unlike the operators, which serve all from 3.10 on
@@ -69,7 +69,7 @@ def extensions(choice: str) -> list:
         Extension(
             READER,
             sources("io", ".cpp"),
-            include_dirs=[str(ROOT / "csrc" / "io"), *include_paths()],
+            include_dirs=[INCLUDE, *include_paths()],
             extra_compile_args=COMPILE_READER,
             extra_link_args=LINK_READER,
             language="c++",
@@ -77,7 +77,7 @@ def extensions(choice: str) -> list:
         CppExtension(
             "xmae_fast._C_cpu",
             sources("cpu", ".cpp"),
-            include_dirs=[str(ROOT / "csrc" / "cpu")],
+            include_dirs=[INCLUDE],
             define_macros=STABLE,
             extra_compile_args=COMPILE,
             extra_link_args=SANITIZE,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+INCLUDE = str(ROOT / "csrc")  # an #include names a file by its path from here
 NVCC = os.environ.get("NVCC", "nvcc")
 OLDEST_TORCH = "0x020b000000000000"  # stable ABI of torch 2.11: one binary serves every later 2.x
 OLDEST_PYTHON = "0x030A0000"
@@ -40,8 +41,8 @@ class Commands(NamedTuple):
 
 
 def sources(folder: str, suffix: str) -> list[str]:
-    """Files of csrc/<folder>, relative to the repository."""
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob(f"*{suffix}"))
+    """Files below csrc/<folder>, relative to the repository."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).rglob(f"*{suffix}"))
 
 
 def torch_folder() -> Path:
@@ -72,7 +73,7 @@ def nvcc_options(gpus: str = EVERY_GPU) -> list[str]:
     """What every file of csrc/cuda is compiled with. No GPU is needed for it."""
     return [
         "-O3", "-std=c++20", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "-DUSE_CUDA",
-        f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", *torch_includes(), gpus,
+        f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", f"-I{INCLUDE}", *torch_includes(), gpus,
     ]  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def cuda_commands(folder: Path, nvcc: str, gpus: str = EVERY_GPU) -> Commands:
 def cpu_commands(folder: Path, compiler: str) -> Commands:
     """_C_cpu.so in `folder`."""
     defined = [f"-D{name}={value}" for name, value in STABLE]
-    options = [*AS_PYTHON, *COMPILE, "-fPIC", *defined, f"-I{ROOT / 'csrc' / 'cpu'}", *torch_includes()]
+    options = [*AS_PYTHON, *COMPILE, "-fPIC", *defined, f"-I{INCLUDE}", *torch_includes()]
     return _host_commands(folder / "_C_cpu.so", compiler, "cpu", options, [*SANITIZE, *torch_libraries(
         "c10", "torch", "torch_cpu")])  # fmt: skip
 
@@ -107,7 +108,7 @@ def cpu_commands(folder: Path, compiler: str) -> Commands:
 def reader_commands(folder: Path, compiler: str) -> Commands:
     """The reader of segments for this Python in `folder`."""
     python = sysconfig.get_paths()["include"]
-    options = [*AS_PYTHON, *COMPILE_READER, "-fPIC", f"-I{ROOT / 'csrc' / 'io'}", *torch_includes(), f"-I{python}"]
+    options = [*AS_PYTHON, *COMPILE_READER, "-fPIC", f"-I{INCLUDE}", *torch_includes(), f"-I{python}"]
     return _host_commands(folder / reader_name(), compiler, "io", options, LINK_READER)
 
 

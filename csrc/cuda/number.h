@@ -1,8 +1,15 @@
-// 16-bit floating-point numbers, rounded to nearest even, two in a register; the same functions on a GPU and on a host.
+// Conversions between float32 and the two 16-bit types, bfloat16 and float16. They round to nearest, ties to even, and
+// a GPU and a host get the same bits.
+//
+// Both types have the same members, and kernels take one of them as their template parameter `Number`:
+//   one(value)      the 16 bits of a number, in the low half of a word
+//   two(low, high)  two numbers in one register, as tensor cores take them
+//   value(bits)     the number that 16 bits stand for
 #pragma once
 
 #include <cstdint>
 
+// XMAE_HD marks a function that is compiled for the GPU and for the host.
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -75,9 +82,9 @@ struct Half {
 #else
     const uint32_t bits = bits_of(value), sign = (bits >> 16) & 0x8000u, size = bits & 0x7fffffffu;
     if (size > 0x7f800000u) return sign | 0x7e00u;
-    if (size >= 0x477ff000u) return sign | 0x7c00u;                             // rounds beyond 65504
-    if (size < 0x38800000u) {                                                   // below 2^-14: multiples of 2^-24
-      const float sum = float_of(size) + 0.5f;                                  // whose last place is 2^-24
+    if (size >= 0x477ff000u) return sign | 0x7c00u;  // the number rounds to one beyond 65504, the largest: infinity
+    if (size < 0x38800000u) {                        // below 2^-14 float16 holds multiples of 2^-24
+      const float sum = float_of(size) + 0.5f;       // the last place of this sum is 2^-24
       return sign | (bits_of(sum) - bits_of(0.5f));
     }
     return sign | ((size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13);

@@ -1,4 +1,4 @@
-// Torch tensors and streams as the operators see them: the stable ABI, no ATen.
+// Helpers for torch's tensors and CUDA streams. They use torch's stable ABI and never ATen.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,7 +14,7 @@ namespace xmae_fast::cuda {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// torch's current stream on the device of `x`.
+// Returns torch's current stream on the device of `x`.
 inline cudaStream_t stream_of(const Tensor& x) {
   void* stream = nullptr;
   const auto error = aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream);
@@ -22,6 +22,7 @@ inline cudaStream_t stream_of(const Tensor& x) {
   return static_cast<cudaStream_t>(stream);
 }
 
+// Returns a tensor of this shape and dtype on the device of `like`. Its numbers are not set.
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   const std::vector<int64_t> shape(sizes);
   return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(shape), dtype);

@@ -1,55 +1,36 @@
-// Chooses the functions for this processor, once, at run time.
-#include <atomic>
+// The functions in use, of the fastest instruction set that this processor has or of another that a test chose.
+
 #include <stdexcept>
 #include <string>
-#include <vector>
 
-#include "rows.h"
+#include "io/rows.h"
+#include "isa.h"
 
 namespace xmae_io {
 namespace baseline { extern const Rows table; }
-#if defined(__x86_64__)
 namespace avx2 { extern const Rows table; }
 namespace avx512 { extern const Rows table; }
-#endif
 
 namespace {
 
-// Fastest first; only what this processor has.
-std::vector<const Rows*> usable() {
-  std::vector<const Rows*> tables;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-      tables.push_back(&avx512::table);
-    }
-    tables.push_back(&avx2::table);
-  }
-#endif
-  tables.push_back(&baseline::table);
-  return tables;
-}
+namespace isa = xmae_fast::isa;
 
-std::atomic<const Rows*>& chosen() {
-  static std::atomic<const Rows*> table{usable().front()};
-  return table;
+isa::TableChoice<Rows>& tables() {
+#if defined(__x86_64__)
+  static isa::TableChoice<Rows> tables(isa::F16C::kUsed, {&avx512::table, &avx2::table, &baseline::table});
+#else
+  static isa::TableChoice<Rows> tables(isa::F16C::kUsed, {&baseline::table});
+#endif
+  return tables;
 }
 
 }  // namespace
 
-const Rows& rows() { return *chosen().load(std::memory_order_relaxed); }
+const Rows& rows() { return tables().chosen(); }
 
 void use_rows(const char* name) {
-  std::string names = "auto";
-  const auto tables = usable();
-  if (name == names) return chosen().store(tables.front());
-  for (const Rows* table : tables) {
-    if (std::string(name) == table->name) return chosen().store(table);
-    names = names + ", " + table->name;
-  }
-  throw std::invalid_argument("use_rows: expected one of " + names + " on this processor, got " + name);
+  if (tables().choose(name)) return;
+  throw std::invalid_argument("use_rows: expected one of " + tables().names() + " on this processor, got " + name);
 }
 
 }  // namespace xmae_io

@@ -1,4 +1,6 @@
-#include "gather.h"
+// Divides the segments of a batch among threads and finds each segment in its file.
+
+#include "io/gather.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -6,13 +8,14 @@
 #include <system_error>
 #include <thread>
 
-#include "guard.h"
-#include "philox.h"
+#include "io/guard.h"
+#include "io/philox.h"
 
 namespace xmae_io {
 namespace {
 
-// Rows [0, count) in contiguous parts, each on a thread, this one among them; work(part, begin, end).
+// Calls work(part, begin, end) for contiguous parts of the rows [0, count), each on a thread. The calling thread does
+// the first.
 template <class Work>
 void parallel(int64_t count, int64_t parts, const Work& work) {
   std::vector<std::thread> others;
@@ -24,13 +27,14 @@ void parallel(int64_t count, int64_t parts, const Work& work) {
       const int64_t begin = count * part / parts, end = count * (part + 1) / parts;
       others.emplace_back([&work, part, begin, end] { work(part, begin, end); });
     }
-  } catch (const std::system_error&) {  // no more threads to be had: the rest is done here
+  } catch (const std::system_error&) {  // no more threads can be started: this thread does the remaining parts
   }
   work(0, 0, count / parts);
   if (started < parts) work(0, count * started / parts, count);
   for (std::thread& other : others) other.join();
 }
 
+// Whether both signals of segment i lie inside a file of the batch.
 bool inside(const Batch& batch, int64_t i) {
   if (batch.file[i] < 0 || batch.file[i] >= static_cast<int64_t>(batch.files.size())) return false;
   const File& file = batch.files[batch.file[i]];
@@ -41,9 +45,9 @@ bool inside(const Batch& batch, int64_t i) {
   return true;
 }
 
-constexpr int64_t kAhead = 4;  // segments
+constexpr int64_t kAhead = 4;  // how many segments ahead data are fetched into the cache
 
-// Segment i, and in `next` where a later one lies.
+// Returns segment i. Its `next` says where the segment kAhead later lies.
 Segment segment_at(const Batch& batch, int64_t i) {
   Segment s{};
   s.file = &batch.files[batch.file[i]];
@@ -61,7 +65,8 @@ Segment segment_at(const Batch& batch, int64_t i) {
   return s;
 }
 
-// read(i, scratch) -> problems for each row, under the guard.
+// Writes the problems that read(i, scratch) returns for each row to problems [count]. It is called under the guard, and
+// not for rows outside of their file.
 template <class Read>
 void each_row(const Batch& batch, int threads, int64_t scratch_floats, uint8_t* problems, const Read& read) {
   install_guard();
@@ -76,6 +81,7 @@ void each_row(const Batch& batch, int threads, int64_t scratch_floats, uint8_t* 
   });
 }
 
+// Copies `count` elements of the type's size to out in native byte order.
 template <class Bits>
 void copy_elements(const File& file, const uint8_t* from, int64_t count, uint8_t* out) {
   for (int64_t i = 0; i < count; ++i) {

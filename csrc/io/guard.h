@@ -1,4 +1,5 @@
-// Reading a map whose file may be cut short meanwhile: the bus error becomes a return value.
+// Reads from a memory map whose file may be cut short at any time. The bus error that such a read causes becomes a
+// return value.
 #pragma once
 
 #include <setjmp.h>
@@ -6,13 +7,15 @@
 
 namespace xmae_io {
 
-// The innermost guarded read of this thread, or null.
+// Where the innermost guarded read of this thread returns to after a bus error, or null.
 extern thread_local sigjmp_buf* guarded;
 
-// Makes sure that the handler is in place; a bus error outside a guarded read goes to whoever handled it before.
+// Installs the handler if it is not in place. A bus error outside of a guarded read goes to the handler that was there
+// before.
 void install_guard();
 
-// read(), or `otherwise` when it met a bus error. `read` must own nothing: it may be left in the middle.
+// Returns read(), or `otherwise` if it met a bus error. `read` must not own anything, because it may be left in the
+// middle.
 template <class Read, class Result>
 Result guard(const Read& read, Result otherwise) {
   sigjmp_buf here;

@@ -1,9 +1,9 @@
-// Vectors of floats of one instruction set and rounding to float16; XMAE_LANES is 16 (AVX-512), 8 (AVX2) or 4.
+// Vectors of floats of one instruction set, and rounding to float16. XMAE_LANES is 16 (AVX-512), 8 (AVX2) or 4.
 #pragma once
 
 #include <cstring>
 
-#include "rows.h"
+#include "io/rows.h"
 
 namespace xmae_io::XMAE_ISA {
 
@@ -14,7 +14,7 @@ typedef float VecAnywhere __attribute__((vector_size(XMAE_LANES * 4), aligned(4)
 typedef int16_t VecShort __attribute__((vector_size(XMAE_LANES * 4)));
 typedef int16_t VecShortAnywhere __attribute__((vector_size(XMAE_LANES * 4), aligned(2), may_alias));
 
-constexpr int64_t W = XMAE_LANES;
+constexpr int64_t W = XMAE_LANES;   // floats in a vector
 constexpr int64_t kHalves = 2 * W;  // float16 numbers in a vector
 
 XMAE_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecAnywhere*>(p); }
@@ -22,6 +22,7 @@ XMAE_INLINE void store(float* p, Vec v) { *reinterpret_cast<VecAnywhere*>(p) = v
 XMAE_INLINE VecShort load_bits(const uint16_t* p) { return *reinterpret_cast<const VecShortAnywhere*>(p); }
 XMAE_INLINE Vec broadcast(float s) { return s - Vec{}; }
 
+// load_halves converts W float16 numbers to float32. round_half rounds to float16, to nearest, ties to even, and back.
 #if XMAE_LANES == 16
 XMAE_INLINE Vec load_halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 XMAE_INLINE Vec round_half(Vec v) { return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
@@ -33,7 +34,8 @@ XMAE_INLINE Vec load_halves(const uint16_t* p) {
   VecInt bits;
   for (int64_t i = 0; i < W; ++i) bits[i] = p[i];
   const VecInt sign = (bits & 0x8000) << 16, magnitude = (bits & 0x7fff) << 13;
-  // 2^112 moves float16's exponent to float32's, subnormal numbers included; infinity and NaN get the top exponent.
+  // The factor 2^112 moves float16's exponent to that of float32, also of subnormal numbers. Infinity and NaN get the
+  // highest exponent.
   const VecInt top = (magnitude >= 0x0f800000) & 0x7f800000;
   const Vec value = reinterpret_cast<Vec>(magnitude) * 0x1p112f;
   return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(value) | top | sign);
@@ -41,22 +43,23 @@ XMAE_INLINE Vec load_halves(const uint16_t* p) {
 XMAE_INLINE Vec round_half(Vec v) {
   const VecInt bits = reinterpret_cast<VecInt>(v), sign = bits & static_cast<int32_t>(0x80000000);
   const VecInt magnitude = bits ^ sign;
-  // To nearest, ties to even: 13 bits less, or a multiple of 2^-24 where float16 is subnormal (0.75's last place).
+  // To nearest, ties to even: the result has 13 bits less, or, where float16 is subnormal, is a multiple of 2^-24,
+  // which adding 0.75 gives.
   const VecInt normal = (magnitude + 0xfff + ((magnitude >> 13) & 1)) & ~0x1fff;
   const VecInt subnormal = reinterpret_cast<VecInt>((reinterpret_cast<Vec>(magnitude) + 0.75f) - 0.75f);
   VecInt rounded = magnitude < 0x38800000 ? subnormal : normal;
-  rounded = rounded >= 0x47800000 ? VecInt{} + 0x7f800000 : rounded;  // 65536 and more
-  rounded = magnitude > 0x7f800000 ? magnitude : rounded;             // NaN
+  rounded = rounded >= 0x47800000 ? VecInt{} + 0x7f800000 : rounded;  // 65536 and more become infinity
+  rounded = magnitude > 0x7f800000 ? magnitude : rounded;             // NaN stays NaN
   return reinterpret_cast<Vec>(rounded | sign);
 }
 #endif
 
-// To float16's 11 significant bits, to nearest, ties to even, for numbers in its normal range (below it, to 11 bits).
-// Adding 1.5 * 2^13 times the number's power of two leaves just those bits in a float; takes a third of the time of the
-// conversions.
+// Rounds to the 11 significant bits of float16, to nearest, ties to even: equal to round_half in float16's normal
+// range. Adding 1.5 * 2^13 times the number's power of two leaves just those bits in a float, and takes a third of the
+// time of converting.
 XMAE_INLINE Vec round_11_bits(Vec v) {
   const Vec power = reinterpret_cast<Vec>(reinterpret_cast<VecInt>(v) & 0x7f800000);
-#if XMAE_LANES == 16  // the same numbers, the work divided between adders and multipliers
+#if XMAE_LANES == 16  // the same numbers, with the work divided between adders and multipliers
   const Vec magic = broadcast(12288.0f);
   return _mm512_fnmadd_ps(power, magic, _mm512_fmadd_ps(power, magic, v));
 #elif XMAE_LANES == 8
@@ -68,8 +71,8 @@ XMAE_INLINE Vec round_11_bits(Vec v) {
 #endif
 }
 
-// 2 a / b where both have float16's 11 significant bits: a reciprocal, rounded, and one correction. Equal to the
-// division for all 2^20 pairs of significands (tests/data/test_gather.py tries them).
+// Computes 2 a / b where both have 11 significant bits, by a rounded reciprocal and one correction. The result is equal
+// to the division's for all 2^20 pairs of significands (tests/data/test_gather.py tries them).
 struct Doubled {
   Vec half_b, r;
   XMAE_INLINE explicit Doubled(float b) : half_b(broadcast(0.5f * b)), r(broadcast(2.0f / b)) {}
@@ -86,16 +89,18 @@ struct Doubled {
   }
 };
 
-// The same for one number.
+// Rounds one number to float16 and back.
 XMAE_INLINE float round_half(float x) { return round_half(broadcast(x))[0]; }
 
+// Rounds to float16 and back if kHalf.
 template <bool kHalf>
 XMAE_INLINE Vec rounded(Vec v) {
   if constexpr (kHalf) return round_half(v);
   return v;
 }
 
-// To float32 by rounding to odd: rounding that to float16 is the same as rounding the double itself.
+// Rounds to float32 by rounding to odd: if that is rounded to float16, the result is the same as rounding the double
+// itself.
 XMAE_INLINE float to_odd(double x) {
   float f = static_cast<float>(x);
   if (static_cast<double>(f) == x || x != x || f - f != 0) return f;

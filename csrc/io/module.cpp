@@ -1,4 +1,5 @@
-// xmae_fast._C_io: segments from memory-mapped files to batches. Knows NumPy's arrays, not torch's tensors.
+// The Python module xmae_fast._C_io, which reads segments from memory-mapped files into batches. It works on NumPy's
+// arrays and does not depend on torch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -8,7 +9,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "gather.h"
+#include "io/gather.h"
 
 namespace py = pybind11;
 
@@ -22,10 +23,13 @@ void check(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
 }
 
+// Memory-mapped files and the reads from them; xmae_fast/data/gather.py describes the arguments. file, ppg, ecg
+// [count]: each segment's file, and where its signals begin in it, in bytes.
 class Gather {
  public:
-  Gather(const std::vector<py::buffer>& maps, const std::vector<int>& sizes, const std::vector<bool>& swapped,
-         const std::vector<int64_t>& strides, int64_t L)
+  Gather(
+      const std::vector<py::buffer>& maps, const std::vector<int>& sizes, const std::vector<bool>& swapped,
+      const std::vector<int64_t>& strides, int64_t L)
       : L_(L) {
     const size_t n = maps.size();
     const bool listed = sizes.size() == n && swapped.size() == n && strides.size() == n;
@@ -37,42 +41,51 @@ class Gather {
       check(strides[i] >= sizes[i], "strides: expected at least the element's size, got " + std::to_string(strides[i]));
       held_.push_back(maps[i].request());
       const py::buffer_info& info = held_.back();
-      files_.push_back({static_cast<const uint8_t*>(info.ptr), info.size * info.itemsize, static_cast<Kind>(sizes[i]),
-                        swapped[i], strides[i]});
+      files_.push_back({
+          .data = static_cast<const uint8_t*>(info.ptr),
+          .size = info.size * info.itemsize,
+          .kind = static_cast<Kind>(sizes[i]),
+          .swapped = swapped[i],
+          .stride = strides[i],
+      });
     }
   }
 
-  Array<uint8_t> gather(const Array<int32_t>& file, const Array<int64_t>& ppg, const Array<int64_t>& ecg,
-                        Array<float>& ppg_out, Array<float>& ecg_out, bool half, int threads, uint64_t seed,
-                        uint64_t epoch, const std::optional<Array<int64_t>>& items) const {
+  Array<uint8_t> gather(
+      const Array<int32_t>& file, const Array<int64_t>& ppg, const Array<int64_t>& ecg, Array<float>& ppg_out,
+      Array<float>& ecg_out, bool half, int threads, uint64_t seed, uint64_t epoch,
+      const std::optional<Array<int64_t>>& items) const {
     const Batch batch = checked(file, ppg, ecg);
     float* const out[2] = {room(ppg_out, batch.count, "ppg_out"), room(ecg_out, batch.count, "ecg_out")};
     check(!items || items->size() == batch.count, "items: expected one per segment");
-    const Randomness random{seed, epoch, items ? items->data() : nullptr};
+    const Randomness random{.seed = seed, .epoch = epoch, .items = items ? items->data() : nullptr};
     return without_gil(batch, [&](uint8_t* problems) { xmae_io::gather(batch, half, random, threads, out, problems); });
   }
 
-  Array<uint8_t> inspect(const Array<int32_t>& file, const Array<int64_t>& ppg, const Array<int64_t>& ecg,
-                         int threads) const {
+  Array<uint8_t> inspect(
+      const Array<int32_t>& file, const Array<int64_t>& ppg, const Array<int64_t>& ecg, int threads) const {
     const Batch batch = checked(file, ppg, ecg);
     return without_gil(batch, [&](uint8_t* problems) { xmae_io::inspect(batch, threads, problems); });
   }
 
-  Array<uint8_t> copy(const Array<int32_t>& file, const Array<int64_t>& ppg, const Array<int64_t>& ecg,
-                      Array<uint8_t>& ppg_out, Array<uint8_t>& ecg_out, int threads) const {
+  Array<uint8_t> copy(
+      const Array<int32_t>& file, const Array<int64_t>& ppg, const Array<int64_t>& ecg, Array<uint8_t>& ppg_out,
+      Array<uint8_t>& ecg_out, int threads) const {
     const Batch batch = checked(file, ppg, ecg);
     int64_t most = 0;
     for (const File& f : files_) most = std::max(most, static_cast<int64_t>(f.kind));
     for (const File& f : files_) {
       check(static_cast<int64_t>(f.kind) == most, "copy: expected files of one element size");
     }
-    check(ppg_out.size() == batch.count * L_ * most && ecg_out.size() == ppg_out.size(),
-          "ppg_out, ecg_out: expected [count, L * element size] bytes");
+    check(
+        ppg_out.size() == batch.count * L_ * most && ecg_out.size() == ppg_out.size(),
+        "ppg_out, ecg_out: expected [count, L * element size] bytes");
     uint8_t* const out[2] = {ppg_out.mutable_data(), ecg_out.mutable_data()};
     return without_gil(batch, [&](uint8_t* problems) { xmae_io::copy(batch, threads, out, problems); });
   }
 
-  // Share of the first pages of these segments' PPG that the page cache holds; 1 where the system does not tell.
+  // Returns the share of the first pages of these segments' PPG that is in the page cache, or 1 where the system does
+  // not tell.
   double resident(const Array<int32_t>& file, const Array<int64_t>& ppg) const {
     const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     int64_t asked = 0, there = 0;
@@ -93,18 +106,22 @@ class Gather {
   }
 
  private:
+  // Returns the batch after checking that the arrays have equal sizes.
   Batch checked(const Array<int32_t>& file, const Array<int64_t>& ppg, const Array<int64_t>& ecg) const {
     const int64_t count = file.size();
     check(ppg.size() == count && ecg.size() == count, "file, ppg, ecg: expected as many entries in each");
-    return {files_, count, L_, file.data(), {ppg.data(), ecg.data()}};
+    return {.files = files_, .count = count, .L = L_, .file = file.data(), .offsets = {ppg.data(), ecg.data()}};
   }
 
+  // Returns the memory of an output [count, L] after checking its shape.
   float* room(Array<float>& out, int64_t count, const char* name) const {
-    check(out.ndim() == 2 && out.shape(0) == count && out.shape(1) == L_,
-          std::string(name) + ": expected shape (" + std::to_string(count) + ", " + std::to_string(L_) + ")");
+    check(
+        out.ndim() == 2 && out.shape(0) == count && out.shape(1) == L_,
+        std::string(name) + ": expected shape (" + std::to_string(count) + ", " + std::to_string(L_) + ")");
     return out.mutable_data();
   }
 
+  // Calls work(problems) without Python's global lock and returns problems [count].
   template <class Work>
   Array<uint8_t> without_gil(const Batch& batch, const Work& work) const {
     Array<uint8_t> problems(batch.count);
@@ -128,17 +145,22 @@ PYBIND11_MODULE(_C_io, m) {
   using namespace xmae_io;
   m.def("kernels", [] { return std::string(rows().name); });
   m.def("use_kernels", [](const std::string& name) { use_rows(name.c_str()); });
-  // .noconvert(): an array of another type would be copied, and the batch written to the copy.
+  // .noconvert(), because an array of another type would be copied, and the batch would be written to the copy.
   py::class_<Gather>(m, "Gather")
-      .def(py::init<const std::vector<py::buffer>&, const std::vector<int>&, const std::vector<bool>&,
-                    const std::vector<int64_t>&, int64_t>(),
-           py::arg("maps"), py::arg("sizes"), py::arg("swapped"), py::arg("strides"), py::arg("L"))
-      .def("gather", &Gather::gather, py::arg("file").noconvert(), py::arg("ppg").noconvert(),
-           py::arg("ecg").noconvert(), py::arg("ppg_out").noconvert(), py::arg("ecg_out").noconvert(), py::arg("half"),
-           py::arg("threads"), py::arg("seed") = 0, py::arg("epoch") = 0, py::arg("items").noconvert() = py::none())
-      .def("inspect", &Gather::inspect, py::arg("file").noconvert(), py::arg("ppg").noconvert(),
-           py::arg("ecg").noconvert(), py::arg("threads"))
-      .def("copy", &Gather::copy, py::arg("file").noconvert(), py::arg("ppg").noconvert(), py::arg("ecg").noconvert(),
-           py::arg("ppg_out").noconvert(), py::arg("ecg_out").noconvert(), py::arg("threads"))
+      .def(
+          py::init<
+              const std::vector<py::buffer>&, const std::vector<int>&, const std::vector<bool>&,
+              const std::vector<int64_t>&, int64_t>(),
+          py::arg("maps"), py::arg("sizes"), py::arg("swapped"), py::arg("strides"), py::arg("L"))
+      .def(
+          "gather", &Gather::gather, py::arg("file").noconvert(), py::arg("ppg").noconvert(),
+          py::arg("ecg").noconvert(), py::arg("ppg_out").noconvert(), py::arg("ecg_out").noconvert(), py::arg("half"),
+          py::arg("threads"), py::arg("seed") = 0, py::arg("epoch") = 0, py::arg("items").noconvert() = py::none())
+      .def(
+          "inspect", &Gather::inspect, py::arg("file").noconvert(), py::arg("ppg").noconvert(),
+          py::arg("ecg").noconvert(), py::arg("threads"))
+      .def(
+          "copy", &Gather::copy, py::arg("file").noconvert(), py::arg("ppg").noconvert(), py::arg("ecg").noconvert(),
+          py::arg("ppg_out").noconvert(), py::arg("ecg_out").noconvert(), py::arg("threads"))
       .def("resident", &Gather::resident, py::arg("file").noconvert(), py::arg("ppg").noconvert());
 }

@@ -1,13 +1,13 @@
-// Philox4x64-10 as numpy.random.Philox draws it: augmentation of a segment depends on (seed, epoch, item) alone.
+// Philox4x64-10 as numpy.random.Philox draws it. So the augmentation of a segment depends on (seed, epoch, item) alone.
 #pragma once
 
 #include <cstdint>
 
-#include "rows.h"
+#include "io/rows.h"
 
 namespace xmae_io {
 
-// The numbers of numpy.random.Generator(Philox(key=[seed, epoch], counter=[0, 0, 0, item])).random(8).
+// Draws the numbers of numpy.random.Generator(Philox(key=[seed, epoch], counter=[0, 0, 0, item])).random(8).
 inline void philox_uniforms(uint64_t seed, uint64_t epoch, uint64_t item, double out[8]) {
   for (uint64_t block = 0; block < 2; ++block) {
     uint64_t c[4] = {block + 1, 0, 0, item}, k[2] = {seed, epoch};  // NumPy counts before it draws
@@ -25,7 +25,8 @@ inline void philox_uniforms(uint64_t seed, uint64_t epoch, uint64_t item, double
   }
 }
 
-// As published: half the time scale by U(0.8, 1.2), else shift by int(U(-7, 7)); ECG then flips half the time.
+// Draws the augmentation of both signals, as published: half the time it scales by U(0.8, 1.2), else it shifts by
+// int(U(-7, 7)); then half the time it flips the ECG.
 inline void draw_augmentation(const double u[8], Augment out[2]) {
   for (int k = 0; k < 2; ++k, u += 4) {
     const bool scaling = u[0] < 0.5, flips = k == 1 && u[3] < 0.5;

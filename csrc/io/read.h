@@ -1,7 +1,7 @@
-// Elements of a mapped file as floats, whatever their type, byte order and distance.
+// Reads elements of a mapped file as floats, whatever their type, byte order and distance.
 #pragma once
 
-#include "lanes.h"
+#include "io/lanes.h"
 
 namespace xmae_io::XMAE_ISA {
 
@@ -12,6 +12,7 @@ XMAE_INLINE Bits swapped_bytes(Bits x) {
   if constexpr (sizeof(Bits) == 8) return __builtin_bswap64(x);
 }
 
+// Copies `count` elements that lie `stride` bytes apart to out [count] in native byte order.
 template <class Bits>
 XMAE_INLINE void copy_elements(const uint8_t* from, int64_t stride, bool swapped, int64_t count, Bits* out) {
   if (stride == sizeof(Bits)) {
@@ -24,10 +25,11 @@ XMAE_INLINE void copy_elements(const uint8_t* from, int64_t stride, bool swapped
   }
 }
 
-// copy_column: column 0, 1 or 2 of `count` rows of three halves. Reads whole rows only.
+// copy_column copies column 0, 1 or 2 of `count` rows of three float16 numbers to out [count]. It reads whole rows
+// only.
 #if XMAE_LANES == 16
-struct Picks {  // element i is number 3 i + column of 96 halves in three vectors
-  alignas(64) uint16_t first[32] = {}, last[32] = {};  // picked from vectors 0 and 1; from that and vector 2
+struct Picks {                                         // element i is number 3 i + column of the 96 in three vectors
+  alignas(64) uint16_t first[32] = {}, last[32] = {};  // from vectors 0 and 1; then from the result and vector 2
   constexpr explicit Picks(int column) {
     for (int i = 0; i < 32; ++i) {
       const int at = 3 * i + column;
@@ -49,7 +51,7 @@ XMAE_INLINE void copy_column(const uint8_t* rows, int64_t column, int64_t count,
   for (; i < count; ++i) std::memcpy(out + i, rows + 6 * i + 2 * column, 2);
 }
 #elif XMAE_LANES == 8
-struct Picks {  // element i is number 3 i + column of 24 halves in three vectors; 0x80 picks nothing
+struct Picks {  // element i is number 3 i + column of the 24 in three vectors; 0x80 picks nothing
   alignas(16) uint8_t bytes[3][16];
   constexpr explicit Picks(int column) : bytes() {
     for (auto& vector : bytes) {
@@ -82,14 +84,14 @@ XMAE_INLINE void copy_column(const uint8_t* rows, int64_t column, int64_t count,
 }
 #endif
 
-// The halves of a row as floats; both rows have room for whole vectors.
+// Converts float16 numbers from [count] to out [count]. Both arrays must have memory for whole vectors.
 XMAE_INLINE void widen(const uint16_t* from, int64_t count, float* out) {
   for (int64_t i = 0; i < count; i += W) store(out + i, load_halves(from + i));
 }
 
-constexpr int64_t kBlock = 512;  // elements converted at a time: a buffer on the stack
+constexpr int64_t kBlock = 512;  // elements that are converted at a time, in a buffer on the stack
 
-// `count` float32 or float64 elements at `from` as floats, rounded to float16 where kToHalf.
+// Reads `count` float32 or float64 elements at `from` into out [count], rounded to float16 if kToHalf.
 template <bool kToHalf>
 XMAE_INLINE void read_elements(const File& file, const uint8_t* from, int64_t count, float* out) {
   for (int64_t begin = 0; begin < count; begin += kBlock) {
@@ -114,12 +116,13 @@ XMAE_INLINE void read_elements(const File& file, const uint8_t* from, int64_t co
   }
 }
 
-// Whether both signals are columns of one array of three halves per row, as published: then *rows is where it begins.
+// Whether both signals are columns of one array with three float16 numbers in a row, as in the published files. If so,
+// sets *rows to the first row and columns to the columns of PPG and ECG.
 XMAE_INLINE bool in_three_columns(const Segment& s, const uint8_t** rows, int64_t columns[2]) {
   const File& file = *s.file;
   const int64_t apart = s.offset[1] - s.offset[0];
   if (file.kind != Kind::kHalf || file.swapped || file.stride != 6) return false;
-  if (apart != 2 && apart != -2) return false;  // (x, p, e), (x, e, p): the third column is taken to be the first
+  if (apart != 2 && apart != -2) return false;  // in (x, p, e) and (x, e, p) the signals are columns 1 and 2
   const int64_t first = s.offset[0] < s.offset[1] ? s.offset[0] : s.offset[1];
   if (first < 2) return false;
   *rows = file.data + first - 2;
@@ -128,7 +131,7 @@ XMAE_INLINE bool in_three_columns(const Segment& s, const uint8_t** rows, int64_
   return true;
 }
 
-// Both signals, of float16, as they are: x [2, row].
+// Reads both signals, which are float16, without conversion into x [2, row].
 XMAE_INLINE void read_halves(const Segment& s, uint16_t* x, int64_t row) {
   const uint8_t* rows;
   int64_t columns[2];

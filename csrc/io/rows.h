@@ -1,4 +1,4 @@
-// Preparing one segment: what a call needs, and the functions that exist once per instruction set.
+// The preparation of one segment: its arguments, and the table of functions that are compiled once per instruction set.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +12,15 @@ namespace xmae_io {
 enum class Kind : int32_t { kHalf = 2, kFloat = 4, kDouble = 8 };  // the value is the element's size in bytes
 
 enum Problem : uint8_t {
-  kConstant = 1,         // of either signal, as float32
-  kNonFinite = 2,        // of either signal, as float32
-  kConstantHalf = 4,     // after rounding to float16
-  kNonFiniteHalf = 8,    // after rounding to float16, or so wide that augmenting and normalising overflows float16
-  kOutside = 64,         // lies beyond the end of the file
-  kVanished = 128,       // could not be read: the file was cut short while it was mapped
+  kConstant = 1,       // a signal is constant, as float32
+  kNonFinite = 2,      // a signal is not finite, as float32
+  kConstantHalf = 4,   // a signal is constant after rounding to float16
+  kNonFiniteHalf = 8,  // it is not finite as float16, or so wide that augmenting and normalising would overflow float16
+  kOutside = 64,       // the segment lies outside of the file
+  kVanished = 128,     // the segment could not be read, because the file was cut short while it was mapped
 };
 
-// A mapped file: elements `stride` bytes apart, of the other byte order where `swapped`.
+// A mapped file of `size` bytes. Its elements lie `stride` bytes apart and have the other byte order if `swapped`.
 struct File {
   const uint8_t* data;
   int64_t size;
@@ -29,36 +29,42 @@ struct File {
   int64_t stride;
 };
 
+// The augmentation of a signal.
 struct Augment {
-  double factor;  // the scale, negative where the signal flips
-  int64_t shift;  // samples; positive: later
+  double factor;  // the scale; negative where the signal is flipped
+  int64_t shift;  // in samples; a positive shift is towards later times
 };
 
-// One segment. `scratch` holds 4 * scratch_row(L) floats.
+// One segment.
 struct Segment {
-  // What is read next, [next_bytes] each, fetched into the cache meanwhile.
+  // Data that a later segment needs, next_bytes for each signal. They are fetched into the cache while this one is
+  // computed.
   const uint8_t* next[2];
   int64_t next_bytes;
   const File* file;
-  int64_t offset[2];        // bytes: PPG, ECG
-  const Augment* augment;   // [2], or null
-  float* out[2];            // [L] each
+  int64_t offset[2];       // where PPG and ECG begin in the file, in bytes
+  const Augment* augment;  // [2]: of PPG and ECG; or null
+  float* out[2];           // [L] each: prepared PPG and ECG
   int64_t L;
-  bool half;                // arithmetic in float16
+  bool half;  // compute with the arithmetic of float16
 };
 
-constexpr int64_t kLanes = 32;  // rows of scratch are padded to whole vectors of every instruction set and type
+constexpr int64_t kLanes = 32;  // rows of scratch are padded to whole vectors of all instruction sets and types
 inline int64_t scratch_row(int64_t L) { return (L + kLanes - 1) / kLanes * kLanes + kLanes; }
 
+// The functions. scratch: memory for 4 * scratch_row(L) floats.
 struct Rows {
-  const char* name;
-  // Reads, augments, normalises to [-1, 1]; out is written only where 0 is returned, else the problems found.
+  const char* name;  // of the instruction set
+  // Reads a segment, augments it and normalises it to [-1, 1]. Returns the problems found, and writes `out` only if
+  // there are none.
   uint8_t (*prepare)(const Segment& segment, float* scratch);
-  // The problems of a segment, of both arithmetics; out and half are not used.
+  // Returns the problems of a segment with both arithmetics. It uses neither `out` nor `half`.
   uint8_t (*inspect)(const Segment& segment, float* scratch);
 };
 
+// Returns the functions in use: those of the fastest instruction set, unless use_rows chose others.
 const Rows& rows();
-void use_rows(const char* name);  // "auto" or a name; throws std::invalid_argument
+// Chooses the functions of an instruction set by name, or the fastest for "auto". Throws std::invalid_argument.
+void use_rows(const char* name);
 
 }  // namespace xmae_io

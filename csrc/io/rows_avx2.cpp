@@ -1,8 +1,8 @@
-// AVX2, FMA and F16C: eight floats.
+// Compiles the reader's functions for AVX2, FMA and F16C: vectors of eight floats.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "rows.h"
+#include "io/rows.h"
 #define XMAE_ISA avx2
 #define XMAE_LANES 8
 #if defined(__clang__)
@@ -11,7 +11,7 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c,fma")
 #endif
-#include "rows.inc"
+#include "io/rows.inc"
 #if defined(__clang__)
 #pragma clang attribute pop
 #else

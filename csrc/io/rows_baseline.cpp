@@ -1,4 +1,4 @@
-// Portable vectors of four floats: baseline x86-64 (SSE2), and any other processor (NEON on Arm).
+// Compiles the reader's functions for vectors of four floats, which every processor has: SSE2 on x86-64, NEON on Arm.
 #define XMAE_ISA baseline
 #define XMAE_LANES 4
-#include "rows.inc"
+#include "io/rows.inc"

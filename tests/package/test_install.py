@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -87,14 +88,18 @@ def test_triton_is_not_imported(tmp_path):
     )
 
 
-def setup_py(choice: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+BUILD = ("build_ext", "--inplace")
+
+
+def setup_py(choice: str, cwd: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+    """setup.py with these arguments, or `BUILD`, in `cwd`, on a copy of the sources."""
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, cwd)
     for name in ("csrc", "xmae_fast"):
         shutil.copytree(
             ROOT / name, cwd / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"), dirs_exist_ok=True
         )
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    command = [sys.executable, "setup.py", "-q", *(arguments or BUILD)]
     environment = os.environ | {"XMAE_FAST_BUILD": choice} | env
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
@@ -131,3 +136,15 @@ def test_none_builds_nothing(tmp_path):
     result = setup_py("none", tmp_path)
     assert result.returncode == 0, result.stderr
     assert not list((tmp_path / "xmae_fast").glob("*.so"))
+
+
+def test_a_source_distribution_has_all_of_csrc(tmp_path):
+    result = setup_py("none", tmp_path, "sdist")
+    assert result.returncode == 0, result.stderr
+    [archive] = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert len(sources) > 80
+    assert sources - names == set()
+    assert "setup.py" in names

@@ -1,4 +1,4 @@
-"""csrc/cuda/stem_*.h compiled for the host (tests/ops/cuda/host) and called as a function of tensors."""
+"""csrc/cuda/conv_stem/stem_*.h compiled for the host (see host/) and called as a function of tensors."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Banks(NamedTuple):
 @functools.cache
 def host_library(name: str) -> ctypes.CDLL:
     """host/<name>.cpp, compiled once: the library stays in build/ until a source or the compiler changes."""
-    host, cuda = Path(__file__).parent / "host", ROOT / "csrc" / "cuda"
+    host, csrc = Path(__file__).parent / "host", ROOT / "csrc"
     command = [
         COMPILER, "-std=c++20", "-O2", "-U_FORTIFY_SOURCE",  # which takes a jump between stacks for an error
-        "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{cuda}", f"-I{host}", str(host / f"{name}.cpp"),
+        "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{csrc}", f"-I{host}", str(host / f"{name}.cpp"),
     ]  # fmt: skip
     version = subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout
     state = hashlib.sha256(version + "\0".join(command).encode())
-    for path in sorted([*host.iterdir(), *cuda.rglob("*.*")]):
+    for path in sorted([*host.iterdir(), *(csrc / "cuda").rglob("*.*")]):
         state.update(path.name.encode() + b"\0" + path.read_bytes())
     folder = ROOT / "build" / "tests"
     folder.mkdir(parents=True, exist_ok=True)

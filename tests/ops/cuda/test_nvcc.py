@@ -68,9 +68,9 @@ def setup_py() -> Callable[..., list[str]]:
 @pytest.fixture(scope="module")
 def built() -> Built:
     command_of = setup_py()
-    files = [f"csrc/cuda/{name}" for name in SOURCES]
+    files = [f"csrc/cuda/conv_stem/{name}" for name in SOURCES]
     digest = hashlib.sha256(" ".join(command_of("", files)).encode())
-    for path in sorted((ROOT / "csrc" / "cuda").iterdir()):
+    for path in sorted(path for path in (ROOT / "csrc" / "cuda").rglob("*") if path.is_file()):
         digest.update(path.name.encode() + path.read_bytes())
     folder = Path(tempfile.gettempdir()) / f"xmae_fast_nvcc_{digest.hexdigest()[:16]}"
     library, log = folder / "_C_cuda.so", folder / "log"
@@ -96,7 +96,7 @@ def kernels(log: str) -> list[Kernel]:
 
 
 def test_the_command_builds_all_sources():
-    found = {path.name for path in (ROOT / "csrc" / "cuda").iterdir() if path.suffix in (".cpp", ".cu")}
+    found = {path.name for path in (ROOT / "csrc" / "cuda").rglob("*") if path.suffix in (".cpp", ".cu")}
     assert found == {*OPERATORS, *KERNELS, *HALF}
     assert {Path(word).name for word in setup_py()("out.so") if word.startswith("csrc")} == found
 

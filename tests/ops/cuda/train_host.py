@@ -1,4 +1,4 @@
-"""csrc/cuda/train_*.h compiled for the host (see host/): the operators of the stem in training, on CPU tensors."""
+"""csrc/cuda/conv_stem/train_*.h on the host (see host/): the operators of the stem's training on CPU tensors."""
 
 from __future__ import annotations
 

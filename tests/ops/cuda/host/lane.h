@@ -1,4 +1,4 @@
-// One thread of a CTA on a host, in place of csrc/cuda/lane_cuda.cuh: the same operations, with ldmatrix and mma as the PTX
+// One thread of a CTA on a host, in place of csrc/cuda/lane.cuh: the same operations, with ldmatrix and mma as the PTX
 // ISA documents which lane holds which element.
 #pragma once
 
@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "cta.h"
-#include "stem_plan.h"
+#include "cuda/number.h"
 
 namespace xmae_fast::cuda {
 

@@ -1,10 +1,10 @@
-// csrc/cuda/stem_eval.h and stem_pack.h on a host, CTA by CTA; called from Python with ctypes.
+// csrc/cuda/conv_stem/stem_eval.h and stem_pack.h on a host, CTA by CTA; called from Python with ctypes.
 
 #include <memory>
 
+#include "cuda/conv_stem/stem_eval.h"
+#include "cuda/conv_stem/stem_pack.h"
 #include "lane.h"
-#include "stem_eval.h"
-#include "stem_pack.h"
 
 using namespace xmae_fast::cuda;
 

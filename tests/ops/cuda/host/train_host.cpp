@@ -1,9 +1,9 @@
-// csrc/cuda/train_*.h on a host, launch by launch and CTA by CTA; called from Python with ctypes.
+// csrc/cuda/conv_stem/train_*.h on a host, launch by launch and CTA by CTA; called from Python with ctypes.
 
 #include <memory>
 
+#include "cuda/conv_stem/train_run_backward.h"
 #include "lane.h"
-#include "train_run_backward.h"
 
 using namespace xmae_fast::cuda;
 

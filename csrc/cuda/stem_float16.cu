@@ -1,3 +1,0 @@
-#include "stem_launch.cuh"
-
-template struct xmae_fast::cuda::StemLaunch<xmae_fast::cuda::Half>;

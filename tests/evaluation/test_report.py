@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -11,11 +12,13 @@ import xmae_fast
 from tests.evaluation.conftest import tiny
 from xmae_fast.cli import main
 from xmae_fast.evaluation import evaluate, write_report
+from xmae_fast.evaluation.pages import Heading, Table, as_html, as_markdown
 from xmae_fast.evaluation.pictures import PICTURES
 from xmae_fast.evaluation.probes import linear as linear_probe
 from xmae_fast.evaluation.report import above, below
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("markdown_it")
 NUMBER = re.compile(r"(-?\d+\.\d{3,4}) \[(-?\d+\.\d{3,4}), (-?\d+\.\d{3,4})\]")
 
 
@@ -89,6 +92,29 @@ def test_report_follows_results_json_alone(evaluated, tmp_path):
     assert "0.1234 [0.1111, 0.2222]" in html
     assert "<c>" not in html
     assert "![" not in (tmp_path / "report.md").read_text()  # no pictures in this folder
+
+
+def test_names_in_a_page_are_no_markup(tmp_path):
+    blocks = [
+        Heading(1, "Of a<b>_1_&amp;.ckpt"),
+        "- `x|y`: **1**\n- from [u](v) and http://w.x",
+        Table(["a|b", ""], [["<c>", "**2**"]]),
+    ]
+    page = as_html(as_markdown(blocks), tmp_path)
+    assert "<title>Of a&lt;b&gt;_1_&amp;amp;.ckpt</title>" in page
+    for part in (
+        "<h1>Of a&lt;b&gt;_1_&amp;amp;.ckpt</h1>", "<li><code>x|y</code>: <strong>1</strong></li>",
+        "<li>from [u](v) and http://w.x</li>", "<th>a|b</th>", "<td>&lt;c&gt;</td>", "<td><strong>2</strong></td>",
+    ):  # fmt: skip
+        assert part in page
+
+
+@pytest.mark.parametrize(("module", "package"), [("markdown_it", "markdown-it-py"), ("matplotlib", "matplotlib")])
+def test_a_missing_package_is_named_before_the_work(shards5, tmp_path, monkeypatch, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'Reports need {package}: pip install "xmae_fast\[eval\]"'):
+        evaluate(tiny(), shards5, tmp_path / "out", split="all")
+    assert not (tmp_path / "out").exists()
 
 
 def test_html_is_well_formed_and_holds_the_pictures(evaluated):

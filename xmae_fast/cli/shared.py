@@ -15,7 +15,7 @@ def add_layout_arguments(command) -> None:
 
 def print_report_files(folder: str) -> None:
     """The files that a report consists of, a line each."""
-    from xmae_fast.evaluation.report import HTML, MARKDOWN, RESULTS
+    from xmae_fast.evaluation.pages import HTML, MARKDOWN, RESULTS
 
     for name in (MARKDOWN, HTML, RESULTS):
         print(Path(folder) / name)

@@ -18,12 +18,13 @@ from xmae_fast._version import __version__
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.options import Quality
+from xmae_fast.evaluation.attention import lag_profile
 from xmae_fast.evaluation.held_out import HeldOut, load_held_out
-from xmae_fast.evaluation.lag import lag_profile
-from xmae_fast.evaluation.probes.held_out import FEATURES, METRIC, TARGETS, labels_of, run_probes
+from xmae_fast.evaluation.pages import RESULTS, check_report_folder, need_packages
 from xmae_fast.evaluation.probes.linear import ProbeResult
-from xmae_fast.evaluation.reconstruction import RATIOS, SHIFTS, ReconstructionStudy
-from xmae_fast.evaluation.report import RESULTS, check_report_folder, write_report
+from xmae_fast.evaluation.probes.targets import FEATURES, METRIC, TARGETS, labels_of, run_probes
+from xmae_fast.evaluation.reconstruction_study import RATIOS, SHIFTS, ReconstructionStudy
+from xmae_fast.evaluation.report import write_report
 from xmae_fast.model.checkpoint import load_checkpoint
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.random_masking import MODES
@@ -71,7 +72,7 @@ def evaluate(
     """
     need("sklearn", "Evaluations need", "eval")
     if output is not None:
-        need("matplotlib", "Reports need", "eval")
+        need_packages()
         from xmae_fast.evaluation.pictures import PICTURES
 
         output = check_report_folder(output, PICTURES)

@@ -10,7 +10,7 @@ from xmae_fast._files import atomic_path
 from xmae_fast._optional import need, new_figure
 from xmae_fast.evaluation.baselines import masked_mse_by_segment
 from xmae_fast.evaluation.probes.linear import ProbeResult
-from xmae_fast.evaluation.reconstruction import MODEL, ReconstructionStudy
+from xmae_fast.evaluation.reconstruction_study import MODEL, ReconstructionStudy
 from xmae_fast.evaluation.report import above, below, late_shift, row_at
 
 # Okabe and Ito's colours: told apart with every kind of colour vision.

@@ -11,23 +11,21 @@ from typing import Any
 import numpy as np
 
 from xmae_fast._files import atomic_path
-from xmae_fast._optional import need
 from xmae_fast.embedding.store import StoredEmbeddings, read_embeddings
 from xmae_fast.evaluation.held_out import even_draw
-from xmae_fast.evaluation.probes.label_table import Labels, read_labels
-from xmae_fast.evaluation.probes.linear import ProbeResult, demeaned, probe
-from xmae_fast.evaluation.report import (
-    HTML,
-    MARKDOWN,
+from xmae_fast.evaluation.pages import (
     RESULTS,
+    Block,
     Heading,
     Picture,
     Table,
-    as_html,
-    as_markdown,
     check_report_folder,
     interval_text,
+    need_packages,
+    write_pages,
 )
+from xmae_fast.evaluation.probes.label_table import Labels, read_labels
+from xmae_fast.evaluation.probes.linear import ProbeResult, demeaned, probe
 
 PICTURE = "probe.png"
 _METRIC = {"regression": "R2", "classification": "AUROC"}
@@ -72,7 +70,7 @@ def probe_embeddings(
     if per not in ("segment", "subject"):
         raise ValueError(f"per: expected 'segment' or 'subject', got {per!r}")
     if output is not None:
-        need("matplotlib", "Reports need", "eval")
+        need_packages()
         output = check_report_folder(output, [PICTURE])
     tables = {"embeddings": embeddings, **(compare or {})}
     if len(tables) != 1 + len(compare or {}):
@@ -167,10 +165,7 @@ def _write_report(folder: Path, told: dict[str, Any], result: ProbeResult) -> No
         temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     with atomic_path(folder / PICTURE) as temporary:
         draw_probe(result, told["about"]["label"]).savefig(temporary, format="png", dpi=110)
-    blocks = _blocks(told)
-    for name, text in {MARKDOWN: as_markdown(blocks), HTML: as_html(blocks, folder)}.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_pages(folder, _blocks(told))
 
 
 def summary(told: dict[str, Any]) -> str:
@@ -183,7 +178,7 @@ def summary(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _blocks(told: dict[str, Any]) -> list[Heading | str | Table | Picture]:
+def _blocks(told: dict[str, Any]) -> list[Block]:
     about, first = told["about"], told["probes"]["embeddings"]
     what = "a regression" if about["task"] == "regression" else f"a classification ({about['positive']!r} is positive)"
     unit = "subjects' mean embeddings" if about["per"] == "subject" else "segments"

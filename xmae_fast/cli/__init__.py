@@ -18,6 +18,7 @@ from xmae_fast.cli import (
     repack,
     simulate,
 )
+from xmae_fast.cli.version import Version
 
 _COMMANDS = (explain, simulate, repack, inspect, prepare, embed, probe, reconstruct, evaluate, pretrain, export)
 
@@ -25,6 +26,7 @@ _COMMANDS = (explain, simulate, repack, inspect, prepare, embed, probe, reconstr
 def parser() -> argparse.ArgumentParser:
     """The command line's parser."""
     top = argparse.ArgumentParser(prog="xmae-fast", description=__doc__)
+    top.add_argument("--version", action=Version, help="versions of package and torch, CPU kernels, CUDA")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add_command(commands)

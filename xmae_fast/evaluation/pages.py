@@ -13,7 +13,7 @@ from xmae_fast._files import atomic_path, check_replaceable, is_json_of
 from xmae_fast._optional import need
 
 RESULTS, MARKDOWN, HTML = "results.json", "report.md", "report.html"
-# The Markdown that reports use. Nothing else is read as markup, so that names of files and subjects stay as they are.
+# The Markdown that reports use. Links, HTML and entities are not read, so that names of files stay as they are.
 _RULES = ("heading", "list", "table", "image", "emphasis", "backticks", "escape")
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64em;margin:2em auto;padding:0 1em;color:#222}"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xmae_fast._progress import open_bars
+from xmae_fast._progress import Progress, open_bars
 
 _LINE_EVERY_S = 20.0
-Tell = Callable[[str, int, "int | None"], None]  # stage, how much of it is done, how much there is if that is known
 
 
 @contextmanager
-def progress_bars() -> Iterator[Tell | None]:
+def progress_bars() -> Iterator[Progress | None]:
     """A bar on standard error for each stage; None where that is no terminal, or rich is not installed."""
     bars = open_bars("left")
     if bars is None:
@@ -32,7 +31,7 @@ def progress_bars() -> Iterator[Tell | None]:
 
 
 @contextmanager
-def progress_with_speed() -> Iterator[Tell]:
+def progress_with_speed() -> Iterator[Progress]:
     """A bar with segments/s and the time that is left on a terminal; elsewhere, so that the log of a job tells how far
     the job is, a line every 20 s."""
     told: dict[str, tuple[float, int, float]] = {}  # stage -> when it began, how much was done then, when last told

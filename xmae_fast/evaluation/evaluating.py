@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from xmae_fast._files import atomic_path
 from xmae_fast._optional import need
+from xmae_fast._progress import Progress
 from xmae_fast._version import __version__
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index.segment_index import Paths
@@ -31,7 +32,6 @@ from xmae_fast.ops.random_masking import MODES
 
 LAG_SHOWN = 2.0  # s; attention is looked at up to this lag
 _LAG_SEGMENTS = 256
-Tell = Callable[[str, int, "int | None"], None]
 
 
 def evaluate(
@@ -49,7 +49,7 @@ def evaluate(
     quality: Quality = 0.9,
     resamples: int = 1000,
     seed: int = 77,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
 ) -> dict:
     """Evaluate a pretrained model: reconstruction against baselines, attention by lag, linear probes; with a report.
 

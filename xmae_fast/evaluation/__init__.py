@@ -1,4 +1,4 @@
-"""Looking at what a model has learned: reconstruction against baselines, attention by lag, linear probes, a report."""
+"""What a model has learned: reconstruction against baselines, attention by lag, linear probes, and a report on them."""
 
 from xmae_fast._optional import lazy_names
 

@@ -1,4 +1,4 @@
-"""report.md and report.html from results.json: every number in them is one of that file."""
+"""The report of an evaluation, made from results.json alone: every number in it is one of that file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_report(folder: Path) -> None:
 
 
 def row_at(results: dict) -> dict:
-    """The row of the mode and ratio that the report is about."""
+    """The row of `by_ratio` for the mode and ratio that the report is about."""
     about = results["about"]
     return next(r for r in results["by_ratio"] if (r["mode"], r["ratio"]) == (about["mode"], about["ratio"]))
 
@@ -84,7 +84,7 @@ def _blocks(results: dict) -> list[Block]:
 
 
 def late_shift(results: dict) -> dict:
-    """The row of the shift curve that is quoted: PPG late by 0.2 s, or by the next less."""
+    """The row of the shift curve that the report quotes: that of 0.2 s, or of the next smaller shift."""
     return max(results["shift"], key=lambda row: (row["shift_s"] <= 0.2, row["shift_s"]))
 
 
@@ -136,7 +136,7 @@ def _reconstruction(results: dict) -> list[str | Table | Picture]:
 
 
 def _by(rows: list[dict], predictors: dict, title) -> Table:
-    """Masked MSE of every predictor in every row; the best baseline of each in bold."""
+    """A table of the masked MSE of every predictor in every row, with the best baseline of each row in bold."""
     lines = []
     for name, predictor in predictors.items():
         cells = []
@@ -192,7 +192,7 @@ def _share(value: Sequence[float]) -> str:
 
 
 def below(reduction: Sequence[float]) -> str:
-    """A reduction with its interval in words: "31.0% [25.0%, 37.0%] below", or "above" where it is negative."""
+    """A reduction and its interval in words: "31.0% [25.0%, 37.0%] below", or "above" if it is negative."""
     value, low, high = reduction
     if value >= 0:
         return _share(reduction) + " below"
@@ -200,6 +200,6 @@ def below(reduction: Sequence[float]) -> str:
 
 
 def above(increase: Sequence[float]) -> str:
-    """An increase with its interval in words, as `below`."""
+    """An increase and its interval in words, as `below` has them."""
     value, low, high = increase
     return below([-value, -high, -low])

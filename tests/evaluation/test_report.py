@@ -11,7 +11,7 @@ import pytest
 import xmae_fast
 from tests.evaluation.conftest import tiny
 from xmae_fast.cli import main
-from xmae_fast.evaluation import evaluate, write_report
+from xmae_fast.evaluation import evaluate, evaluating, pictures, write_report
 from xmae_fast.evaluation.pages import Heading, Table, as_html, as_markdown
 from xmae_fast.evaluation.pictures import PICTURES
 from xmae_fast.evaluation.probes import linear as linear_probe
@@ -24,7 +24,7 @@ NUMBER = re.compile(r"(-?\d+\.\d{3,4}) \[(-?\d+\.\d{3,4}), (-?\d+\.\d{3,4})\]")
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_penalties():
-    """Probes choose among two penalties: the whole grids, test_probe.py's subject, would take most of the time here."""
+    """Probes choose among two penalties: the whole grids, which test_probe.py tests, would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear_probe, "_ALPHAS", linear_probe._ALPHAS[[2, 5]])
         patch.setattr(linear_probe, "_CS", linear_probe._CS[[1, 3]])
@@ -152,8 +152,10 @@ def test_what_is_in_the_results(evaluated):
     assert "**Intervals over 12 subjects are rough.**" in (evaluated[1] / "report.md").read_text()
 
 
-def test_command_line(sim5, tmp_path, capsys):
-    """On a shard without truth: labels come from the signals."""
+def test_command_line(sim5, tmp_path, capsys, monkeypatch):
+    """The shard has no truth file, so that labels come from the signals. Fewer ratios and no pictures save seconds."""
+    monkeypatch.setattr(evaluating, "RATIOS", (0.6,))
+    monkeypatch.setattr(pictures, "draw_all", lambda *_: None)
     (shard,) = sim5.write_shards(tmp_path)
     shard.with_suffix(".truth.npz").unlink()
     names = [str(tmp_path / name) for name in ("model.ckpt", "ecg.safetensors")]

@@ -16,7 +16,7 @@ TINY = {"patch_len": 50, "d_model": 16, "nhead": 2, "depth_ecg": 1, "depth_ppg":
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
-    """52 segments of 5 s, of 13 subjects: 11 train (44 segments), 1 validates, 1 is for tests."""
+    """Shards with 52 segments of 5 s of 13 subjects: 11 subjects (44 segments) train, 1 validates, 1 is for tests."""
     folder = tmp_path_factory.mktemp("shards")
     simulate(13, 4, seed=5, cfg=SimulationCfg(seg_len=5)).write_shards(folder, segments_per_shard=30)
     return folder
@@ -24,8 +24,8 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def cfg(shards) -> dict:
-    """Five steps an epoch, two epochs."""
-    torch.set_num_threads(1)  # for models this small threads cost more than they bring
+    """A run of two epochs of five steps."""
+    torch.set_num_threads(1)  # for models this small, threads cost more time than they save
     return {
         "data": [str(shards)], "seg_len": 5, "model_params": dict(TINY), "quality": 0, "batch_size": 8, "epochs": 2,
         "lr": 1e-3, "log_every": 2, "tensorboard": False, "accelerator": "cpu",
@@ -33,6 +33,6 @@ def cfg(shards) -> dict:
 
 
 def rows(folder: Path, *columns: str) -> list[tuple[str, ...]]:
-    """Cells of a run's metrics.csv, as written."""
+    """The cells of these columns of a run's metrics.csv, as they are written."""
     with open(folder / "metrics.csv", newline="") as file:
         return [tuple(row[name] for name in columns) for row in csv.DictReader(file)]

@@ -26,7 +26,7 @@ CASES = {
 
 
 def work(folder: str) -> None:
-    """What each process does: every case, and what came of it."""
+    """What each process does: it runs every case and writes how each one ended."""
     from xmae_fast.training import pretrain
 
     rank, outcome = int(os.environ["RANK"]), {}

@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 
 
 def make_terminal(monkeypatch) -> Terminal:
-    """Called within a test, because pytest sets sys.stderr itself before each one."""
+    """Make sys.stderr a terminal. A test calls this itself, because pytest sets sys.stderr again before each test."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.delenv("RANK", raising=False)
@@ -47,7 +47,7 @@ def test_a_run_shows_one_bar_and_lines_above_it(monkeypatch):
     assert "curriculum: [0.8]" in lines
     assert "epoch 1 step 3 (25%): validation loss 0.25000" in lines
     assert lines[-2:] == ["finished: 3 steps", ""]
-    bar = next(line for line in reversed(lines) if "━" in line)  # stays
+    bar = next(line for line in reversed(lines) if "━" in line)  # the bar stays
     assert re.fullmatch(r"epoch 1 step 3 ━+\S* +25% 0:00:0\d \S+ loss 0.5000  1,234 segments/s  wait 2.0 %", bar), bar
 
 
@@ -66,7 +66,7 @@ def test_commands_show_a_bar_for_each_stage(monkeypatch):
         tell("a.h5 [1]", 40, 40)
         tell("b.h5", 10, 40)
     assert re.search(r"b\.h5 ━+\S* +25% \S+", terminal.text)
-    assert not re.search(r"a\.h5 \[1\] ━+\S* +\d+% [^\r\n]*[\r\n]+b\.h5", terminal.text)  # gone before the other
+    assert not re.search(r"a\.h5 \[1\] ━+\S* +\d+% [^\r\n]*[\r\n]+b\.h5", terminal.text)  # removed before the next one
 
 
 def test_embedding_shows_speed_and_time_left(monkeypatch):

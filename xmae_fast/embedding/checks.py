@@ -115,7 +115,7 @@ def segment_problems(ppg: np.ndarray) -> list[str]:
 
 
 def embedding_problems(embeddings: np.ndarray, usable: np.ndarray) -> list[str]:
-    """What looks wrong with embeddings [W, ...], of which those with `usable` [W] are looked at."""
+    """What looks wrong with the `usable` [W] ones of embeddings [W, ...]; a sentence for each problem."""
     if usable.sum() < _LEAST_WINDOWS:
         return []
     rows = embeddings[usable].reshape(int(usable.sum()), -1).astype(np.float64)

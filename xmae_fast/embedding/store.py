@@ -120,7 +120,7 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock of the folder."""
         if self.lock is not None:
             self.lock.release()
 

@@ -136,7 +136,7 @@ def _expected(beats: Beats, row: int, visible: np.ndarray, timing: str) -> np.nd
 
 
 def _complete(r: np.ndarray, rr: float, end: float) -> np.ndarray:
-    """Rising times of R peaks, where gaps of about k * rr get k - 1 beats, and which go on by rr past 0 and `end`."""
+    """Fill gaps of about k * rr between rising R peaks with k - 1 beats, and go on by rr beyond 0 and `end`."""
     steps = np.maximum(np.rint(np.diff(r) / rr).astype(np.int64), 1)
     filled = [r[:1], *(np.linspace(a, b, k + 1)[1:] for a, b, k in zip(r[:-1], r[1:], steps, strict=True))]
     inner = np.concatenate(filled)

@@ -262,7 +262,7 @@ class _Pace:
             self._since = time.perf_counter()
 
     def pause(self) -> bool:
-        """Stop the time; whether it was running."""
+        """Stop the time, and return whether it was running."""
         was_running = self._since is not None
         if was_running:
             self._seconds, self._since = self._seconds + time.perf_counter() - self._since, None

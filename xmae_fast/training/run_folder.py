@@ -60,7 +60,7 @@ class RunFolder:
             raise
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock of the folder."""
         if self._lock is not None:
             self._lock.release()
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,38 @@ def cfg(shards) -> dict:
         "data": [str(shards)], "seg_len": 5, "model_params": dict(TINY), "quality": 0, "batch_size": 8, "epochs": 2,
         "lr": 1e-3, "log_every": 2, "tensorboard": False, "accelerator": "cpu",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def on_two_processes() -> Callable[..., None]:
+    """Calls a function in two processes as torchrun would, but without it: a server imports what they need once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning.fabric", "xmae_fast.training.pretraining"])
+
+    def run(function: Callable[..., None], *arguments: object) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [context.Process(target=_as_rank, args=(rank, port, function, arguments)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(150)
+            process.kill()  # if it has not ended
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0]
+
+    return run
+
+
+def _as_rank(rank: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }  # fmt: skip
+    function(*arguments)
 
 
 def rows(folder: Path, *columns: str) -> list[tuple[str, ...]]:

@@ -38,10 +38,10 @@ def config(shards, tmp_path_factory) -> Path:
     return path
 
 
-def torchrun(*options: str, module: str = "xmae_fast.cli", arguments: tuple[str, ...] = ()) -> subprocess.Popen:
+def torchrun(*options: str, arguments: tuple[str, ...]) -> subprocess.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, "-m", module, *arguments], stderr=subprocess.PIPE, text=True, env=environment)
+    command += ["-m", "xmae_fast.cli", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def ended(process: subprocess.Popen) -> str:
@@ -137,11 +137,5 @@ def exchange() -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_synchronised_batch_norm_is_that_of_the_whole_batch():
-    process = torchrun(module="tests.training.test_processes")
-    errors = ended(process)
-    assert process.returncode == 0, errors
-
-
-if __name__ == "__main__":
-    exchange()
+def test_synchronised_batch_norm_is_that_of_the_whole_batch(on_two_processes):
+    on_two_processes(exchange)

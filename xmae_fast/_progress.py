@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
-
-Progress = Callable[[str, int, "int | None"], object]  # called with stage, how much is done, how much there is if known
 
 
 class Bars:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xmae_fast._progress import Progress, open_bars
+from xmae_fast._progress import open_bars
+from xmae_fast.workers.progress import Progress
 
 _LINE_EVERY_S = 20.0
 

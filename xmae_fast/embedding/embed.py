@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from xmae_fast._progress import Progress
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.embedding import checks
@@ -24,9 +23,10 @@ from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.workers.progress import Progress
 
 DTYPES = ("float32", "float16")
-_PART_BYTES = 1 << 25  # a killed process loses at most so much, which takes two cores about a minute
+_PART_BYTES = 1 << 25  # what a killed process may lose: about a minute's work of two cores
 
 
 @dataclass(frozen=True)

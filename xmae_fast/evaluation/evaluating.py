@@ -14,7 +14,6 @@ import torch
 
 from xmae_fast._files import atomic_path
 from xmae_fast._optional import need
-from xmae_fast._progress import Progress
 from xmae_fast._version import __version__
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index.segment_index import Paths
@@ -29,6 +28,7 @@ from xmae_fast.evaluation.report import write_report
 from xmae_fast.model.checkpoint import load_checkpoint
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.random_masking import MODES
+from xmae_fast.workers.progress import Progress
 
 LAG_SHOWN = 2.0  # s; the report shows attention up to this lag
 _LAG_SEGMENTS = 256

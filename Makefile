@@ -1,5 +1,6 @@
 # make test: every test, in two processes; make test-fast: without the slow ones; make elsewhere: the tests of numbers on
 # other processors, imitated; make elsewhere-quick: two of those, for CI; make quick-benchmarks: that every benchmark runs.
+# make docs: the tests of the documentation: commands, Python blocks, links.
 # make sanitize: the operators' and the reader's tests against C++ built with AddressSanitizer and UndefinedBehaviorSanitizer.
 # Needs GCC. The build lies apart from the installed one; the tests choose every instruction set of this processor.
 
@@ -27,7 +28,7 @@ SSE4 := ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABIL
 ONE_THREAD := OMP_NUM_THREADS=1
 PROCESSORS := AVX512 AVX2 SSE4 ONE_THREAD
 
-.PHONY: test test-fast elsewhere elsewhere-quick quick-benchmarks sanitize
+.PHONY: test test-fast elsewhere elsewhere-quick quick-benchmarks docs sanitize
 test:
 	$(PYTHON) -m pytest -q $(PARALLEL)
 
@@ -42,6 +43,9 @@ elsewhere-%:
 elsewhere-quick:
 	$(AVX2) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS_QUICK)
 	$(SSE4) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS_QUICK)
+
+docs:
+	$(PYTHON) -m pytest -q $(wildcard tests/package/test_documented_*.py)
 
 quick-benchmarks:
 	OMP_WAIT_POLICY=passive XMAE_FAST_QUICK=1 $(PYTHON) -m pytest -q --benchmark-only --benchmark-min-rounds=1 \

@@ -1,6 +1,6 @@
 """Embed a PPG recording with onnxruntime and numpy alone: no torch, no xmae_fast.
 
-    xmae-fast export model.ckpt --to onnx -o model.onnx                                # once, where torch is
+    xmae-fast export model.ckpt --to onnx -o model.onnx                                # once, where torch is installed
     python examples/embed_without_torch.py model.onnx recording.npy 100 embeddings.npy
 
 recording.npy: samples [T], cleaned and at the model's rate, which the third argument states in Hz."""
@@ -13,7 +13,7 @@ import onnxruntime
 
 
 def embed(model: str, ppg: np.ndarray, fs: float, batch: int = 64) -> np.ndarray:
-    """Embeddings [T // L, D] of the recording's successive segments of L samples."""
+    """Embeddings [T // L, D] of the segments of L samples that follow one another in a recording [T]."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     cfg = json.loads(session.get_modelmeta().custom_metadata_map["xmae_fast"])["cfg"]
     rate, L = cfg["sampling_freq"], cfg["seq_len"]

@@ -2,7 +2,7 @@
 
     python examples/finetune.py [CHECKPOINT]
 
-Without a checkpoint a small encoder starts from random weights. Under two minutes on one core; needs scikit-learn."""
+Without a checkpoint a small encoder starts from random weights. Takes under two minutes; needs scikit-learn."""
 
 import sys
 
@@ -16,7 +16,7 @@ CFG = xmae_fast.ModelCfg(d_model=64, nhead=4, depth_ppg=1, stem_ch=16, proj_dim=
 
 
 class Classifier(nn.Module):
-    """Tokens of the encoder, their mean and maximum (an event shows in one token), a linear layer."""
+    """A linear layer on the mean and maximum of the encoder's tokens (an event may show in one token alone)."""
 
     def __init__(self, model: xmae_fast.xMAE) -> None:
         super().__init__()
@@ -29,13 +29,13 @@ class Classifier(nn.Module):
 
 
 def load(subjects: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """PPG [S, L] and labels [S]: put your own here. Subjects of two seeds are different people."""
+    """PPG [S, L] and labels [S]; put your own here. The subjects of two seeds are different people."""
     sim = simulate(subjects, 10, seed=seed, cfg=SimulationCfg(pvc_probability=0.05))
     return torch.from_numpy(sim.ppg), torch.from_numpy(sim.has_pvc).float()
 
 
 def finetune(model: xmae_fast.xMAE, subjects: int = 60, epochs: int = 4, batch: int = 32, lr: float = 1e-3) -> float:
-    """Train; returns the AUROC on half as many unseen subjects."""
+    """Train the model, and return the AUROC on half as many unseen subjects."""
     from sklearn.metrics import roc_auc_score
 
     (ppg, label), (test_ppg, test_label) = load(subjects, seed=1), load(max(subjects // 2, 2), seed=2)

@@ -40,8 +40,8 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """`Embedder` and what belongs to it, and the packages `xmae_fast.data`, `embedding`, `evaluation`, `export`,
-    `preparation`, `simulation`, `training` and `tuning`, imported when first used."""
+    """Import, when they are first used, `Embedder` and the functions beside it, and the packages `xmae_fast.data`,
+    `embedding`, `evaluation`, `export`, `preparation`, `simulation`, `training` and `tuning`."""
     if name in _PACKAGES:
         return import_module(f"xmae_fast.{name}")
     if name in _EMBEDDING:

@@ -1,4 +1,4 @@
-"""What something was made with: versions, source state, machine."""
+"""Versions, state of the sources and machine, for the records of runs and files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ _PACKAGES = ("torch", "numpy", "h5py", "lightning", "safetensors", "triton", "Py
 
 
 def describe_environment(device: torch.device, world_size: int) -> dict[str, Any]:
-    """Versions, git state, host, processors; plain values."""
+    """Versions, state of the sources, host and processors, as plain values.
+
+    Args:
+        device: where the work is done.
+        world_size: how many processes share it.
+    """
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "command": sys.argv,
@@ -46,7 +51,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the package's sources and whether files differ from it; None where they are not under git."""
+    """The commit of the package's sources, and whether files differ from it; None if they are not under git."""
     options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 10, "check": True}
     asked = ("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", ".")
     try:

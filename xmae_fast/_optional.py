@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-_PACKAGE = {"sklearn": "scikit-learn", "yaml": "PyYAML"}
+_PACKAGE = {"markdown_it": "markdown-it-py", "sklearn": "scikit-learn", "yaml": "PyYAML"}
 
 
 def need(module: str, what_needs: str, extra: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Configurations as YAML files, and overrides of the command line."""
+"""Configurations in YAML files, and values of the command line that replace theirs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from xmae_fast._optional import need
 
 
 def import_yaml():
-    """The module yaml, or an ImportError that names the pip extra."""
+    """The module yaml; ImportError, which names the pip extra, if it is missing."""
     return need("yaml", "Configurations in YAML need", "train")
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping that a YAML file holds; ValueError for anything else."""
+    """Read the mapping that a YAML file holds; ValueError if it holds anything else."""
     yaml = import_yaml()
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_loader())
@@ -29,7 +29,15 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `values` in which each "a.b=value" is set; ValueError where one has no "=" or enters no mapping."""
+    """Set values in a copy of a configuration.
+
+    Args:
+        values: the configuration.
+        overrides: texts "key=value" or "key.key=value", with the value in YAML.
+
+    Raises:
+        ValueError: a text has no "=", or a key before the last one is no mapping.
+    """
     values = dict(values)
     for text in overrides:
         path, equals, value = text.partition("=")
@@ -55,7 +63,7 @@ def _value(text: str) -> Any:
 
 
 def _loader():
-    """PyYAML's safe loader, which besides reads 3e-4 as a number (YAML 1.2), not as text (YAML 1.1)."""
+    """PyYAML's safe loader, changed to read 3e-4 as a number, as in YAML 1.2, and not as text, as in YAML 1.1."""
     yaml = import_yaml()
 
     class Loader(yaml.SafeLoader):

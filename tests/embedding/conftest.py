@@ -23,12 +23,12 @@ def model() -> xmae_fast.xMAE:
 
 
 def pulses(seconds: float, fs: float, rate: float = 72, seed: int = 0, noise: float = 0.02) -> np.ndarray:
-    """[T] a PPG of `rate` pulses a minute, give or take, with a slow wander and noise; any unit."""
+    """A PPG [T] of about `rate` pulses a minute, with a slow wander and noise, in no particular unit."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * fs)) / fs
     phase = np.cumsum(rate / 60 / fs * (1 + 0.05 * np.sin(2 * np.pi * 0.1 * time + rng.uniform(0, 6))))
     beat = phase % 1
-    width = np.where(beat < 0.2, 0.07, 0.16)  # up faster than down
+    width = np.where(beat < 0.2, 0.07, 0.16)  # it rises faster than it falls
     wave = np.exp(-(((beat - 0.2) / width) ** 2)) + 0.3 * np.exp(-(((beat - 0.55) / 0.12) ** 2))
     wander = 0.5 * np.sin(2 * np.pi * 0.2 * time + rng.uniform(0, 6))
     return 2000 + 300 * (wave + wander + noise * rng.normal(size=len(time)))

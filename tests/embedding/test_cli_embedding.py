@@ -15,6 +15,7 @@ from xmae_fast.cli import main, progress
 def test_from_shard_to_report_and_picture(model, packed, tmp_path, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
+    pytest.importorskip("markdown_it")
     model.save_pretrained(tmp_path / "model")
     where = ["-m", str(tmp_path / "model")]
     out = str(tmp_path / "out")

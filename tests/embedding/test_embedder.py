@@ -63,7 +63,7 @@ def test_hops_tails_and_several_recordings(model, signal):
 
 
 def test_rates_agree():
-    """The same pulses recorded at two rates are almost the same, but for the filter's ends (as published)."""
+    """The same pulses recorded at two rates are almost the same, except where the filter begins and ends."""
     recipe = Recipe.for_model(CFG)
     fine, coarse = (
         prepare_ppg(pulses(50, fs, seed=1, noise=0).reshape(10, -1), fs, recipe).ppg[:, 50:-50] for fs in (500, 100)
@@ -151,7 +151,7 @@ def test_embed_of_tensors_is_as_it_was(model):
 
 
 def test_scikit_learn(model, tmp_path):
-    """In a pipeline, cloned, cross-validated: the pulse rate, by a linear model on embeddings of raw rows."""
+    """An Embedder works in a pipeline, cloned and cross-validated: embeddings of raw rows predict the pulse rate."""
     pytest.importorskip("sklearn")
     from sklearn.base import clone
     from sklearn.linear_model import Ridge

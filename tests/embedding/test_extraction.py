@@ -30,7 +30,7 @@ def content(folder) -> dict[str, bytes]:
 
 @pytest.fixture
 def expected(model, packed):
-    """Embeddings of the shard's segments, by the loader and the model."""
+    """The embeddings of the shard's segments, computed by the loader and the model."""
     (batch,) = SegmentLoader(packed, 90, quality=0, shuffle=False)
     with torch.no_grad():
         return model.ppg_path.encode(batch["ppg"][:, None], None, inference=True).numpy()
@@ -118,7 +118,7 @@ def test_recordings(model, tmp_path):
 
 
 def _extract(shard, folder, model, seconds, place):
-    """In a process of its own, slowly."""
+    """Embed in a process of its own, slowly."""
     torch.set_num_threads(1)
     options = OPTIONS | ({} if place is None else {"rank": place[0], "world_size": place[1]})
     embed_files(shard, folder, model, progress=lambda *_: time.sleep(seconds), **options)
@@ -126,7 +126,7 @@ def _extract(shard, folder, model, seconds, place):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Starts processes quickly: a server imports what they need once."""
+    """Starts processes quickly, because a server imports what they need once for all."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "xmae_fast.embedding.embed", __name__])
     return context
@@ -249,7 +249,7 @@ def test_overwriting_leaves_other_files_alone(model, packed, tmp_path):
     foreign = ["part-list.txt", "part-00000.csv", ".part-00000.npy.backup.tmp", "part-00090.npy", "notes.txt"]
     for name in foreign:
         (out / name).write_text(name)
-    (out / ".part-00001.npy.0123abcd.tmp").touch()  # of a killed writer
+    (out / ".part-00001.npy.0123abcd.tmp").touch()  # left by a killed process
     embed_files(packed, out, model, output="tokens", overwrite=True, **OPTIONS)
     parts = [f"part-{number:05d}.h5" for number in range(9)]
     assert sorted(content(out)) == sorted([*foreign, *parts, "embeddings.json"])
@@ -258,7 +258,7 @@ def test_overwriting_leaves_other_files_alone(model, packed, tmp_path):
 
 
 def test_nothing_is_replaced_under_another_process(model, packed, tmp_path):
-    """Its parts would stand among those of the new model."""
+    """Its parts would lie among those of the new model."""
     out, refused = tmp_path / "out", []
 
     def replace(stage, *_):
@@ -288,7 +288,7 @@ def test_another_file_behind_a_link_is_another_input(model, packed, tmp_path):
 
 
 def test_the_first_of_two_plans_counts(model, packed, tmp_path, monkeypatch):
-    """Two processes begin at once in a new folder, with other options each: one of them is refused."""
+    """Two processes begin at the same time in a new folder, with different options: one of them is refused."""
     out, link = tmp_path / "out", os.link
 
     def quicker(*arguments):

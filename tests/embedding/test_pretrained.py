@@ -1,4 +1,4 @@
-"""Folders of pretrained models, their recipe and card, and the way to the Hub, which is played here."""
+"""Folders of pretrained models, their recipe and card, and the way to the Hub, which a folder replaces here."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_card_of_a_run(model, tmp_path):
 
 
 def test_to_the_hub_and_back(model, tmp_path, monkeypatch):
-    """A folder plays the Hub: what is pushed can be loaded by its id."""
+    """A folder takes the place of the Hub: what is pushed can be loaded by its id."""
     hub = tmp_path / "hub"
 
     class NotThere(Exception):

@@ -17,7 +17,7 @@ def tiny(seed=0, **changes):
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread_of_blas():
-    """For matrices this small a second one costs several times what it brings."""
+    """For matrices this small, a second thread costs several times the time that it saves."""
     from threadpoolctl import threadpool_limits  # scikit-learn needs it
 
     with threadpool_limits(1, user_api="blas"):
@@ -33,7 +33,7 @@ def sim5():
 
 @pytest.fixture(scope="session")
 def shards5(sim5, tmp_path_factory):
-    """The same as two shards with their truth beside them."""
+    """The same segments as two shards with their truth files beside them."""
     return sim5.write_shards(tmp_path_factory.mktemp("evaluation"), segments_per_shard=40)
 
 

@@ -147,11 +147,11 @@ def test_mean_beat_follows_an_irregular_rhythm_by_the_ppg_alone(regular):
     )
     constant = masked_mse_by_segment(visible_mean(ecg, masked, others_mean(ecg, subject)), ecg, masked).mean()
     assert by_ppg < 0.4 * constant
-    assert 0.8 * constant < by_ecg < 1.1 * constant  # blurred, not wrong: guesses do not cost more than saying nothing
+    assert 0.8 * constant < by_ecg < 1.1 * constant  # blurred: a guess does not cost more than a constant
 
 
 def test_mean_beat_does_not_look_at_the_hidden_ecg(regular):
-    """Another ECG where it is hidden, in one subject: its own reconstruction stays as it was, but for R peaks."""
+    """If the hidden ECG of one subject is another, its reconstruction stays as it was, except by true R peaks."""
     ppg, ecg, subject, masked = regular
     changed = ecg.copy()
     changed[:4][masked[:4]] *= 0.5

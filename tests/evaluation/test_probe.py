@@ -30,7 +30,7 @@ def test_bootstrap_resamples_subjects():
 
     rng = np.random.default_rng(2)
     level = rng.normal(size=40)
-    values = np.repeat(level, 50)  # 2,000 segments that say 40 things
+    values = np.repeat(level, 50)  # 2,000 segments, but only 40 different values
     found = SubjectBootstrap(np.repeat(np.arange(40), 50), 2000, seed=3).mean(values)
     assert found.value == pytest.approx(values.mean())
     expected = 2 * 1.96 * level.std() / np.sqrt(40)
@@ -72,39 +72,39 @@ def test_probe_recovers_a_planted_signal(data):
 
 def test_probe_finds_nothing_in_noise(data):
     features, groups, rng = data
-    result = probe(features, rng.normal(size=300), groups, resamples=300)
+    result = probe(features, rng.normal(size=300), groups, resamples=300, folds=3)
     assert -0.2 < result.metrics["R2"].value < 0.05
-    result = probe(features, rng.random(300) < 0.3, groups, "classification", resamples=300)
+    result = probe(features, rng.random(300) < 0.3, groups, "classification", resamples=300, folds=3)
     assert 0.35 < result.metrics["AUROC"].value < 0.65
 
 
 def test_features_that_identify_the_subject_tell_nothing_across_subjects(data):
-    """One-hot subjects: a random split would reach R2 = 1, for every label is its subject's."""
+    """Features name the subject. A random split would reach R2 = 1, because all labels of a subject are the same."""
     _, groups, rng = data
     features = np.eye(30)[groups] + 0.01 * rng.normal(size=(300, 30))
     of_subject = rng.normal(size=30)[groups]
-    assert probe(features, of_subject, groups, resamples=50).metrics["R2"].value < 0.1
-    leaky = probe(features, of_subject, np.arange(300), resamples=50)
+    assert probe(features, of_subject, groups, resamples=50, folds=3).metrics["R2"].value < 0.1
+    leaky = probe(features, of_subject, np.arange(300), resamples=50, folds=3)
     assert leaky.metrics["R2"].value > 0.95
     ill = (rng.permutation(30) < 15)[groups]
-    assert probe(features, ill, groups, "classification", resamples=50).metrics["AUROC"].value < 0.75
+    assert probe(features, ill, groups, "classification", resamples=50, folds=3).metrics["AUROC"].value < 0.75
 
 
 def test_within_is_blind_to_differences_between_subjects(data):
     features, groups, rng = data
     between, within = rng.normal(size=30)[groups], rng.normal(size=300)
     features[:, 0], features[:, 1] = between, within
-    assert probe(features, 10 * between, groups, resamples=50).metrics["R2"].value > 0.9
+    assert probe(features, 10 * between, groups, resamples=50, folds=3).metrics["R2"].value > 0.9
     labels = 10 * between + 0.1 * rng.normal(size=300)
-    assert probe(features, labels, groups, within=True, resamples=50).metrics["R2"].value < 0.1
-    assert probe(features, 10 * between + within, groups, within=True, resamples=50).metrics["R2"].value > 0.9
+    assert probe(features, labels, groups, within=True, resamples=50, folds=3).metrics["R2"].value < 0.1
+    assert probe(features, 10 * between + within, groups, within=True, resamples=50, folds=3).metrics["R2"].value > 0.9
     np.testing.assert_allclose(demeaned(np.array([[1.0], [3], [10]]), np.array([7, 7, 8])), [[-1], [1], [0]])
 
 
 def test_gain_is_paired(data):
     features, groups, rng = data
     labels = features[:, 0] + rng.normal(size=300)
-    good, poor = (probe(x, labels, groups, resamples=300) for x in (features, rng.normal(size=(300, 8))))
+    good, poor = (probe(x, labels, groups, resamples=300, folds=3) for x in (features, rng.normal(size=(300, 8))))
     gain = good.gain_over(poor, "R2")
     assert gain.value == pytest.approx(good.metrics["R2"].value - poor.metrics["R2"].value)
     assert gain.low > 0.2
@@ -112,7 +112,7 @@ def test_gain_is_paired(data):
     with pytest.raises(ValueError, match="metric: expected one of R2, MAE, got 'AUROC'"):
         good.gain_over(poor, "AUROC")
     with pytest.raises(ValueError, match="other: expected a probe of the same labels"):
-        good.gain_over(probe(features, labels + 1, groups, resamples=300), "R2")
+        good.gain_over(probe(features, labels + 1, groups, resamples=300, folds=3), "R2")
 
 
 def test_scores_are_scikit_learns():

@@ -44,6 +44,7 @@ def table(stored, tmp_path):
 
 def test_regression_with_report(stored, table, tmp_path):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("markdown_it")
     noise = StoredEmbeddings(stored.embeddings[::-1, 2:], stored.key[::-1], stored.subject[::-1], {}, {})
     told = probe_embeddings(
         stored, table, "age", tmp_path / "report", compare={"noise": noise}, quality=0.9, resamples=50, folds=3
@@ -65,6 +66,7 @@ def test_regression_with_report(stored, table, tmp_path):
 
 def test_classification_per_subject_and_key(stored, table, tmp_path):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("markdown_it")
     few = {"resamples": 20, "folds": 2}
     told = probe_embeddings(stored, table, "ill", tmp_path / "report", **few)
     assert (told["about"]["task"], told["about"]["positive"]) == ("classification", "yes")

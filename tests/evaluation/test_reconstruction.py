@@ -87,7 +87,7 @@ def test_held_out_segments_and_their_truth(sim5, shards5):
     assert len(whole) == 72
     assert whole.about["truth"] == ["sim_0000.truth.npz", "sim_0001.truth.npz"]
     for row in (0, 39, 40, 71):
-        at = np.abs(sim5.ppg - whole.ppg[row]).sum(1).argmin()  # float16 on the way
+        at = np.abs(sim5.ppg - whole.ppg[row]).sum(1).argmin()  # shards hold float16
         assert np.abs(sim5.ppg[at] - whole.ppg[row]).max() < 0.01
         assert whole.subjects[whole.subject[row]] == f"sim_{sim5.subject[at]:06d}"
         assert whole.truth["pat"][row] == sim5.pat_mean[at]

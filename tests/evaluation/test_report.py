@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -10,18 +11,20 @@ import pytest
 import xmae_fast
 from tests.evaluation.conftest import tiny
 from xmae_fast.cli import main
-from xmae_fast.evaluation import evaluate, write_report
+from xmae_fast.evaluation import evaluate, evaluating, pictures, write_report
+from xmae_fast.evaluation.pages import Heading, Table, as_html, as_markdown
 from xmae_fast.evaluation.pictures import PICTURES
 from xmae_fast.evaluation.probes import linear as linear_probe
 from xmae_fast.evaluation.report import above, below
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("markdown_it")
 NUMBER = re.compile(r"(-?\d+\.\d{3,4}) \[(-?\d+\.\d{3,4}), (-?\d+\.\d{3,4})\]")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_penalties():
-    """Probes choose among two penalties: the whole grids, test_probe.py's subject, would take most of the time here."""
+    """Probes choose among two penalties: the whole grids, which test_probe.py tests, would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear_probe, "_ALPHAS", linear_probe._ALPHAS[[2, 5]])
         patch.setattr(linear_probe, "_CS", linear_probe._CS[[1, 3]])
@@ -91,6 +94,29 @@ def test_report_follows_results_json_alone(evaluated, tmp_path):
     assert "![" not in (tmp_path / "report.md").read_text()  # no pictures in this folder
 
 
+def test_names_in_a_page_are_no_markup(tmp_path):
+    blocks = [
+        Heading(1, "Of a<b>c_1_d&amp;.ckpt"),
+        "- `x|y`: **1**\n- from [u](v) and http://w.x",
+        Table(["a|b", ""], [["<c>", "**2**"]]),
+    ]
+    page = as_html(as_markdown(blocks), tmp_path)
+    assert "<title>Of a&lt;b&gt;c_1_d&amp;amp;.ckpt</title>" in page
+    for part in (
+        "<h1>Of a&lt;b&gt;c_1_d&amp;amp;.ckpt</h1>", "<li><code>x|y</code>: <strong>1</strong></li>",
+        "<li>from [u](v) and http://w.x</li>", "<th>a|b</th>", "<td>&lt;c&gt;</td>", "<td><strong>2</strong></td>",
+    ):  # fmt: skip
+        assert part in page
+
+
+@pytest.mark.parametrize(("module", "package"), [("markdown_it", "markdown-it-py"), ("matplotlib", "matplotlib")])
+def test_a_missing_package_is_named_before_the_work(shards5, tmp_path, monkeypatch, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'Reports need {package}: pip install "xmae_fast\[eval\]"'):
+        evaluate(tiny(), shards5, tmp_path / "out", split="all")
+    assert not (tmp_path / "out").exists()
+
+
 def test_html_is_well_formed_and_holds_the_pictures(evaluated):
     _, folder = evaluated
     open_tags, images = [], []
@@ -126,8 +152,10 @@ def test_what_is_in_the_results(evaluated):
     assert "**Intervals over 12 subjects are rough.**" in (evaluated[1] / "report.md").read_text()
 
 
-def test_command_line(sim5, tmp_path, capsys):
-    """On a shard without truth: labels come from the signals."""
+def test_command_line(sim5, tmp_path, capsys, monkeypatch):
+    """The shard has no truth file, so that labels come from the signals. Fewer ratios and no pictures save seconds."""
+    monkeypatch.setattr(evaluating, "RATIOS", (0.6,))
+    monkeypatch.setattr(pictures, "draw_all", lambda *_: None)
     (shard,) = sim5.write_shards(tmp_path)
     shard.with_suffix(".truth.npz").unlink()
     names = [str(tmp_path / name) for name in ("model.ckpt", "ecg.safetensors")]

@@ -1,4 +1,4 @@
-"""Exported files: the same numbers as the model, for any batch; refused when they are not; no torch where they run."""
+"""Exported files give the numbers of the model for any batch, are refused if they do not, and run without torch."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ CFG = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _two_rounds():
-    """Latencies are measured and reported, but no test looks at how long anything took: two rounds for 40."""
+    """Measure latencies in 2 rounds and not in 40: they are measured and reported, but no test looks at their size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "ROUNDS", 2)
         yield
 
 
 def seasoned(**changes) -> xmae_fast.xMAE:
-    """A tiny model whose statistics, scales and offsets have values like a trained one's.
+    """A tiny model whose statistics, scales and offsets have values like those of a trained one.
 
     Of random models this small not every one can do with 8 bits, as trained ones can: that of this seed can.
     """
@@ -66,14 +66,21 @@ def shards(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def exported(model, shards, tmp_path_factory) -> Path:
-    """The embedding as ONNX in float32, by the command."""
+def program(model):
+    """The embedding as torch.export exports it, which takes seconds, so that the tests of two formats share it."""
+    return run.programs.trace(make_graph(model, "embed"), model.cfg)
+
+
+@pytest.fixture(scope="module")
+def exported(model, program, shards, tmp_path_factory) -> Path:
+    """The embedding as ONNX in float32, which the command has written."""
     folder = tmp_path_factory.mktemp("exported")
     xmae_fast.save_checkpoint(model, folder / "model.safetensors")
     out = folder / "embed.onnx"
     checkpoint = str(folder / "model.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "TIMED_BATCHES", (1, 2))
+        patch.setattr(run.onnx_file, "trace", lambda graph, cfg: program)
         assert main(["export", checkpoint, "--to", "onnx", "-o", str(out), "--data", shards]) == 0
     return out
 
@@ -131,7 +138,7 @@ def test_int8_is_small_and_near(model, shards, exported, tmp_path, monkeypatch):
 
 
 def reconstructions(model):
-    """Inputs of a reconstruction graph and what the model makes of them, for one, two and all patches visible."""
+    """Inputs of a reconstruction graph and the output of the model, for one, two and all patches visible."""
     P, N = model.cfg.patch_len, model.cfg.num_patches
     simulation = simulate(2, 1, seed=3, cfg=SimulationCfg(seg_len=5.0))
     ppg, ecg = torch.from_numpy(simulation.ppg), torch.from_numpy(simulation.ecg)
@@ -162,7 +169,8 @@ def test_reconstruction_without_a_bridge():
         assert relative_error(program(inputs["ecg_visible"], inputs["ids_keep"]), want) < 5e-6
 
 
-def test_torch_export(model, tmp_path):
+def test_torch_export(model, program, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.programs, "trace", lambda graph, cfg: program)
     report = export_model(model, tmp_path / "model.pt2", to="torch-export", benchmark=False)
     ppg = torch.from_numpy(segments(5))
     extra = {"xmae_fast": ""}
@@ -226,7 +234,7 @@ def test_files_and_folders_are_respected(model, exported, tmp_path):
 
 
 def test_the_example_embeds_without_torch(model, exported, tmp_path):
-    recording = np.concatenate([3 + 2 * segments(3).ravel(), np.zeros(7, np.float32)])  # not scaled, with a rest
+    recording = np.concatenate([3 + 2 * segments(3).ravel(), np.zeros(7, np.float32)])  # 7 samples fill no segment
     np.save(tmp_path / "recording.npy", recording)
     code = (
         "import runpy, sys\n"
@@ -254,7 +262,9 @@ def test_int8_of_a_default_size_model_on_real_segments(tmp_path):
     assert all(d.worst_cosine > 0.995 for d in report.differences["ONNX Runtime"])
 
 
-def test_nothing_but_exports_is_replaced(model, tmp_path, capsys):
+def test_nothing_but_exports_is_replaced(model, exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run.onnx_file, "to_onnx", lambda graph, cfg, metadata: onnx.load(exported))  # saves seconds
+    monkeypatch.setattr(run, "_CHECKED", 6)
     checkpoint, hard, out = tmp_path / "model.ckpt", tmp_path / "hard.ckpt", tmp_path / "model.onnx"
     xmae_fast.save_checkpoint(model, checkpoint)
     os.link(checkpoint, hard)
@@ -277,6 +287,6 @@ def test_nothing_but_exports_is_replaced(model, tmp_path, capsys):
         export_model(model, out, benchmark=False, overwrite=True)
     with pytest.raises(FileExistsError, match="expected a new file"):
         export_model(model, out, benchmark=False)
-    out.write_bytes(out.read_bytes() + b"\0")  # somebody else's since
+    out.write_bytes(out.read_bytes() + b"\0")  # somebody has changed it
     with pytest.raises(FileExistsError, match="is not the export"):
         export_model(model, out, benchmark=False, overwrite=True)

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
+import xmae_fast
 from tests.ops.cuda import predict_train
 from tests.ops.cuda.stem_host import COMPILER
-from xmae_fast import cli
+from xmae_fast import available, backend, cli
+from xmae_fast.cli import version
 from xmae_fast.ops.lag_attention import picture
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +45,7 @@ RUN_BY = {
 # Modules and scripts that are run as a command: the test that runs their work, or "--help" where a run takes long or
 # needs a GPU and this file asks for their help alone.
 MODULES = {
-    "xmae_fast": "--help",
+    "xmae_fast": "tests/package/test_documented_commands.py::test_the_version_of_everything",
     "xmae_fast.cli": "tests/training/test_processes.py",
     "xmae_fast.ops.lag_attention.picture": "tests/package/test_documented_commands.py::test_picture_is_drawn",
     "benchmarks.run": "tests/benchmarks/test_benchmarks.py",
@@ -184,6 +187,39 @@ def test_targets_of_make():
 def test_explain_runs(capsys):
     assert cli.main(["explain"]) == 0
     assert "conv_stem" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["xmae_fast", "xmae_fast.cli"])
+def test_the_version_of_everything(module, monkeypatch, capsys):
+    """`python -m xmae_fast` is `xmae-fast`; the program's --version tells what is installed, a line each."""
+    monkeypatch.setattr(sys, "argv", [module, "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert not end.value.code
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == ["xmae_fast", "torch", "CPU kernels", "CUDA"]
+    assert lines["xmae_fast"] == xmae_fast.__version__
+    assert lines["torch"] == torch.__version__
+    here = available()["conv_stem"]["cpu"]
+    assert lines["CPU kernels"] == (backend.cpu_kernels() if here.usable else f"none, because {here.reason}")
+    if torch.version.cuda is None:
+        assert lines["CUDA"].startswith("none, because ")
+    else:
+        gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        assert lines["CUDA"] == f"{torch.version.cuda}, {', '.join(gpus) or 'no GPU'}"
+
+
+def test_the_version_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(backend._EXTENSION_REASON, "cpu", "they were not built")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    told = version.describe_versions().splitlines()
+    assert told[2:] == [
+        "CPU kernels: none, because they were not built", "CUDA: none, because this torch was built without CUDA",
+    ]  # fmt: skip
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
+    assert version.describe_versions().splitlines()[3] == "CUDA: 13.0, GPU 0, GPU 1"
 
 
 def test_picture_is_drawn(tmp_path):

@@ -13,7 +13,7 @@ import torch
 import xmae_fast
 from xmae_fast import _files as written
 from xmae_fast._files import Lock, atomic_path, remains
-from xmae_fast.evaluation.report import check_report_folder
+from xmae_fast.evaluation.pages import check_report_folder
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +20,7 @@ TINY = {"patch_len": 50, "d_model": 16, "nhead": 2, "depth_ecg": 1, "depth_ppg":
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
-    """52 segments of 5 s, of 13 subjects: 11 train (44 segments), 1 validates, 1 is for tests."""
+    """Shards with 52 segments of 5 s of 13 subjects: 11 subjects (44 segments) train, 1 validates, 1 is for tests."""
     folder = tmp_path_factory.mktemp("shards")
     simulate(13, 4, seed=5, cfg=SimulationCfg(seg_len=5)).write_shards(folder, segments_per_shard=30)
     return folder
@@ -24,15 +28,47 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def cfg(shards) -> dict:
-    """Five steps an epoch, two epochs."""
-    torch.set_num_threads(1)  # for models this small threads cost more than they bring
+    """A run of two epochs of five steps."""
+    torch.set_num_threads(1)  # for models this small, threads cost more time than they save
     return {
         "data": [str(shards)], "seg_len": 5, "model_params": dict(TINY), "quality": 0, "batch_size": 8, "epochs": 2,
         "lr": 1e-3, "log_every": 2, "tensorboard": False, "accelerator": "cpu",
     }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def on_two_processes() -> Callable[..., None]:
+    """Calls a function in two processes as torchrun would, but without it: a server imports what they need once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning.fabric", "xmae_fast.training.pretraining"])
+
+    def run(function: Callable[..., None], *arguments: object) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [context.Process(target=_as_rank, args=(rank, port, function, arguments)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(150)
+            process.kill()  # if it has not ended
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0]
+
+    return run
+
+
+def _as_rank(rank: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }  # fmt: skip
+    function(*arguments)
+
+
 def rows(folder: Path, *columns: str) -> list[tuple[str, ...]]:
-    """Cells of a run's metrics.csv, as written."""
+    """The cells of these columns of a run's metrics.csv, as they are written."""
     with open(folder / "metrics.csv", newline="") as file:
         return [tuple(row[name] for name in columns) for row in csv.DictReader(file)]

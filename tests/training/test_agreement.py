@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 
 import pytest
 import torch
 
 from tests.training.conftest import TINY
-from tests.training.test_processes import ended, torchrun
 
 pytest.importorskip("lightning")
 pytestmark = [
@@ -26,7 +24,7 @@ CASES = {
 
 
 def work(folder: str) -> None:
-    """What each process does: every case, and what came of it."""
+    """What each process does: it runs every case and writes how each one ended."""
     from xmae_fast.training import pretrain
 
     rank, outcome = int(os.environ["RANK"]), {}
@@ -46,19 +44,13 @@ def work(folder: str) -> None:
         json.dump(outcome, file)
 
 
-def test_processes_with_other_shards(shards, tmp_path):
+def test_processes_with_other_shards(shards, tmp_path, on_two_processes):
     for name in ("own", "missing"):
         shutil.copytree(shards, tmp_path / name)
     (tmp_path / "missing" / "sim_0001.h5").unlink()
-    process = torchrun(module="tests.training.test_agreement", arguments=(str(tmp_path),))
-    errors = ended(process)
-    assert process.returncode == 0, errors
+    on_two_processes(work, str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     for case, message in CASES.items():
         assert message in first[case]
         assert "\n" not in first[case]
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Mask ratio and learning rate in the course of a run."""
+"""How the mask ratio and the learning rate change in a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_ladder_waits_for_a_loss_below_its_threshold():
 def test_the_ladder_steps_up_when_the_average_has_improved_enough():
     ladder = Ladder(0.8)
     assert climb(ladder, [0.08]) == [0.8]
-    assert climb(ladder, [0.04, 0.04]) == [0.8, 0.8]  # 0.072, 0.0656: 10 % better, but two epochs only
+    assert climb(ladder, [0.04, 0.04]) == [0.8, 0.8]  # 0.072, 0.0656: 10 % better, but only two epochs
     assert climb(ladder, [0.04]) == [0.85]
     assert ladder.entry == pytest.approx(0.8**3 * 0.08 + (1 - 0.8**3) * 0.04)
     assert climb(ladder, [ladder.entry * 0.99] * 8) == [0.85] * 8  # never 10 % better

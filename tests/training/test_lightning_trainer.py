@@ -26,7 +26,7 @@ resumes_well = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory):
-    """18 segments: five batches."""
+    """A shard of 18 segments, which make five batches."""
     path = tmp_path_factory.mktemp("shard") / "x.h5"
     write_published(path, np.random.default_rng(0).normal(size=(2, 18, 30)))
     return path
@@ -104,7 +104,7 @@ def test_loaders_that_are_made_again_each_epoch(shard):
 
 
 def test_a_short_loader_beside_a_longer_one(shard):
-    """The shorter one begins again within the Trainer's epoch; none of its epochs comes twice."""
+    """The shorter loader begins again within an epoch of the Trainer, and none of its epochs comes twice."""
     seen = fit([make(shard, drop_last=True), DataLoader(torch.zeros(10))], epochs=2).seen
     first = [epoch(shard, number, drop_last=True) for number in range(6)]
     assert same(seen, first[0] + first[1] + first[2][:2] + first[3] + first[4] + first[5][:2])
@@ -140,8 +140,8 @@ def test_every_checkpoint_goes_on_as_the_run_did(shard, tmp_path, limit, kind):
 
 @resumes_well
 def test_a_run_that_was_resumed_again_and_again(shard, tmp_path):
-    """Within epochs: Lightning 2.6's own counters are wrong in checkpoints of a run that went on after the last batch
-    of an epoch."""
+    """Checkpoints within epochs. (After the last batch of an epoch, Lightning 2.6's own counters are wrong in the
+    checkpoints of a run that went on.)"""
     whole, checkpoint = fit(make(shard)), None
     for done, step in ((0, 3), (3, 4), (4, 7), (7, 11), (11, 13)):
         callback = L.callbacks.ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
@@ -153,7 +153,7 @@ def test_a_run_that_was_resumed_again_and_again(shard, tmp_path):
 
 
 def test_fabric(shard, tmp_path):
-    """Its own checkpoints, taken anywhere."""
+    """Checkpoints of the loader alone, taken anywhere."""
     run = fabric.Fabric(accelerator="cpu", devices=1)
     want, loader = [x for number in range(3) for x in epoch(shard, number)], make(shard)
     taken = 0

@@ -173,7 +173,7 @@ def test_time_is_a_limit(cfg, tmp_path, monkeypatch):
     assert 60 <= result.elapsed_s < 80
     rates = [float(row[0]) for row in rows(tmp_path / "a", "lr") if row[0]]
     assert max(rates) > 0.9e-3
-    assert rates[-1] < 0.1e-3  # it has come down, though a millionth of the epochs has passed
+    assert rates[-1] < 0.1e-3  # the rate has come down, though only a millionth of the epochs has passed
     assert result.last.is_file()
 
 
@@ -195,7 +195,7 @@ def test_validation_has_the_same_masks_each_time(cfg):
 
 
 def test_rows_of_several_processes_have_the_masks_of_the_whole(cfg):
-    """Two ranks' gradients, averaged, are those of one process, where no statistics or dropout tell them apart."""
+    """The mean of two ranks' gradients is the gradient of one process, without statistics of batches and dropout."""
     torch.manual_seed(0)
     model = xMAE(cfg_from_dict(cfg | {"model_params": TINY | {"dropout": 0.0}})).eval()
     ppg, ecg = torch.randn(2, 8, 500)
@@ -223,7 +223,7 @@ def test_ranks_have_dropouts_of_their_own(cfg):
 
 
 def test_overwriting_leaves_other_files_alone(cfg, tmp_path, monkeypatch):
-    """What a run wrote goes, also of a run of another kind; what else lies in its folder stays."""
+    """overwrite removes what a run wrote, even with other settings; other files in its folder stay."""
     cfg = cfg | {"max_steps": 1, "keep_every": 1}
     pretrain(cfg, "x", runs=tmp_path, quiet=True)
     folder = tmp_path / "x"
@@ -247,7 +247,7 @@ def test_overwriting_leaves_other_files_alone(cfg, tmp_path, monkeypatch):
         (name, options)
         for name in ("config.yaml", "checkpoints/last.ckpt", "run.json", "checkpoints/deep/mine.txt")
         for options in ({"overwrite": True}, {"resume": "auto"})
-        if name != "checkpoints/last.ckpt" or options == {"overwrite": True}  # else it is a run to go on with
+        if name != "checkpoints/last.ckpt" or options == {"overwrite": True}  # with last.ckpt a run can be resumed
     ],
 )
 def test_files_under_the_names_of_a_runs_are_left_alone(cfg, tmp_path, name, options):
@@ -263,14 +263,14 @@ def test_a_run_that_was_killed_at_its_beginning_is_known(cfg, tmp_path):
     folder.open(False, False)
     folder.write_config(train_cfg_from_dict(cfg))
     folder.close()
-    folder.about.unlink()  # as versions before left it
+    folder.about.unlink()  # earlier versions left the folder like this
     assert folder.open("auto", False) is False
     folder.close()
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "run.json"]
 
 
 def test_two_runs_in_one_folder(cfg, tmp_path):
-    """The second one stops with a line, and the first goes on undisturbed."""
+    """The second run stops with one line, and the first one goes on as if it had not been there."""
     refused = []
 
     def second(step):

@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def config(shards, tmp_path_factory) -> Path:
-    """6 steps with statistics over all processes, without dropout, which is each process's own."""
+    """A run of 6 steps with statistics over all processes, and without dropout, which each process draws for itself."""
     path = tmp_path_factory.mktemp("two") / "two.yaml"
     values = {
         "data": [str(shards)], "seg_len": 5, "model_params": TINY | {"dropout": 0.0}, "quality": 0, "batch_size": 8,
@@ -38,14 +38,14 @@ def config(shards, tmp_path_factory) -> Path:
     return path
 
 
-def torchrun(*options: str, module: str = "xmae_fast.cli", arguments: tuple[str, ...] = ()) -> subprocess.Popen:
+def torchrun(*options: str, arguments: tuple[str, ...]) -> subprocess.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, "-m", module, *arguments], stderr=subprocess.PIPE, text=True, env=environment)
+    command += ["-m", "xmae_fast.cli", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def ended(process: subprocess.Popen) -> str:
-    """What it wrote to standard error; killed with its workers if it does not end."""
+    """What a process wrote to standard error. If it does not end, it is killed with its workers."""
     try:
         return process.communicate(timeout=150)[1]
     except subprocess.TimeoutExpired:
@@ -77,7 +77,7 @@ def test_two_processes_have_the_loss_curve_of_one(config, whole):
     pretrain(read_train_cfg(config), "one", runs=config.parent, quiet=True)
     one, two = curve(config.parent / "one"), curve(whole)
     assert len(one) == len(two) == 8
-    # Each sum of a step has its own order: some float32 roundings, which 6 steps of AdamW at 1e-3 carry on.
+    # Sums have another order with two processes: a few float32 roundings, which grow in 6 steps of AdamW at 1e-3.
     assert two == pytest.approx(one, rel=1e-4)
 
 
@@ -112,7 +112,7 @@ def test_a_run_survives_the_death_of_a_process(config, whole):
 
 
 def exchange() -> None:
-    """What one of two processes does for the test below."""
+    """What each of two processes does for the test below."""
     from xmae_fast.training import sync_batchnorm
 
     torch.distributed.init_process_group("gloo")
@@ -137,11 +137,5 @@ def exchange() -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_synchronised_batch_norm_is_that_of_the_whole_batch():
-    process = torchrun(module="tests.training.test_processes")
-    errors = ended(process)
-    assert process.returncode == 0, errors
-
-
-if __name__ == "__main__":
-    exchange()
+def test_synchronised_batch_norm_is_that_of_the_whole_batch(on_two_processes):
+    on_two_processes(exchange)

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on bit for bit as if it had not been; and a loss that is not finite ends one."""
+"""A run that was stopped goes on and gives the same bits as one that was not; a loss that is not finite ends a run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(cfg, tmp_path, at, chan
     before = signal.getsignal(signal.SIGTERM)
     cut = pretrain(cfg, "cut", runs=tmp_path, quiet=True, callback=stop_at(at))
     assert cut.status == "SIGTERM"
-    assert cut.steps == (at if at % 5 else at + 1)  # what ends an epoch is validated first
+    assert cut.steps == (at if at % 5 else at + 1)  # a signal after the last step of an epoch is seen in the next epoch
     assert signal.getsignal(signal.SIGTERM) == before
     torch.manual_seed(0)
     resumed = pretrain(cfg, "cut", runs=tmp_path, quiet=True, resume=True)

@@ -1,4 +1,4 @@
-"""GraphedStep: what a step computes, and that captured steps would be the same; capturing itself needs a GPU."""
+"""GraphedStep: what a step computes, and that a captured step computes the same; real capturing needs a GPU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_step(model: xMAE, **options) -> GraphedStep:
 
 
 class PretendedReplay:
-    """A capture that runs nothing and a replay that runs the function: a CUDA graph's behaviour, on a CPU."""
+    """A capture that runs nothing and a replay that runs the function, as a CUDA graph does, but on a CPU."""
 
     def __init__(self, function, pool):
         self.function = function
@@ -204,7 +204,7 @@ def test_another_seed_draws_other_masks(model, batches):
 
 def test_micro_batches_accumulate_the_mean_gradient(batches):
     torch.manual_seed(1)
-    model = xMAE(replace(CFG, dropout=0.0)).eval()  # running statistics, so that the parts do not see each other
+    model = xMAE(replace(CFG, dropout=0.0)).eval()  # with running statistics, so that no part depends on another
     ppg, ecg = batches[0]
     steps = [make_step(model, micro_batches=parts, mask_ratio=1.0) for parts in (1, 2)]
     losses = [step(ppg, ecg) for step in steps]

@@ -1,4 +1,4 @@
-"""Whole training steps and embeddings on a GPU: captured, without synchronisation, under PyTorch's other machinery."""
+"""Training steps and embeddings on a GPU: captured, without synchronisation, and with other tools of PyTorch."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_loss_falls_on_one_batch(model, batches):
 
 
 def test_agrees_with_the_reference_in_bfloat16(model, batches):
-    """Loss and gradients are as near float64 as the plain path under the same autocast, twice over."""
+    """The errors of loss and gradients to float64 are at most twice those of plain PyTorch under the same autocast."""
     ids, (ppg, ecg) = make_ids(), batches[0]
     for module in model.modules():
         if isinstance(getattr(module, "dropout", None), float):
@@ -114,7 +114,7 @@ def test_embedding_by_graph_equals_eager(model):
 
 def test_gradient_checkpointing(model, batches):
     ids, (ppg, ecg) = make_ids(), batches[0]
-    model.eval()  # without dropout, whose seeds a second forward would draw anew
+    model.eval()  # without dropout, for which a second forward would draw other seeds
 
     def gradient(run):
         model.zero_grad()

@@ -8,8 +8,8 @@ from xmae_fast.cli.progress import progress_with_speed
 from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, layout_of
 
 _OUTPUT_HELP = (
-    "pooled: mean of the encoder's tokens, which pretraining trains (default); projected: through a projection that"
-    " pretraining does not train; tokens: all of them"
+    "pooled: mean of the encoder's tokens, which pretraining trains (default); projected: the same through a projection"
+    " that pretraining does not train; tokens: all tokens"
 )
 
 
@@ -17,7 +17,7 @@ def add_command(commands) -> None:
     """Add the command to the subparsers of the command line."""
     embed = commands.add_parser(
         "embed",
-        help="embeddings of all segments of shards, or of windows of recordings; goes on where it was interrupted",
+        help="embed all segments of shards, or windows of recordings; goes on where it was interrupted",
         description="Processes under torchrun share the work: torchrun --nproc_per_node=8 -m xmae_fast.cli embed ...",
     )
     embed.add_argument("inputs", nargs="+", metavar="IN", help="shards, folders, patterns, URLs; or .npy, .npz of PPG")
@@ -26,14 +26,23 @@ def add_command(commands) -> None:
     embed.add_argument("--output", choices=["pooled", "projected", "tokens"], default="pooled", help=_OUTPUT_HELP)
     embed.add_argument("--format", choices=["h5", "npy", "parquet"], default="h5", help="(default: %(default)s)")
     embed.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="(default: %(default)s)")
-    embed.add_argument("--quality", type=float, default=0.0, help="of shards, both signals (default: %(default)s, all)")
-    embed.add_argument("--fs", type=float, metavar="HZ", help="of recordings")
-    embed.add_argument("--hop", type=float, metavar="S", help="of recordings, window to window (default: side by side)")
-    embed.add_argument("--tail", choices=["drop", "align"], default="drop", help="of recordings: what fills no window")
+    embed.add_argument(
+        "--quality", type=float, default=0.0, help="that both signals of shards reach (default: %(default)s, all)"
+    )
+    embed.add_argument("--fs", type=float, metavar="HZ", help="sampling rate of recordings")
+    embed.add_argument(
+        "--hop", type=float, metavar="S", help="seconds between windows of recordings (default: a window)"
+    )
+    embed.add_argument(
+        "--tail",
+        choices=["drop", "align"],
+        default="drop",
+        help="what to do with an end that fills no window: leave it out, or end a window there (default: %(default)s)",
+    )
     embed.add_argument("--device", help="(default: a GPU if there is one)")
     embed.add_argument("--bf16", action="store_true", help="autocast the encoder to bfloat16")
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")
-    embed.add_argument("--part-rows", type=int, metavar="N", help="segments of a part (default: 32 MiB of embeddings)")
+    embed.add_argument("--part-rows", type=int, metavar="N", help="segments in a part (default: 32 MiB of embeddings)")
     embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")
     embed.set_defaults(run=_embed)
     add_layout_arguments(embed)

@@ -11,24 +11,38 @@ from xmae_fast.cli.shared import named_files, print_report_files
 def add_command(commands) -> None:
     """Add the command to the subparsers of the command line."""
     evaluate = commands.add_parser(
-        "evaluate", help="what a checkpoint learned: reconstruction, attention by lag, probes; as a report"
+        "evaluate", help="a report on what a checkpoint learned: reconstruction, attention by lag, probes"
     )
-    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="with a bridge; .ckpt or .safetensors")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt or .safetensors of a model with a bridge")
     evaluate.add_argument("--data", nargs="+", required=True, metavar="IN", help="shards, folders, patterns or URLs")
     evaluate.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the report goes")
     evaluate.add_argument(
-        "--truth", nargs="+", metavar="FILE.npz", help="of the simulator (default: <shard>.truth.npz beside the shards)"
+        "--truth",
+        nargs="+",
+        metavar="FILE.npz",
+        help="true labels, as the simulator writes them (default: <shard>.truth.npz beside the shards)",
     )
-    evaluate.add_argument("--split", choices=["test", "val", "train", "all"], default="test", help="(default: test)")
     evaluate.add_argument(
-        "--baseline-checkpoint", action="append", default=[], metavar="NAME=FILE", help="to compare with; repeatable"
+        "--split",
+        choices=["test", "val", "train", "all"],
+        default="test",
+        help="subjects to evaluate on (default: test)",
+    )
+    evaluate.add_argument(
+        "--baseline-checkpoint",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="further checkpoint to compare with; repeatable",
     )
     evaluate.add_argument("--config", metavar="FILE.yaml", help="for checkpoints without their configuration")
-    evaluate.add_argument("--mode", default="anchor", help="of the mask, as in pretraining (default: %(default)s)")
-    evaluate.add_argument("--ratio", type=float, default=0.8, help="of the mask (default: %(default)s)")
+    evaluate.add_argument("--mode", default="anchor", help="mode of the mask, as in pretraining (default: %(default)s)")
+    evaluate.add_argument("--ratio", type=float, default=0.8, help="ratio of the mask (default: %(default)s)")
     evaluate.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
     evaluate.add_argument("--max-segments", type=int, default=1000, metavar="N", help="0: all (default: %(default)s)")
-    evaluate.add_argument("--resamples", type=int, default=1000, metavar="N", help="of subjects (default: %(default)s)")
+    evaluate.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="resamples of subjects (default: %(default)s)"
+    )
     evaluate.add_argument("--seed", type=int, default=77, help="of split, masks and resamples (default: %(default)s)")
     evaluate.set_defaults(run=_evaluate)
 

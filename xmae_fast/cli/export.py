@@ -8,7 +8,7 @@ import argparse
 def add_command(commands) -> None:
     """Add the command to the subparsers of the command line."""
     export = commands.add_parser(
-        "export", help="a checkpoint as a plain graph for other runtimes, checked against the model and measured"
+        "export", help="write a checkpoint as a graph for other runtimes, checked against the model and measured"
     )
     export.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt or .safetensors")
     export.add_argument("--to", required=True, choices=["onnx", "torch-export", "executorch"], help="format")
@@ -21,7 +21,9 @@ def add_command(commands) -> None:
         "--weights", choices=["float32", "float16", "int8"], default="float32",
         help="how they are stored; int8 (ONNX) also computes in int8, calibrated on --data (default: %(default)s)",
     )  # fmt: skip
-    export.add_argument("--data", nargs="+", metavar="IN", help="shards for calibration and check (default: simulated)")
+    export.add_argument(
+        "--data", nargs="+", metavar="IN", help="shards for calibration and check (default: simulated segments)"
+    )
     export.add_argument("--calibration-segments", type=int, default=256, metavar="N", help="(default: %(default)s)")
     export.add_argument("--config", metavar="FILE.yaml", help="for checkpoints without their configuration")
     export.add_argument("--no-benchmark", action="store_true", help="measure no latencies")

@@ -14,7 +14,7 @@ def add_command(commands) -> None:
     inspect = commands.add_parser("inspect", help="what shards hold, how good it is, and what a loader would use of it")
     inspect.add_argument("shards", nargs="+", metavar="IN", help="files, folders, patterns or URLs")
     inspect.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
-    inspect.add_argument("--json", metavar="FILE", help="write the report there too")
+    inspect.add_argument("--json", metavar="FILE", help="also write the report to this file")
     inspect.add_argument("--picture", metavar="FILE.png", help="draw examples of used and of rejected segments")
     inspect.set_defaults(run=_inspect)
     add_layout_arguments(inspect)

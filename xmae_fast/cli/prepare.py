@@ -14,28 +14,45 @@ def add_command(commands) -> None:
     )
     prepare.add_argument("inputs", nargs="+", metavar="IN", help="recordings, folders of them, patterns")
     prepare.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where shards and tables go")
-    prepare.add_argument("--dataset", default="data", metavar="NAME", help="of group names (default: %(default)s)")
     prepare.add_argument(
-        "--subject", default="name", metavar="RULE", help="whose a recording is: name (the file says, else its path),"
-        " folder, or a regular expression on its path whose first group says it (default: %(default)s)",
-    )  # fmt: skip
-    prepare.add_argument("--ppg", metavar="NAME", help="the PPG's channel (default: found by its name)")
-    prepare.add_argument("--ecg", metavar="NAME", help="the ECG's channel (default: found by its name, lead II first)")
+        "--dataset", default="data", metavar="NAME", help="first part of the names of groups (default: %(default)s)"
+    )
+    prepare.add_argument(
+        "--subject",
+        default="name",
+        metavar="RULE",
+        help="where the subject of a recording is found: name (the file says it, or else its path), folder, or a"
+        " regular expression whose first group in the path is the subject (default: %(default)s)",
+    )
+    prepare.add_argument("--ppg", metavar="NAME", help="channel of the PPG (default: found by its name)")
+    prepare.add_argument("--ecg", metavar="NAME", help="channel of the ECG (default: found by its name, lead II first)")
     prepare.add_argument("--fs", type=float, metavar="HZ", help="sampling rate, for files that do not state it")
     prepare.add_argument("--layout", choices=["packed", "published"], default="packed", help="(default: %(default)s)")
     prepare.add_argument(
-        "--recipe", choices=["batched", "neurokit2"], default="batched", help="neurokit2 itself is the slow oracle"
-        " (default: %(default)s)",
-    )  # fmt: skip
-    prepare.add_argument("--window", type=float, default=10.0, metavar="S", help="seconds (default: %(default)g)")
+        "--recipe",
+        choices=["batched", "neurokit2"],
+        default="batched",
+        help="neurokit2 is slow, and batched is tested against it (default: %(default)s)",
+    )
+    prepare.add_argument(
+        "--window", type=float, default=10.0, metavar="S", help="seconds of a window (default: %(default)g)"
+    )
     prepare.add_argument("--hop", type=float, metavar="S", help="seconds between windows (default: a window)")
-    prepare.add_argument("--sampling-freq", type=float, default=100.0, metavar="HZ", help="(default: %(default)g)")
     prepare.add_argument(
-        "--quality", type=float, metavar="Q", help="reject windows below it (default: keep all; loaders choose, at 0.9"
-        " unless told otherwise)",
-    )  # fmt: skip
+        "--sampling-freq", type=float, default=100.0, metavar="HZ", help="rate of the shards (default: %(default)g)"
+    )
     prepare.add_argument(
-        "--max-missing", type=float, default=0.05, metavar="SHARE", help="of a window's samples (default: %(default)g)"
+        "--quality",
+        type=float,
+        metavar="Q",
+        help="reject windows of lower quality (default: keep all; loaders choose, by default at 0.9)",
+    )
+    prepare.add_argument(
+        "--max-missing",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of a window that may be missing (default: %(default)g)",
     )
     prepare.add_argument("--segments-per-shard", type=int, default=50_000, metavar="N", help="(default: %(default)s)")
     prepare.add_argument("--processes", type=int, metavar="N", help="(default: one per processor)")

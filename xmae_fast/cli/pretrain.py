@@ -19,15 +19,15 @@ def add_command(commands) -> None:
         " bad input.",
     )
     pretrain.add_argument("-c", "--config", required=True, metavar="CONFIG.yaml", help="see docs/pretraining.md")
-    pretrain.add_argument("-e", "--name", required=True, help="of the run")
+    pretrain.add_argument("-e", "--name", required=True, help="name of the run")
     pretrain.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
-        help="put a value (YAML) in the place of the file's, such as lr=1e-3 or model_params.lag=gaussian; repeatable",
+        help="replace a value of the file, such as lr=1e-3 or model_params.lag=gaussian, in YAML; repeatable",
     )  # fmt: skip
     pretrain.add_argument("--runs", default="runs", metavar="RUNS", help="folder of all runs (default: %(default)s)")
     pretrain.add_argument(
         "--resume", nargs="?", const="yes", choices=["yes", "auto"],
-        help="go on from last.ckpt; auto: if it is there, and begin otherwise",
+        help="go on from last.ckpt; auto goes on if it is there, and begins otherwise",
     )  # fmt: skip
     pretrain.add_argument("--overwrite", action="store_true", help="remove a run of that name first")
     pretrain.add_argument("--quiet", action="store_true", help="show nothing")

@@ -9,22 +9,39 @@ from xmae_fast.cli.shared import named_files, print_report_files
 
 def add_command(commands) -> None:
     """Add the command to the subparsers of the command line."""
-    probe = commands.add_parser("probe", help="what a linear probe reads off embeddings, subject-wise; as a report")
-    probe.add_argument("embeddings", metavar="EMBEDDINGS", help="folder of embed")
-    probe.add_argument("labels", metavar="LABELS.csv", help="with a column key or subject")
-    probe.add_argument("--label", required=True, metavar="COLUMN", help="to predict")
-    probe.add_argument("-o", "--output", default="probe", metavar="FOLDER", help="of the report (default: %(default)s)")
-    probe.add_argument("--task", choices=["regression", "classification"], help="(default: as the labels are)")
-    probe.add_argument("--positive", metavar="VALUE", help="that counts as 1, all others as 0")
-    probe.add_argument("--on", choices=["key", "subject"], help="to join on (default: key, if the table has it)")
-    probe.add_argument("--per", choices=["segment", "subject"], default="segment", help="(default: %(default)s)")
-    probe.add_argument("--within", action="store_true", help="changes of a subject only: less the subject's mean")
-    probe.add_argument("--quality", type=float, default=0.0, help="of the PPG (default: %(default)s, all)")
-    probe.add_argument(
-        "--compare", action="append", default=[], metavar="NAME=FOLDER", help="other embeddings of the same segments"
+    probe = commands.add_parser(
+        "probe", help="a report on how well a linear probe predicts labels from embeddings, for unseen subjects"
     )
-    probe.add_argument("--folds", type=int, default=5, help="(default: %(default)s)")
-    probe.add_argument("--resamples", type=int, default=1000, metavar="N", help="of subjects (default: %(default)s)")
+    probe.add_argument("embeddings", metavar="EMBEDDINGS", help="folder that embed wrote")
+    probe.add_argument("labels", metavar="LABELS.csv", help="table with a column key or subject")
+    probe.add_argument("--label", required=True, metavar="COLUMN", help="column of the labels")
+    probe.add_argument(
+        "-o", "--output", default="probe", metavar="FOLDER", help="where the report goes (default: %(default)s)"
+    )
+    probe.add_argument("--task", choices=["regression", "classification"], help="(default: what the labels suit)")
+    probe.add_argument("--positive", metavar="VALUE", help="value that counts as 1, while all others count as 0")
+    probe.add_argument("--on", choices=["key", "subject"], help="column to join on (default: key, if the table has it)")
+    probe.add_argument(
+        "--per",
+        choices=["segment", "subject"],
+        default="segment",
+        help="what to predict labels for (default: %(default)s)",
+    )
+    probe.add_argument(
+        "--within", action="store_true", help="only changes within a subject: subtract the subject's mean first"
+    )
+    probe.add_argument("--quality", type=float, default=0.0, help="that the PPG reaches (default: %(default)s, all)")
+    probe.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="further embeddings of the same segments; repeatable",
+    )
+    probe.add_argument("--folds", type=int, default=5, help="folds of subjects (default: %(default)s)")
+    probe.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="resamples of subjects (default: %(default)s)"
+    )
     probe.add_argument("--max-segments", type=int, default=100_000, metavar="N", help="0: all (default: %(default)s)")
     probe.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     probe.set_defaults(run=_probe)

@@ -1,59 +1,44 @@
-"""Progress of the commands on standard error: bars on a terminal, lines in a job's log."""
+"""Progress of the commands on standard error: bars on a terminal, lines in the log of a job."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from xmae_fast._progress import open_bars
+from xmae_fast.workers.progress import Progress
 
 _LINE_EVERY_S = 20.0
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A bar on standard error for each stage; None where that is no terminal, or rich is missing."""
-    try:
-        from rich import progress
-        from rich.console import Console
-        from rich.markup import escape
-    except ImportError:
-        progress = None
-    if progress is None or not sys.stderr.isatty():
+def progress_bars() -> Iterator[Progress | None]:
+    """A bar on standard error for each stage; None where that is no terminal, or rich is not installed."""
+    bars = open_bars("left")
+    if bars is None:
         yield None
         return
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        tasks: dict[str, progress.TaskID] = {}
 
-        def tell(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = shown.add_task(escape(stage), total=total)
-            shown.update(tasks[stage], completed=done, total=total)
-            if done == total:
-                shown.remove_task(tasks.pop(stage))
+    def tell(stage: str, done: int, total: int | None) -> None:
+        bars.show(stage, done, total)
+        if done == total:
+            bars.remove(stage)
 
+    with bars:
         yield tell
 
 
 @contextmanager
-def progress_with_speed() -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A bar with segments/s and time left on a terminal; a line every 20 s elsewhere, so that a job's log tells."""
-    told: dict[str, tuple[float, int, float]] = {}  # stage -> when it began, how much was there, when last told
-    try:
-        from rich import progress
-        from rich.console import Console
-        from rich.markup import escape
-    except ImportError:
-        progress = None
+def progress_with_speed() -> Iterator[Progress]:
+    """A bar with segments/s and the time that is left on a terminal; elsewhere, so that the log of a job tells how far
+    the job is, a line every 20 s."""
+    told: dict[str, tuple[float, int, float]] = {}  # stage -> when it began, how much was done then, when last told
     rank = os.environ.get("RANK")
-    if progress is None or not sys.stderr.isatty() or rank not in (None, "0"):
+    bars = open_bars("note") if rank in (None, "0") else None
+    if bars is None:
 
         def line(stage: str, done: int, total: int | None) -> None:
             now = time.monotonic()
@@ -66,25 +51,27 @@ def progress_with_speed() -> Iterator[Callable[[str, int, int | None], None] | N
 
         yield line
         return
-    columns = progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn()
-    with progress.Progress(
-        *columns, progress.TextColumn("{task.fields[rate]}"), console=Console(stderr=True), transient=True
-    ) as shown:
-        tasks: dict[str, progress.TaskID] = {}
 
-        def bar(stage: str, done: int, total: int | None) -> None:
-            now = time.monotonic()
-            began, first, _ = told.setdefault(stage, (now, done, now))
-            if stage not in tasks:
-                tasks[stage] = shown.add_task(escape(stage), total=total, rate="")
-            rate = _rate(now - began, done - first, total, done)
-            shown.update(tasks[stage], completed=done, total=total, rate=rate, visible=done != total)
+    def bar(stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        began, first, _ = told.setdefault(stage, (now, done, now))
+        bars.show(stage, done, total, note=_rate(now - began, done - first, total, done))
+        if done == total:
+            bars.remove(stage)
 
+    with bars:
         yield bar
 
 
 def _rate(seconds: float, done: int, total: int | None, so_far: int) -> str:
-    """ ", 512 segments/s, 0:04:10 left"."""
+    """Speed and time that is left, such as ", 512 segments/s, 0:04:10 left"; '' before there is a speed.
+
+    Args:
+        seconds: time in which `done` segments were done.
+        done: segments that were done in that time.
+        total: segments in all; None where that is not known.
+        so_far: segments that are done, those from before that time too.
+    """
     if not done or seconds <= 0:
         return ""
     left = "" if total is None else f", {_clock((total - so_far) * seconds / done)} left"

@@ -9,13 +9,15 @@ from xmae_fast.cli.shared import MODEL_HELP
 
 def add_command(commands) -> None:
     """Add the command to the subparsers of the command line."""
-    command = commands.add_parser("reconstruct", help="a picture of the ECG that a model makes of segments of shards")
+    command = commands.add_parser("reconstruct", help="draw the ECG that a model reconstructs for segments of shards")
     command.add_argument("inputs", nargs="+", metavar="IN", help="shards, folders, patterns or URLs")
     command.add_argument("-o", "--output", required=True, metavar="FILE.png", help="the picture")
     command.add_argument("-m", "--model", required=True, metavar="MODEL", help=MODEL_HELP)
-    command.add_argument("--segments", default="0,1,2", metavar="N,N", help="numbers (default: %(default)s)")
     command.add_argument(
-        "--visible", default="0-2", metavar="S-S,S-S", help="seconds of ECG shown (default: %(default)s)"
+        "--segments", default="0,1,2", metavar="N,N", help="numbers of the segments (default: %(default)s)"
+    )
+    command.add_argument(
+        "--visible", default="0-2", metavar="S-S,S-S", help="seconds of ECG that the model sees (default: %(default)s)"
     )
     command.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
     command.set_defaults(run=_reconstruct)

@@ -16,11 +16,17 @@ def add_command(commands) -> None:
     repack.add_argument("-o", "--output", metavar="OUT.h5", help="the packed file")
     repack.add_argument("--verify", metavar="FILE", help="only compare a packed file with its checksums")
     repack.add_argument("--quality", type=float, default=0.0, help="that both signals reach (default: %(default)s)")
-    repack.add_argument("--subjects", metavar="FILE|NAMES", help="to keep: a file of names, one a line, or name,name")
-    repack.add_argument("--dtype", choices=["float16", "float32", "float64"], help="to convert to (default: as stored)")
+    repack.add_argument(
+        "--subjects", metavar="FILE|NAMES", help="subjects to keep: a file with a name in each line, or name,name"
+    )
+    repack.add_argument(
+        "--dtype", choices=["float16", "float32", "float64"], help="convert to this dtype (default: as stored)"
+    )
     repack.add_argument("--on-bad", choices=["skip", "raise"], default="skip", help="(default: %(default)s)")
     repack.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
-    repack.add_argument("--threads", type=int, metavar="N", help="that copy (default: 1, or 2 on 8 processors or more)")
+    repack.add_argument(
+        "--threads", type=int, metavar="N", help="threads that copy (default: 1, or 2 on 8 processors or more)"
+    )
     repack.set_defaults(run=_repack)
     add_layout_arguments(repack)
 
@@ -56,7 +62,7 @@ def _repack(arguments: argparse.Namespace) -> None:
 
 
 def _subjects(given: str | None) -> list[str] | None:
-    """Names of a file's lines, or separated by commas."""
+    """The names of subjects, from the lines of a file or separated by commas."""
     if given is None:
         return None
     names = Path(given).read_text(encoding="utf-8").splitlines() if Path(given).is_file() else given.split(",")

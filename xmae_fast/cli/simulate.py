@@ -13,10 +13,17 @@ def add_command(commands) -> None:
     )
     simulate.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the shards go")
     simulate.add_argument("--subjects", type=int, default=100, help="number of subjects (default: %(default)s)")
-    simulate.add_argument("--segments", type=int, default=20, help="10 s segments of each (default: %(default)s)")
-    simulate.add_argument("--pvc-probability", type=float, default=0.0, help="of each beat (default: %(default)s)")
     simulate.add_argument(
-        "--pat-coupling", type=float, default=0.0, help="of pulse shape to arrival time, 0 to 1 (default: %(default)s)"
+        "--segments", type=int, default=20, help="segments of 10 s for each subject (default: %(default)s)"
+    )
+    simulate.add_argument(
+        "--pvc-probability", type=float, default=0.0, help="that a beat is premature (default: %(default)s)"
+    )
+    simulate.add_argument(
+        "--pat-coupling",
+        type=float,
+        default=0.0,
+        help="how much the shape of a pulse tells its arrival time, 0 to 1 (default: %(default)s)",
     )
     simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     simulate.add_argument("--overwrite", action="store_true", help="replace the shards of an earlier simulation there")

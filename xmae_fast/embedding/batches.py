@@ -1,4 +1,4 @@
-"""Batches of prepared segments through the encoder, the next one being made while this one is encoded."""
+"""Encoding batch after batch of prepared segments, while the next batch is made."""
 
 from __future__ import annotations
 
@@ -19,9 +19,19 @@ T = TypeVar("T")
 def encode_batches(
     model: xMAE, batches: Iterable[tuple[T, np.ndarray]], output: str, autocast: torch.dtype | None = None
 ) -> Iterator[tuple[T, np.ndarray]]:
-    """(tag, ppg [B, L] float32, prepared) -> (tag, features [B, ...] float32), in their order; see `outputs.encode`.
+    """Features of batches, one after the other.
 
-    On a GPU results are fetched one batch late, so that the next one is under way by then."""
+    On a GPU the features of a batch are fetched after the next batch was started.
+
+    Args:
+        model: with a PPG encoder.
+        batches: pairs (tag, ppg), ppg [B, L] float32, prepared; tags are passed on.
+        output: "pooled", "projected" or "tokens", see `model.outputs.encode`.
+        autocast: the dtype to autocast the encoder to; None for its own.
+
+    Yields:
+        Pairs (tag, features), features [B, D], [B, proj_dim] or [B, N, D] float32, in the order of the batches.
+    """
     place = model.mask_token
     waiting: list[tuple[T, torch.Tensor]] = []
     for tag, ppg in batches:
@@ -40,7 +50,7 @@ def encode_batches(
 
 
 def made_ahead(batches: Iterable[T]) -> Iterator[T]:
-    """The same, each made by a thread while the one before it is used. An error is raised where its batch would be."""
+    """The same batches. A thread makes each one while the one before it is used; an error replaces its batch."""
     iterator, end = iter(batches), object()
     with ThreadPoolExecutor(1, "xmae_fast batches") as pool:
         coming = pool.submit(next, iterator, end)

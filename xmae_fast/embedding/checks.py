@@ -1,4 +1,4 @@
-"""What looks wrong with recordings and with their embeddings, in words."""
+"""Sentences about what looks wrong with recordings and with their embeddings."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import numpy as np
 
 from xmae_fast.embedding.preprocess import Prepared
 
-FLAT, CLIPPED = 0.2, 0.02  # shares of a window from which on it counts as flat or clipped
+FLAT, CLIPPED = 0.2, 0.02  # a window counts as flat, or as clipped, if this share of its samples is
 PULSE_RATES = (30.0, 200.0)  # 1/min
 RATES = (20.0, 2000.0)  # Hz
 _LOW_QUALITY = 0.7  # white noise has 0.5
-_FAST = 0.15  # share of the power above 8 Hz, below 0.01 in monitors' PPG
+_FAST = 0.15  # share of the power above 8 Hz; in the PPG of monitors it is below 0.01
 _UPSIDE_DOWN = -0.3  # skewness of the slope
-_SAME = 1e-3  # share of the embeddings' mean square that varies; one person at rest: 0.05 (random weights) to 0.3
+_SAME = 1e-3  # variance as a share of the mean square; of one person at rest it is 0.05 (random weights) to 0.3
 _LEAST_WINDOWS = 5
 
 
 class SignalWarning(UserWarning):
-    """A recording, or what became of it, is not what PPG should be."""
+    """A recording, or its embeddings, do not look like those of PPG."""
 
 
 def issues_of(prepared: Prepared) -> dict[str, np.ndarray]:
-    """Windows with a problem: "unusable" (constant, or nothing recorded), "missing" (some samples filled), "flat" and
-    "clipped" (a good part of them); [W] bool each."""
+    """Which of W windows have a problem, [W] bool for each kind of problem.
+
+    "unusable": the window is constant, or nothing was recorded. "missing": some samples were missing and are filled.
+    "flat", "clipped": this is so for a share of the window of at least FLAT or CLIPPED.
+    """
     return {
         "unusable": ~prepared.usable,
         "missing": prepared.missing > 0,
@@ -35,13 +38,22 @@ def issues_of(prepared: Prepared) -> dict[str, np.ndarray]:
 
 
 def warn_all(messages: Iterable[str]) -> None:
-    """A SignalWarning for each, as of the caller's caller."""
+    """Warn with a SignalWarning for each message, in the name of the caller's caller."""
     for message in messages:
         warnings.warn(message, SignalWarning, stacklevel=3)
 
 
 def signal_problems(prepared: Prepared, fs: float, judged: bool) -> list[str]:
-    """What to say of W windows at `fs` Hz; `judged`: their quality is known."""
+    """What looks wrong with recorded windows.
+
+    Args:
+        prepared: the windows.
+        fs: Hz of the recording.
+        judged: whether their quality was computed.
+
+    Returns:
+        A sentence for each problem.
+    """
     W, found = len(prepared.usable), []
     words = {
         "unusable": "constant or without any value: their embeddings are NaN",
@@ -90,7 +102,7 @@ def _question(fs: float) -> str:
 
 
 def segment_problems(ppg: np.ndarray) -> list[str]:
-    """What to say of S segments [S, L] that should be prepared already."""
+    """What looks wrong with segments [S, L] that should be prepared already; a sentence for each problem."""
     low, high = float(ppg.min()), float(ppg.max())
     if low < -1.01 or high > 1.01:
         expected = "values scaled to [-1, 1] per segment (or give fs, and they are prepared)"
@@ -103,7 +115,7 @@ def segment_problems(ppg: np.ndarray) -> list[str]:
 
 
 def embedding_problems(embeddings: np.ndarray, usable: np.ndarray) -> list[str]:
-    """What to say of embeddings [W, ...]."""
+    """What looks wrong with the `usable` [W] ones of embeddings [W, ...]; a sentence for each problem."""
     if usable.sum() < _LEAST_WINDOWS:
         return []
     rows = embeddings[usable].reshape(int(usable.sum()), -1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Embeddings of millions of segments: any number of processes, parts that are there whole or not at all, resumable."""
+"""Embeddings of millions of segments, by any number of processes; interrupted work goes on where it was."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,17 +23,26 @@ from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.workers.progress import Progress
 
 DTYPES = ("float32", "float16")
 _PART_BYTES = 1 << 25  # what a killed process may lose: about a minute's work of two cores
-Progress = Callable[[str, int, "int | None"], object]  # stage, done, in all
 
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What a call of `embed_files` did. rows, parts: of the whole work; written: rows that this process has embedded;
-    resumed: rows of its share that were there already; unusable: of those written, rows of NaN; complete: all parts are
-    there, also those of other processes. seconds: of reading, encoding and writing."""
+    """What a call of `embed_files` did.
+
+    Attributes:
+        folder: of the embeddings.
+        rows, parts: segments and parts of the whole work.
+        written: segments that this process has embedded.
+        resumed: segments in the share of this process that were embedded before.
+        unusable: how many of those written could not be embedded and are NaN.
+        rejected: segments that were left out, by reason.
+        complete: whether all parts are there, those of other processes too.
+        seconds: time of reading, encoding and writing.
+    """
 
     folder: str
     rows: int
@@ -47,10 +56,11 @@ class ExtractionReport:
 
     @property
     def segments_per_s(self) -> float:
+        """Speed of this process."""
         return self.written / self.seconds if self.seconds else 0.0
 
     def describe(self) -> str:
-        """A few lines."""
+        """The report as a few lines of text."""
         share = f"{self.written:,} embedded in {self.seconds:.1f} s, {self.segments_per_s:,.0f} segments/s"
         lines = [f"{self.folder}: {self.rows:,} segments in {self.parts:,} part(s); {share}"]
         if self.resumed:
@@ -93,22 +103,30 @@ def embed_files(
     Args:
         paths: shards (files, folders, patterns, addresses; as for `SegmentDataset`), or NumPy files of PPG as recorded
             (.npy [T] or [R, T]; .npz with such an array "ppg" and perhaps a number "fs").
-        folder: made if need be. Work that was interrupted goes on: parts that are there stay.
-        model: an xMAE, or what `from_pretrained` takes. output: as for `Embedder`. autocast: as for `Embedder`.
-        file_format: "h5", "npy" (mappable; the tables beside it as .npz) or "parquet". dtype: "float32" or "float16".
-        quality: of shards, that both signals reach; 0: every segment whose quality can be read.
-        fs, hop, tail: of recordings; as for `Embedder`. recipe: of recordings, instead of the model's.
-        batch_size: None: 64 on a CPU, 1024 elsewhere.
-        part_rows: segments of a part; None: 32 MiB of embeddings.
-        device: None: that of torchrun's LOCAL_RANK, else a GPU if there is one, else the CPU.
-        rank, world_size: of this process among those that share the work; None: torchrun's, else alone. Process r
-            embeds parts r, r + world_size, ...; the files do not depend on it.
-        overwrite: replace embeddings of other work (alone only); other files of the folder are left alone.
-        layout, cache_dir: of shards; as for `SegmentDataset`.
-        progress: called with (stage, done, in all): a shard that is indexed, then "embed" in segments of this process.
+        folder: of the embeddings; it is made if it is not there. Interrupted work goes on, and parts that are there
+            stay.
+        model: an xMAE, or what `from_pretrained` takes.
+        output, autocast: as for `Embedder`.
+        file_format: "h5", "npy" (which can be mapped into memory; tables are .npz files beside it) or "parquet".
+        dtype: "float32" or "float16".
+        quality: that both signals of a segment of shards reach; 0 takes every segment whose quality can be read.
+        fs, hop, tail: as for `Embedder`; for recordings alone.
+        recipe: for recordings, in place of the model's.
+        batch_size: segments at a time; None for 64 on a CPU and 1024 elsewhere.
+        part_rows: segments of a part; None for 32 MiB of embeddings.
+        device: None for the GPU of torchrun's LOCAL_RANK, or a GPU if there is one, or the CPU.
+        rank, world_size: the number of this process and how many share the work; None for those of torchrun, or for one
+            process alone. Process r embeds parts r, r + world_size, ...; the files are the same for any number.
+        overwrite: replace the embeddings of other work, which one process alone can. Other files in the folder stay.
+        layout, cache_dir: as for `SegmentDataset`; for shards alone.
+        progress: called with (stage, done, total): a shard that is indexed, then "embed" and segments of this process.
+
+    Returns:
+        What this call did.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: naming the argument. FileExistsError: the folder holds something else.
+        ValueError, TypeError, FileNotFoundError: an argument is wrong; the message names it.
+        FileExistsError: the folder holds something else.
     """
     for name, value, allowed in (("file_format", file_format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in allowed:
@@ -136,8 +154,6 @@ def embed_files(
         "part_rows": part_rows, "parts": parts, "quality": quality, "model": _digest(model), **source.describe(),
         **({} if autocast is None else {"autocast": str(autocast)}),
     }  # fmt: skip
-    if autocast is not None:
-        plan["autocast"] = str(autocast)
     store.open(json.loads(json.dumps(plan)), overwrite)
     try:
         mine = range(rank, parts, world_size)
@@ -168,7 +184,7 @@ def embed_files(
 
 
 class _Writer:
-    """Collects the rows of a part and writes it when it is whole, while the next one is embedded."""
+    """Collects the rows of a part, and writes the part when it is complete, while the next one is embedded."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.rows, self.columns, self.number = store, [], [], -1
@@ -198,7 +214,7 @@ class _Writer:
 def _batches(
     source: ShardSource | RecordingSource, store: Store, todo: list[int], batch_size: int
 ) -> Iterator[tuple[tuple[int, Read], np.ndarray]]:
-    """((part, read), ppg) of all parts to do; a batch is of one part, so that it does not matter who does what."""
+    """((part, read), ppg) of all parts to do. No batch crosses parts, so that files do not depend on who does what."""
     for number in todo:
         first = number * store.plan["part_rows"]
         stop = first + store.rows(number)
@@ -218,7 +234,7 @@ def _source(paths, recipe, fs, hop, tail, quality, layout, cache_dir, progress) 
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Given, or torchrun's, or alone."""
+    """rank and world_size: those given, or those of torchrun, or those of one process alone."""
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank, world_size: expected both or neither, got {rank} and {world_size}")
     if rank is None:
@@ -237,7 +253,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _digest(model: xMAE) -> str:
-    """SHA-256 of configuration, weights and statistics."""
+    """SHA-256 of the configuration, weights and statistics of a model."""
     digest = hashlib.sha256(json.dumps(model.cfg.to_dict(), sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""`Embedder`: recordings of any length and rate to embeddings, window by window; a scikit-learn transformer, too."""
+"""`Embedder`: embeddings of recordings of any length and rate, window by window; also a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -26,14 +26,20 @@ from xmae_fast.model.xmae import xMAE
 class Embeddings:
     """Embeddings of W windows.
 
-    embeddings: float32 [W, D] ("pooled"), [W, proj_dim] ("projected") or [W, N, D] ("tokens"); NaN for a window that is
-        constant or empty.
-    times: [W] seconds from the recording's first sample to the window's. record: [W] number of the recording.
-    quality: [W], at most 1: template matching, by which pretraining's shards were filtered (0.9); NaN where there are
-        fewer than four pulses, or quality=False. pulse_rate: [W] 1/min, NaN likewise.
-    issues: [W] bool each: "unusable", "missing", "flat", "clipped".
-    output, segment_s: what was computed, of windows of which length. threshold: the quality that pretraining asked for.
-    unused_s: seconds that no window reached, of all recordings. seconds: what was spent, "prepare" and "encode".
+    Attributes:
+        embeddings: [W, D] ("pooled"), [W, proj_dim] ("projected") or [W, N, D] ("tokens") float32; NaN for a window
+            that is constant or empty.
+        times: [W] seconds from the first sample of the recording to that of the window.
+        record: [W] number of the recording.
+        quality: [W], at most 1, by template matching, by which the shards of pretraining were filtered (0.9). NaN
+            where there are fewer than four pulses, or with quality=False.
+        pulse_rate: [W] 1/min; NaN where quality is.
+        issues: [W] bool for each of "unusable", "missing", "flat", "clipped"; see `checks.issues_of`.
+        output: "pooled", "projected" or "tokens".
+        segment_s: seconds of a window.
+        threshold: the quality that pretraining asked for.
+        unused_s: seconds of all recordings that no window covers.
+        seconds: time that was spent on "prepare" and on "encode".
     """
 
     embeddings: np.ndarray
@@ -52,31 +58,33 @@ class Embeddings:
         return len(self.times)
 
     def good(self, quality: float | None = None) -> np.ndarray:
-        """[W] bool: usable windows whose quality is known and reaches `quality` (None: `threshold`)."""
+        """[W] bool: usable windows whose quality is known and reaches `quality`; None for `threshold`."""
         return ~self.issues["unusable"] & (self.quality >= (self.threshold if quality is None else quality))
 
 
 class Embedder:
-    """Recordings of PPG to embeddings: cut into windows; clean, judge, resample, normalise each; encode in batches.
+    """Embeds recordings of PPG: cuts them into windows, prepares each window, and encodes the windows in batches.
+
+    Call it with recordings, and `segments` with segments that are prepared already; `transform` is scikit-learn's.
+    Arguments are checked when they are first used.
 
     Args:
-        model: an xMAE with a PPG encoder, or what `from_pretrained` takes. Its recipe is followed.
-        fs: Hz of the recordings, unless each call says so.
+        model: an xMAE with a PPG encoder, or what `from_pretrained` takes. Windows have the length that it takes; its
+            recipe says how they are cleaned, judged, resampled and normalised.
+        fs: Hz of the recordings; None if each call says so.
         output: "pooled", the mean over the encoder's tokens, which pretraining trains; "projected", `ppg_embedding`,
-            which passes through a projection that gets no gradient in pretraining (random unless it was trained
-            otherwise); "tokens", all tokens.
-        hop: seconds from window to window; None: their length, side by side. The length is the model's own.
-        tail: "drop" leaves out an end that fills no window, and `unused_s` tells; "align" adds a window that ends with
-            the recording.
+            which passes through a projection that gets no gradient in pretraining (its weights are random unless
+            something else trained it); "tokens", all tokens.
+        hop: seconds from window to window; None for their length, so that they lie side by side.
+        tail: "drop" leaves out an end that fills no window, and `unused_s` tells how long it is; "align" adds a window
+            that ends with the recording.
         quality: whether to judge windows; False saves time.
         batch_size: windows at a time.
-        device: to move the model to; None: where it is. autocast: torch.bfloat16 or float16 for the encoder.
-        recipe: instead of the model's.
-        check: warn (`SignalWarning`) of what looks wrong: flat, clipped or missing signal, implausible rate, pulses
-            upside down, embeddings that are all the same.
-
-    Call it with recordings, `segments` with segments that are prepared already; `transform` is scikit-learn's.
-    Arguments are looked at when first used.
+        device: where the model is moved to; None leaves it where it is.
+        autocast: torch.bfloat16 or torch.float16 for the encoder; None for the precision of its weights.
+        recipe: in place of the model's.
+        check: whether to warn (`SignalWarning`) of what looks wrong: flat, clipped or missing signal, an implausible
+            rate, pulses upside down, embeddings that are all the same.
     """
 
     def __init__(
@@ -103,11 +111,11 @@ class Embedder:
         """Embed recordings.
 
         Args:
-            signal: [T], or [R, T], or a list of R arrays [T]; any unit; NaN where nothing was recorded.
-            fs: Hz.
+            signal: [T], or [R, T], or a list of R arrays [T], in any unit; NaN where nothing was recorded.
+            fs: Hz; None for that of the Embedder.
 
         Raises:
-            ValueError, TypeError: naming the argument, also for a recording shorter than a window.
+            ValueError, TypeError: an argument is wrong, or a recording is shorter than a window.
             ImportError: SciPy is missing.
         """
         model, recipe = self._ready()
@@ -145,8 +153,17 @@ class Embedder:
         )  # fmt: skip
 
     def segments(self, ppg) -> np.ndarray:
-        """Embed segments that are prepared already, such as those of shards: [S, L], scaled to [-1, 1] each -> float32
-        [S, D], [S, proj_dim] or [S, N, D]. ValueError for another shape."""
+        """Embed segments that are prepared already, such as those of shards.
+
+        Args:
+            ppg: [S, L], each row scaled to [-1, 1].
+
+        Returns:
+            [S, D], [S, proj_dim] or [S, N, D] float32.
+
+        Raises:
+            ValueError: `ppg` has another shape.
+        """
         model, _ = self._ready()
         if isinstance(ppg, torch.Tensor):
             ppg = ppg.detach().cpu().numpy()
@@ -165,13 +182,23 @@ class Embedder:
         return out
 
     def fit(self, X=None, y=None) -> Embedder:
-        """Learns nothing; checks the arguments."""
+        """Check the arguments; there is nothing to learn."""
         self._ready()
         return self
 
     def transform(self, X) -> np.ndarray:
-        """Rows of features for scikit-learn: X [S, T], each row a recording at `fs` Hz -> float32 [S, F]. A row of
-        several windows gives the mean over those that are usable; tokens are laid out one after the other."""
+        """Features for scikit-learn.
+
+        Args:
+            X: [S, T], each row a recording at `fs` Hz.
+
+        Returns:
+            [S, F] float32. Where a row has several windows, it is the mean over the usable ones; tokens follow one
+            another.
+
+        Raises:
+            ValueError: X has another shape, or the Embedder has no `fs`.
+        """
         if self.fs is None:
             raise ValueError("fs: expected Embedder(..., fs=Hz of the rows), got None")
         if np.ndim(X) != 2:
@@ -186,20 +213,20 @@ class Embedder:
             return (sums / counts[:, None]).astype(np.float32)
 
     def fit_transform(self, X, y=None) -> np.ndarray:
-        """`transform`: there is nothing to fit."""
+        """The same as `transform`, because there is nothing to fit."""
         return self.fit(X, y).transform(X)
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
-        """[F] names: "xmae_pooled_0", ..."""
+        """[F] names of the features, "xmae_pooled_0" and so on."""
         count = int(np.prod(output_shape(self._ready()[0], self.output)))
         return np.array([f"xmae_{self.output}_{i}" for i in range(count)], dtype=object)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments, by name."""
+        """The arguments by name, as scikit-learn asks for them."""
         return {name: getattr(self, name) for name in inspect.signature(Embedder).parameters}
 
     def set_params(self, **params: Any) -> Embedder:
-        """Change arguments; ValueError for one that there is not."""
+        """Change arguments; ValueError for a name that is no argument."""
         known = self.get_params()
         for name, value in params.items():
             if name not in known:
@@ -220,7 +247,7 @@ class Embedder:
         return True
 
     def _ready(self) -> tuple[xMAE, Recipe]:
-        """The model, loaded and where it belongs, and its recipe. ValueError, TypeError for wrong arguments."""
+        """The model on its device, and its recipe; ValueError or TypeError for wrong arguments."""
         check_windowing(self.hop, self.tail)
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {self.batch_size!r}")

@@ -24,11 +24,18 @@ from xmae_fast.model.xmae import xMAE
 
 
 class XmaePort:
-    """What ppg-bench asks of an encoder. init: "ckpt_path", what `from_pretrained` takes; "target_fs", Hz, which the
-    benchmark adds; "output", "pooled" (default) or "projected"; "impl", as for xMAE.
+    """What ppg-bench asks of an encoder.
 
-    Windows longer than the model's are cut into several, whose embeddings are averaged; of shorter ones the whole
-    patches are taken: fewer than the PPG encoder saw in pretraining."""
+    Windows that are longer than the model's are cut into several, and their embeddings are averaged. Of shorter windows
+    the whole patches are taken, which are fewer than the PPG encoder saw in pretraining.
+
+    Args:
+        model_init_cfg: `init` of the YAML: "ckpt_path", which `from_pretrained` takes; "target_fs" in Hz, which the
+            benchmark adds; "output", "pooled" (the default) or "projected"; "impl", as for xMAE.
+
+    Raises:
+        ValueError: a key is missing, or its value is wrong.
+    """
 
     def __init__(self, model_init_cfg: Mapping[str, Any]) -> None:
         for name in ("ckpt_path", "target_fs"):
@@ -42,12 +49,23 @@ class XmaePort:
         self.recipe, self.patch_s = recipe_of(model), model.cfg.patch_seconds
 
     def load_encoder(self) -> nn.Module:
-        """A fresh encoder: prepared windows [B, K, n] -> embeddings [B, D], with gradient."""
+        """A new encoder, which maps prepared windows [B, K, n] to embeddings [B, D], with gradient."""
         return XmaeEncoder(self._load(), self.output)
 
     def prepare_batch(self, batch: Mapping[str, Any], model_cfg: Mapping[str, Any], device: Any) -> Tensor:
-        """batch["x"] [B, T] at the rate of the YAML -> [B, K, n] prepared by the model's recipe. ValueError: shorter
-        than a patch."""
+        """Cut a batch into windows and prepare them by the recipe of the model.
+
+        Args:
+            batch: "x" [B, T], at the rate of the YAML.
+            model_cfg: not used.
+            device: where the windows go.
+
+        Returns:
+            [B, K, n].
+
+        Raises:
+            ValueError: a row is shorter than a patch.
+        """
         x = np.asarray(torch.as_tensor(batch["x"]).detach().cpu(), np.float64).reshape(len(batch["x"]), -1)
         seconds, whole = x.shape[1] / self.fs, self.recipe.segment_s
         windows = int(seconds / whole + 1e-6)
@@ -68,7 +86,7 @@ class XmaePort:
 
 
 class XmaeEncoder(nn.Module):
-    """[B, K, n] -> [B, D]: the mean over K windows of n samples, whole patches each."""
+    """Maps [B, K, n] to [B, D], the mean over K windows of n samples; n is a multiple of the patch length."""
 
     def __init__(self, model: xMAE, output: str) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""From a recorded signal to what the model was trained on: clean, judge, resample, normalise; many segments at once.
+"""Preparing recorded segments as those of pretraining: clean, judge, resample, normalise, many at once.
 
-The published recipe cleans and judges with neurokit2, segment by segment; `xmae_fast.signals` gives its numbers for
-arrays of segments [B, n], with SciPy alone."""
+The published recipe cleans and judges with neurokit2, segment by segment. `xmae_fast.signals` computes the same numbers
+for arrays of segments [B, n] with SciPy alone.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +21,17 @@ from xmae_fast.signals.clean import clean_ppg, fill_missing, min_max, resample
 class Prepared(NamedTuple):
     """B segments of L samples as the model takes them.
 
-    ppg: [B, L] float32 in [-1, 1]; zeros where `usable` is False. quality: [B], at most 1; NaN where there are fewer
-    than four pulses or it was not asked for. pulse_rate: [B] 1/min, NaN likewise. usable: [B], False for a segment that
-    is constant or has no finite sample. missing: [B] share of samples that were not finite, and were filled. flat: [B]
-    share of samples that keep their value for 0.25 s or longer. clipped: [B] share of samples that stay at the
-    segment's minimum or maximum for 40 ms or longer. slope_skewness: [B], above 0 where the signal rises faster than it
-    falls, as pulses do (1 or so). fast: [B] share of the recorded power beyond the band-pass's lower end that lies
-    beyond its upper end, too; a few percent at most in PPG."""
+    Attributes:
+        ppg: [B, L] float32 in [-1, 1]; zeros where `usable` is False.
+        quality: [B], at most 1; NaN where there are fewer than four pulses, or where it was not asked for.
+        pulse_rate: [B] 1/min; NaN where quality is.
+        usable: [B], False for a segment that is constant or has no finite sample.
+        missing: [B] share of the samples that were not finite, and are filled.
+        flat: [B] share of the samples that keep their value for 0.25 s or longer.
+        clipped: [B] share of the samples that stay at the minimum or maximum of the segment for 40 ms or longer.
+        slope_skewness: [B], above 0 where the signal rises faster than it falls, as pulses do (about 1).
+        fast: [B] power above the band-pass as a share of the power above its lower end; a few percent at most in PPG.
+    """
 
     ppg: np.ndarray
     quality: np.ndarray
@@ -40,14 +45,17 @@ class Prepared(NamedTuple):
 
 
 def prepare_ppg(segments: np.ndarray, fs: float, recipe: Recipe | None = None, *, quality: bool = True) -> Prepared:
-    """Segments as recorded -> segments as the model takes them.
+    """Prepare recorded segments of PPG for the model.
 
     Args:
         segments: [B, n] numbers in any unit, n = segment_s * fs to the nearest sample; NaN where nothing was recorded.
-        fs: Hz. recipe: the published one unless given. quality: whether to judge.
+        fs: Hz.
+        recipe: None for the published one.
+        quality: whether to judge the segments.
 
     Raises:
-        ValueError: naming the argument. ImportError: SciPy is missing.
+        ValueError: an argument is wrong; the message names it.
+        ImportError: SciPy is missing.
     """
     recipe = recipe or Recipe()
     raw = np.asarray(segments, np.float64)
@@ -77,7 +85,7 @@ def prepare_ppg(segments: np.ndarray, fs: float, recipe: Recipe | None = None, *
 
 
 def check_rate(fs: float, recipe: Recipe) -> None:
-    """ValueError unless a signal at `fs` Hz can be prepared."""
+    """Raise ValueError unless a signal at `fs` Hz can be prepared."""
     if isinstance(fs, bool) or not isinstance(fs, int | float | np.number) or not (math.isfinite(fs) and fs > 0):
         raise ValueError(f"fs: expected a positive number of Hz, got {fs!r}")
     if recipe.clean != "none" and fs <= 2 * recipe.high_hz:
@@ -86,8 +94,12 @@ def check_rate(fs: float, recipe: Recipe) -> None:
 
 
 def held_shares(x: np.ndarray, fs: float) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of each row of x [B, n] that lie in runs of equal values: of 0.25 s or more anywhere, and of 40 ms or more
-    (at least 4 samples) at the row's minimum or maximum; [B] each."""
+    """Shares of each row of x [B, n] that lie in runs of equal values.
+
+    Returns:
+        The share in runs of 0.25 s or longer, and the share in runs of 40 ms or longer (at least 4 samples) at the
+        minimum or maximum of the row; [B] each.
+    """
     same = np.diff(x, axis=1) == 0
     if not same.any():
         return np.zeros(len(x)), np.zeros(len(x))
@@ -98,8 +110,15 @@ def held_shares(x: np.ndarray, fs: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def normalise(x: np.ndarray, dtype: str = "float16") -> tuple[np.ndarray, np.ndarray]:
-    """x [B, L] min-max scaled to [-1, 1] per row as a shard stores it and a loader reads it, in `dtype` arithmetic:
-    float32 [B, L], and [B] whether the row could be (others are 0)."""
+    """Scale each row of x [B, L] to [-1, 1] by its minimum and maximum, as a shard stores it and a loader reads it.
+
+    Args:
+        x: [B, L].
+        dtype: in whose arithmetic it is scaled.
+
+    Returns:
+        The rows, [B, L] float32, and whether each could be scaled, [B] bool; rows that could not are 0.
+    """
     stored = np.nan_to_num(min_max(x), posinf=0, neginf=0).astype(dtype)
     out = np.zeros((2, *x.shape), np.float32)
     gather, places = gather_arrays(stored, stored)
@@ -108,7 +127,7 @@ def normalise(x: np.ndarray, dtype: str = "float16") -> tuple[np.ndarray, np.nda
 
 
 def _fast_share(raw: np.ndarray, fs: float, recipe: Recipe) -> np.ndarray:
-    """[B]: power above high_hz as a share of that above low_hz; 0 where there is none."""
+    """[B]: the power above high_hz as a share of that above low_hz; 0 where there is none."""
     power = np.abs(np.fft.rfft(raw - raw.mean(1, keepdims=True), axis=1)) ** 2
     frequency = np.fft.rfftfreq(raw.shape[1], 1 / fs)
     above = power[:, frequency > recipe.low_hz].sum(1)

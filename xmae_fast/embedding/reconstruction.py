@@ -1,4 +1,4 @@
-"""ECG from PPG: what a pretrained model makes of hidden ECG, with chosen visible spans, and a picture of it."""
+"""ECG from PPG: the ECG that a pretrained model reconstructs, with chosen visible spans, and a picture of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ Spans = Iterable[tuple[float, float]]
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """B segments of L samples at `fs` Hz, scaled to [-1, 1].
+    """B segments of L samples, scaled to [-1, 1].
 
-    reconstructed: [B, L] float32, the ECG that the model gives everywhere. visible: [L] bool, samples of ECG that it
-    was shown. ppg: [B, L], what it was given; ecg: [B, L], the true one, or None."""
+    Attributes:
+        reconstructed: [B, L] float32, the ECG that the model gives, hidden or not.
+        visible: [L] bool, the samples of the ECG that the model was shown.
+        ppg: [B, L], the PPG that the model was given.
+        ecg: [B, L], the true ECG, or None.
+        fs: Hz.
+    """
 
     reconstructed: np.ndarray
     visible: np.ndarray
@@ -42,8 +47,17 @@ class Reconstruction:
         return ((self.reconstructed - self.ecg)[:, ~self.visible] ** 2).mean(1)
 
     def draw(self, path: str | os.PathLike[str], rows: Iterable[int] = (0,)) -> None:
-        """Write a picture (.png): for each of `rows` the PPG above, the ECG and its reconstruction below. ImportError:
-        matplotlib is missing. FileExistsError: something else than such a picture is there."""
+        """Write a picture: for each row the PPG above, the ECG and its reconstruction below.
+
+        Args:
+            path: of the picture (.png).
+            rows: numbers of the segments that are drawn.
+
+        Raises:
+            ValueError: there is no such row.
+            FileExistsError: `path` is there and is no picture of xmae_fast.
+            ImportError: matplotlib is missing.
+        """
         check_replaceable(path, is_picture, "a picture of xmae-fast", "path")
         rows = list(rows)
         if not rows or not all(0 <= row < len(self.ppg) for row in rows):
@@ -65,15 +79,16 @@ def reconstruct(
 
     Args:
         model: with a bridge.
-        ppg: [L] or [B, L], scaled to [-1, 1] per segment; or with `fs`, as recorded: [n] or [B, n], n = segment_s * fs.
-        ecg: of the same shape; needed for visible spans, and to compare with.
-        visible: spans (begin, end) in seconds of the ECG that the model is shown; patches whose middle lies in one are.
-            None: nothing. Pretraining showed one run of a fifth; with other spans, and with none, the model is on
-            ground that it was not trained on.
-        fs: Hz of both signals as recorded. recipe: of the PPG, instead of the model's.
+        ppg: [L] or [B, L], scaled to [-1, 1] per segment; or, with `fs`, recorded: [n] or [B, n], n = segment_s * fs.
+        ecg: of the same shape. It is needed for visible spans, and to compare with.
+        visible: spans (begin, end) in seconds of the ECG that the model is shown; a patch is shown if its middle lies
+            in one of them. None shows nothing. Pretraining showed one run of a fifth of the patches, so that the model
+            was not trained for other spans, nor for none.
+        fs: Hz of both signals as recorded; None if they are prepared.
+        recipe: for the PPG, in place of the model's.
 
     Raises:
-        ValueError, TypeError: naming the argument.
+        ValueError, TypeError: an argument is wrong; the message names it.
     """
     if not model.has_bridge:
         raise ValueError("model: expected one with a bridge (source='ppg+ecg', use_cross_bridge=True), got one without")
@@ -100,7 +115,7 @@ def reconstruct(
 
 
 def _prepared(name: str, signal, fs: float | None, recipe: Recipe) -> np.ndarray:
-    """[B, L] float32 in [-1, 1]."""
+    """A signal as the model takes it, [B, L] float32 in [-1, 1]."""
     if isinstance(signal, torch.Tensor):
         signal = signal.detach().cpu().numpy()
     x = np.atleast_2d(np.asarray(signal, np.float64 if fs is not None else np.float32))
@@ -123,7 +138,7 @@ def _prepared(name: str, signal, fs: float | None, recipe: Recipe) -> np.ndarray
 
 
 def _visible_patches(spans: Spans | None, N: int, patch_s: float) -> np.ndarray:
-    """[N] bool: patches whose middle lies in a span."""
+    """[N] bool: the patches whose middle lies in a span."""
     shown, middle = np.zeros(N, bool), (np.arange(N) + 0.5) * patch_s
     for span in spans or ():
         begin, end = span if np.shape(span) == (2,) else (None, None)

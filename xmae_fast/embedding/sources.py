@@ -1,4 +1,4 @@
-"""What is embedded by the million: segments of shards, or windows of recordings in NumPy files."""
+"""What `embed_files` embeds: segments of shards, or windows of recordings in NumPy files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ RECORDINGS = (".npy", ".npz")
 
 
 class Read(NamedTuple):
-    """k segments: ppg [k, L] float32, prepared; good [k] bool, others cannot be embedded; columns [k] arrays by name,
-    "key" and "subject" among them, which are text."""
+    """k prepared segments.
+
+    Attributes:
+        ppg: [k, L] float32.
+        good: [k] bool, False where a segment cannot be embedded.
+        columns: [k] arrays by name; "key" and "subject" are text.
+    """
 
     ppg: np.ndarray
     good: np.ndarray
@@ -34,7 +39,15 @@ class Read(NamedTuple):
 
 
 class ShardSource:
-    """Segments of shards, in their order; ValueError where they are not what the recipe says."""
+    """Segments of shards, in the order of the shards.
+
+    Args:
+        paths, quality, layout, cache_dir, progress: as for `embed_files`.
+        recipe: which the segments must follow.
+
+    Raises:
+        ValueError: the segments have another length or rate than the recipe says.
+    """
 
     def __init__(
         self,
@@ -65,7 +78,7 @@ class ShardSource:
         return len(self.segments)
 
     def describe(self) -> dict[str, Any]:
-        """Files and what is used of them; plain values that tell this source from others."""
+        """The files and what is used of them, as plain values by which this source differs from others."""
         index = self.segments.index
         used = np.unique(index.shard_of(self.segments.rows)).tolist()
         return {
@@ -76,7 +89,7 @@ class ShardSource:
         }
 
     def read(self, items: np.ndarray) -> Read:
-        """Segments `items` (k,), ascending."""
+        """Read the segments of these numbers, [k], ascending."""
         ppg, ecg = np.zeros((2, len(items), self.segments.seq_len), np.float32)
         good = self.segments.read(items, 0, ppg, ecg)
         rows, index = self.segments.rows[items], self.segments.index
@@ -89,7 +102,7 @@ class ShardSource:
         return Read(ppg, good, columns)
 
     def _keys(self, rows: np.ndarray) -> np.ndarray:
-        """(k,) bytes, the records' names; those of one shard are kept in memory."""
+        """[k] bytes, the names of the records. The names of one shard at a time are kept in memory."""
         files, parts = self.segments.index.shard_of(rows), []
         for file in np.unique(files).tolist():
             shard = self.segments.index.shards[file]
@@ -100,8 +113,16 @@ class ShardSource:
 
 
 class RecordingSource:
-    """Windows of recordings: .npy files [T] or [R, T], or .npz files with such an array "ppg" and, if `fs` is None, a
-    number "fs". The file's name is the subject. Recordings shorter than a window are left out and counted."""
+    """Windows of recordings. The name of a file is the subject; too short recordings are left out and counted.
+
+    Args:
+        paths: .npy files [T] or [R, T], or .npz files with such an array "ppg" and, if `fs` is None, a number "fs".
+        recipe: by which windows are prepared.
+        fs, hop, tail: as for `embed_files`.
+
+    Raises:
+        ValueError: an argument or a file is wrong.
+    """
 
     def __init__(self, paths: Sequence[str], recipe: Recipe, *, fs: float | None, hop: float | None, tail: str) -> None:
         check_windowing(hop, tail)
@@ -127,7 +148,7 @@ class RecordingSource:
         return int(self._firsts[-1])
 
     def describe(self) -> dict[str, Any]:
-        """As of ShardSource."""
+        """As `ShardSource.describe`."""
         return {
             "inputs": [_file(path) for path in self.paths],
             "subjects": len(self._windows),
@@ -137,7 +158,7 @@ class RecordingSource:
         }
 
     def read(self, items: np.ndarray) -> Read:
-        """Windows `items` (k,), ascending."""
+        """Read the windows of these numbers, [k], ascending."""
         parts = []
         files = np.searchsorted(self._firsts, items, "right") - 1
         for file in np.unique(files).tolist():
@@ -175,7 +196,18 @@ class RecordingSource:
 
 
 def recording_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str] | None:
-    """Files if `paths` are recordings, patterns resolved; None if they are shards. ValueError: both."""
+    """The files of recordings.
+
+    Args:
+        paths: files or patterns of recordings, or paths of shards.
+
+    Returns:
+        The files that the patterns match; None if `paths` are shards.
+
+    Raises:
+        ValueError: `paths` names both shards and recordings.
+        FileNotFoundError: there is no such file.
+    """
     listed = [os.fspath(p) for p in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     kinds = {path.endswith(RECORDINGS) for path in listed}
     if len(kinds) > 1:
@@ -192,7 +224,7 @@ def recording_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[s
 
 
 def _load(path: str) -> tuple[np.ndarray, float | None]:
-    """The array of a file, mapped where it can be, and its rate if it tells."""
+    """The array of a file, mapped into memory where that is possible, and its rate in Hz, or None."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(stored, np.ndarray):
@@ -210,7 +242,7 @@ def _load(path: str) -> tuple[np.ndarray, float | None]:
 
 
 def _linked(shard: Shard) -> dict[str, Any]:
-    """Other files that a shard takes data from, if any."""
+    """The other files from which a shard takes data, if there are any."""
     others = shard.sidecar.valid_for.get("others", {})
     known = [[os.path.basename(path), *(mark[:1] + mark[2:] if mark else [])] for path, mark in others.items()]
     return {"others": known} if known else {}

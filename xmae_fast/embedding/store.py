@@ -1,4 +1,4 @@
-"""Embeddings on disk: a folder of parts and embeddings.json, which says what they are; each file whole or not there."""
+"""Embeddings on disk: a folder of parts, and embeddings.json, which says what they are. No file is half written."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ _TEXT = ("key", "subject")
 class StoredEmbeddings:
     """Embeddings of n segments.
 
-    embeddings: [n, D], [n, proj_dim] or [n, N, D]; NaN for segments that could not be embedded. key: [n] text, the
-    record's name in its shard, or the recording's and the window's begin. subject: [n] text. columns: further [n]
-    arrays: "ppg_quality", and "ecg_quality" of shards or "time" [s] and "pulse_rate" [1/min] of recordings. about:
-    what embeddings.json says."""
+    Attributes:
+        embeddings: [n, D], [n, proj_dim] or [n, N, D]; NaN for segments that could not be embedded.
+        key: [n] text, the name of the record in its shard, or the name of the recording and the begin of the window.
+        subject: [n] text.
+        columns: further [n] arrays: "ppg_quality", and "ecg_quality" of shards, or "time" [s] and "pulse_rate" [1/min]
+            of recordings.
+        about: what embeddings.json says.
+    """
 
     embeddings: np.ndarray
     key: np.ndarray
@@ -41,9 +45,11 @@ class StoredEmbeddings:
 
 
 def read_embeddings(folder: str | os.PathLike[str]) -> StoredEmbeddings:
-    """All embeddings that `embed_files` or `xmae-fast embed` wrote to `folder`, in the order of the input.
+    """Read all embeddings that `embed_files` or `xmae-fast embed` wrote to a folder, in the order of the input.
 
-    FileNotFoundError: no such folder. ValueError: it is no such folder, damaged, or parts are still missing.
+    Raises:
+        FileNotFoundError: there is no such folder of embeddings.
+        ValueError: a file is damaged, or parts are still missing.
     """
     parts = list(iter_embeddings(folder))
     if not parts:  # no segments: embed_files refuses that
@@ -54,7 +60,7 @@ def read_embeddings(folder: str | os.PathLike[str]) -> StoredEmbeddings:
 
 
 def iter_embeddings(folder: str | os.PathLike[str]) -> Iterator[StoredEmbeddings]:
-    """The same part by part, for what does not fit into memory."""
+    """Read embeddings as `read_embeddings` does, but part by part, as they may not fit into memory together."""
     store = Store(folder)
     plan = store.read_plan()
     missing = [number for number in range(plan["parts"]) if not store.has(number)]
@@ -66,7 +72,7 @@ def iter_embeddings(folder: str | os.PathLike[str]) -> Iterator[StoredEmbeddings
 
 
 class Store:
-    """The folder of one extraction."""
+    """The folder that one call of `embed_files` fills."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -74,7 +80,12 @@ class Store:
         self.lock: Lock | None = None
 
     def read_plan(self) -> dict[str, Any]:
-        """What embeddings.json says. FileNotFoundError; ValueError: damaged, or of another kind or version."""
+        """Read embeddings.json.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            ValueError: it is damaged, or of another kind or version.
+        """
         path = self.folder / PLAN
         if not path.is_file():
             raise FileNotFoundError(f"{self.folder}: expected a folder of embeddings, with {PLAN}")
@@ -89,11 +100,15 @@ class Store:
         return plan
 
     def open(self, plan: dict[str, Any], overwrite: bool) -> None:
-        """Begin, or go on with what is there, until `close`.
+        """Begin the work, or go on with it, until `close`.
+
+        Args:
+            plan: what embeddings.json says of the work.
+            overwrite: replace the embeddings of other work.
 
         Raises:
-            FileExistsError: that is other work, or no embeddings at all. BlockingIOError: another process writes to the
-            folder that this one is to replace, or replaces it.
+            FileExistsError: the folder holds other work, or no embeddings at all.
+            BlockingIOError: another process writes to a folder that this one is to replace, or it replaces it.
         """
         plan = {"kind": _KIND, "version": _VERSION, **plan}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +120,7 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock of the folder."""
         if self.lock is not None:
             self.lock.release()
 
@@ -138,7 +153,7 @@ class Store:
         self.lock.share()
 
     def _remove(self, there: dict[str, Any]) -> None:
-        """The parts of the plan `there`, and the plan last: what is left of them belongs to it until then."""
+        """Remove the parts of the plan `there`, and then the plan, which until then tells what the parts are."""
         for number in range(there["parts"]):
             for part in self._paths(number):
                 for old in (part, *remains(part)):
@@ -146,11 +161,17 @@ class Store:
         (self.folder / PLAN).unlink()
 
     def has(self, number: int) -> bool:
-        """Whether that part is there, whole."""
+        """Whether all files of a part are there."""
         return all(path.is_file() for path in self._paths(number))
 
     def write(self, number: int, embeddings: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        """Write one part; remains of a killed writer of it go."""
+        """Write a part. What a killed process has left of it is removed.
+
+        Args:
+            number: of the part.
+            embeddings: [n, ...].
+            columns: [n] arrays by name.
+        """
         *tables, main = self._paths(number)
         for path in (*tables, main):
             for old in remains(path):
@@ -170,7 +191,7 @@ class Store:
             _write_parquet(main, embeddings, columns)
 
     def read(self, number: int) -> StoredEmbeddings:
-        """One part. ValueError: it is damaged, or not of these embeddings."""
+        """Read a part; ValueError if it is damaged or does not belong to these embeddings."""
         *tables, main = self._paths(number)
         try:
             if self.plan["file_format"] == "npy":
@@ -192,11 +213,11 @@ class Store:
         return StoredEmbeddings(embeddings, key, subject, columns, self.plan)
 
     def rows(self, number: int) -> int:
-        """Segments of a part."""
+        """How many segments a part has."""
         return min(self.plan["part_rows"], self.plan["rows"] - number * self.plan["part_rows"])
 
     def _paths(self, number: int) -> list[Path]:
-        """Files of a part, in the order in which they are written."""
+        """The files of a part, in the order in which they are written."""
         name, kind = f"part-{number:05d}", self.plan["file_format"]
         return [self.folder / f"{name}.{ending}" for ending in (("npz", "npy") if kind == "npy" else (kind,))]
 

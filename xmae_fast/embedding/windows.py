@@ -14,16 +14,24 @@ TAILS = ("drop", "align")
 
 
 class Windows:
-    """Windows of segment_s seconds, `hop` seconds apart, over recordings [T] at `fs` Hz.
+    """W windows over recordings.
 
-    record, start: [W] int64, which recording, and the first sample there. samples: n of each window. unused_s: [R]
-    seconds at the end of each recording that no window reaches.
+    Args:
+        recordings: R arrays [T].
+        fs: Hz.
+        recipe: its segment_s is the length of a window.
+        hop: seconds from window to window; None for their length, so that they lie side by side.
+        tail: "drop" leaves out an end that is shorter than the next window; "align" adds a window that ends with the
+            recording.
 
-    hop: seconds; None: segment_s, side by side. tail: what is done with an end shorter than the next window: "drop", or
-    "align": one more window that ends with the recording.
+    Attributes:
+        record: [W] int64, the number of the recording.
+        start: [W] int64, the first sample in the recording.
+        samples: how many samples a window has, n.
+        unused_s: [R] seconds at the end of each recording that no window covers.
 
     Raises:
-        ValueError: naming the argument; also for a recording shorter than a window.
+        ValueError: an argument is wrong, or a recording is shorter than a window.
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class Windows:
         return self.start / self.fs
 
     def cut(self, items: np.ndarray) -> np.ndarray:
-        """[k, n] float64: the samples of windows `items` (k,)."""
+        """The samples of the windows of these numbers [k]: [k, n] float64."""
         out = np.empty((len(items), self.samples))
         for row, item in enumerate(items.tolist()):
             first = self.start[item]
@@ -70,7 +78,7 @@ class Windows:
 
 
 def check_windowing(hop: float | None, tail: str) -> None:
-    """ValueError naming the argument."""
+    """Raise ValueError unless `hop` and `tail` are as `Windows` takes them."""
     if hop is not None and not (isinstance(hop, int | float) and math.isfinite(hop) and hop > 0):
         raise ValueError(f"hop: expected a positive number of seconds or None, got {hop!r}")
     if tail not in TAILS:
@@ -78,7 +86,14 @@ def check_windowing(hop: float | None, tail: str) -> None:
 
 
 def as_recordings(signal) -> list[np.ndarray]:
-    """[T], [R, T], or a list of [T] -> a list of arrays [T]; ValueError or TypeError for anything else."""
+    """Recordings as a list of arrays [T].
+
+    Args:
+        signal: [T], [R, T] or a list of [T]; arrays, tensors or numbers.
+
+    Raises:
+        ValueError, TypeError: it is something else.
+    """
     if hasattr(signal, "detach"):  # a tensor
         signal = signal.detach().cpu().numpy()
     if isinstance(signal, list | tuple) and len(signal) and np.ndim(signal[0]) > 0:

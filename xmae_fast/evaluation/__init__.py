@@ -1,17 +1,17 @@
-"""Looking at what a model has learned: reconstruction against baselines, attention by lag, linear probes, a report."""
+"""What a model has learned: reconstruction against baselines, attention by lag, linear probes, and a report on them."""
 
 from xmae_fast._optional import lazy_names
 
 _HOME = {
     "HeldOut": "held_out",
     "Interval": "probes.bootstrap",
-    "LagProfile": "lag",
+    "LagProfile": "attention",
     "ProbeResult": "probes.linear",
-    "ReconstructionStudy": "reconstruction",
+    "ReconstructionStudy": "reconstruction_study",
     "embed_segments": "features",
     "evaluate": "evaluating",
     "hand_made_features": "features",
-    "lag_profile": "lag",
+    "lag_profile": "attention",
     "load_held_out": "held_out",
     "mean_beat": "beats",
     "find_beats": "beats",

@@ -1,4 +1,4 @@
-"""Reconstructions of masked ECG that need no network. S segments, L samples; `masked` [S, L] bool, True = hidden."""
+"""Reconstructions of masked ECG that need no network, for S segments of L samples."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import numpy as np
 
 
 def linear_interpolation(ecg: np.ndarray, masked: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Straight lines across each hidden span of ecg [S, L], level beyond the outermost visible samples.
+    """ECG with straight lines across hidden spans, and level before the first and after the last visible sample.
 
-    mean: [S] what a segment without any visible sample gets."""
+    Args:
+        ecg: [S, L].
+        masked: [S, L] bool, True where the ECG is hidden.
+        mean: [S], the value of segments without any visible sample.
+
+    Returns:
+        [S, L].
+    """
     position = np.arange(ecg.shape[1])
     result = np.empty_like(ecg)
     for row, visible in enumerate(~masked):
@@ -18,7 +25,16 @@ def linear_interpolation(ecg: np.ndarray, masked: np.ndarray, mean: np.ndarray) 
 
 
 def visible_mean(ecg: np.ndarray, masked: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """The mean of the visible samples of each segment, [S, L]; mean: [S] where there is none."""
+    """The mean of the visible samples of each segment, everywhere in it.
+
+    Args:
+        ecg: [S, L].
+        masked: [S, L] bool, True where the ECG is hidden.
+        mean: [S], the value of segments without any visible sample.
+
+    Returns:
+        [S, L].
+    """
     count = (~masked).sum(1)
     sums = np.where(masked, 0, ecg).sum(1, dtype=np.float64)
     level = np.where(count > 0, sums / np.maximum(count, 1), mean)
@@ -26,7 +42,7 @@ def visible_mean(ecg: np.ndarray, masked: np.ndarray, mean: np.ndarray) -> np.nd
 
 
 def others_mean(ecg: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """[S]: the mean ECG sample of all other subjects. ValueError with fewer than two."""
+    """[S]: the mean ECG sample of all other subjects; ValueError if there are fewer than two subjects."""
     names, number = np.unique(subject, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"subject: expected at least 2 subjects, got {len(names)}")
@@ -35,7 +51,7 @@ def others_mean(ecg: np.ndarray, subject: np.ndarray) -> np.ndarray:
 
 
 def partner_of_other_subject(subject: np.ndarray, seed: int) -> np.ndarray:
-    """[S] a random segment of another subject for each segment; ValueError with fewer than two subjects."""
+    """[S]: a random segment of another subject for each segment; ValueError if there are fewer than two subjects."""
     subject = np.asarray(subject)
     if len(np.unique(subject)) < 2:
         raise ValueError(f"subject: expected at least 2 subjects, got {len(np.unique(subject))}")
@@ -48,13 +64,32 @@ def partner_of_other_subject(subject: np.ndarray, seed: int) -> np.ndarray:
 
 
 def shifted(signal: np.ndarray, seconds: float, fs: float) -> np.ndarray:
-    """signal [S, L] later by `seconds` (a whole number of samples at `fs` Hz after rounding), what leaves at the end
-    coming back at the start: every beat stays, at the price of one seam."""
+    """Shift a signal in a circle, so that every beat stays, at the price of one seam.
+
+    Args:
+        signal: [S, L].
+        seconds: by which it comes later, rounded to whole samples. What leaves at the end comes back at the start.
+        fs: Hz.
+
+    Returns:
+        [S, L].
+    """
     return np.roll(signal, round(seconds * fs), axis=1)
 
 
 def masked_mse_by_segment(predicted: np.ndarray, ecg: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """[S] float64: mean squared error over the hidden samples of each segment; ValueError where one hides none."""
+    """The mean squared error over the hidden samples of each segment.
+
+    Args:
+        predicted, ecg: [S, L].
+        masked: [S, L] bool, True where the ECG is hidden.
+
+    Returns:
+        [S] float64.
+
+    Raises:
+        ValueError: a segment has no hidden sample.
+    """
     hidden = masked.sum(1)
     if (hidden == 0).any():
         raise ValueError("masked: expected hidden samples in every segment, got a segment without")

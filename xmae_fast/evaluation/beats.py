@@ -1,8 +1,10 @@
-"""The mean beat as a reconstruction: ECG as it is at a time from the R peak, put where R peaks are expected.
+"""The mean beat as a reconstruction of ECG, placed where R peaks are expected.
 
-Every sample belongs to one beat: to the next within the last 35 % of the interval before it, else to the last one. What
-is put there is the mean ECG of other subjects by the time from the *expected* R peak and by the distance to the next
-visible sample: where the rhythm cannot be continued sharply, the beat is as blurred as is best for squared error."""
+Every sample belongs to one beat: in the last 35 % of an interval between two R peaks to the later one, before that to
+the earlier one. The reconstruction is the mean ECG of other subjects at the same time from the *expected* R peak and at
+the same distance to the next visible sample. Where the rhythm cannot be continued sharply, the beat is therefore as
+blurred as is best for squared error.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,24 @@ from xmae_fast.evaluation.detectors import pair_feet, pulse_feet, r_peaks
 TIMINGS = ("ecg", "ppg", "true")
 TEMPLATES = ("others", "subject")
 _FIRST, _LAST = -0.8, 1.6  # s around the R peak that a template covers
-_LEAD = 0.35  # of an interval belongs to the beat that ends it
-_DISTANCES = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)  # s to the next visible sample; edges of the templates' bins
-_FIT_PRIOR = 25  # samples; weight of "as the template is" in fitting height and offset to the visible ECG
-_OWN_PRIOR = 10  # samples; weight of other subjects' mean in a bin of a subject's own template
-_RR, _PAT = 0.85, 0.30  # s; where other subjects have none that could be found
+_LEAD = 0.35  # share of an interval that belongs to the beat at its end
+_DISTANCES = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)  # s to the next visible sample: the edges of the bins
+_FIT_PRIOR = 25  # samples; weight of height 1 and offset 0 when both are fitted to the visible ECG
+_OWN_PRIOR = 10  # samples; weight of other subjects' mean in each bin of the subject's own template
+_RR, _PAT = 0.85, 0.30  # s; taken where none could be found in other subjects
 
 
 @dataclass(frozen=True)
 class Beats:
-    """Beats of S segments. ecg: [S, L]; number: [S] subject, 0 to G - 1; r, feet: S arrays of R peaks and PPG feet [s];
-    usual: [G, 2] other subjects' mean interval between R peaks and mean arrival time [s]."""
+    """The beats of S segments of G subjects.
+
+    Attributes:
+        ecg: [S, L].
+        number: [S], the number of the subject, 0 to G - 1.
+        fs: Hz.
+        r, feet: S arrays of the times [s] of R peaks and of PPG feet.
+        usual: [G, 2], the mean interval between R peaks and the mean arrival time [s] of the other subjects.
+    """
 
     ecg: np.ndarray
     number: np.ndarray
@@ -36,7 +45,16 @@ class Beats:
 
 
 def find_beats(ppg: np.ndarray, ecg: np.ndarray, subject: np.ndarray, fs: float) -> Beats:
-    """Detect the beats of ppg, ecg [S, L] at `fs` Hz of subject [S]. ValueError with fewer than two subjects."""
+    """Detect the beats of segments.
+
+    Args:
+        ppg, ecg: [S, L].
+        subject: [S], the subject of each segment.
+        fs: Hz.
+
+    Raises:
+        ValueError: there are fewer than two subjects.
+    """
     names, number = np.unique(subject, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"subject: expected at least 2 subjects, got {len(names)}")
@@ -54,22 +72,26 @@ def find_beats(ppg: np.ndarray, ecg: np.ndarray, subject: np.ndarray, fs: float)
 
 
 def mean_beat(beats: Beats, masked: np.ndarray, *, timing: str = "ecg", template: str = "others") -> np.ndarray:
-    """Reconstruction [S, L] of the ECG from its visible part; masked: [S, L] bool, True where it is hidden.
+    """Reconstruct ECG by a mean beat at each expected R peak.
+
+    Height and offset are fitted to the visible ECG, and are drawn towards 1 and 0 with the weight of 25 samples. Beats
+    are detected once, on whole signals, but only R peaks at visible samples are used (except by "true").
 
     Args:
         beats: of all segments.
-        timing: "ecg": R peaks in the visible ECG, gaps between them filled evenly, and continued beyond them at their
-            median interval (where no two follow each other: at other subjects' mean); "ppg": feet of the PPG less the
-            median arrival time between visible R peaks and their feet (where there is none: other subjects' mean);
-            "true": all R peaks, the hidden ones too (a bound, no baseline).
-        template: "others": all other subjects' mean; "subject": the mean of the subject's other segments, drawn towards
-            that of others with the weight of 10 samples (more than the model is given).
+        masked: [S, L] bool, True where the ECG is hidden.
+        timing: how R peaks are expected. "ecg": those of the visible ECG, with gaps between them filled evenly, and
+            continued at their median interval (at that of other subjects where no two follow each other). "ppg": the
+            feet of the PPG less the median arrival time from visible R peaks to their feet (that of other subjects
+            where there is none). "true": all R peaks, the hidden ones too, which makes a bound and no baseline.
+        template: "others", the mean of all other subjects; "subject", the mean of the subject's other segments, drawn
+            towards that of others with the weight of 10 samples (the model is not given so much).
 
-    Height and offset are fitted to the visible ECG, drawn towards 1 and 0 with the weight of 25 samples. Beats are
-    detected once, on whole signals; of the ECG only peaks at visible samples count.
+    Returns:
+        [S, L].
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: an argument is wrong; the message names it.
     """
     for name, value, known in (("timing", timing, TIMINGS), ("template", template, TEMPLATES)):
         if value not in known:
@@ -82,7 +104,7 @@ def mean_beat(beats: Beats, masked: np.ndarray, *, timing: str = "ecg", template
 
 
 def _bins(beats: Beats, masked: np.ndarray, timing: str) -> np.ndarray:
-    """[S, L] bin of every sample, by expected time from its beat and by distance to the next visible sample."""
+    """[S, L]: the bin of every sample, by its expected time from its beat and the distance to the next visible one."""
     S, L = masked.shape
     times = round((_LAST - _FIRST) * beats.fs) + 1
     by_time = np.full((S, L), times)  # one more bin: no expected beat
@@ -95,7 +117,7 @@ def _bins(beats: Beats, masked: np.ndarray, timing: str) -> np.ndarray:
 
 
 def _expected(beats: Beats, row: int, visible: np.ndarray, timing: str) -> np.ndarray | None:
-    """R peak times that cover the segment, from what `timing` may know; None where that is nothing."""
+    """Times of R peaks that cover the segment, as `timing` expects them; None where it expects none."""
     end, r, feet = len(visible) / beats.fs, beats.r[row], beats.feet[row]
     usual_rr, usual_pat = beats.usual[beats.number[row]]
     if timing == "true":
@@ -114,7 +136,7 @@ def _expected(beats: Beats, row: int, visible: np.ndarray, timing: str) -> np.nd
 
 
 def _complete(r: np.ndarray, rr: float, end: float) -> np.ndarray:
-    """Rising R times with gaps of about k * rr filled by k - 1 beats, continued past 0 and `end` at rr."""
+    """Fill gaps of about k * rr between rising R peaks with k - 1 beats, and go on by rr beyond 0 and `end`."""
     steps = np.maximum(np.rint(np.diff(r) / rr).astype(np.int64), 1)
     filled = [r[:1], *(np.linspace(a, b, k + 1)[1:] for a, b, k in zip(r[:-1], r[1:], steps, strict=True))]
     inner = np.concatenate(filled)
@@ -124,7 +146,7 @@ def _complete(r: np.ndarray, rr: float, end: float) -> np.ndarray:
 
 
 def _since_beat(r: np.ndarray, L: int, fs: float) -> np.ndarray:
-    """[L] bin of the time from the beat that each sample belongs to; r covers the segment."""
+    """[L]: the bin of the time from the beat that each sample belongs to; `r` covers the segment."""
     time = np.arange(L) / fs
     following = np.searchsorted(r, time, "right")
     last, coming = r[following - 1], r[following]
@@ -133,7 +155,7 @@ def _since_beat(r: np.ndarray, L: int, fs: float) -> np.ndarray:
 
 
 def _distance(masked: np.ndarray) -> np.ndarray:
-    """[S, L] samples to the next visible one; 0 for those; L where a row has none."""
+    """[S, L]: the distance in samples to the next visible one, 0 at a visible one, L in a row without any."""
     L = masked.shape[1]
     position = np.arange(L)
     last = np.maximum.accumulate(np.where(masked, -L, position), axis=1)
@@ -142,7 +164,7 @@ def _distance(masked: np.ndarray) -> np.ndarray:
 
 
 def _others_mean(beats: Beats, bins: np.ndarray) -> np.ndarray:
-    """[S, L]: the mean ECG of all other subjects in each sample's bin; where they have none, their mean sample."""
+    """[S, L]: the mean ECG of all other subjects in the bin of each sample; where it is empty, their mean sample."""
     count, subjects = bins.max() + 1, beats.number.max() + 1
     index = (beats.number[:, None] * count + bins).ravel()
     sums = np.bincount(index, beats.ecg.ravel(), subjects * count).reshape(subjects, count)
@@ -169,7 +191,7 @@ def _own_mean(beats: Beats, bins: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _fitted(x: np.ndarray, y: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """a * x + b with a, b per row minimising the squared error on visible samples + prior weight on a = 1, b = 0."""
+    """a * x + b with the a and b of each row that minimise the squared error, to visible y and to a = 1 and b = 0."""
     w = visible.astype(np.float64)
     residual = y - x
     xx, x1 = (w * x * x).sum(1) + _FIT_PRIOR * np.maximum(x.var(1), 1e-6), (w * x).sum(1)

@@ -1,5 +1,8 @@
-"""R peaks of ECG, feet of PPG, and the heart rate and pulse arrival time that follow from them: simple, documented
-detectors for clean ten-second segments. S segments, L samples; times in seconds from the first sample."""
+"""R peaks of ECG, feet of PPG, and the heart rate and pulse arrival time that follow from them.
+
+The detectors are simple and meant for clean segments of ten seconds. Arrays have S segments of L samples; times are in
+seconds from the first sample.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,23 @@ import numpy as np
 
 from xmae_fast._optional import need
 
-PAT_RANGE = (0.05, 0.60)  # s; a foot this long after an R peak belongs to it
-_ECG_BAND = (5.0, 20.0)  # Hz, the QRS complex
+PAT_RANGE = (0.05, 0.60)  # s; a foot that comes so long after an R peak belongs to it
+_ECG_BAND = (5.0, 20.0)  # Hz; the band of the QRS complex
 _PPG_CUTOFF = 8.0  # Hz
-_REFRACTORY = 0.30  # s between R peaks, at least
-_PULSE_GAP = 0.35  # s between upstrokes, at least
+_REFRACTORY = 0.30  # s; R peaks are at least so far apart
+_PULSE_GAP = 0.35  # s; upstrokes are at least so far apart
 _LEAST_BEATS = 3
 
 
 class Timing(NamedTuple):
-    """What a segment's signals say themselves; NaN where fewer than three beats or pairs were found.
+    """Heart rate and pulse arrival time as the signals of S segments tell them.
 
-    heart_rate: [S] bpm, 60 / mean interval between R peaks. pat: [S] s, the median over beats of PPG foot minus R peak.
-    beats, pairs: [S] how many R peaks, and R peaks with a foot in PAT_RANGE after them."""
+    Attributes:
+        heart_rate: [S] 1/min, 60 / mean interval between R peaks; NaN where fewer than three beats were found.
+        pat: [S] s, the median of PPG foot minus R peak; NaN where fewer than three pairs were found.
+        beats: [S], how many R peaks were found.
+        pairs: [S], how many R peaks have a foot in PAT_RANGE after them.
+    """
 
     heart_rate: np.ndarray
     pat: np.ndarray
@@ -30,11 +37,22 @@ class Timing(NamedTuple):
 
 
 def r_peaks(ecg: np.ndarray, fs: float) -> list[np.ndarray]:
-    """R peaks of ecg [S, L] at `fs` Hz: S arrays of rising times.
+    """Find R peaks, whichever way they point; a wide premature beat counts as one.
 
-    Band-pass 5-20 Hz (Butterworth, order 2, zero phase), energy averaged over 100 ms, maxima at least 0.3 s apart that
-    reach 30 % of the 98th percentile of the energy; each is then the largest deviation of the filtered signal within
-    80 ms, refined by a parabola. Peaks are found whichever way they point; a wide premature beat counts as one."""
+    The signal is filtered by a band-pass of 5-20 Hz (Butterworth, order 2, zero phase), and its energy is averaged over
+    100 ms. Beats are maxima of the energy that are at least 0.3 s apart and reach 30 % of its 98th percentile. Each R
+    peak is the largest deviation of the filtered signal within 80 ms of such a maximum, refined by a parabola.
+
+    Args:
+        ecg: [S, L].
+        fs: Hz.
+
+    Returns:
+        S arrays of rising times.
+
+    Raises:
+        ImportError: SciPy is missing.
+    """
     signal = need("scipy.signal", "Detectors of beats need", "eval")
     filtered = signal.sosfiltfilt(signal.butter(2, _ECG_BAND, "bandpass", fs=fs, output="sos"), ecg, axis=1)
     size = np.abs(filtered)
@@ -51,11 +69,22 @@ def r_peaks(ecg: np.ndarray, fs: float) -> list[np.ndarray]:
 
 
 def pulse_feet(ppg: np.ndarray, fs: float) -> list[np.ndarray]:
-    """Feet of the pulses of ppg [S, L] at `fs` Hz: S arrays of rising times.
+    """Find the feet of pulses, by intersecting tangents.
 
-    Low-pass 8 Hz (Butterworth, order 3, zero phase); steepest upslopes at least 0.35 s apart that reach 40 % of the
-    95th percentile of the slope's maxima; each foot is the intersecting tangent: where the tangent at the upslope meets
-    the lowest level of the 0.35 s before it."""
+    The signal is filtered by a low-pass of 8 Hz (Butterworth, order 3, zero phase). Pulses are maxima of its slope that
+    are at least 0.35 s apart and reach 40 % of the 95th percentile of all such maxima. The foot is where the tangent
+    there meets the lowest level of the 0.35 s before it.
+
+    Args:
+        ppg: [S, L].
+        fs: Hz.
+
+    Returns:
+        S arrays of rising times.
+
+    Raises:
+        ImportError: SciPy is missing.
+    """
     signal = need("scipy.signal", "Detectors of beats need", "eval")
     smooth = signal.sosfiltfilt(signal.butter(3, _PPG_CUTOFF, "lowpass", fs=fs, output="sos"), ppg, axis=1)
     slope = np.gradient(smooth, axis=1) * fs
@@ -72,7 +101,7 @@ def pulse_feet(ppg: np.ndarray, fs: float) -> list[np.ndarray]:
 
 
 def pair_feet(r: np.ndarray, feet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R peaks that have a foot in PAT_RANGE after them, and the first such foot of each."""
+    """The R peaks that have a foot in PAT_RANGE after them, and the first such foot of each."""
     if not len(r) or not len(feet):
         return np.empty(0), np.empty(0)
     at = np.searchsorted(feet, r + PAT_RANGE[0])
@@ -82,7 +111,7 @@ def pair_feet(r: np.ndarray, feet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def timing(ppg: np.ndarray, ecg: np.ndarray, fs: float) -> Timing:
-    """Heart rate and pulse arrival time of ppg, ecg [S, L], by `r_peaks` and `pulse_feet`."""
+    """Heart rate and pulse arrival time of ppg, ecg [S, L] at `fs` Hz, by `r_peaks` and `pulse_feet`."""
     rate, pat = np.full((2, len(ecg)), np.nan)
     beats, pairs = np.zeros((2, len(ecg)), np.int64)
     for row, (r, feet) in enumerate(zip(r_peaks(ecg, fs), pulse_feet(ppg, fs), strict=True)):
@@ -96,7 +125,7 @@ def timing(ppg: np.ndarray, ecg: np.ndarray, fs: float) -> Timing:
 
 
 def _refined(x: np.ndarray, peaks: np.ndarray) -> np.ndarray:
-    """Positions [samples] of the vertices of parabolas through each peak and its neighbours."""
+    """Positions, in samples, of the vertices of parabolas through each peak and its neighbours."""
     inner = peaks[(peaks > 0) & (peaks < len(x) - 1)]
     left, middle, right = x[inner - 1], x[inner], x[inner + 1]
     bend = left - 2 * middle + right

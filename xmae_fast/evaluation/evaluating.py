@@ -1,11 +1,11 @@
-"""`evaluate`: everything that is known of what a checkpoint learned, in one folder."""
+"""`evaluate`: all measurements of what a checkpoint has learned, and their report."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,20 @@ from xmae_fast._version import __version__
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.options import Quality
+from xmae_fast.evaluation.attention import lag_profile
 from xmae_fast.evaluation.held_out import HeldOut, load_held_out
-from xmae_fast.evaluation.lag import lag_profile
-from xmae_fast.evaluation.probes.held_out import FEATURES, METRIC, TARGETS, labels_of, run_probes
+from xmae_fast.evaluation.pages import RESULTS, check_report_folder, need_packages
 from xmae_fast.evaluation.probes.linear import ProbeResult
-from xmae_fast.evaluation.reconstruction import RATIOS, SHIFTS, ReconstructionStudy
-from xmae_fast.evaluation.report import RESULTS, check_report_folder, write_report
+from xmae_fast.evaluation.probes.targets import FEATURES, METRIC, TARGETS, labels_of, run_probes
+from xmae_fast.evaluation.reconstruction_study import RATIOS, SHIFTS, ReconstructionStudy
+from xmae_fast.evaluation.report import write_report
 from xmae_fast.model.checkpoint import load_checkpoint
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.random_masking import MODES
+from xmae_fast.workers.progress import Progress
 
-LAG_SHOWN = 2.0  # s; attention is looked at up to this lag
+LAG_SHOWN = 2.0  # s; the report shows attention up to this lag
 _LAG_SEGMENTS = 256
-Tell = Callable[[str, int, "int | None"], None]
 
 
 def evaluate(
@@ -48,30 +49,34 @@ def evaluate(
     quality: Quality = 0.9,
     resamples: int = 1000,
     seed: int = 77,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
 ) -> dict:
-    """Evaluate a pretrained model: reconstruction against baselines, attention by lag, linear probes; with a report.
+    """Evaluate a pretrained model: reconstruction against baselines, attention by lag, linear probes, and a report.
 
     Args:
-        checkpoint: file that `load_checkpoint` reads, or a model (which is put into evaluation mode); with a bridge.
-        data, truth, split, max_segments, quality: as for `load_held_out`. "test" holds subjects that were not
-            pretrained on if pretraining had the same shards, and the same seed for its split.
-        output: folder of report.md, report.html, results.json and pictures, made if need be; None: results alone.
+        checkpoint: a file that `load_checkpoint` reads, or a model, which is put into evaluation mode; with a bridge.
+        data, truth, split, max_segments, quality: as for `load_held_out`. The subjects of "test" were not pretrained on
+            if pretraining had the same shards, and the same seed for its split.
+        output: folder of report.md, report.html, results.json and pictures, which is made if it is not there; None for
+            the results alone.
         baseline_checkpoints: further models by name, such as one trained on ECG alone.
         cfg: for checkpoints that do not hold their configuration.
         mode, ratio: of the mask, as in pretraining, for the comparison of modes, the shifted PPG and the pictures.
-        resamples: of the bootstrap over subjects. seed: of split, masks, shuffling, folds, resamples.
-        progress: called with (what, steps done, steps in all).
+        resamples: of the bootstrap over subjects.
+        seed: of the split, masks, shuffling, folds and resamples.
+        progress: called with (stage, steps done, steps in all).
 
     Returns:
         What results.json holds: "about", "predictors", "by_ratio", "by_mode", "shift", "lag", "probes".
 
     Raises:
-        ValueError, FileNotFoundError: naming the argument. ImportError: scikit-learn, SciPy or matplotlib is missing.
+        ValueError, FileNotFoundError: an argument is wrong; the message names it.
+        FileExistsError: a file in `output` has the name of one of a report's, and no report wrote it.
+        ImportError: scikit-learn, SciPy, matplotlib or markdown-it-py is missing.
     """
     need("sklearn", "Evaluations need", "eval")
     if output is not None:
-        need("matplotlib", "Reports need", "eval")
+        need_packages()
         from xmae_fast.evaluation.pictures import PICTURES
 
         output = check_report_folder(output, PICTURES)
@@ -136,14 +141,14 @@ def _about(checkpoint, model: xMAE, held_out: HeldOut, mode: str, ratio: float, 
 
 
 def _lag(model: xMAE, held_out: HeldOut, study: ReconstructionStudy, mode: str, ratio: float) -> dict:
-    """Attention of hidden ECG patches by lag: {"lags" [2N - 1] s, "preference" [depth, H, 2N - 1], ...}."""
+    """Attention of hidden ECG patches by lag, as results.json has it: "lags_s" [2N - 1], "mass" [depth, H, 2N - 1]."""
     rows = np.unique(np.linspace(0, len(held_out) - 1, _LAG_SEGMENTS).astype(np.int64))
     place = model.mask_token
     ppg, ecg = (torch.from_numpy(x[rows]).to(place) for x in (held_out.ppg, held_out.ecg))
     keep = study.mask(mode, ratio).ids_keep[torch.from_numpy(rows).to(place.device)]
     profile = lag_profile(model, ppg, ecg, ids_keep_ecg=keep, queries="masked")
     preference = (profile.mass / profile.uniform.clamp_min(1e-12)).cpu()
-    preference[..., profile.lags.abs().cpu() > LAG_SHOWN] = 0  # few pairs lie that far apart
+    preference[..., profile.lags.abs().cpu() > LAG_SHOWN] = 0  # only few pairs are so far apart
     strongest = [
         {"block": block, "head": head, "lag_s": float(profile.lags[by_lag.argmax()]), "preference": by_lag.max().item()}
         for block, heads in enumerate(preference)

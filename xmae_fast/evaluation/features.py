@@ -1,4 +1,4 @@
-"""Features of segments: of an encoder, of the same encoder before any training, and simple ones made by hand."""
+"""Features of segments for probes: from an encoder, from the same encoder without training, and made by hand."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _BANDS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Hz
 def embed_segments(
     model: xMAE, segments: np.ndarray | Tensor | Iterable, *, output: str = "pooled", batch_size: int = 128
 ) -> np.ndarray:
-    """Features of PPG segments, with evaluation statistics and without dropout.
+    """Features of PPG segments, with the statistics of evaluation and without dropout.
 
     Args:
         model: with a PPG encoder.
-        segments: [S, L], scaled to [-1, 1] per segment; or batches of such, as a loader gives them (dictionaries with
-            "ppg", or tensors). A loader that shuffles gives features in shuffled order.
-        output: "pooled" mean over the encoder's tokens, which pretraining trains; "projected" `ppg_embedding`, the same
-            through a projection that pretraining never trains; "tokens" all tokens.
-        batch_size: for arrays.
+        segments: [S, L], scaled to [-1, 1] per segment; or batches of such segments, as a loader gives them
+            (dictionaries with "ppg", or tensors). A loader that shuffles gives features in shuffled order.
+        output: "pooled", the mean over the encoder's tokens, which pretraining trains; "projected", `ppg_embedding`,
+            the same through a projection that pretraining never trains; "tokens", all tokens.
+        batch_size: segments at a time, where `segments` is an array.
 
     Returns:
-        float32 [S, D], [S, proj_dim] or [S, N, D].
+        [S, D], [S, proj_dim] or [S, N, D] float32.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: an argument is wrong; the message names it.
     """
     output_shape(model, output)
     if batch_size < 1:
@@ -56,17 +56,30 @@ def embed_segments(
 
 
 def random_twin(model: xMAE, seed: int = 77) -> xMAE:
-    """The same architecture with initial random weights (and BatchNorm statistics of 0 and 1), in evaluation mode."""
+    """A model of the same configuration with random weights (and BatchNorm statistics 0 and 1), in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return xMAE(model.cfg, impl=model.impl).to(model.mask_token).eval()
 
 
 def hand_made_features(ppg: np.ndarray, fs: float) -> np.ndarray:
-    """[S, 20] features of ppg [S, L] that a textbook would take: mean, SD, skewness, kurtosis, mean absolute first and
-    second difference; log power in nine bands from 0 to 12 Hz; of the pulses: rate [1/min], SD of the intervals [s],
-    median crest time (foot to the highest point within 0.45 s) [s], SD of it, and median rise. Pulses that cannot be
-    found count as the mean of the other segments."""
+    """Features as a textbook has them.
+
+    They are mean, standard deviation (SD), skewness, kurtosis, and the mean absolute first and second difference; the
+    logarithm of the power in nine bands from 0 to 12 Hz; and of the pulses the rate [1/min], the SD of the intervals
+    [s], the median and SD of the crest time [s], which is the time from the foot to the highest point within 0.45 s,
+    and the median rise. Where no pulses are found, their features are the mean of the other segments.
+
+    Args:
+        ppg: [S, L].
+        fs: Hz.
+
+    Returns:
+        [S, 20] float32.
+
+    Raises:
+        ImportError: SciPy is missing.
+    """
     x = ppg.astype(np.float64)
     centred = x - x.mean(1, keepdims=True)
     sd = centred.std(1) + 1e-9

@@ -1,4 +1,4 @@
-"""The segments that a checkpoint is evaluated on, with what is known about them."""
+"""The segments that a checkpoint is evaluated on, and their true labels where there are any."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.options import Quality
 from xmae_fast.data.segments import Segments
 
-LABELS = {"heart_rate": "heart_rate", "pat": "pat_mean", "pvc": "has_pvc"}  # ours -> the name in a truth file
+LABELS = {"heart_rate": "heart_rate", "pat": "pat_mean", "pvc": "has_pvc"}  # our name -> the name in a truth file
 SPLITS = ("test", "val", "train", "all")
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """S segments of L samples. ppg, ecg: [S, L] float32, [-1, 1]; subject: [S] into `subjects`; fs: Hz; truth: [S]
-    arrays by name ("heart_rate" bpm, "pat" s, "pvc" bool), those that the truth files hold; about: how they were
-    chosen."""
+    """S segments of L samples.
+
+    Attributes:
+        ppg, ecg: [S, L] float32 in [-1, 1].
+        subject: [S], the number of the subject in `subjects`.
+        subjects: names.
+        fs: Hz.
+        truth: [S] arrays by name, as far as the truth files hold them: "heart_rate" [1/min], "pat" [s], "pvc" bool.
+        about: how the segments were chosen, as plain values.
+    """
 
     ppg: np.ndarray
     ecg: np.ndarray
@@ -49,16 +56,17 @@ def load_held_out(
 
     Args:
         data: as for `SegmentLoader`.
-        split: "test", "val", "train" of `split_subjects` with `seed`, or "all" subjects.
+        split: "test", "val" or "train" of `split_subjects` with `seed`, or "all" subjects.
         truth: .npz files as the simulator writes them beside its shards: `key` [n] of records, and any of `heart_rate`
-            [bpm], `pat_mean` [s], `has_pvc`. None: those beside the shards (`<shard>.truth.npz`), if all have one.
-        max_segments: at most so many, as evenly over subjects as they come, drawn by `seed`; None: all.
-        quality: that both signals reach.
-        seed: of split and draw.
-        sampling_freq: Hz, where the shards do not say.
+            [1/min], `pat_mean` [s], `has_pvc`. None for those beside the shards (`<shard>.truth.npz`), if all have one.
+        max_segments: at most so many are drawn, as evenly over subjects as possible; None for all.
+        quality: that both signals of a segment reach.
+        seed: of the split and of the draw.
+        sampling_freq: Hz, if the shards do not say it.
 
     Raises:
-        ValueError: naming the argument; also with fewer than two subjects. FileNotFoundError: no such file.
+        ValueError: an argument is wrong (the message names it), or there are fewer than two subjects.
+        FileNotFoundError: a file does not exist.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(map(repr, SPLITS))}, got {split!r}")
@@ -95,7 +103,16 @@ def load_held_out(
 
 
 def even_draw(subject: np.ndarray, at_most: int | None, seed: int) -> np.ndarray:
-    """Ascending items, at most so many: one of each subject, then a second, and so on; random within a subject."""
+    """Draw items evenly over subjects: one of each subject, then a second one, and so on, at random within a subject.
+
+    Args:
+        subject: [n], the number of the subject of each item.
+        at_most: how many items to draw; None for all.
+        seed: of the draw.
+
+    Returns:
+        Numbers of the items, ascending.
+    """
     if at_most is None or len(subject) <= at_most:
         return np.arange(len(subject))
     shuffled = np.random.default_rng(seed).permutation(len(subject))
@@ -107,7 +124,7 @@ def even_draw(subject: np.ndarray, at_most: int | None, seed: int) -> np.ndarray
 
 
 def _keys(segments: Segments, items: np.ndarray) -> list[str]:
-    """Names of the records in their shards."""
+    """The names of the records in their shards."""
     rows = segments.rows[items]
     files = segments.index.shard_of(rows)
     keys = {int(file): segments.index.shards[file].sidecar.keys() for file in np.unique(files)}
@@ -116,7 +133,7 @@ def _keys(segments: Segments, items: np.ndarray) -> list[str]:
 
 
 def _truth_files(segments: Segments, items: np.ndarray) -> list[Path]:
-    """The truth beside every shard that is used, or nothing where one lacks it."""
+    """The truth files beside the shards that are used; an empty list if a shard has none."""
     used = np.unique(segments.index.shard_of(segments.rows[items]))
     files = [Path(segments.index.shards[i].path).with_suffix(".truth.npz") for i in used]
     return files if all(file.is_file() for file in files) else []

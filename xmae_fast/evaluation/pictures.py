@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, each with its finding as the title."""
+"""The pictures of an evaluation. The title of each says what it shows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from xmae_fast._files import atomic_path
 from xmae_fast._optional import need, new_figure
 from xmae_fast.evaluation.baselines import masked_mse_by_segment
 from xmae_fast.evaluation.probes.linear import ProbeResult
-from xmae_fast.evaluation.reconstruction import MODEL, ReconstructionStudy
+from xmae_fast.evaluation.reconstruction_study import MODEL, ReconstructionStudy
 from xmae_fast.evaluation.report import above, below, late_shift, row_at
 
-# Okabe and Ito's colours: told apart with every kind of colour vision.
+# The colours of Okabe and Ito, which people with every kind of colour vision can tell apart.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#777777"
 _STYLE = {
@@ -33,7 +33,14 @@ PICTURES = {
 
 
 def draw_all(folder: Path, results: dict, study: ReconstructionStudy, probes: dict) -> None:
-    """Write the PICTURES to `folder`."""
+    """Write the PICTURES.
+
+    Args:
+        folder: where they go.
+        results: what results.json holds.
+        study: the reconstructions.
+        probes: results by target and features.
+    """
     drawn = {
         "reconstructions.png": draw_reconstructions(study, results),
         "error_by_ratio.png": draw_by_ratio(results),
@@ -50,7 +57,7 @@ def draw_all(folder: Path, results: dict, study: ReconstructionStudy, probes: di
 
 
 def draw_reconstructions(study: ReconstructionStudy, results: dict):
-    """PPG above, ECG and its reconstruction below, for the segments whose error is nearest to three quantiles."""
+    """Draw PPG above, ECG and its reconstruction below, for the segments with errors nearest to three quantiles."""
     about = results["about"]
     mode, ratio = about["mode"], about["ratio"]
     mask, held_out = study.mask(mode, ratio), study.held_out
@@ -94,7 +101,7 @@ def draw_reconstructions(study: ReconstructionStudy, results: dict):
 
 
 def draw_by_ratio(results: dict):
-    """Masked MSE of every predictor against mask ratio."""
+    """Draw the masked MSE of every predictor against the mask ratio."""
     figure = _figure(9.5, 5.2)
     axis = figure.add_subplot()
     rows = results["by_ratio"]
@@ -127,7 +134,7 @@ def draw_by_ratio(results: dict):
 
 
 def draw_shift(results: dict):
-    """Masked MSE against the shift of the PPG."""
+    """Draw the masked MSE against the shift of the PPG."""
     figure = _figure(7.5, 4.4)
     axis = figure.add_subplot()
     shift = [row["shift_s"] for row in results["shift"]]
@@ -153,7 +160,7 @@ def draw_shift(results: dict):
 
 
 def draw_lag(results: dict):
-    """Attention relative to an even one, by lag, a line for each head of each block; None without a bridge block."""
+    """Draw attention by lag relative to even attention, a line for each head; None if the bridge has no blocks."""
     lag = results["lag"]
     lags, uniform = np.array(lag["lags_s"]), np.array(lag["uniform"])
     mass = np.array(lag["mass"])
@@ -184,7 +191,7 @@ def draw_lag(results: dict):
 
 
 def draw_probes(probes: dict[str, dict[str, ProbeResult | str]]):
-    """Predicted against true, pretrained above and random weights below, for each regression; None without any."""
+    """Draw predicted against true values of each regression, pretrained above, random weights below; None if none."""
     targets = [t for t, r in probes.items() if isinstance(r["pretrained"], ProbeResult) and t != "pvc"]
     if not targets:
         return None

@@ -1,20 +1,14 @@
-"""report.md and report.html from results.json: every number in them is one of that file."""
+"""The report of an evaluation, made from results.json alone: every number in it is one of that file."""
 
 from __future__ import annotations
 
-import base64
-import html
 import json
-import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from xmae_fast._files import atomic_path, check_replaceable, is_json_of
-from xmae_fast.evaluation.probes.held_out import FEATURES, TARGETS
+from xmae_fast.evaluation.pages import RESULTS, Block, Heading, Picture, Table, interval_text, write_pages
+from xmae_fast.evaluation.probes.targets import FEATURES, TARGETS
 
-RESULTS, MARKDOWN, HTML = "results.json", "report.md", "report.html"
 _FEW_SUBJECTS, _TOO_FEW_SUBJECTS = 20, 5
 _HOW = (
     "All predictors see the same masks. Masked MSE is the mean over segments of the mean squared error over"
@@ -33,55 +27,25 @@ _HOW = (
 )
 
 
-class Heading(NamedTuple):
-    level: int
-    text: str
-
-
-class Table(NamedTuple):
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-class Picture(NamedTuple):
-    name: str
-    caption: str
-
-
-def check_report_folder(output: str | os.PathLike, pictures: Iterable[str]) -> Path:
-    """The folder of a report that is to be written.
+def write_report(folder: Path) -> None:
+    """Write report.md and report.html of the results.json in `folder`; pictures that are missing there are left out.
 
     Raises:
-        ValueError: it is a file. FileExistsError: files stand there under the names of a report's, of no report.
+        FileNotFoundError: there is no results.json.
+        ImportError: markdown-it-py is missing.
     """
-    folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output: expected a folder, got the file {folder}")
-    results = folder / RESULTS
-    check_replaceable(results, lambda file: is_json_of(file, "about", "probes"), "the results of a report")
-    for name in (MARKDOWN, HTML, *pictures):
-        check_replaceable(folder / name, lambda _: results.is_file(), f"of a report (there is no {RESULTS} beside it)")
-    return folder
-
-
-def write_report(folder: Path) -> None:
-    """Write report.md and report.html (pictures inside) of the results.json in `folder`; pictures that are missing
-    there are left out."""
     folder = Path(folder)
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    blocks = [b for b in _blocks(results) if not isinstance(b, Picture) or (folder / b.name).is_file()]
-    for name, text in ((MARKDOWN, as_markdown(blocks)), (HTML, as_html(blocks, folder))):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_pages(folder, [b for b in _blocks(results) if not isinstance(b, Picture) or (folder / b.name).is_file()])
 
 
 def row_at(results: dict) -> dict:
-    """The row of the mode and ratio that the report is about."""
+    """The row of `by_ratio` for the mode and ratio that the report is about."""
     about = results["about"]
     return next(r for r in results["by_ratio"] if (r["mode"], r["ratio"]) == (about["mode"], about["ratio"]))
 
 
-def _blocks(results: dict) -> list[Heading | str | Table | Picture]:
+def _blocks(results: dict) -> list[Block]:
     about, data = results["about"], results["about"]["data"]
     shards = ", ".join(data["shards"][:5]) + (f" and {len(data['shards']) - 5} more" if len(data["shards"]) > 5 else "")
     held = "Subjects: all of these shards; unseen if pretraining had others."
@@ -120,7 +84,7 @@ def _blocks(results: dict) -> list[Heading | str | Table | Picture]:
 
 
 def late_shift(results: dict) -> dict:
-    """The row of the shift curve that is quoted: PPG late by 0.2 s, or by the next less."""
+    """The row of the shift curve that the report quotes: that of 0.2 s, or of the next smaller shift."""
     return max(results["shift"], key=lambda row: (row["shift_s"] <= 0.2, row["shift_s"]))
 
 
@@ -172,7 +136,7 @@ def _reconstruction(results: dict) -> list[str | Table | Picture]:
 
 
 def _by(rows: list[dict], predictors: dict, title) -> Table:
-    """Masked MSE of every predictor in every row; the best baseline of each in bold."""
+    """A table of the masked MSE of every predictor in every row, with the best baseline of each row in bold."""
     lines = []
     for name, predictor in predictors.items():
         cells = []
@@ -223,17 +187,12 @@ def _probes(results: dict) -> list[Table | str]:
     return [Table(header, rows), *(f"Not probed: {TARGETS[t]} ({reason})." for t, reason in reasons.items())]
 
 
-def interval_text(value: Sequence[float], digits: int = 4) -> str:
-    """A value and its interval: "0.6100 [0.5200, 0.6800]"."""
-    return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*value, digits)
-
-
 def _share(value: Sequence[float]) -> str:
     return "{:.1%} [{:.1%}, {:.1%}]".format(*(round(share, 3) + 0.0 for share in value))  # + 0.0: no "-0.0%"
 
 
 def below(reduction: Sequence[float]) -> str:
-    """A reduction with its interval in words: "31.0% [25.0%, 37.0%] below", or "above" where it is negative."""
+    """A reduction and its interval in words: "31.0% [25.0%, 37.0%] below", or "above" if it is negative."""
     value, low, high = reduction
     if value >= 0:
         return _share(reduction) + " below"
@@ -241,55 +200,6 @@ def below(reduction: Sequence[float]) -> str:
 
 
 def above(increase: Sequence[float]) -> str:
-    """An increase with its interval in words, as `below`."""
+    """An increase and its interval in words, as `below` has them."""
     value, low, high = increase
     return below([-value, -high, -low])
-
-
-def as_markdown(blocks: Sequence) -> str:
-    """Headings, pictures, tables and paragraphs as Markdown."""
-    parts = []
-    for block in blocks:
-        if isinstance(block, Heading):
-            parts.append(f"{'#' * block.level} {block.text}")
-        elif isinstance(block, Picture):
-            parts.append(f"![{block.caption}]({block.name})")
-        elif isinstance(block, Table):
-            lines = [block.header, ["---"] * len(block.header), *block.rows]
-            parts.append("\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines))
-        else:
-            parts.append(block)
-    return "\n\n".join(parts) + "\n"
-
-
-def as_html(blocks: Sequence, folder: Path) -> str:
-    """The same as one HTML page, with the pictures of `folder` inside."""
-    body = []
-    for block in blocks:
-        if isinstance(block, Heading):
-            body.append(f"<h{block.level}>{_inline(block.text)}</h{block.level}>")
-        elif isinstance(block, Picture):
-            content = base64.b64encode((folder / block.name).read_bytes()).decode()
-            body.append(f'<img alt="{html.escape(block.caption)}" src="data:image/png;base64,{content}">')
-        elif isinstance(block, Table):
-            rows = [("th", block.header), *(("td", row) for row in block.rows)]
-            lines = ("<tr>" + "".join(f"<{tag}>{_inline(c)}</{tag}>" for c in cells) + "</tr>" for tag, cells in rows)
-            body.append("<table>" + "\n".join(lines) + "</table>")
-        elif block.startswith("- "):
-            body.append("<ul>" + "".join(f"<li>{_inline(line[2:])}</li>" for line in block.split("\n")) + "</ul>")
-        else:
-            body.append(f"<p>{_inline(block)}</p>")
-    style = (
-        "body{font:16px/1.5 system-ui,sans-serif;max-width:64em;margin:2em auto;padding:0 1em;color:#222}"
-        "img{max-width:100%}table{border-collapse:collapse;font-size:85%;display:block;overflow-x:auto}"
-        "td,th{border-bottom:1px solid #ddd;padding:.3em .7em .3em 0;text-align:left;vertical-align:top}"
-    )
-    title = html.escape(blocks[0].text)
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
-    return f"<!doctype html><html lang='en'><head>{head}</head><body>" + "\n".join(body) + "</body></html>\n"
-
-
-def _inline(text: str) -> str:
-    """Text with `code` and **bold** as HTML."""
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
-    return re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)

@@ -1,4 +1,4 @@
-"""How far an exported file is from the model, and whether that is within its bound."""
+"""The check of an exported file: how far its outputs are from the model's, and whether that is within a bound."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from xmae_fast.model.xmae import xMAE
 
 TINY = np.finfo(np.float64).tiny
 Outputs = dict[str, np.ndarray]
-BATCHES = (1, 3)  # sizes that are checked, besides one of all the segments that are left
-MAX_COSINE_DISTANCE = {"float16": 1e-4, "int8": 5e-3}  # of any segment
+BATCHES = (1, 3)  # batch sizes that are checked; all further segments make one more batch
+MAX_COSINE_DISTANCE = {"float16": 1e-4, "int8": 5e-3}  # the largest that is allowed for a segment
 
 
 class CheckError(ValueError):
-    """An exported file is not what the model computes."""
+    """An exported file does not compute what the model computes."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One output against the model in float64, over all segments.
+    """How one output differs from that of the model in float64, over all segments.
 
     Attributes:
         output: its name.
-        max_abs: largest difference of any number.
+        max_abs: the largest difference of two numbers.
         relative_norm: ||got - want|| / ||want||.
-        of_spread: ||got - want|| / ||want - mean over segments||: the error in units of what tells segments apart.
-        cosine, worst_cosine: mean and smallest over segments of the cosine between got and want.
-        measure: "relative_norm" or "worst_cosine", whichever is bounded.
+        of_spread: ||got - want|| / ||want - mean over segments||, the error as a share of how segments differ.
+        cosine, worst_cosine: mean and minimum over segments of the cosine between got and want.
+        measure: which of the two is bounded, "relative_norm" or "worst_cosine".
         bound: the largest relative norm, or the smallest cosine, that is allowed.
     """
 
@@ -51,16 +51,27 @@ class Difference:
 
     @property
     def ok(self) -> bool:
+        """Whether it is within the bound."""
         if self.measure == "relative_norm":
             return self.relative_norm <= self.bound
         return self.worst_cosine >= self.bound
 
 
 def check(run: Run, model: xMAE, graph: nn.Module, signals: Signals, weights: str) -> list[Difference]:
-    """Compare a runtime's outputs with the model's, for several batch sizes and numbers of visible patches.
+    """Compare the outputs of a runtime with those of the model, for several batch sizes and numbers of visible patches.
 
-    The bound: with float32 weights a relative norm of twice the plain PyTorch path's own float32 error plus four units
-    of rounding, as everywhere in xmae_fast; else `MAX_COSINE_DISTANCE` for the worst segment.
+    With float32 weights the bound is a relative norm of twice the error of plain PyTorch in float32 plus four units of
+    rounding, as everywhere in xmae_fast. With other weights it is `MAX_COSINE_DISTANCE` for the worst segment.
+
+    Args:
+        run: the runtime with the exported file.
+        model: the model.
+        graph: the graph that was exported.
+        signals: the segments.
+        weights: how weights are stored, "float32", "float16" or "int8".
+
+    Returns:
+        The difference of each output.
 
     Raises:
         CheckError: an output has another shape or is not finite.
@@ -75,7 +86,7 @@ def check(run: Run, model: xMAE, graph: nn.Module, signals: Signals, weights: st
 
 
 def raise_if_out_of_bounds(differences: Sequence[Difference]) -> None:
-    """CheckError that lists them."""
+    """Raise a CheckError that lists the differences which exceed their bounds, if there are any."""
     if bad := [d for d in differences if not d.ok]:
         listed = "; ".join(f"{d.output}: {d.measure} {getattr(d, d.measure):.3g}, allowed {d.bound:.3g}" for d in bad)
         raise CheckError(f"the exported graph differs from the model, so nothing is written: {listed}")
@@ -99,7 +110,7 @@ def _of_run(run: Run, graph: nn.Module, inputs: Arrays) -> Outputs:
 
 @torch.no_grad()
 def _of_model(model: xMAE, graph: nn.Module, inputs: Arrays, dtype: torch.dtype) -> Outputs:
-    """What the model itself computes, in plain PyTorch; nothing of the exported graph takes part."""
+    """What the model computes in plain PyTorch, without any part of the exported graph."""
     model = copy.deepcopy(model).cpu().to(dtype).eval()
     model.impl = "reference"
     tensors = {name: torch.from_numpy(x) for name, x in inputs.items()}
@@ -113,7 +124,7 @@ def _of_model(model: xMAE, graph: nn.Module, inputs: Arrays, dtype: torch.dtype)
 
 
 def _reconstruct(model: xMAE, tensors: dict[str, Tensor]) -> Tensor:
-    """The model's own forward, given a whole ECG whose hidden patches are zero."""
+    """What the forward of the model reconstructs from a whole ECG whose hidden patches are zero."""
     visible, keep = tensors["ecg_visible"], tensors["ids_keep"]
     B, kept, P = visible.shape
     N = model.cfg.num_patches

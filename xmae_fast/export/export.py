@@ -1,4 +1,4 @@
-"""`export_model`: a model to a file that other runtimes run, checked before it gets its name."""
+"""`export_model`: writes a file that other runtimes run, and checks it before it gets its name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from xmae_fast.model.xmae import xMAE
 
 FORMATS = ("onnx", "torch-export", "executorch")
 WEIGHTS = ("float32", "float16", "int8")
-METADATA = "xmae_fast"  # key in an ONNX file's metadata, name of the extra file in a .pt2 file
+METADATA = "xmae_fast"  # key in the metadata of an ONNX file, and name of the extra file in a .pt2 file
 TIMED_BATCHES = (1, programs.MAX_BATCH)
 _CHECKED = sum(BATCHES) + programs.MAX_BATCH  # segments
 _CALIBRATION_BATCH = 16
@@ -56,26 +56,33 @@ def export_model(
     benchmark: bool = True,
     overwrite: bool = False,
 ) -> ExportReport:
-    """Write a model's inference as a plain graph with a dynamic batch, and `<path>.json` with what is known of it.
+    """Write the inference of a model as a graph of standard operators for any batch size, and a description beside it.
+
+    The description, `<path>.json`, holds inputs and outputs, configuration, differences from the model, latencies and
+    versions.
 
     Args:
         model: a model, or a checkpoint that `load_checkpoint` reads.
-        path: of the file, in an existing folder.
-        to: "onnx", "torch-export" (.pt2) or "executorch" (.pte; at most `programs.MAX_BATCH` segments a call).
-        entry: "embed": ppg [B, L] -> projected [B, proj_dim], pooled [B, D], tokens [B, N, D];
-            "reconstruct": ppg [B, L], ecg_visible [B, Nk, P], ids_keep [B, Nk] int64 -> ecg_reconstructed [B, L], with
-            Nk from 1 to N; without ppg if the model has no bridge.
-        weights: "float32"; "float16": stored so, computed in float32; "int8" (ONNX alone): weights per output channel,
-            activations by ranges that `data` gives.
-        data: shards for calibration, and for the check other segments of them; None: the check takes simulated ones.
-        calibration_segments: at most so many.
+        path: of the file, in a folder that exists.
+        to: "onnx", "torch-export" (.pt2) or "executorch" (.pte, for at most `programs.MAX_BATCH` segments a call).
+        entry: "embed" takes ppg [B, L] and gives projected [B, proj_dim], pooled [B, D] and tokens [B, N, D].
+            "reconstruct" takes ppg [B, L], ecg_visible [B, Nk, P] and ids_keep [B, Nk] int64, with Nk from 1 to N, and
+            gives ecg_reconstructed [B, L]; it takes no ppg if the model has no bridge.
+        weights: how they are stored. "float16" computes in float32. "int8", for ONNX alone, also computes in int8, with
+            weights scaled per output channel and activations by the ranges that they have on `data`.
+        data: shards, some segments of which calibrate and others check; None checks on simulated segments.
+        calibration_segments: how many segments calibrate at most.
         cfg: for checkpoints that do not hold their configuration.
-        benchmark: also measure latencies (some seconds).
-        overwrite: replace an earlier export that is there; any other file is left alone.
+        benchmark: whether to measure latencies, which takes some seconds.
+        overwrite: replace an earlier export that is there. No other file is replaced.
+
+    Returns:
+        What was written, how far it is from the model, and how fast it is.
 
     Raises:
         CheckError: the file differs from the model by more than its bound (see `checking.check`); it is removed.
-        ValueError, FileExistsError, FileNotFoundError: naming the argument. ImportError: a package is missing.
+        ValueError, FileExistsError, FileNotFoundError: an argument is wrong; the message names it.
+        ImportError: a package is missing.
     """
     path = Path(path)
     _check_arguments(path, to, weights, data, calibration_segments)
@@ -122,7 +129,7 @@ def _check_arguments(path: Path, to: str, weights: str, data, calibration_segmen
 
 
 def _check_place(path: Path, model: xMAE | str | os.PathLike, overwrite: bool) -> None:
-    """FileExistsError, ValueError: something is there that this module did not write, or that is to be kept."""
+    """Raise FileExistsError or ValueError if a file is there that no export wrote, or that is to be kept."""
     if not isinstance(model, xMAE):
         check_not_input(path, [model], "path")
     if path.exists() and not overwrite:
@@ -142,7 +149,7 @@ def _listing(path: Path) -> Path:
 
 
 def _signals(cfg: ModelCfg, data: Paths | None, calibration_segments: int) -> tuple[Signals, Signals]:
-    """For calibration, and for the check: of shards, every other segment for each."""
+    """The segments for calibration and for the check; of shards, every other segment for each."""
     if data is None:
         signals = simulated(cfg, _CHECKED)
         return signals, signals
@@ -153,7 +160,7 @@ def _signals(cfg: ModelCfg, data: Paths | None, calibration_segments: int) -> tu
 
 
 def _write(path: Path, graph: nn.Module, cfg: ModelCfg, about: dict[str, Any], calibration: Signals) -> Run:
-    """The file; returns what runs it."""
+    """Write the file, and return what runs it."""
     known = ("entry", "weights", "inputs", "outputs", "signals", "cfg")
     metadata = {METADATA: json.dumps({key: about[key] for key in known})}
     to = about["format"]
@@ -178,7 +185,7 @@ def _calibration_batches(graph: nn.Module, cfg: ModelCfg, signals: Signals) -> l
 
 
 def _try_openvino(report: ExportReport, runs: dict[str, Run], path: Path, check: Callable) -> None:
-    """OpenVINO's errors go into the report, and the runtime among those that are timed if they are within bounds."""
+    """Check the file in OpenVINO, for the report; if it is within its bounds, OpenVINO is timed too."""
     if not installed(PACKAGES[OPENVINO]):
         report.notes.append(f"{OPENVINO}: not installed")
         return
@@ -195,7 +202,7 @@ def _try_openvino(report: ExportReport, runs: dict[str, Run], path: Path, check:
 
 
 def _latencies(runs: dict[str, Run], model: xMAE, graph: nn.Module, checked: Signals) -> dict[str, dict[int, float]]:
-    """ms by runtime and batch size, the model's own first."""
+    """Milliseconds by runtime and batch size, those of the model first."""
     taken: dict[str, dict[int, float]] = {name: {} for name in ("xmae_fast", *runs)}
     for B in TIMED_BATCHES:
         segments = checked[np.resize(np.arange(len(checked.ppg)), B)]
@@ -208,7 +215,7 @@ def _latencies(runs: dict[str, Run], model: xMAE, graph: nn.Module, checked: Sig
 
 
 def _model_call(model: xMAE, inputs: Arrays) -> Callable[[], object]:
-    """The model's own work with the same inputs."""
+    """A call of the model that does the work of the graph with these inputs."""
     place = model.mask_token
     ppg, visible, keep = (
         torch.from_numpy(inputs[name]).to(place.device) if name in inputs else None

@@ -1,6 +1,7 @@
-"""What is exported: inference in stock PyTorch operations alone, with BatchNorm folded and the stem in two dimensions.
+"""The graphs that are exported: inference in PyTorch's own operations, with BatchNorm folded into the convolutions.
 
-B batch, L samples, P patch length, N = L / P patches, Nk visible patches, D width, S channels of the stem.
+The stem is written in two dimensions, for which runtimes have their fast kernels. Letters: B batch, L samples, P patch
+length, N = L / P patches, Nk visible patches, D width, S channels of the stem.
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ from xmae_fast.ops.conv_stem.reference import EPS
 from xmae_fast.ops.token_gather import reference as token_gather
 from xmae_fast.ops.waveform_loss import reference as waveform_loss
 
-BLOCK = 16  # channels that the runtimes' convolutions keep side by side
+BLOCK = 16  # the convolutions of runtimes compute so many channels together
 ENTRIES = ("embed", "reconstruct")
 
 
 def folded(layer: ConvBN) -> tuple[Tensor, Tensor]:
-    """Weight [c_out, c_in, k] and bias [c_out] of a convolution that does in evaluation what `layer` does; float64."""
+    """Weight [c_out, c_in, k] and bias [c_out], float64, of a convolution that computes what `layer` does."""
     gamma, beta, mean, var = (x.detach().double() for x in layer[1:5])
     scale = gamma / (var + EPS).sqrt()
     return layer.weight.detach().double() * scale[:, None, None], beta - mean * scale
 
 
 def convolution(weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> nn.Conv2d:
-    """weight [c_out, c_in, k] as a convolution along the last of two dimensions, with padding k // 2.
+    """A convolution along the last of two dimensions, with padding k // 2.
 
-    The runtimes have their fast kernels for two dimensions only.
+    Args:
+        weight: [c_out, c_in, k].
+        bias: [c_out], or None.
+        stride: along the last dimension.
     """
     c_out, c_in, k = weight.shape
     conv = nn.Conv2d(c_in, c_out, (1, k), (1, stride), (0, k // 2), bias=bias is not None)
@@ -44,10 +48,15 @@ def convolution(weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> 
 
 
 class FoldedInception(nn.Module):
-    """The branches' channels, in their order, from convolutions of whole blocks of `block` channels.
+    """An inception block whose branches are merged into convolutions of whole blocks of channels.
 
-    Branches of 10 or 21 channels do not fit the blocked layout that the runtimes' convolutions work in. A block that
-    two branches share is computed with the longer kernel, whose outer taps are zero for the shorter one's channels.
+    Branches have 10 or 21 channels, which do not fill the blocks of channels in which runtimes compute convolutions.
+    Where two branches share a block, it is computed with the longer kernel, whose outer taps are zero for the channels
+    of the shorter one.
+
+    Args:
+        params: the block as it was trained.
+        block: channels of a block.
     """
 
     def __init__(self, params: Inception, block: int = BLOCK) -> None:
@@ -70,7 +79,7 @@ class FoldedInception(nn.Module):
 
 
 class FoldedStem(nn.Module):
-    """`ops.conv_stem` in evaluation."""
+    """A module that computes what `ops.conv_stem` does in evaluation."""
 
     def __init__(self, stem: UNetHalfInceptionStem1D, block: int = BLOCK) -> None:
         super().__init__()
@@ -98,7 +107,7 @@ def _upsample(x: Tensor, like: Tensor) -> Tensor:
 
 
 class PathEncoder(nn.Module):
-    """One modality up to its tokens."""
+    """The encoder of one signal, from its samples to its tokens."""
 
     def __init__(self, path: SinglePath) -> None:
         super().__init__()
@@ -111,7 +120,7 @@ class PathEncoder(nn.Module):
         self.pos, self.blocks = path.pos, path.encoder.blocks
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """[B, Nk * P] -> [B, Nk, D], Nk >= 1; the first Nk positions are added, as published."""
+        """[B, Nk * P] -> [B, Nk, D], Nk >= 1. The first Nk positions are added, as published."""
         features = self.stem(waveform[:, None, None])[:, :, 0]
         rows = features.transpose(1, 2).unflatten(1, (-1, self.patch_len)).flatten(2)  # [B, Nk, P * S]
         x = self.patches(rows) + self.pos[:, : rows.shape[1]]
@@ -136,7 +145,7 @@ class EmbedGraph(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """The ECG's encoder, and its decoder from all N tokens on."""
+    """The encoder of the ECG, and the decoder from all N tokens to its samples."""
 
     entry, outputs = "reconstruct", ("ecg_reconstructed",)
 
@@ -173,7 +182,7 @@ class ReconstructGraph(_Decoder):
 
 
 class EcgAloneGraph(_Decoder):
-    """ecg_visible [B, Nk, P], ids_keep [B, Nk] -> ecg_reconstructed [B, L], of a model without a bridge."""
+    """ecg_visible [B, Nk, P], ids_keep [B, Nk] -> ecg_reconstructed [B, L], for a model without a bridge."""
 
     inputs = ("ecg_visible", "ids_keep")
 
@@ -187,16 +196,22 @@ class EcgAloneGraph(_Decoder):
         index = ids_keep[:, :, None].expand(-1, -1, tokens.shape[-1])
         tokens = self.mask_token.expand(B, N, -1).scatter(1, index, tokens)
         hidden = tokens.new_ones(1, 1).expand(B, N).scatter(1, ids_keep, torch.zeros_like(ids_keep, dtype=tokens.dtype))
-        return self.decode(tokens + self.pos * hidden.amax(1)[:, None, None])  # positions, unless all is visible
+        # As published, positions are added unless all patches are visible.
+        return self.decode(tokens + self.pos * hidden.amax(1)[:, None, None])
 
 
 def make_graph(model: xMAE, entry: str) -> nn.Module:
-    """The graph of an entry point, with float32 copies of the weights, on the CPU, without gradients.
+    """Make the graph of an entry point, with float32 copies of the weights, on the CPU, without gradients.
 
-    It has `entry`, and `inputs` and `outputs`, names in order.
+    Args:
+        model: with standard modules.
+        entry: "embed" or "reconstruct", see `export_model`.
+
+    Returns:
+        A module with the attributes `entry`, and `inputs` and `outputs`, which are names in their order.
 
     Raises:
-        ValueError: unknown entry, or one that the model's source does not have.
+        ValueError: the entry is unknown or needs a signal that the model does not take, or a module is no standard one.
     """
     if entry not in ENTRIES:
         raise ValueError(f"entry: expected one of {', '.join(map(repr, ENTRIES))}, got {entry!r}")

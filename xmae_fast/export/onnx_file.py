@@ -1,4 +1,4 @@
-"""ONNX: from an exported program to a plain model, and its weights and activations in int8."""
+"""ONNX: a model of standard operators from a graph, and the same model in int8."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from xmae_fast.config import ModelCfg
 from xmae_fast.export.programs import trace
 from xmae_fast.export.runtimes import Arrays, installed
 
-OPSET = 20  # the first with Gelu; ONNX Runtime >= 1.17 and OpenVINO have kernels for all of it
+OPSET = 20  # the first that has Gelu; ONNX Runtime >= 1.17 and OpenVINO have kernels for all its operators
 PACKAGES = ("onnx", "onnxscript")
 QUANTIZED = ("Conv", "MatMul", "Gemm")
 
 
 def need_packages(*packages: str) -> None:
-    """ImportError naming the extra unless all are installed."""
+    """Raise ImportError, which names the extra, unless all packages are installed."""
     if missing := [name for name in packages if not installed(name)]:
         raise ImportError(f'ONNX needs {", ".join(missing)}: pip install "xmae-fast[export]"')
 
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """The exporter tells about packages that it does not need here; its errors are still raised."""
+    """A context in which PyTorch's exporter raises errors, but does not tell about packages that it does not need."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -43,10 +43,16 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def to_onnx(graph: nn.Module, cfg: ModelCfg, metadata: Mapping[str, str] | None = None) -> Any:
-    """A graph of `make_graph` as an onnx.ModelProto of standard operators, with any batch size.
+    """Convert a graph to an onnx.ModelProto of standard operators, for any batch size.
+
+    Args:
+        graph: as `make_graph` returns it.
+        cfg: of the model.
+        metadata: texts that the model carries.
 
     Raises:
-        ImportError: onnx or onnxscript is missing. RuntimeError: an operator has no standard counterpart.
+        ImportError: onnx or onnxscript is missing.
+        RuntimeError: an operator of the graph is no standard one in ONNX.
     """
     need_packages(*PACKAGES)
     import onnx
@@ -70,7 +76,7 @@ def to_onnx(graph: nn.Module, cfg: ModelCfg, metadata: Mapping[str, str] | None 
 
 
 def _forget_origins(model) -> None:
-    """The exporter writes stack traces of this machine into every node."""
+    """Remove the stack traces, with paths of this machine, that the exporter writes into every node."""
     graph = model.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph):
         part.doc_string = ""
@@ -78,9 +84,9 @@ def _forget_origins(model) -> None:
 
 
 def _resize_by_two(model) -> None:
-    """Resize to a computed size becomes Resize by two: runtimes then know all shapes but the batch's ahead.
+    """Replace every Resize to a computed size by a Resize by two, so that runtimes know all sizes but the batch before.
 
-    For lengths that are multiples of 4, which the stem halves twice without a rest.
+    This is right for lengths that are multiples of 4, which the stem halves twice without a rest.
     """
     from onnx import helper, numpy_helper
 
@@ -97,7 +103,7 @@ def _resize_by_two(model) -> None:
 
 
 def _drop_unused(graph) -> None:
-    """Nodes whose results nobody reads, last to first."""
+    """Remove nodes whose results no node reads, from the last to the first."""
     used = {output.name for output in graph.output}
     for node in reversed(list(graph.node)):
         if used.isdisjoint(node.output):
@@ -109,13 +115,15 @@ def _drop_unused(graph) -> None:
 
 
 def quantize(model, path: Path, batches: Sequence[Arrays]) -> None:
-    """Write `model` with int8 weights (per output channel) and uint8 activations to `path`, in QDQ form.
+    """Write a model with int8 weights (scaled per output channel) and uint8 activations, in QDQ form.
 
-    Convolutions and linear layers are quantised, but not attention's products, nor the last layer of a reconstruction:
-    in int8 that one alone cost 12 % of cosine on the worst of 33 real segments, all the others together 0.4 %.
+    Convolutions and linear layers are quantised. The products of attention are not, and neither is the last layer of a
+    reconstruction: on the worst of 33 real segments that layer alone cost 12 % of cosine in int8, all others together
+    0.4 %.
 
     Args:
-        model: float32, from `to_onnx`.
+        model: in float32, as `to_onnx` returns it.
+        path: of the file.
         batches: inputs whose activations give the ranges.
     """
     need_packages(*PACKAGES, "onnxruntime")
@@ -123,7 +131,7 @@ def quantize(model, path: Path, batches: Sequence[Arrays]) -> None:
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it recommends a preprocessing that the exported graph has had
+    root.setLevel(logging.ERROR)  # it recommends a preprocessing that the graph has had already
     try:
         quantize_static(
             model, path, _Calibration(batches), quant_format=QuantFormat.QDQ, op_types_to_quantize=list(QUANTIZED),
@@ -135,7 +143,7 @@ def quantize(model, path: Path, batches: Sequence[Arrays]) -> None:
 
 
 def _decoders(graph) -> list[str]:
-    """Names of the linear layers from which a waveform comes, if any."""
+    """Names of the linear layers that compute the samples of a waveform; an empty list if there are none."""
     maker = {name: node for node in graph.node for name in node.output}
     found = []
     for output in graph.output:
@@ -148,7 +156,7 @@ def _decoders(graph) -> list[str]:
 
 
 class _Calibration:
-    """Feeds batches to onnxruntime's calibration, which asks for one after the other."""
+    """Gives batches to the calibration of ONNX Runtime, which asks for one after the other."""
 
     def __init__(self, batches: Sequence[Arrays]) -> None:
         self.batches = iter(batches)

@@ -1,4 +1,4 @@
-"""torch.export of a graph with a dynamic batch, its .pt2 file, and ExecuTorch's .pte file."""
+"""Programs of torch.export for any batch size, their .pt2 files, and the .pte files of ExecuTorch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn.utils import parametrize
 from xmae_fast.config import ModelCfg
 from xmae_fast.export.runtimes import Run, as_arrays
 
-MAX_BATCH = 32  # of ExecuTorch, which plans its memory ahead
-HALVED_ABOVE = 8192  # values; smaller weights stay in float32: together they are 3 % of the file
+MAX_BATCH = 32  # for ExecuTorch, which plans its memory before it runs
+HALVED_ABOVE = 8192  # numbers; smaller weights, which together are 3 % of the file, stay in float32
 
 
 class _Widened(nn.Module):
-    """A weight that is stored in float16 and computed with in float32."""
+    """A weight that is stored in float16 and used in float32."""
 
     def forward(self, stored: Tensor) -> Tensor:
         return stored.float()
@@ -36,10 +36,16 @@ def store_in_float16(graph: nn.Module) -> nn.Module:
 
 
 def trace(graph: nn.Module, cfg: ModelCfg, max_batch: int | None = None) -> ExportedProgram:
-    """The graph as torch.export has it: any batch size (up to `max_batch`), 1 to N visible patches."""
+    """Export a graph by torch.export, for any batch size and 1 to N visible patches.
+
+    Args:
+        graph: as `make_graph` returns it.
+        cfg: of the model.
+        max_batch: the largest batch size; None for any.
+    """
     rows, N = 3, cfg.num_patches
     batch, visible = Dim("batch", min=1, max=max_batch), Dim("visible", min=1, max=N) if N > 1 else None
-    patches = N - 1 if N > 2 else N  # an example of 1 would be taken for a constant
+    patches = N - 1 if N > 2 else N  # because torch.export would take a size of 1 for a constant
     known = {
         "ppg": (torch.zeros(rows, cfg.seq_len), {0: batch}),
         "ecg_visible": (torch.zeros(rows, patches, cfg.patch_len), {0: batch, 1: visible}),
@@ -52,20 +58,20 @@ def trace(graph: nn.Module, cfg: ModelCfg, max_batch: int | None = None) -> Expo
 
 
 def write_torch_export(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
-    """A .pt2 file; `metadata` as extra files in it."""
+    """Write a .pt2 file, with `metadata` as extra files in it."""
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files=metadata)
 
 
 def run_torch_export(path: Path) -> Run:
-    """Runs a .pt2 file that is read back."""
+    """Read a .pt2 file; what runs it."""
     with path.open("rb") as file:
         module = torch.export.load(file).module()
     return as_arrays(lambda *inputs: module(*inputs))
 
 
 def write_executorch(program: ExportedProgram, path: Path) -> None:
-    """A .pte file of portable operators.
+    """Write a .pte file of portable operators.
 
     Raises:
         ImportError: executorch is not installed.
@@ -75,13 +81,13 @@ def write_executorch(program: ExportedProgram, path: Path) -> None:
 
 
 def run_executorch(path: Path) -> Run:
-    """Runs a .pte file by ExecuTorch's own runtime in Python."""
+    """Read a .pte file; what runs it in ExecuTorch's runtime for Python."""
     method = need_executorch("runtime").Runtime.get().load_program(path).load_method("forward")
     return as_arrays(lambda *inputs: method.execute(inputs))
 
 
 def need_executorch(part: str = "exir"):
-    """The module; ImportError naming the package."""
+    """A module of executorch, "exir" or "runtime"; ImportError, which names the package, if it is missing."""
     try:
         return import_module(f"executorch.{part}")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What is known of an exported file: as text, and as plain values for the JSON beside it."""
+"""The report on an exported file, as text and as plain values for the JSON file beside it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class ExportReport:
 
     Attributes:
         path, size_bytes: of the file.
-        about: entry, format, weights, inputs, outputs, configuration, versions, machine, data.
-        differences: by runtime. The format's own comes first and is within its bounds.
-        milliseconds: by runtime and batch size, "xmae_fast" being the model itself; empty if not measured.
-        notes: what was left out and why.
+        about: entry, format, weights, inputs, outputs, configuration, versions, machine and data.
+        differences: by runtime. That of the format itself comes first and is within its bounds.
+        milliseconds: by runtime and batch size, where "xmae_fast" is the model; empty if they were not measured.
+        notes: what was left out, and why.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class ExportReport:
     notes: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        """As text: file, errors, latencies."""
+        """The report as text: file, differences, latencies."""
         about, size = self.about, f"{self.size_bytes / 1e6:.2f} MB"
         lines = [f"{self.path}: {about['entry']}, {about['format']}, {about['weights']} weights, {size}"]
         for runtime, differences in self.differences.items():
@@ -62,7 +62,7 @@ class ExportReport:
         return "\n".join(lines + self.notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The report as plain values."""
         differences = {
             runtime: [asdict(d) | {"ok": d.ok} for d in found] for runtime, found in self.differences.items()
         }
@@ -73,7 +73,7 @@ class ExportReport:
 
 
 def table(differences: Sequence[Difference]) -> str:
-    """A line of each output."""
+    """A table with a line for each output."""
     lines = [f"{'output':<18}   max abs  rel. norm  of spread  mean cosine  worst cosine  allowed"]
     for d in differences:
         allowed = f"rel. norm {d.bound:.1e}" if d.measure == "relative_norm" else f"worst cosine {d.bound:.4f}"
@@ -85,7 +85,15 @@ def table(differences: Sequence[Difference]) -> str:
 
 
 def describe(name: str, model: xMAE, graph: nn.Module, to: str, weights: str, checked: Signals) -> dict[str, Any]:
-    """`ExportReport.about` of a model called `name`."""
+    """What `ExportReport.about` says.
+
+    Args:
+        name: of the checkpoint.
+        model: the model.
+        graph: the graph that is exported.
+        to, weights: as for `export_model`.
+        checked: the segments of the check.
+    """
     from xmae_fast._environment import describe_environment
 
     cfg = model.cfg

@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO on a CPU in float32, and what all runtimes look like from here."""
+"""ONNX Runtime and OpenVINO on a CPU in float32, and the form in which all runtimes are called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = {ONNX_RUNTIME: "onnxruntime", OPENVINO: "openvino"}
 
 
 def installed(package: str) -> bool:
-    """Whether it can be imported."""
+    """Whether a package can be imported."""
     try:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # hidden by an import hook, or half imported
@@ -28,12 +28,16 @@ def installed(package: str) -> bool:
 
 
 def version(package: str) -> str:
-    """Of an installed package."""
+    """The version of an installed package."""
     return metadata.version(package)
 
 
 def onnx_session(onnx: bytes | str | os.PathLike):
-    """All graph optimisations, torch's number of threads; they spin within a call, but not on into the next one's."""
+    """A session of ONNX Runtime with all graph optimisations and torch's number of threads; they spin only in a call.
+
+    Args:
+        onnx: a file or its contents.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -46,18 +50,18 @@ def onnx_session(onnx: bytes | str | os.PathLike):
 
 
 def run_onnx_runtime(onnx: bytes | str | os.PathLike) -> Run:
-    """Runs an ONNX file or its contents."""
+    """What runs an ONNX file, or its contents, in ONNX Runtime."""
     session = onnx_session(onnx)
     return lambda inputs: session.run(None, inputs)
 
 
 @cache
 def openvino_core():
-    """One for the life of the process.
+    """The one core of OpenVINO that this process ever makes.
 
-    OpenVINO's CPU plugin (seen in 2026.4) gives the thread an alternate signal stack and unmaps it when it goes; where
-    two overlapped, the thread is left with an unmapped one, and the next signal with a Python handler (SIGCHLD, as soon
-    as a DataLoader's worker ends) kills the process.
+    The CPU plugin of a core (seen in 2026.4) gives the thread an alternate signal stack, and unmaps it when the core is
+    deleted. Where two cores overlapped in time, the thread is left with an unmapped stack, and the next signal with a
+    handler in Python kills the process (such as SIGCHLD, as soon as a worker of a DataLoader ends).
     """
     from openvino import Core
 
@@ -70,12 +74,12 @@ def openvino_model(
     streams: int = 1,
     shapes: Mapping[str, list[int]] | None = None,
 ) -> Any:
-    """Compiled for torch's number of threads; OpenVINO would take bfloat16 where the processor has it.
+    """A model compiled for float32 and torch's number of threads; OpenVINO itself would choose bfloat16 where it can.
 
     Args:
         onnx: a file or its contents.
         hint, streams: OpenVINO's PERFORMANCE_HINT and NUM_STREAMS.
-        shapes: of inputs by name, to compile for these alone.
+        shapes: of inputs by name, for which alone it is compiled; None for any batch size.
     """
     core = openvino_core()
     options = {
@@ -91,7 +95,7 @@ def openvino_model(
 
 
 def run_openvino(onnx: bytes | str | os.PathLike, shapes: Mapping[str, list[int]] | None = None) -> Run:
-    """One call at a time on all threads; results are valid until the next call."""
+    """What runs an ONNX file, or its contents, in OpenVINO. The results are valid until the next call."""
     request = openvino_model(onnx, shapes=shapes).create_infer_request()
 
     def run(inputs: Arrays) -> list[np.ndarray]:
@@ -101,7 +105,7 @@ def run_openvino(onnx: bytes | str | os.PathLike, shapes: Mapping[str, list[int]
 
 
 def as_arrays(function: Callable[..., Tensor | tuple[Tensor, ...]]) -> Run:
-    """A function of tensors as one of arrays, without gradients."""
+    """A function of tensors as a function of arrays, without gradients."""
 
     def run(inputs: Arrays) -> list[np.ndarray]:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Segments for calibration and checks: of shards, or simulated; and the inputs of a graph made of them."""
+"""Segments for calibration and checks, from shards or simulated, and the inputs of a graph that are made of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from xmae_fast.ops.random_masking import random_masking
 
 
 class Signals(NamedTuple):
-    """ppg, ecg [S, L] float32, scaled to [-1, 1] per segment; where they come from."""
+    """Segments, scaled to [-1, 1] each.
+
+    Attributes:
+        ppg, ecg: [S, L] float32.
+        source: where they come from, for reports.
+    """
 
     ppg: np.ndarray
     ecg: np.ndarray
@@ -31,7 +36,7 @@ class Signals(NamedTuple):
 
 
 def simulated(cfg: ModelCfg, count: int) -> Signals:
-    """`count` simulated segments of the model's length, one each of so many subjects."""
+    """`count` simulated segments of the length that the model takes, each of another subject."""
     from xmae_fast.data import SimulationCfg, simulate
 
     fs = min(max(round(cfg.sampling_freq), 40), 2000)
@@ -41,10 +46,16 @@ def simulated(cfg: ModelCfg, count: int) -> Signals:
 
 
 def of_shards(paths: Paths, cfg: ModelCfg, count: int, quality: float = 0.9) -> Signals:
-    """At most `count` segments, evenly spaced over those of the shards that reach the quality.
+    """Segments of shards.
+
+    Args:
+        paths: as for `SegmentLoader`.
+        cfg: of the model.
+        count: at most so many are taken, evenly spaced.
+        quality: that both signals of a segment reach.
 
     Raises:
-        ValueError: they have another length than the model; and what reading shards raises.
+        ValueError: the segments have another length than the model takes, or what reading shards raises.
     """
     from xmae_fast.data.segments import Segments
 
@@ -59,13 +70,21 @@ def of_shards(paths: Paths, cfg: ModelCfg, count: int, quality: float = 0.9) -> 
 
 
 def visible_counts(graph: nn.Module, cfg: ModelCfg) -> tuple[int, ...]:
-    """Numbers of visible patches to try: a fifth as in the published pretraining, one, all; for PPG alone just one."""
+    """Numbers of visible patches to check: a fifth of all, as in the published pretraining, one, and all."""
     N = cfg.num_patches
     return tuple(dict.fromkeys((max(N // 5, 1), 1, N))) if "ids_keep" in graph.inputs else (N,)
 
 
 def feed(graph: nn.Module, cfg: ModelCfg, signals: Signals, visible: int, seed: int = 0) -> Arrays:
-    """The graph's inputs by name, in its order; `visible` patches of the ECG by an anchor mask."""
+    """The inputs of a graph by name, in its order.
+
+    Args:
+        graph: the graph.
+        cfg: of the model.
+        signals: the segments.
+        visible: how many patches of the ECG an anchor mask leaves visible.
+        seed: of the mask.
+    """
     P, N, B = cfg.patch_len, cfg.num_patches, len(signals.ppg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

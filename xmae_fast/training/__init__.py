@@ -1,4 +1,4 @@
-"""Pretraining: the step and what runs it."""
+"""Pretraining: `pretrain` runs it from a configuration, `GraphedStep` is one step of it."""
 
 from xmae_fast._optional import lazy_names
 from xmae_fast.training.step import GraphedStep, adamw

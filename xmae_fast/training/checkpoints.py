@@ -1,4 +1,4 @@
-"""Checkpoints of a run: weights in the form of Lightning, and all that the run needs to go on where it was."""
+"""Checkpoints of a run: the weights, in the form of Lightning, and everything that the run needs to go on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ _FORMAT = 1
 
 
 def write_checkpoint(path: Path, model: xMAE, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """One file, whole or not at all, that `xmae_fast.load_checkpoint` and `read_checkpoint` read.
+    """Write a file that `xmae_fast.load_checkpoint` and `read_checkpoint` read, whole or not at all.
 
-    state: tensors and plain values; "step" and "epoch" also go where Lightning has them.
+    Args:
+        path: the file, which is replaced if it is there.
+        model: whose weights and statistics are written.
+        optimizer: whose state is written.
+        state: further tensors and plain values; "step" and "epoch" also go where Lightning looks for them.
     """
     weights = {PREFIX + key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     content = {
@@ -38,16 +42,25 @@ def write_checkpoint(path: Path, model: xMAE, optimizer: torch.optim.Optimizer, 
 
 
 def copy_checkpoint(path: Path, to: Path) -> None:
-    """The same file under another name, whole or not at all."""
+    """Copy a checkpoint to another name, whole or not at all."""
     with atomic_path(to) as temporary:
         shutil.copyfile(path, temporary)
 
 
 def read_checkpoint(path: str | os.PathLike[str], model: xMAE, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load weights and optimiser in place, and torch's random state; the `state` that was written.
+    """Read a checkpoint into a model and an optimiser, and set torch's random state.
+
+    Args:
+        path: a file that `write_checkpoint` wrote.
+        model: gets the weights and statistics.
+        optimizer: gets the state of the optimiser.
+
+    Returns:
+        The `state` that was written.
 
     Raises:
-        FileNotFoundError: no such file. CheckpointError: not written by `write_checkpoint`, or of another model.
+        FileNotFoundError: there is no such file.
+        CheckpointError: `write_checkpoint` did not write it, or it belongs to another model.
     """
     path = Path(path)
     content = torch.load(path, map_location="cpu", weights_only=True)
@@ -65,7 +78,7 @@ def read_checkpoint(path: str | os.PathLike[str], model: xMAE, optimizer: torch.
 
 
 def _random_states() -> dict[str, torch.Tensor]:
-    """Of torch's default generators: dropout of impl="reference" draws from them."""
+    """The states of torch's default generators, from which the dropout of impl="reference" draws."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()

@@ -1,4 +1,4 @@
-"""What a pretraining run is told: `TrainCfg` and its dictionary form; checks whose errors name the key."""
+"""The configuration of a pretraining run: `TrainCfg`, its dictionary form, and checks whose errors name the key."""
 
 from __future__ import annotations
 
@@ -30,37 +30,48 @@ PRECISIONS = ("auto", "bf16", "float32")
 
 @dataclass
 class TrainCfg:
-    """Configuration of a pretraining run; defaults are the published values where there are any.
+    """Configuration of a pretraining run. Defaults are the published values where there are any.
 
     Signals and model:
-        sampling_freq, seg_len: Hz and seconds; source, model_params: see `xmae_fast.config.cfg_from_dict`.
+        sampling_freq: Hz.
+        seg_len: seconds of a segment.
+        source, model_params: see `xmae_fast.config.cfg_from_dict`.
     Data:
-        data: files, folders, patterns or fsspec addresses of shards; relative ones count from the working directory.
-        val_data: shards to validate on; then all of `data` is trained on. None: a split of `data` by subject.
-        quality: that both signals must reach. augment: True, False or "published". swap_signals: PPG takes the place of
-            ECG and the reverse, so that PPG is reconstructed from ECG. layout: arguments of `xmae_fast.data.Layout`.
-            shuffle, cache_dir, num_threads, exclude_prefixes: as for `SegmentLoader`.
+        data: files, folders, patterns or fsspec addresses of shards. Relative ones start at the working directory.
+        val_data: shards to validate on, and all of `data` is trained on; None splits `data` by subject.
+        quality: that both signals of a segment must reach.
+        augment: True, False or "published".
+        swap_signals: PPG takes the place of ECG and ECG that of PPG, so that PPG is reconstructed from ECG.
+        layout: arguments of `xmae_fast.data.Layout`; None finds the layout.
+        shuffle, cache_dir, num_threads, exclude_prefixes: as for `SegmentLoader`.
     Task:
-        mask_mode, mask_ratio_ecg, mask_ratio_ppg: see `random_masking`. mwm_ecg: weight of the loss.
-        use_cl: the curriculum of mask ratios; None: whether `curriculum` is given. curriculum: see `make_curriculum`.
+        mask_mode, mask_ratio_ecg, mask_ratio_ppg: see `random_masking`.
+        mwm_ecg: weight of the loss.
+        use_cl: whether the mask ratio follows a curriculum; None follows one if `curriculum` is given.
+        curriculum: see `make_curriculum`.
     Optimisation:
-        lr, weight_decay, betas: AdamW's. warmup: share of the run in which lr rises; then a cosine to 0.
-        batch_size: segments of one optimiser step, of all processes together. accumulate: parts into which each
-            process cuts its share, one after the other.
-        epochs, max_steps, max_minutes: the run ends at whichever comes first, and lr with it. patience: validations
-            without a better val_loss before it stops; None: never.
-        sync_batchnorm: BatchNorm statistics over all processes instead of each its own.
-        impl: as for xMAE. precision: "bf16" autocast, "float32", or "auto": bf16 on CUDA, float32 elsewhere.
-        graph: False never captures a CUDA graph. seed: of split, order, augmentation, weights, masks, dropout.
+        lr, weight_decay, betas: as for AdamW.
+        warmup: share of the run in which lr rises, before it falls to 0 along a cosine.
+        batch_size: segments of one optimiser step, in all processes together.
+        accumulate: parts into which each process cuts its share of a batch; it computes one after the other.
+        epochs, max_steps, max_minutes: the run ends at whichever comes first, and lr reaches 0 there.
+        patience: validations without a better val_loss before the run stops; None never stops it.
+        sync_batchnorm: BatchNorm takes its statistics over all processes; False takes them in each process alone.
+        impl: as for xMAE.
+        precision: "bf16" autocast, "float32", or "auto" for bf16 on CUDA and float32 elsewhere.
+        graph: False never captures a CUDA graph.
+        seed: of the split, order, augmentation, weights, masks and dropout.
     Machines:
-        accelerator, devices, num_nodes: as for lightning.Fabric; torchrun's own numbers win.
+        accelerator, devices, num_nodes: as for lightning.Fabric; under torchrun its own numbers count.
     Records:
-        checkpoint_every: steps between two writings of last.ckpt (it is also written after each validation).
-        keep_every: epochs between two checkpoints that are kept; 0: none. log_every: steps.
-        tensorboard: write events, where it is installed. wandb: True, or arguments of Lightning's WandbLogger.
+        checkpoint_every: steps after which last.ckpt is written again; it is also written after each validation.
+        keep_every: epochs after which a further checkpoint is kept; 0 keeps none.
+        log_every: steps after which a row is written.
+        tensorboard: whether to write events for TensorBoard, where it is installed.
+        wandb: whether to log to Weights & Biases; or arguments of Lightning's WandbLogger.
 
     Raises:
-        ValueError: naming the key, what was expected and what came.
+        ValueError: a value is wrong; the message names the key, what was expected and what came.
     """
 
     data: list[str]
@@ -123,7 +134,7 @@ class TrainCfg:
         self.make_curriculum()
 
     def model_cfg(self) -> ModelCfg:
-        """The model's part. A run must not begin with a misspelt key ignored, so unknown `model_params` are refused."""
+        """The configuration of the model. Unknown `model_params` are refused, as they may be misspelt."""
         if isinstance(self.model_params, Mapping):
             _refuse_unknown(self.model_params, list(MODEL_PARAMS), "model_params")
         cfg = cfg_from_dict(
@@ -135,14 +146,14 @@ class TrainCfg:
         return cfg
 
     def make_layout(self) -> Layout | None:
-        """Layout of the shards; None: found by itself."""
+        """The layout of the shards; None where it is to be found."""
         if self.layout is None:
             return None
         _refuse_unknown(self.layout, [f.name for f in fields(Layout)], "layout")
         return Layout(**self.layout)
 
     def make_curriculum(self) -> Curriculum:
-        """The mask ratio's course; a constant one without a curriculum."""
+        """How the mask ratio changes in the run; without a curriculum it is constant."""
         used = self.curriculum is not None if self.use_cl is None else self.use_cl
         return make_curriculum(self.curriculum or {} if used else None, self.mask_ratio_ecg)
 
@@ -152,10 +163,14 @@ class TrainCfg:
 
 
 def train_cfg_from_dict(cfg: Mapping[str, Any]) -> TrainCfg:
-    """TrainCfg from the published dictionary (YAML) form; some common other names of keys are understood.
+    """Make a TrainCfg of the published dictionary (YAML) form.
+
+    Args:
+        cfg: values by key. Some other common names of keys are understood, see `SYNONYMS`.
 
     Raises:
-        ValueError: an unknown key, with the nearest known one; a key given under two names; a value out of range.
+        ValueError: a key is unknown (the message says the nearest known one) or given under two names, or a value is
+            wrong.
         TypeError: `cfg` is no mapping.
     """
     if not isinstance(cfg, Mapping):
@@ -274,10 +289,15 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_train_cfg(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> TrainCfg:
-    """TrainCfg of a YAML file. overrides: "key=value" or "key.key=value", values in YAML, applied in their order.
+    """Read a TrainCfg from a YAML file.
+
+    Args:
+        path: the file.
+        overrides: texts "key=value" or "key.key=value" with the value in YAML, which are applied in their order.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no YAML mapping, or whatever `train_cfg_from_dict` refuses.
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no YAML mapping, or what `train_cfg_from_dict` refuses.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"config: expected a YAML file, got {str(path)!r}, which does not exist")

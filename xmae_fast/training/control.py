@@ -1,4 +1,4 @@
-"""When a run stops before its last step: signals, and time; and how all processes come to know it at the same step."""
+"""Reasons to stop a run early, which are signals and time, and how all processes stop at the same step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import FrameType
 import torch
 from torch import distributed
 
-_MEETING_S = 1.0  # between two meetings of the processes, about
-_MOST_STEPS = 200
+_MEETING_S = 1.0  # about the time between two meetings of the processes
+_MOST_STEPS = 200  # between two meetings
 
 
 class Signals:
-    """Within it, a first SIGTERM or SIGINT (Ctrl-C) is only noted; a second one acts as it did before.
+    """A context in which a first SIGTERM or SIGINT (Ctrl-C) is only noted, and a second one acts as it always does.
 
-    In threads other than the main one, where Python takes no signals, nothing is changed.
+    In threads other than the main one, where Python receives no signals, it changes nothing.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,16 @@ class Signals:
 
 
 class Control:
-    """Asked once a step by every process; all of them get the same answers.
+    """Whether to stop. Every process asks once a step, and all of them get the same answer.
 
-    A single process answers at once. Several meet about once a second, in one small all_reduce; `elapsed_s` is rank
-    0's then, and stays between two meetings.
+    A single process looks at its own clock and signals. Several processes meet about once a second, in one small
+    all_reduce; between two meetings `elapsed_s`, which is that of rank 0, does not change.
+
+    Args:
+        signals: the signals that this process has received.
+        limit_s: seconds after which the run is out of time; None for no limit.
+        elapsed_s: seconds of the run before this process began.
+        device: where the tensors of the all_reduce lie.
     """
 
     def __init__(self, signals: Signals, limit_s: float | None, elapsed_s: float, device: torch.device) -> None:
@@ -56,12 +62,12 @@ class Control:
 
     @property
     def clock_s(self) -> float:
-        """Seconds of the run, those before it was resumed included, by this process's clock."""
+        """Seconds of the run by the clock of this process, with those before the run was resumed."""
         return time.perf_counter() - self._began
 
     @property
     def elapsed_s(self) -> float:
-        """The same, as agreed on: what decisions depend on."""
+        """Seconds of the run as the processes agreed on them at their last meeting; decisions depend on these."""
         return self._elapsed_s if self._several else self.clock_s
 
     @property
@@ -71,10 +77,11 @@ class Control:
 
     @property
     def out_of_time(self) -> bool:
+        """Whether the time limit has passed."""
         return self.limit_s is not None and self.elapsed_s >= self.limit_s
 
     def poll(self, step: int) -> None:
-        """Before step number `step`."""
+        """Let the processes meet if it is time to; called before step number `step`."""
         if not self._several or step < self._next:
             return
         now, (then, at) = time.perf_counter(), self._last

@@ -1,4 +1,4 @@
-"""The ECG mask ratio in the course of a run: constant, a ladder climbed by validation loss, or a schedule by step."""
+"""How the mask ratio of ECG changes in a run: not at all, by validation loss (a ladder) or by step (a schedule)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ LADDER = (0.80, 0.85, 0.90)
 
 
 class Curriculum(Protocol):
-    """What the training loop asks."""
+    """What the training loop asks of a curriculum."""
 
     def ratio(self, step: int) -> float:
-        """Mask ratio of step number `step`, from 0."""
+        """The mask ratio of step number `step`, counted from 0."""
 
     def validated(self, loss: float) -> str:
-        """Told of each validation loss (one an epoch); what changed because of it, for the log, or ''."""
+        """Take a validation loss (one an epoch), and return what changed because of it, for the log, or ''."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -38,7 +38,7 @@ class _Stateless:
 
 @dataclass
 class Constant(_Stateless):
-    """Always the same ratio."""
+    """The same ratio at every step."""
 
     value: float
 
@@ -48,8 +48,16 @@ class Constant(_Stateless):
 
 @dataclass
 class Schedule(_Stateless):
-    """`points`: (step, ratio), steps rising from any first one; before it its ratio, after the last one the last ratio.
-    linear: straight lines between the points; otherwise each ratio holds until the next point."""
+    """Ratios that are given for some steps.
+
+    Args:
+        points: pairs (step, ratio), with rising steps. Before the first point its ratio holds, after the last one the
+            last ratio.
+        linear: True for straight lines between the points; False lets each ratio hold until the next point.
+
+    Raises:
+        ValueError: `points` is something else.
+    """
 
     points: Sequence[tuple[int, float]]
     linear: bool = True
@@ -76,11 +84,23 @@ class Schedule(_Stateless):
 
 @dataclass
 class Ladder:
-    """The published curriculum: `ratios` are climbed one by one.
+    """The published curriculum, which goes from each of `ratios` (a rung) to the next.
 
-    It begins, on the first rung, once a validation loss lies below `start_below`; until then the ratio is `before`. A
-    rung is left for the next when the exponential moving average of the losses (decay `beta`) has come down by the
-    share `improvement` from its value when the rung was entered, after at least `min_epochs` validations on it.
+    The first rung begins once a validation loss lies below `start_below`. The next one begins when the exponential
+    moving average of the losses has come down by the share `improvement` since the rung began, and the rung has had at
+    least `min_epochs` validations.
+
+    Args:
+        before: the ratio before the first rung.
+        ratios: the ratios of the rungs.
+        start_below: the loss below which the first rung begins.
+        beta: decay of the moving average, in [0, 1).
+        improvement: in [0, 1).
+        min_epochs: validations.
+        level, average, entry, epochs: the state, as `state_dict` returns it.
+
+    Raises:
+        ValueError: an option is no such number.
     """
 
     before: float
@@ -89,10 +109,10 @@ class Ladder:
     beta: float = 0.8
     improvement: float = 0.1
     min_epochs: int = 3
-    level: int = -1  # rung; -1: not begun
+    level: int = -1  # number of the rung; -1 before the first
     average: float = 0.0
-    entry: float = 0.0  # the average when the rung was entered
-    epochs: int = 0  # validations on the rung
+    entry: float = 0.0  # the average when the rung began
+    epochs: int = 0  # validations since the rung began
 
     def __post_init__(self) -> None:
         if not (isinstance(self.ratios, (list, tuple)) and self.ratios and all(map(_is_ratio, self.ratios))):
@@ -134,13 +154,16 @@ _SCHEDULE_KEYS = ("schedule", "interpolation")
 
 
 def make_curriculum(options: Mapping[str, Any] | None, mask_ratio: float) -> Curriculum:
-    """The curriculum that `options` describe; None: the constant `mask_ratio`.
+    """The curriculum that a configuration describes.
 
-    options: {"schedule": [[step, ratio], ...], "interpolation": "linear" (default) or "steps"}, or any of the published
-        {"ladder": [0.80, 0.85, 0.90], "start_below": 0.09, "beta": 0.8, "improvement": 0.1, "min_epochs": 3}.
+    Args:
+        options: {"schedule": [[step, ratio], ...], "interpolation": "linear" (default) or "steps"}; or any keys of the
+            published {"ladder": [0.80, 0.85, 0.90], "start_below": 0.09, "beta": 0.8, "improvement": 0.1,
+            "min_epochs": 3}; or None for a constant ratio.
+        mask_ratio: the constant ratio, and the one before a ladder begins.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: a key is unknown or its value is wrong; the message names it.
     """
     if options is None:
         return Constant(mask_ratio)

@@ -1,4 +1,4 @@
-"""Batches for training and for validation, on the device."""
+"""Batches for training and for validation, copied to the device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from xmae_fast.training.config import TrainCfg
 
 
 class Feed:
-    """Training and validation batches (ppg, ecg), [B, L] each, of one process, on `device`.
+    """The training and validation batches (ppg, ecg) of one process, [B, L] each, on its device.
+
+    Args:
+        cfg: the configuration of the run.
+        device: where the batches go.
+        rank: the number of this process.
+        world_size: how many processes share each batch.
+        progress: as for `SegmentLoader`.
 
     Raises:
-        ValueError: no segments, segments of another length or rate than the model's, or a batch_size that the processes
-            and parts cannot share or that exceeds the training segments.
+        ValueError: there are no segments, their length or rate is not the model's, or batch_size cannot be shared by
+            the processes and parts or exceeds the number of training segments.
     """
 
     def __init__(self, cfg: TrainCfg, device: torch.device, rank: int, world_size: int, progress: Any = None) -> None:
@@ -52,16 +59,24 @@ class Feed:
         return self.train.stats.wait_s
 
     def training(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The next epoch, or what `train.load_state_dict` has left of one."""
+        """The batches of the next epoch, or of what is left of one after `train.load_state_dict`."""
         return map(self.to_device, self.train)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All validation segments of this process, the same in each pass."""
+        """Batches of all validation segments of this process, the same in every pass."""
         self.val.set_epoch(0)
         return map(self.to_device, self.val)
 
     def batch(self, epoch: int, number: int) -> dict[str, Tensor]:
-        """Training batch `number` of an epoch once more, on the CPU, and the segments' numbers as "segment"."""
+        """A training batch as the loader gave it, read again.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            number: number of the batch in it, from 0.
+
+        Returns:
+            "ppg" and "ecg" [B, L], "segment" and "subject" [B], on the CPU.
+        """
         size = self.train.batch_size
         items = self.train.order(epoch)[number * size : (number + 1) * size].astype("int64")
         ppg, ecg = torch.empty(2, len(items), self.train.segments.seq_len)
@@ -70,7 +85,7 @@ class Feed:
         return signals | {"subject": torch.from_numpy(self.train.segments.subject_of(items))[good]}
 
     def to_device(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(ppg, ecg) on the device, exchanged where the run swaps them; copies to a GPU run beside the computation."""
+        """(ppg, ecg) on the device, exchanged where the run swaps them. Copies to a GPU run while it computes."""
         ppg, ecg = batch["ppg"], batch["ecg"]
         if self._stream is not None:
             with torch.cuda.stream(self._stream):

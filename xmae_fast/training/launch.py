@@ -1,4 +1,4 @@
-"""The processes of a run, and what they agree on before it begins."""
+"""The processes of a run: how they start, and how they agree on what only one of them may do."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from xmae_fast.training.config import TrainCfg
 
 
 def launch(cfg: TrainCfg) -> Any:
-    """A launched lightning.Fabric: this process's device, rank, and the group of all.
+    """Start the processes of a run, or join those that torchrun has started.
 
-    Under torchrun the processes are those that it started, otherwise `cfg.devices` and `cfg.num_nodes` say how many.
+    Args:
+        cfg: its `devices` and `num_nodes` say how many processes there are, unless torchrun has started them.
+
+    Returns:
+        A launched lightning.Fabric, which knows the device and rank of this process and the group of all.
 
     Raises:
         ImportError: lightning is not installed.
@@ -43,10 +47,11 @@ def launch(cfg: TrainCfg) -> Any:
 
 
 def _join(device: torch.device) -> None:
-    """Make the group of torchrun's processes under names of this attempt.
+    """Make the group of torchrun's processes, under names that this attempt alone uses.
 
-    torchrun (2.13) keeps its store when it restarts processes, with the addresses of those that died, and a process
-    that reads one of them waits for it without end. Several nodes count their restarts apart: see docs/pretraining.md.
+    torchrun (seen in 2.13) keeps its store when it restarts processes. The store then still has the addresses of those
+    that died, and a process that reads one of them waits for ever. Each of several nodes counts its own restarts: see
+    docs/pretraining.md.
     """
     from torch.distributed.rendezvous import rendezvous
 
@@ -57,7 +62,18 @@ def _join(device: torch.device) -> None:
 
 
 def agreed(fabric: Any, action: Callable[[], Any]) -> Any:
-    """What `action` returns to rank 0, which alone runs it; its error is raised by all."""
+    """Run an action on rank 0 alone.
+
+    Args:
+        fabric: as `launch` returns it.
+        action: called without arguments, by rank 0.
+
+    Returns:
+        What `action` returned, on every rank.
+
+    Raises:
+        OSError, ValueError: what `action` raised, on every rank.
+    """
     outcome = None
     if fabric.global_rank == 0:
         try:

@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints, and every reason to stop."""
+"""The training loop: steps, validation, checkpoints, and the reasons to stop."""
 
 from __future__ import annotations
 
@@ -29,9 +29,16 @@ from xmae_fast.training.validation import validation_loss
 class Result:
     """How a run stands when `pretrain` returns.
 
-    status: "finished" (all epochs or max_steps), "out of time" (max_minutes), "early stopping" (patience), "SIGTERM" or
-        "SIGINT" (stopped from outside; --resume goes on). steps, epochs: completed. elapsed_s: of all its parts.
-    segments_per_s, data_wait_share: of training in this process's part of the run, validation and checkpoints left out.
+    Attributes:
+        status: "finished" (all epochs, or max_steps), "out of time" (max_minutes), "early stopping" (patience),
+            "SIGTERM" or "SIGINT" (it was stopped from outside, and --resume goes on).
+        folder: of the run.
+        steps, epochs: how many are complete.
+        val_loss, best_val_loss: of the last validation, and the lowest so far.
+        elapsed_s: seconds of the run, with those before it was resumed.
+        segments_per_s: speed of training since this process began, without validation and checkpoints.
+        data_wait_share: share of that time in which training waited for data.
+        best, last: the checkpoints with the lowest validation loss and of the last step.
     """
 
     status: str
@@ -48,7 +55,17 @@ class Result:
 
 
 class Loop:
-    """One process's part of a run. `rank` 0 writes; all take the same decisions at the same steps."""
+    """What one process does in a run. Rank 0 writes, and all processes take the same decisions at the same steps.
+
+    Args:
+        cfg: the configuration.
+        step: what makes a training step.
+        feed: the batches of this process.
+        folder: where the records go.
+        resumed: the run goes on from last.ckpt of `folder`.
+        shown: what the user sees.
+        callback: called after every step with the number of steps so far; None for nothing.
+    """
 
     def __init__(
         self, cfg: TrainCfg, step: GraphedStep, feed: Feed, folder: RunFolder, resumed: bool, shown: Progress,
@@ -72,7 +89,7 @@ class Loop:
         self._pace = _Pace(step, feed)
 
     def run(self) -> Result:
-        """Train until there is a reason to stop."""
+        """Train until there is a reason to stop, and tell how the run stands."""
         with Signals() as signals:
             limit_s = None if self.cfg.max_minutes is None else 60 * self.cfg.max_minutes
             self.control = Control(signals, limit_s, self.elapsed_s, self.step.device)
@@ -94,13 +111,14 @@ class Loop:
         )  # fmt: skip
 
     def close(self) -> None:
+        """Close the records."""
         if self.metrics is not None:
             self.metrics.close()
         for logger in self.loggers:
             logger.finalize("success")
 
     def train_epoch(self) -> str:
-        """The rest of the epoch; the status of the run if it ends within it."""
+        """Train for the rest of the epoch; the status of the run if it ends there, else ''."""
         step, cfg = self.step, self.cfg
         self._pace.resume()
         for ppg, ecg in self.feed.training():
@@ -132,7 +150,7 @@ class Loop:
         return status
 
     def _set_rates(self) -> None:
-        """Learning rate and mask ratio of the coming step."""
+        """Set the learning rate and the mask ratio of the next step."""
         step, limit_s = self.step, self.control.limit_s
         self.share = progress(step.steps, self.steps, self.control.elapsed_s if limit_s else 0.0, limit_s)
         self.lr = lr = self.cfg.lr * lr_factor(self.share, self.cfg.warmup)
@@ -144,7 +162,7 @@ class Loop:
         step.mask_ratio = self.curriculum.ratio(step.steps)
 
     def _log(self) -> None:
-        """A row for the steps since the last one, if there were any."""
+        """Write a row about the steps since the last row, if there were any."""
         if self.losses.read(self.step.steps, self.step.world_size):
             row = {"loss": self.losses.take_mean(), "lr": self.lr, "mask_ratio": self.step.mask_ratio}
             self._write(row | self._pace.take())
@@ -159,7 +177,7 @@ class Loop:
             logger.log_metrics({key: value for key, value in row.items() if key != "step"}, step=self.step.steps)
 
     def _validate(self) -> str:
-        """After an epoch, or what there was of it; "early stopping", or ''."""
+        """Validate after an epoch, or after the part of it that there was; "early stopping", or ''."""
         step, cfg = self.step, self.cfg
         self._read_losses()
         self._pace.pause()
@@ -183,7 +201,7 @@ class Loop:
         return "early stopping" if cfg.patience is not None and self.worse >= cfg.patience else ""
 
     def _share_statistics(self) -> None:
-        """Running statistics are rank 0's, the ones that checkpoints hold."""
+        """Give all processes the running statistics of rank 0, which are those that checkpoints hold."""
         if self.step.world_size == 1:
             return
         buffers = [b for b in self.step.core.buffers() if b.is_floating_point()]
@@ -193,7 +211,7 @@ class Loop:
             buffer.copy_(values.view_as(buffer))
 
     def _save(self) -> None:
-        """last.ckpt, unless losses or weights are not finite."""
+        """Write last.ckpt; NonFiniteLoss instead where losses or weights are not finite."""
         step = self.step
         self._read_losses()
         was_running = self._pace.pause()
@@ -204,7 +222,7 @@ class Loop:
             self._pace.resume()
 
     def _read_losses(self) -> None:
-        """All losses so far; NonFiniteLoss for the first bad one, or where the last update has spoilt the weights."""
+        """Read all losses so far; NonFiniteLoss if one of them, or a weight of the model, is not finite."""
         step = self.step
         self.losses.read(step.steps, step.world_size)
         weights = [p.detach() for group in step.optimizer.param_groups for p in group["params"]]
@@ -231,7 +249,7 @@ class Loop:
 
 
 class _Pace:
-    """Segments, time and waiting of training alone: since the last row, and altogether."""
+    """Segments, time and time of waiting, of training alone: since the last row, and in all."""
 
     def __init__(self, step: GraphedStep, feed: Feed) -> None:
         self.step, self.feed, self.segments = step, feed, 0
@@ -239,18 +257,19 @@ class _Pace:
         self._seconds, self._since, self._waited = 0.0, None, 0.0
 
     def resume(self) -> None:
+        """Let the time run."""
         if self._since is None:
             self._since = time.perf_counter()
 
     def pause(self) -> bool:
-        """Whether time was running."""
+        """Stop the time, and return whether it was running."""
         was_running = self._since is not None
         if was_running:
             self._seconds, self._since = self._seconds + time.perf_counter() - self._since, None
         return was_running
 
     def take(self) -> dict[str, float]:
-        """Of the time since the last call."""
+        """Speed and share of waiting since the last call."""
         was_running = self.pause()
         seconds, waited = self._seconds, self.feed.waited_s - self._waited
         row = {"segments_per_s": self.segments / max(seconds, 1e-9), "data_wait_share": waited / max(seconds, 1e-9)}
@@ -261,7 +280,7 @@ class _Pace:
         return row
 
     def overall(self) -> tuple[float, float]:
-        """Segments/s and share of waiting, of everything."""
+        """Segments/s and share of waiting since the beginning."""
         self.take()
         segments, seconds, waited = self._totals
         return segments / max(seconds, 1e-9), waited / max(seconds, 1e-9)

@@ -1,4 +1,4 @@
-"""Which parameters pretraining reaches."""
+"""Which parameters pretraining trains."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ _HEAD, _DECODER = "proj.", ("dec_blk.", "decoder.", "mask_loc_table.")
 
 
 def untrained_prefixes(model: xMAE) -> tuple[str, ...]:
-    """Beginnings of the names of parameters that get no gradient from the loss, whatever the batch: the embedding
-    heads, the bridge's unused direction, and what of the PPG path and of the token assembly this configuration leaves
-    out."""
+    """Beginnings of the names of the parameters that get no gradient from the loss, whatever the batch is.
+
+    They are the embedding heads, the direction of the bridge that the loss does not use, and the parts of the PPG path
+    and of the assembly of tokens that this configuration does not use.
+    """
     if model.has_bridge:
         ppg = tuple(f"ppg_path.{part}" for part in (_HEAD, *_DECODER))
         return (*ppg, "ecg_path." + _HEAD, "bridger.ppg2ecg.", "mask_token")
@@ -20,8 +22,13 @@ def untrained_prefixes(model: xMAE) -> tuple[str, ...]:
 
 
 def freeze_untrained(model: xMAE) -> list[nn.Parameter]:
-    """Mark these as needing no gradient, so that no optimiser state is kept for them and DistributedDataParallel does
-    not wait for them; the parameters that are trained."""
+    """Mark the parameters of `untrained_prefixes` as needing no gradient.
+
+    No state of the optimiser is then kept for them, and DistributedDataParallel does not wait for their gradients.
+
+    Returns:
+        The other parameters, which are trained.
+    """
     prefixes = untrained_prefixes(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(prefixes))

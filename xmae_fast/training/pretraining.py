@@ -29,11 +29,12 @@ from xmae_fast.training.run_folder import RunFolder
 from xmae_fast.training.step import GraphedStep, adamw
 from xmae_fast.training.sync_batchnorm import synchronise_batch_norm
 
-_OWN = ("data", "val_data", "cache_dir", "num_threads", "devices", "num_nodes", "wandb", "tensorboard")  # of a process
+# Settings that may differ between processes.
+_OWN = ("data", "val_data", "cache_dir", "num_threads", "devices", "num_nodes", "wandb", "tensorboard")
 
 
 class PretrainingError(RuntimeError):
-    """A run had to end: its loss is not finite. The message names the file with the batch."""
+    """A run had to end because its loss is not finite. The message names the file with the batch."""
 
 
 def pretrain(
@@ -46,27 +47,30 @@ def pretrain(
     quiet: bool = False,
     callback: Callable[[int], None] | None = None,
 ) -> Result:
-    """Pretrain an xMAE; everything about the run lies in `runs`/`name`.
+    """Pretrain an xMAE. Everything about the run lies in the folder `runs`/`name`.
+
+    Where torchrun or Slurm has started several processes, or with devices > 1, every process calls this.
 
     Args:
-        cfg: TrainCfg or its dictionary form.
-        resume: True goes on from last.ckpt of that folder, bit for bit where the run would have gone (with the same
-            number of processes); "auto" does so if it is there and otherwise begins; False refuses a folder that is
-            there.
-        overwrite: remove the files of a run of that name first; others in its folder stay.
+        cfg: a TrainCfg or its dictionary form.
+        name: of the run.
+        runs: the folder of all runs.
+        resume: True goes on from last.ckpt of the run; with the same number of processes the run then gives the same
+            bits as one that was not interrupted. "auto" does so if last.ckpt is there, and begins otherwise. False
+            refuses a folder that is there.
+        overwrite: remove the files of a run of that name first. Other files in its folder stay.
         quiet: show nothing.
-        callback: called after every step with the number of steps so far, by every process.
+        callback: called by every process after every step, with the number of steps so far.
 
     Returns:
-        How the run ended, speeds, and where checkpoints are.
+        How the run stands, its speed, and where the checkpoints are.
 
     Raises:
-        ValueError, TypeError: the configuration, naming the key. FileExistsError, FileNotFoundError: the folder.
+        ValueError, TypeError: the configuration is wrong; the message names the key.
+        FileExistsError, FileNotFoundError: the folder is not what `resume` and `overwrite` ask for.
         PretrainingError: the loss is NaN or infinite; nan_batch.pt holds the batch.
         BlockingIOError: another run writes to the folder.
         ImportError: lightning or PyYAML is not installed.
-
-    Launched by torchrun (or with devices > 1, or by Slurm), every process calls this.
     """
     import_yaml()
     cfg = cfg if isinstance(cfg, TrainCfg) else train_cfg_from_dict(cfg)
@@ -85,7 +89,7 @@ def _run(
 ) -> Result:
     rank, world_size = fabric.global_rank, fabric.world_size
     shown = Progress(shown=rank == 0 and not quiet)
-    with fabric.rank_zero_first(local=True):  # it builds indexes that are missing
+    with fabric.rank_zero_first(local=True):  # the first process builds indexes that are missing
         made = attempt(lambda: Feed(cfg, fabric.device, rank, world_size))
     shared = {name: value for name, value in cfg.to_dict().items() if name not in _OWN}
     feed = settled(made, lambda feed: {"data": feed.train.segments, "val_data": feed.val.segments}, shared)
@@ -109,7 +113,14 @@ def _run(
 
 
 def make_step(cfg: TrainCfg, device: torch.device, rank: int = 0, world_size: int = 1) -> GraphedStep:
-    """The step of a run with fresh weights (of `cfg.seed`): model, optimiser, masks; as `pretrain` makes it."""
+    """Make the training step of a run, with new weights, as `pretrain` makes it.
+
+    Args:
+        cfg: the configuration; its seed gives the weights.
+        device: where the model goes.
+        rank: the number of this process.
+        world_size: how many processes share each batch.
+    """
     torch.manual_seed(cfg.seed)
     model = xMAE(cfg.model_cfg(), impl=cfg.impl).to(device).train()
     torch.manual_seed(cfg.seed + (rank << 32))
@@ -129,18 +140,27 @@ def make_step(cfg: TrainCfg, device: torch.device, rank: int = 0, world_size: in
 
 
 def _distribute(model: xMAE, device: torch.device) -> nn.Module:
-    """DistributedDataParallel that exchanges gradients alone: running statistics are each process's own, as BatchNorm's
-    are, and rank 0's count (torch would send them before every step)."""
+    """Wrap the model in a DistributedDataParallel that exchanges gradients alone.
+
+    Each process keeps its own running statistics, as it has its own BatchNorm, and those of rank 0 count. By default
+    torch would send them before every step.
+    """
     wrapper = nn.parallel.DistributedDataParallel
-    name = "forward_sync_buffers"  # of torch >= 2.13; before it was broadcast_buffers
+    name = "forward_sync_buffers"  # the name since torch 2.13
     options = {name if name in inspect.signature(wrapper).parameters else "broadcast_buffers": False}
     devices = [device] if device.type == "cuda" else None
     return wrapper(model, device_ids=devices, gradient_as_bucket_view=True, **options)
 
 
 def save_bad_batch(loop: Loop, error: NonFiniteLoss, path: Path) -> Path:
-    """The batch of the step that `error` names, and the one before it (whose update may be the culprit): ppg, ecg,
-    subject and segment of each, read once more as the loader gave them; with step, seed and mask ratio."""
+    """Write the batch of the step that `error` names, and the batch before it, whose update may be the cause.
+
+    The file holds ppg, ecg, subject and segment of both, read again as the loader gave them, and step, seed and mask
+    ratio.
+
+    Returns:
+        `path`.
+    """
     batches = {}
     for number in (error.step, error.step - 1):
         if number >= 0:
@@ -162,7 +182,7 @@ def _check_name(name: str) -> None:
 
 
 def _record_start(cfg: TrainCfg, loop: Loop, feed: Feed, device: torch.device, resumed: bool) -> None:
-    """config.yaml, run.json, the loggers, and a few lines for the reader."""
+    """Write config.yaml and run.json, make the loggers, and show a few lines about the run."""
     folder, step, tell = loop.folder, loop.step, loop.shown.tell
     changed = folder.write_config(cfg)
     about = describe_environment(device, step.world_size)

@@ -1,4 +1,4 @@
-"""Losses as they come off the device, and where numbers of a run are written."""
+"""The losses of a run, and the files and services that its numbers are written to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ COLUMNS = (
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss of a step, or the weights after it, are NaN or infinite. `step`: its number, from 0."""
+    """The loss of a step, or the weights after it, are NaN or infinite.
+
+    Attributes:
+        step: the number of the step, from 0.
+        value: its loss.
+    """
 
     def __init__(self, step: int, value: float) -> None:
         super().__init__(f"the loss of step {step}, or what it made of the weights, is {value}")
@@ -32,18 +37,26 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class Losses:
-    """Losses of the steps since the last row of the log. They stay on the device until `read`, which synchronises."""
+    """The losses of the steps since the last row. They stay on the device until `read`, which waits for the device."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
         self._unread: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
+        """Keep the loss of a step, a scalar."""
         self._unread.append(loss)
 
     def read(self, next_step: int, world_size: int) -> list[float]:
-        """All of them, the last being that of step `next_step` - 1; with several processes, which then must all call,
-        means over them. NonFiniteLoss: of the first step that is not finite."""
+        """All losses as numbers. Where there are several processes, all must call it, and the losses are their means.
+
+        Args:
+            next_step: the number of the next step; the last loss is that of the step before.
+            world_size: how many processes there are.
+
+        Raises:
+            NonFiniteLoss: of the first step whose loss is not finite.
+        """
         if self._unread:
             fresh = torch.stack(self._unread).float()
             self._unread = []
@@ -58,16 +71,20 @@ class Losses:
         return self.values
 
     def take_mean(self) -> float:
-        """The mean of what has been read; forgets it."""
+        """The mean of the losses that have been read, which are then forgotten."""
         mean = math.fsum(self.values) / len(self.values)
         self.values = []
         return mean
 
 
 class MetricsFile:
-    """metrics.csv: one row each `log_every` steps and one for each validation, cells of the other kind empty.
+    """metrics.csv, with a row every `log_every` steps and a row for each validation; cells that do not apply are empty.
 
-    A resumed run drops the rows of steps behind its checkpoint and goes on. (Lightning's CSVLogger deletes the file.)
+    A resumed run drops the rows of steps after its checkpoint and goes on. (Lightning's CSVLogger deletes the file.)
+
+    Args:
+        path: the file.
+        resume_step: the step of the checkpoint that the run goes on from; None for a new run.
     """
 
     def __init__(self, path: Path, resume_step: int | None) -> None:
@@ -84,6 +101,7 @@ class MetricsFile:
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
 
     def write(self, row: dict[str, float]) -> None:
+        """Write a row, some of COLUMNS, at once."""
         self._writer.writerow(row)
         self._file.flush()
 
@@ -92,7 +110,13 @@ class MetricsFile:
 
 
 def make_loggers(cfg: TrainCfg, folder: Path, resume_step: int | None, tell: Callable[[str], None]) -> list[Any]:
-    """Lightning's loggers for TensorBoard and Weights & Biases, as configured and installed.
+    """Make Lightning's loggers for TensorBoard and Weights & Biases, if they are asked for and installed.
+
+    Args:
+        cfg: the configuration.
+        folder: of the run.
+        resume_step: the step that the run goes on from; None for a new run.
+        tell: shows a line.
 
     Raises:
         ImportError: wandb is asked for and not installed.
@@ -119,7 +143,7 @@ def make_loggers(cfg: TrainCfg, folder: Path, resume_step: int | None, tell: Cal
 
 
 def describe_data(segments: Segments) -> dict[str, Any]:
-    """Files (size and a hash of 16 places), and what is used of them; plain values."""
+    """The shards, with the size and a hash of 16 places of each file, and what is used of them, as plain values."""
     shards = []
     for shard in segments.index.shards:
         size = os.path.getsize(shard.path)

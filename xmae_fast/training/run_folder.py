@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and when it may be used again."""
+"""The folder of a run: its files, and when it may be used again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILES = matching(
 
 
 class RunFolder:
-    """config.yaml, run.json, metrics.csv, checkpoints/ of one run."""
+    """The folder of one run, with config.yaml, run.json, metrics.csv and checkpoints/."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,12 +31,19 @@ class RunFolder:
         self.config, self.about, self.metrics = path / "config.yaml", path / "run.json", path / "metrics.csv"
 
     def open(self, resume: bool | str, overwrite: bool) -> bool:
-        """Make the folder ready for a run, and this process's alone until `close`; whether it goes on from last.ckpt.
+        """Make the folder ready for a run; until `close` no other process may use it.
+
+        Args:
+            resume, overwrite: as for `pretrain`.
+
+        Returns:
+            Whether the run goes on from last.ckpt.
 
         Raises:
-            FileExistsError: it is there, and neither `resume` nor `overwrite` is set; or it is no run's.
-            FileNotFoundError: resume=True without last.ckpt. ValueError: resume and overwrite.
-            BlockingIOError: another run writes to it.
+            FileExistsError: the folder is there, and neither `resume` nor `overwrite` is set; or it holds no run.
+            FileNotFoundError: there is no last.ckpt, and `resume` is True.
+            ValueError: `resume` and `overwrite` are both set.
+            BlockingIOError: another run writes to the folder.
         """
         if resume not in RESUME:
             raise ValueError(f"resume: expected False, True or 'auto', got {resume!r}")
@@ -53,7 +60,7 @@ class RunFolder:
             raise
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock of the folder."""
         if self._lock is not None:
             self._lock.release()
 
@@ -69,7 +76,7 @@ class RunFolder:
         return False
 
     def _remove(self) -> None:
-        """Remove what a run wrote; what else is in the folder stays there."""
+        """Remove what a run wrote. Other files stay in the folder."""
         if not (is_json_of(self.about, "starts") or self._is_own_config()):
             names = (path for path in self.path.rglob("*") if not path.is_dir() and path != self.path / LOCK)
             foreign = sorted(path.relative_to(self.path).as_posix() for path in names if not path.name.endswith(".tmp"))
@@ -81,7 +88,7 @@ class RunFolder:
                 raise FileExistsError(f"{self.path}: {path.name} is in the way and is no file of a run")
 
     def _is_own_config(self) -> bool:
-        """Whether config.yaml is just as `write_config` writes it: a run that was killed before it had run.json."""
+        """Whether `write_config` wrote config.yaml: then it is of a run that was killed before it had run.json."""
         try:
             cfg = train_cfg_from_dict(read_yaml(self.config))
             return self.config.read_text(encoding="utf-8") == _dumped(cfg)
@@ -89,7 +96,7 @@ class RunFolder:
             return False
 
     def write_config(self, cfg: TrainCfg) -> list[str]:
-        """Write config.yaml; what changed against the one that was there, as "key: old -> new"."""
+        """Write config.yaml; the changes to the one that was there, as texts "key: old -> new"."""
         now = cfg.to_dict()
         before = read_yaml(self.config) if self.config.is_file() else now
         with atomic_path(self.config) as temporary:
@@ -97,13 +104,13 @@ class RunFolder:
         return [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]]
 
     def write_about(self, about: dict[str, Any], start: dict[str, Any]) -> None:
-        """Write run.json: `about` of this process, and `start` added to the list of the run's starts."""
+        """Write run.json: what is known of the run in this process, and one more in the list of its starts."""
         starts = json.loads(self.about.read_text(encoding="utf-8"))["starts"] if self.about.is_file() else []
         now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **start}
         self._write(about | {"starts": [*starts, now]})
 
     def add_result(self, result: dict[str, Any]) -> None:
-        """Add how the run stands to run.json."""
+        """Add the result of the run to run.json."""
         self._write(json.loads(self.about.read_text(encoding="utf-8")) | {"result": result})
 
     def _write(self, about: dict[str, Any]) -> None:

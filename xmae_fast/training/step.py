@@ -1,4 +1,4 @@
-"""One pretraining step, masks to optimiser, as a single CUDA graph where that can be."""
+"""One pretraining step, from masks to optimiser, as a single CUDA graph where that is possible."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from xmae_fast.ops import masks_from_seed
 from xmae_fast.ops._dropout import seeds_from
 from xmae_fast.ops.random_masking import MODES
 
-_MOST_GRAPHS = 8  # of different batch sizes and mask ratios; further ones run eagerly
+_MOST_GRAPHS = 8  # one for each pair of batch size and mask ratio; further pairs run eagerly
 
 
 def adamw(
     parameters: Iterable[Tensor], lr: float = 3e-4, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.95)
 ) -> torch.optim.AdamW:
-    """The published optimiser, AdamW, in PyTorch's fused form; on a GPU ready for capture.
+    """The published optimiser, AdamW, in PyTorch's fused form. On a GPU a CUDA graph can capture it.
 
     Args:
         parameters: on one device.
-        lr: on a GPU it becomes a tensor, so that a schedule reaches a captured step.
+        lr: the learning rate. On a GPU it becomes a tensor, so that a captured step follows changes of it.
+        weight_decay, betas: as for AdamW.
     """
     parameters = list(parameters)
     on_gpu = parameters[0].device.type == "cuda"
@@ -38,32 +39,34 @@ def adamw(
 
 
 class GraphedStep:
-    """Calling it makes one training step: masks, forward, masked loss, backward, optimiser.
+    """A training step, which is made by calling it: masks, forward, masked loss, backward, optimiser.
 
-    On a CUDA device the first calls with a batch size and mask ratio run eagerly (they are real steps), the next is
-    captured, and from then on a step is one launch. Elsewhere every step runs eagerly; `reason` says why. The learning
-    rate (a tensor, see `adamw`), `mask_ratio`, `mask_ratio_ppg` and `seed` may change between steps. Other changes
-    (weights or the optimiser's state replaced, parameters frozen, modes, rates of dropout, settings of the optimiser)
-    have the step captured again; with hooks, or with other than standard modules, it runs eagerly. Masks, and dropout
-    but that of modules that run themselves, depend on (seed, number of the step) alone.
+    On a CUDA device the first calls with a batch size and mask ratio run eagerly (they are real steps), the next call
+    captures a CUDA graph, and every later step is one launch of it. Elsewhere every step runs eagerly, and `reason`
+    says why. The learning rate (a tensor, see `adamw`), `mask_ratio`, `mask_ratio_ppg` and `seed` may change between
+    steps. After other changes the step is captured again: weights or the state of the optimiser that were replaced,
+    frozen parameters, modes, rates of dropout, settings of the optimiser. With hooks, or with modules that are not the
+    standard ones, it runs eagerly. Masks depend on the seed and the number of the step alone, and so does dropout,
+    except that of modules that run in place of a kernel.
 
     Args:
-        model: an xMAE with a bridge, in training mode; or one wrapped by DistributedDataParallel (then eager). One that
-            reconstructs ECG without a bridge also serves: then PPG is not looked at.
-        optimizer: of its parameters; for a capture made with capturable=True, as `adamw` does.
-        mask_ratio: of ECG patches, in [0, 1].
+        model: an xMAE with a bridge, in training mode, or one wrapped by DistributedDataParallel, which runs eagerly.
+            A model that reconstructs ECG without a bridge serves too, and PPG is then not read.
+        optimizer: of the parameters of the model. To be captured it needs capturable=True, as `adamw` makes it.
+        mask_ratio: share of the ECG patches that are hidden, in [0, 1].
         mode: of both masks, see `random_masking`.
-        mask_ratio_ppg: of PPG patches; 0, as published, hides nothing.
+        mask_ratio_ppg: share of the PPG patches that are hidden; the published one is 0.
         autocast: torch.bfloat16, or None for the precision of the weights. (float16 would need a gradient scaler.)
-        micro_batches: parts into which each batch is cut, whose gradients are accumulated.
+        micro_batches: parts into which each batch is cut; their gradients are added.
         seed: of masks and dropout, below 2^32.
         graph: False never captures.
-        loss_weight: by which the gradient is scaled; the loss that is returned is not.
-        rank, world_size: of this process among those that share a batch, row i of it being row i * world_size + rank of
-            the whole. Masks are those that one process would draw for the whole; dropout is each process's own.
+        loss_weight: factor of the gradient. The loss that is returned is without it.
+        rank, world_size: the number of this process and how many share a batch. Row i of this process is row
+            i * world_size + rank of the whole batch. The masks are those that one process would draw for the whole
+            batch; each process draws its own dropout.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: an argument is wrong; the message names it.
 
     Example:
         step = GraphedStep(model.train(), adamw(model.parameters()), autocast=torch.bfloat16)
@@ -112,10 +115,16 @@ class GraphedStep:
         self._runs: dict[tuple, _Run] = {}
 
     def __call__(self, ppg: Tensor, ecg: Tensor) -> Tensor:
-        """One step on ppg, ecg [B, L] -> the loss, a scalar without gradient, on the device; nothing is synchronised.
+        """Make a step. It does not wait for the device.
+
+        Args:
+            ppg, ecg: [B, L] or [B, 1, L].
+
+        Returns:
+            The loss, a scalar without gradient, on the device.
 
         Raises:
-            ValueError: wrong shapes, or B is no multiple of micro_batches.
+            ValueError: the shapes are wrong, or B is no multiple of micro_batches.
         """
         ppg, ecg = self.core.as_signal("ppg", ppg), self.core.as_signal("ecg", ecg)
         if ppg is None and self.core.cfg.source == "ecg":
@@ -138,7 +147,7 @@ class GraphedStep:
 
     @property
     def seed(self) -> int:
-        """Of masks and dropout; setting it does not turn back the number of the step."""
+        """The seed of masks and dropout. Setting it leaves the number of the step as it is."""
         return self._seed
 
     @seed.setter
@@ -147,18 +156,21 @@ class GraphedStep:
         self._write_seeds()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside model and optimiser."""
+        """What a resumed run needs besides the model and the optimiser."""
         return {"seed": self.seed, "steps": self.steps, "mask_ratio": self.mask_ratio,
                 "mask_ratio_ppg": self.mask_ratio_ppg}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as the run that `state` came from."""
+        """Go on as the run does whose `state_dict` this is."""
         self.steps, self.mask_ratio, self.mask_ratio_ppg = state["steps"], state["mask_ratio"], state["mask_ratio_ppg"]
         self.seed = state["seed"]
 
     def _write_seeds(self) -> None:
-        """Site i of the coming step draws from (seed, steps * sites + i); `_step` adds `sites` before it draws. Masks
-        come first, two for each part; the dropouts' seeds have the rank in their upper half."""
+        """Write the seeds of the last step, to which `_step` adds the number of sites before it draws.
+
+        Site i of a step draws from (seed, steps * sites + i), where steps counts the steps before it. The first sites
+        are the masks, two for each part; the others are the dropouts, whose seeds have the rank in their upper half.
+        """
         before, own = (self.steps - 1) * self._sites, self._seed + (self.rank << 32)
         masks = 2 * self.micro_batches
         rows = [[self._seed if site < masks else own, before + site] for site in range(self._sites)]
@@ -181,7 +193,7 @@ class GraphedStep:
         return ""
 
     def _relies_on(self) -> tuple:
-        """What a captured step cannot follow."""
+        """Everything whose change a captured step would not follow."""
         state = (x for made in self.optimizer.state.values() for x in made.values())
         settings = (x for group in self.optimizer.param_groups for name, x in group.items() if name != "params")
         trained = (x for group in self.optimizer.param_groups for x in group["params"])
@@ -223,12 +235,12 @@ class GraphedStep:
             return self.model(ppg, ecg, **ids, return_loss=True)["loss"]
 
     def _without_reduction(self, more_to_come: bool) -> AbstractContextManager:
-        """DistributedDataParallel exchanges gradients once a step, after the last part."""
+        """A context in which DistributedDataParallel exchanges gradients only after the last part of a step."""
         return self.model.no_sync() if more_to_come and hasattr(self.model, "no_sync") else nullcontext()
 
 
 class _Run:
-    """Steps with one batch size and mask ratio: some eager ones, a capture, then replays."""
+    """The steps with one batch size and mask ratio: some run eagerly, one is captured, the later ones are replayed."""
 
     def __init__(self, step: GraphedStep, ppg: Tensor, ecg: Tensor, hidden: tuple[int, int]) -> None:
         self.step, self.ppg, self.ecg, self.hidden = step, ppg, ecg, hidden
@@ -259,8 +271,22 @@ class _Run:
 def mask_ids(
     model: xMAE, name: str, seed: Tensor, B: int, hidden: int, mode: str, rank: int = 0, world_size: int = 1
 ) -> dict[str, Tensor]:
-    """The arguments ids_keep_<name> and ids_restore_<name> of `model` for B rows of process `rank`: those that
-    `masks_from_seed` draws for the rows rank, rank + world_size, ... of the whole batch."""
+    """The arguments that mask one signal in a call of the model.
+
+    They are what `masks_from_seed` draws for the rows rank, rank + world_size, ... of the whole batch.
+
+    Args:
+        model: the model.
+        name: of the signal, "ecg" or "ppg".
+        seed: [2] int64, see `masks_from_seed`.
+        B: rows of this process.
+        hidden: how many patches of each row are hidden.
+        mode: of the mask, see `random_masking`.
+        rank, world_size: the number of this process and how many share the batch.
+
+    Returns:
+        "ids_keep_<name>" [B, Nk] and "ids_restore_<name>" [B, N].
+    """
     mask = masks_from_seed(seed, B * world_size, model.cfg.num_patches, hidden, mode, impl=model.impl)
     keep, restore = mask.ids_keep, mask.ids_restore
     if world_size > 1:

@@ -25,9 +25,23 @@ def validation_loss(
     rank: int = 0,
     world_size: int = 1,
 ) -> float:
-    """Masked error of `batches` (ppg, ecg), [B, L] each, averaged over segments, without dropout and with running
-    statistics. Masks depend on (seed, number of the batch, row) alone: the same in every call, and, with whole batches
-    shared row by row between processes, for any number of them. NaN without a segment. The mode of `model` stays."""
+    """The masked error, as a mean over segments, without dropout and with running statistics.
+
+    Masks depend on the seed, the number of the batch and the row alone. They are therefore the same in every call, and,
+    where processes share whole batches row by row, for any number of processes.
+
+    Args:
+        model: its mode stays as it is.
+        batches: pairs (ppg, ecg), [B, L] each.
+        mask_ratio, mask_ratio_ppg: shares of the patches of ECG and of PPG that are hidden.
+        mode: of the masks, see `random_masking`.
+        autocast: torch.bfloat16, or None for the precision of the weights.
+        seed: of the masks.
+        rank, world_size: the number of this process and how many share the batches; all of them must call it.
+
+    Returns:
+        The error; NaN without a segment.
+    """
     N, device, training = model.cfg.num_patches, model.mask_token.device, model.training
     hidden = {"ecg": round(mask_ratio * N), "ppg": round(mask_ratio_ppg * N) if model.has_bridge else 0}
     total = torch.zeros(2, dtype=torch.float64, device=device)

@@ -1,4 +1,4 @@
-"""Intervals by resampling subjects: segments of one subject are not independent."""
+"""Intervals by resampling subjects, because the segments of one subject are not independent."""
 
 from __future__ import annotations
 
@@ -21,23 +21,38 @@ class Interval(NamedTuple):
 
 
 def subject_weights(groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """How often each segment counts in each resample: groups [S] -> [resamples, S].
+    """How often each segment counts in each resample.
 
-    Each resample draws as many subjects as there are, with replacement; all segments of a subject count as often as
-    the subject was drawn."""
+    Each resample draws as many subjects as there are, with replacement, and all segments of a subject count as often as
+    the subject was drawn.
+
+    Args:
+        groups: [S], the subject of each segment.
+        resamples: how many.
+        seed: of the draws.
+
+    Returns:
+        [resamples, S].
+    """
     drawn, number = subject_draws(groups, resamples, seed)
     return drawn[:, number]
 
 
 def subject_draws(groups: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often each subject counts in each resample, [resamples, subjects], and each segment's place there, [S]."""
+    """How often each subject is drawn in each resample, [resamples, subjects], and the column of each segment, [S]."""
     _, number = np.unique(groups, return_inverse=True)
     count = number.max() + 1
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples), number
 
 
 def interval(value: float, resampled: np.ndarray, groups: np.ndarray) -> Interval:
-    """Percentile interval of `resampled` estimates [R], those that could not be computed (NaN) left out."""
+    """The percentile interval of an estimate.
+
+    Args:
+        value: the estimate.
+        resampled: [resamples], the estimate in each resample; NaN, where it could not be computed, is left out.
+        groups: [S], the subject of each segment.
+    """
     known = resampled[~np.isnan(resampled)]
     if len(np.unique(groups)) < 2 or not len(known):
         return Interval(float(value), float("nan"), float("nan"))
@@ -46,15 +61,17 @@ def interval(value: float, resampled: np.ndarray, groups: np.ndarray) -> Interva
 
 
 class SubjectBootstrap:
-    """Means over segments with intervals over subjects; all means of one object share their resamples, so that
-    differences and ratios are paired.
+    """Means over segments with intervals over subjects.
+
+    All means of one object have the same resamples, so that differences and ratios are paired.
 
     Args:
-        groups: [S] subject of each segment.
-        resamples: at least 1. seed: of the resamples.
+        groups: [S], the subject of each segment.
+        resamples: how many, at least 1.
+        seed: of the resamples.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: an argument is wrong; the message names it.
     """
 
     def __init__(self, groups: np.ndarray, resamples: int = 1000, seed: int = 77) -> None:
@@ -70,16 +87,16 @@ class SubjectBootstrap:
         )
 
     def mean(self, values: np.ndarray) -> Interval:
-        """Mean of values [S]."""
+        """The mean of values [S], with its interval."""
         return interval(values.mean(), self._means(values), self.groups)
 
     def reduction(self, values: np.ndarray, baseline: np.ndarray) -> Interval:
-        """1 - mean(values) / mean(baseline), both [S]: by which share the mean is below the baseline's."""
+        """1 - mean(values) / mean(baseline), both [S]: the share by which the mean lies below that of the baseline."""
         ratio = self._means(values) / self._means(baseline)
         return interval(1 - values.mean() / baseline.mean(), 1 - ratio, self.groups)
 
     def _means(self, values: np.ndarray) -> np.ndarray:
-        """[R]: the mean in each resample."""
+        """The mean in each resample, [resamples]."""
         if values.shape != self.groups.shape:
             raise ValueError(f"values: expected shape {list(self.groups.shape)}, got {list(values.shape)}")
         sums, counts = np.bincount(self._number, values), np.bincount(self._number)

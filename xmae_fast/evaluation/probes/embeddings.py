@@ -1,4 +1,4 @@
-"""`probe_embeddings`: what a linear probe reads off extracted embeddings, with a report."""
+"""`probe_embeddings`: how well a linear probe predicts labels from stored embeddings, with a report."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from typing import Any
 import numpy as np
 
 from xmae_fast._files import atomic_path
-from xmae_fast._optional import need
 from xmae_fast.embedding.store import StoredEmbeddings, read_embeddings
 from xmae_fast.evaluation.held_out import even_draw
-from xmae_fast.evaluation.probes.label_table import Labels, read_labels
-from xmae_fast.evaluation.probes.linear import ProbeResult, demeaned, probe
-from xmae_fast.evaluation.report import (
-    HTML,
-    MARKDOWN,
+from xmae_fast.evaluation.pages import (
     RESULTS,
+    Block,
     Heading,
     Picture,
     Table,
-    as_html,
-    as_markdown,
     check_report_folder,
     interval_text,
+    need_packages,
+    write_pages,
 )
+from xmae_fast.evaluation.probes.label_table import Labels, read_labels
+from xmae_fast.evaluation.probes.linear import ProbeResult, demeaned, probe
 
 PICTURE = "probe.png"
 _METRIC = {"regression": "R2", "classification": "AUROC"}
@@ -51,28 +49,34 @@ def probe_embeddings(
     max_segments: int | None = 100_000,
     seed: int = 77,
 ) -> dict[str, Any]:
-    """Fit and judge a linear probe on extracted embeddings, subject-wise; see `probe` for how.
+    """Fit a linear probe to stored embeddings and judge it on subjects that it has not seen, as `probe` does.
 
     Args:
-        embeddings: what `read_embeddings` reads or returned; pooled or projected.
-        labels: CSV file; label: its column; task, positive, on: see `read_labels`.
-        output: folder of report.md, report.html, results.json and a picture, made if need be; None: results alone.
-        per: "segment", or "subject": the mean embedding of each subject (whose labels must then agree).
-        within: subtract each subject's mean first (regressions).
-        quality: of the PPG, that a segment must reach; segments without one are kept at 0.
-        compare: further embeddings of the same segments by name (another model, another output): paired gains.
-        folds, resamples, seed: see `probe`. max_segments: at most so many, evenly over subjects; None: all.
+        embeddings: a folder that `read_embeddings` reads, or what it returned; pooled or projected.
+        labels: a CSV file.
+        label: the column of the labels.
+        output: folder of report.md, report.html, results.json and a picture, which is made if it is not there; None for
+            the results alone.
+        task, positive, on: as for `read_labels`.
+        per: "segment", or "subject" to probe the mean embedding of each subject, whose labels must agree.
+        within: subtract the mean of each subject first; for regressions.
+        quality: of the PPG, that a segment must reach; 0 also takes segments whose quality is not known.
+        compare: further embeddings of the same segments by name, such as those of another model, with paired gains.
+        folds, resamples, seed: as for `probe`.
+        max_segments: at most so many are taken, evenly over subjects; None for all.
 
     Returns:
-        What results.json holds: "about", "probes" (of "embeddings" and of what is compared).
+        What results.json holds: "about", and "probes", those of "embeddings" and of what it is compared with.
 
     Raises:
-        ValueError, FileNotFoundError: naming the argument. ImportError: scikit-learn or matplotlib is missing.
+        ValueError, FileNotFoundError: an argument is wrong; the message names it.
+        FileExistsError: a file in `output` has the name of one of a report's, and no report wrote it.
+        ImportError: scikit-learn, matplotlib or markdown-it-py is missing.
     """
     if per not in ("segment", "subject"):
         raise ValueError(f"per: expected 'segment' or 'subject', got {per!r}")
     if output is not None:
-        need("matplotlib", "Reports need", "eval")
+        need_packages()
         output = check_report_folder(output, [PICTURE])
     tables = {"embeddings": embeddings, **(compare or {})}
     if len(tables) != 1 + len(compare or {}):
@@ -118,7 +122,7 @@ def _loaded(name: str, table: str | os.PathLike[str] | StoredEmbeddings) -> Stor
 
 
 def _rows(tables: dict[str, StoredEmbeddings], found: Labels, quality: float) -> tuple[np.ndarray, dict[str, int]]:
-    """Rows of the first table that can be used, and how many cannot, by the first reason that applies."""
+    """The rows of the first table that can be used, and how many cannot, by the first reason that applies to them."""
     main, left_out = tables["embeddings"], {}
     use = np.ones(len(main), bool)
     there = main.columns["ppg_quality"] >= quality if "ppg_quality" in main.columns and quality > 0 else use
@@ -134,7 +138,7 @@ def _rows(tables: dict[str, StoredEmbeddings], found: Labels, quality: float) ->
 
 
 def _same_rows(name: str, table: StoredEmbeddings, keys: np.ndarray) -> np.ndarray:
-    """Rows of `table` with these keys; ValueError where a key comes twice there."""
+    """The rows of `table` that have these keys; ValueError if it has a key twice."""
     order = np.argsort(table.key, kind="stable")
     ordered = table.key[order]
     if (ordered[1:] == ordered[:-1]).any():
@@ -144,7 +148,7 @@ def _same_rows(name: str, table: StoredEmbeddings, keys: np.ndarray) -> np.ndarr
 
 
 def _by_subject(features: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean features, label and name of each subject; ValueError where its segments have several labels."""
+    """The mean features, label and name of each subject; ValueError if the segments of one have several labels."""
     names, number = np.unique(groups, return_inverse=True)
     if np.abs(demeaned(y[:, None], groups)).max() > 1e-9 * max(1.0, np.abs(y).max()):
         raise ValueError("per: expected 'segment', because a subject's segments have different labels, got 'subject'")
@@ -163,14 +167,11 @@ def _write_report(folder: Path, told: dict[str, Any], result: ProbeResult) -> No
     from xmae_fast.evaluation.probes.picture import draw_probe
 
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / RESULTS) as temporary:  # first: it tells whose the other files are
+    with atomic_path(folder / RESULTS) as temporary:  # first, because it tells that the other files are a report's
         temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     with atomic_path(folder / PICTURE) as temporary:
         draw_probe(result, told["about"]["label"]).savefig(temporary, format="png", dpi=110)
-    blocks = _blocks(told)
-    for name, text in {MARKDOWN: as_markdown(blocks), HTML: as_html(blocks, folder)}.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_pages(folder, _blocks(told))
 
 
 def summary(told: dict[str, Any]) -> str:
@@ -183,7 +184,7 @@ def summary(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _blocks(told: dict[str, Any]) -> list[Heading | str | Table | Picture]:
+def _blocks(told: dict[str, Any]) -> list[Block]:
     about, first = told["about"], told["probes"]["embeddings"]
     what = "a regression" if about["task"] == "regression" else f"a classification ({about['positive']!r} is positive)"
     unit = "subjects' mean embeddings" if about["per"] == "subject" else "segments"

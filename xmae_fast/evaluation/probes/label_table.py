@@ -1,4 +1,4 @@
-"""Labels from a table: which row belongs to which embedding, and what is to be predicted."""
+"""Labels from a table: which row belongs to which embedding, and whether they make a regression or a classification."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ _MISSING = {"", "na", "n/a", "nan", "none", "null"}
 
 
 class Labels(NamedTuple):
-    """labels: [n] float64, NaN where there is none; task: "regression" or "classification"; joined_on: "key" or
-    "subject"; positive: what 1 stands for, or None; rows: of the table."""
+    """Labels of n embeddings.
+
+    Attributes:
+        labels: [n] float64, NaN where there is none.
+        task: "regression" or "classification".
+        joined_on: "key" or "subject".
+        positive: the value of the table that 1 stands for; None for a regression.
+        rows: how many the table has.
+    """
 
     labels: np.ndarray
     task: str
@@ -35,16 +42,21 @@ def read_labels(
     positive: str | None = None,
     on: str | None = None,
 ) -> Labels:
-    """Labels [n] of embeddings with these keys and subjects [n], from a CSV file with a header.
+    """Read the labels of n embeddings from a table.
 
     Args:
-        table: with a column "key" or "subject" (both: "key" counts), and `column`. Empty cells, NA, NaN: no labels.
-        task: None: numbers other than 0 and 1 are a regression, 0 and 1 or two texts a classification.
-        positive: the value that counts as 1, all others as 0: a classification.
-        on: "key" or "subject"; None: what the table has.
+        table: a CSV file with a header, which has `column` and a column "key" or "subject". Empty cells, NA and NaN are
+            no labels.
+        column: the column of the labels.
+        key, subject: [n], of the embeddings.
+        task: "regression" or "classification"; None for a classification if the labels are 0 and 1 or two texts, and
+            for a regression if they are other numbers.
+        positive: the value that counts as 1 while all others count as 0, which makes a classification.
+        on: the column to join on, "key" or "subject"; None for "key" if the table has it, else for "subject".
 
     Raises:
-        FileNotFoundError. ValueError: naming the argument.
+        FileNotFoundError: there is no such file.
+        ValueError: an argument or the table is wrong; the message names the argument.
     """
     if not Path(table).is_file():
         raise FileNotFoundError(f"labels: expected a CSV file, {os.fspath(table)!r} does not exist")
@@ -77,7 +89,7 @@ def read_labels(
 def _as_numbers(
     texts: list[str], column: str, task: str | None, positive: str | None
 ) -> tuple[np.ndarray, str, str | None]:
-    """Labels as numbers, the task, and what 1 stands for."""
+    """The labels as numbers, the task, and the value that 1 stands for."""
     if positive is not None:
         if positive not in texts:
             raise ValueError(f"positive: expected a value of {column!r}, got {positive!r}")

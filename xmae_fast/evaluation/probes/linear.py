@@ -1,4 +1,4 @@
-"""Linear probes: what can be read off features by a ridge or logistic regression, on subjects that it has not seen."""
+"""Linear probes: how well ridge or logistic regression predicts labels from features, for subjects it has not seen."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ TASKS = {"regression": ("R2", "MAE"), "classification": ("AUROC", "AUPRC")}
 _ALPHAS = np.logspace(-1, 6, 8)
 _CS = np.logspace(-4, 0, 5)
 _INNER_FOLDS = 3
-_WEIGHTS = 1 << 24  # of segments in resamples, at a time
+_WEIGHTS = 1 << 24  # numbers of a table [resamples, S] that are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """A probe's quality, from predictions for subjects that were not in its training folds.
+    """How good a probe is, from predictions for subjects that were not in its training folds.
 
-    metrics: "R2" and "MAE" (in the unit of the labels), or "AUROC" and "AUPRC", with intervals over subjects;
-    prevalence: share of positives, which is the AUPRC of chance, or None; labels, predictions, groups: [S], of the
-    segments that had a label; predictions are probabilities for a classification."""
+    Attributes:
+        task: "regression" or "classification".
+        metrics: "R2" and "MAE" (in the unit of the labels), or "AUROC" and "AUPRC", with intervals over subjects.
+        segments, subjects, folds: how many.
+        prevalence: of a classification, the share of positives, which is the AUPRC of chance; else None.
+        labels, predictions, groups: [S], of the segments that have a label. The predictions of a classification are
+            probabilities.
+        resampled: [resamples] for each metric, its value in each resample.
+    """
 
     task: str
     metrics: dict[str, Interval]
@@ -42,14 +48,17 @@ class ProbeResult:
         return f"{self.task}: {numbers} ({self.segments} segments, {self.subjects} subjects, {self.folds} folds)"
 
     def to_dict(self) -> dict:
-        """Plain values, without the arrays."""
+        """The result as plain values, without the arrays."""
         plain = {"task": self.task, "segments": self.segments, "subjects": self.subjects, "folds": self.folds}
         metrics = {name: list(value) for name, value in self.metrics.items()}
         return plain | {"prevalence": self.prevalence, "metrics": metrics}
 
     def gain_over(self, other: ProbeResult, metric: str) -> Interval:
-        """This probe's metric minus the other's, with a paired interval; ValueError unless both are of the same task,
-        segments and resamples."""
+        """A metric of this probe minus that of another one, with a paired interval.
+
+        Raises:
+            ValueError: the probes have no such metric, or other labels or subjects than each other.
+        """
         if metric not in self.metrics:
             raise ValueError(f"metric: expected one of {', '.join(self.metrics)}, got {metric!r}")
         same = self.task == other.task and np.array_equal(self.labels, other.labels)
@@ -70,24 +79,27 @@ def probe(
     resamples: int = 1000,
     seed: int = 77,
 ) -> ProbeResult:
-    """Fit and judge a linear probe with subject-wise cross-validation.
+    """Fit a linear probe and judge it by a cross-validation in which no subject is in two folds.
 
-    StandardScaler, then Ridge ("regression") or LogisticRegression ("classification"); its penalty is chosen by an
-    inner cross-validation, subject-wise too, on the training subjects (by R2 or AUROC). Every segment is predicted by
-    a probe that saw nothing of its subject; metrics are of all those predictions together, R2 against the overall mean
-    of the labels, so that a useless probe comes out slightly below 0. Intervals resample subjects.
+    The probe is a StandardScaler and then Ridge ("regression") or LogisticRegression ("classification"). Its penalty is
+    chosen by an inner cross-validation of the same kind among the training subjects, by R2 or AUROC. Every segment is
+    predicted by a probe that saw nothing of its subject. Metrics are of all those predictions together; R2 compares
+    them with the mean of all labels, so that a useless probe has an R2 slightly below 0. Intervals resample subjects.
 
     Args:
-        features: [S, D]. labels: [S] numbers, or booleans / 0 and 1; segments whose label is NaN are left out.
-        groups: [S] subject of each segment.
+        features: [S, D].
+        labels: [S] numbers, or booleans (or 0 and 1) for a classification; segments whose label is NaN are left out.
+        groups: [S], the subject of each segment.
         task: "regression" or "classification".
-        within: subtract each subject's mean from features and labels first: what is told about changes of a
-            subject, not about differences between subjects. Regression only.
-        folds: at most; no more than there are subjects.
-        resamples: of the bootstrap. seed: of it, and of the folds of a classification.
+        within: subtract the mean of each subject from features and labels first, so that the probe tells about changes
+            within a subject and not about differences between subjects. For a regression only.
+        folds: how many at most; there are never more than subjects.
+        resamples: of the bootstrap.
+        seed: of the bootstrap, and of the folds of a classification.
 
     Raises:
-        ValueError: naming the argument; fewer than two subjects, or a training fold with one class.
+        ValueError: an argument is wrong (the message names it), there are fewer than two subjects, or a training fold
+            has one class.
         ImportError: scikit-learn is missing.
     """
     sklearn, selection = _need("sklearn"), _need("sklearn.model_selection")
@@ -126,7 +138,7 @@ def probe(
 
 
 def demeaned(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """values [S, K] less the mean of their group, float64."""
+    """values [S, K] less the mean of their group, in float64."""
     _, number = np.unique(groups, return_inverse=True)
     sums = np.zeros((number.max() + 1, values.shape[1]))
     np.add.at(sums, number, values)
@@ -134,8 +146,11 @@ def demeaned(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _fitted(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, task: str, seed: int):
-    """A pipeline with the penalty that is best on held-out training subjects; with one training subject, on held-out
-    stretches of it; where inner folds have one class, the middle penalty."""
+    """A fitted pipeline with the penalty that is best for training subjects that were held out.
+
+    With one training subject, stretches of it are held out. Where all inner folds have one class, the penalty in the
+    middle is taken.
+    """
     selection, linear = _need("sklearn.model_selection"), _need("sklearn.linear_model")
     if task == "regression":
         estimator, grid, scoring = linear.Ridge(), {"estimator__alpha": _ALPHAS}, "r2"
@@ -161,7 +176,7 @@ def _fitted(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, task: 
 
 
 def _regression_scores(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """R2 and MAE for each row of weights [R, S]."""
+    """R2 and MAE for each row of weights [resamples, S]."""
     error = predictions - labels
     count = weights.sum(1)
     mean = weights @ labels / count
@@ -172,9 +187,10 @@ def _regression_scores(labels: np.ndarray, predictions: np.ndarray, weights: np.
 
 
 def _classification_scores(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """AUROC and AUPRC (average precision) for each row of weights [R, S]; NaN where it has one class.
+    """AUROC and AUPRC (average precision) for each row of weights [resamples, S]; NaN where the row has one class.
 
-    scikit-learn's roc_auc_score and average_precision_score with sample_weight, for all rows at once."""
+    They are those of scikit-learn's roc_auc_score and average_precision_score with sample_weight, for all rows at once.
+    """
     order = np.argsort(-predictions, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(predictions[order])), len(order) - 1)  # of runs of equal predictions
     hits, alarms = (np.cumsum(weights[:, order] * side[order], 1)[:, ends] for side in (labels, 1 - labels))

@@ -1,4 +1,4 @@
-"""A probe in a picture: what it predicted for subjects that it has not seen."""
+"""A picture of what a probe predicted for subjects that it has not seen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ _SHOWN = 20_000  # points
 
 
 def draw_probe(result: ProbeResult, label: str):
-    """A regression: predicted against true, errors; a classification: ROC, precision and recall, scores by class."""
+    """Draw the predictions of a probe.
+
+    Args:
+        result: of a regression (predicted against true values, and errors), or of a classification (ROC, precision and
+            recall, and scores by class).
+        label: what the probe predicts.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
     figure = new_figure(11, 4.2, "Reports need", "eval")
     numbers = ", ".join(f"{name} {value}" for name, value in result.metrics.items())
     figure.suptitle(f"{label}, {result.subjects:,} subjects not seen: {numbers}", parse_math=False, fontsize=11)

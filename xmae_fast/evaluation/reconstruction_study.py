@@ -1,4 +1,4 @@
-"""Error of masked reconstruction on held-out subjects, against what explains it away."""
+"""Errors of masked reconstruction on held-out subjects: those of the model and those of simpler predictors."""
 
 from __future__ import annotations
 
@@ -24,8 +24,15 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class Predictor:
-    """One way to fill the hidden ECG. kind: "signal" (no network), "input" (this model, other PPG), "model" (another
-    checkpoint), "bound" (knows hidden ECG). fair: it is given no more than the model, and so counts as a baseline."""
+    """A way to reconstruct the hidden ECG.
+
+    Attributes:
+        label: its name in reports.
+        information: what it uses.
+        kind: "signal" (no network), "input" (this model with another PPG), "model" (this or another checkpoint) or
+            "bound" (it knows hidden ECG).
+        fair: whether it is given no more than the model, so that it counts as a baseline.
+    """
 
     label: str
     information: str
@@ -62,17 +69,23 @@ _INPUT = {
 
 
 def describe_predictors(names: Sequence[str], others: Sequence[str] = ()) -> dict[str, Predictor]:
-    """Predictors by name; `others` are names of other checkpoints."""
+    """The predictors of these names; `others` are the names of other checkpoints."""
     known = {MODEL: Predictor("model", "visible ECG, whole PPG", "model", fair=False)} | _SIGNAL | _INPUT
     known |= {name: Predictor(f"checkpoint {name}", "what its configuration uses", "model") for name in others}
     return {name: known[name] for name in names}
 
 
 class Reconstructor:
-    """Reconstructions of held-out ECG. Tokens are computed once: of the PPG they do not depend on the mask, of the
-    visible ECG not on the PPG (those of the last mask are kept).
+    """Reconstructions of held-out ECG by a model.
 
-    Equal to `model(ppg, ecg, ids_keep_ecg=..., ids_restore_ecg=...)["ecg_reconstructed"]`, model in evaluation mode."""
+    They equal `model(ppg, ecg, ids_keep_ecg=..., ids_restore_ecg=...)["ecg_reconstructed"]` in evaluation mode, but
+    tokens are computed only once: those of the PPG do not depend on the mask, and those of the visible ECG, which are
+    kept for the last mask, do not depend on the PPG.
+
+    Args:
+        model: it is put into evaluation mode.
+        ecg: [S, L].
+    """
 
     def __init__(self, model: xMAE, ecg: np.ndarray) -> None:
         self.model = model.eval()
@@ -82,7 +95,7 @@ class Reconstructor:
 
     @torch.no_grad()
     def tokens(self, ppg: np.ndarray) -> Tensor:
-        """[S, L] -> [S, N, D]."""
+        """The tokens [S, N, D] of ppg [S, L]."""
         model = self.model
         signal = model.as_signal("ppg", torch.from_numpy(np.ascontiguousarray(ppg)).to(self.ecg))
         encode = model.ppg_path.encode
@@ -90,7 +103,15 @@ class Reconstructor:
 
     @torch.no_grad()
     def __call__(self, mask: PatchMask, tokens: Tensor | None) -> np.ndarray:
-        """[S, L] float32 from the PPG's tokens [S, N, D]; None: without PPG, and so without the bridge."""
+        """Reconstruct the ECG.
+
+        Args:
+            mask: with a row for each segment.
+            tokens: [S, N, D] of the PPG; None for a reconstruction without PPG, and so without the bridge.
+
+        Returns:
+            [S, L] float32.
+        """
         model, parts = self.model, []
         seen = None if tokens is None else self._visible(mask)
         for rows in torch.arange(len(self.ecg)).split(_BATCH):
@@ -105,7 +126,7 @@ class Reconstructor:
         return torch.cat(parts).float().cpu().numpy()
 
     def _visible(self, mask: PatchMask) -> Tensor:
-        """[S, Nk, D] tokens of the visible ECG."""
+        """The tokens [S, Nk, D] of the visible ECG."""
         if self._seen is None or self._seen[0] is not mask:
             encode = self.model.ecg_path.encode
             parts = zip(self.ecg[:, None].split(_BATCH), mask.ids_keep.split(_BATCH), strict=True)
@@ -117,12 +138,14 @@ class ReconstructionStudy:
     """Errors of a model and of its baselines on the same masks and segments.
 
     Args:
-        model: with a bridge. held_out: what is reconstructed.
-        others: further models by name, such as one trained on ECG alone; of the same segment and patch length.
-        seed: of masks, shuffling and resamples. resamples: of the bootstrap over subjects.
+        model: with a bridge.
+        held_out: the segments.
+        others: further models by name, such as one trained on ECG alone, with the same lengths of segment and patch.
+        seed: of masks, shuffling and resamples.
+        resamples: of the bootstrap over subjects.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: an argument is wrong; the message names it.
     """
 
     def __init__(
@@ -158,7 +181,15 @@ class ReconstructionStudy:
         self.predictors = describe_predictors([*self._variants, *_SIGNAL], list(others))
 
     def mask(self, mode: str, ratio: float) -> PatchMask:
-        """The mask of (mode, ratio), one row a segment; always the same for a seed."""
+        """Draw a mask with a row for each segment, which is always the same for one seed.
+
+        Args:
+            mode: see `random_masking`.
+            ratio: share of the patches that are hidden, in (0, 1].
+
+        Raises:
+            ValueError: an argument is wrong; the message names it.
+        """
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
         N = self.model.cfg.num_patches
@@ -169,7 +200,7 @@ class ReconstructionStudy:
         return random_masking(len(self.held_out), N, ratio, mode, generator=generator, device=device)
 
     def predict(self, name: str, mask: PatchMask) -> np.ndarray:
-        """Reconstruction [S, L] by the predictor called `name`."""
+        """The reconstruction [S, L] by the predictor of this name."""
         if name in self._variants:
             run, tokens = self._variants[name]
             return run(mask, tokens)
@@ -189,10 +220,15 @@ class ReconstructionStudy:
         return mask.patch_mask.cpu().numpy().repeat(self.model.cfg.patch_len, axis=1)
 
     def errors(self, mode: str, ratio: float) -> dict:
-        """One row of the table: masked MSE of every predictor, the best baseline, and what the model gains on it.
+        """The masked MSE of every predictor, the best baseline, and by how much the model's error is below each.
 
-        {"mode", "ratio", "mse": {name: [value, low, high]}, "best_baseline": name, "reduction": {name: [...]}};
-        reduction = 1 - model / baseline, with paired intervals."""
+        Args:
+            mode, ratio: of the mask.
+
+        Returns:
+            {"mode", "ratio", "mse": {name: [value, low, high]}, "best_baseline": name, "reduction": {name: [value, low,
+            high]}}, where a reduction is 1 - error of the model / error of the predictor, with paired intervals.
+        """
         mask = self.mask(mode, ratio)
         masked, ecg = self.samples(mask), self.held_out.ecg
         by_segment = {
@@ -209,7 +245,16 @@ class ReconstructionStudy:
         }
 
     def shift_curve(self, mode: str, ratio: float, shifts: Sequence[float] = SHIFTS) -> list[dict]:
-        """Masked MSE with the PPG later by each shift [s], and by which share that is above no shift (paired)."""
+        """The masked MSE when the PPG comes later.
+
+        Args:
+            mode, ratio: of the mask.
+            shifts: seconds.
+
+        Returns:
+            For each shift, and for 0, {"shift_s", "mse": [value, low, high], "increase": [value, low, high]}, where the
+            increase is the share by which the error is above that without a shift, with paired intervals.
+        """
         mask, held_out = self.mask(mode, ratio), self.held_out
         masked = self.samples(mask)
         errors = {}

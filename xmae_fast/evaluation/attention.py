@@ -14,13 +14,14 @@ from xmae_fast.ops.lag_attention import lag_seconds
 
 
 class LagProfile(NamedTuple):
-    """Attention mass by lag (time of the PPG token minus time of the ECG token).
+    """Attention by lag, which is the time of the PPG token minus the time of the ECG token.
 
-    lags: [2N - 1] seconds, ascending.
-    mass: [depth_bridge, H, 2N - 1] float64; the mean over samples and queries of the probability that a head gives to
-        keys at that lag. Sums to 1 over lags, or to less where some queries have no admissible key.
-    uniform: [2N - 1] what attention spread evenly over the keys would show: lags near 0 occur in more pairs than lags
-        near the ends, so it is `mass / uniform` that tells a preference.
+    Attributes:
+        lags: [2N - 1] seconds, ascending.
+        mass: [depth_bridge, H, 2N - 1] float64; the mean over segments and queries of the probability that a head gives
+            to keys at that lag. It sums to 1 over lags, or to less where some queries may attend to no key.
+        uniform: [2N - 1], the mass if attention were even over the keys. Lags near 0 occur in more pairs than others,
+            so that `mass / uniform` tells whether a head prefers a lag.
     """
 
     lags: Tensor
@@ -38,13 +39,13 @@ def lag_profile(
     ids_keep_ecg: Tensor | None = None,
     queries: str = "all",
 ) -> LagProfile:
-    """Where in time each head of the bridge looks, with evaluation statistics and without dropout.
+    """Where in time each head of the bridge looks, with the statistics of evaluation and without dropout.
 
     Args:
         model: with a bridge.
         ppg, ecg: [B, L] or [B, 1, L], as for the model.
-        ids_keep_ppg, ids_keep_ecg: [B, Nk] visible patches; None: all.
-        queries: "all", or "masked" for the ECG patches that are not in ids_keep_ecg alone.
+        ids_keep_ppg, ids_keep_ecg: [B, Nk], the visible patches; None for all.
+        queries: which ECG patches count: "all", or "masked" for those that are not in ids_keep_ecg.
 
     Raises:
         ValueError: the model has no bridge, there is no query to count, or an argument is wrong.
@@ -75,7 +76,7 @@ def lag_profile(
     column = (key_pos[:, None, :] - position[None, :, None] + N - 1).flatten()
 
     def by_lag(weights: Tensor) -> Tensor:
-        """[B, Nq, Nk] -> [2N - 1]: sums over all pairs of one lag, per counted query."""
+        """Sums of weights [B, Nq, Nk] over all pairs of one lag, divided by the number of counted queries: [2N - 1]."""
         sums = torch.zeros(2 * N - 1, dtype=torch.float64, device=weights.device)
         return sums.index_add_(0, column, (weights.double() * counted[:, :, None]).flatten()) / total
 

@@ -1,4 +1,4 @@
-"""The probes of an evaluation: what, from which features, on which labels."""
+"""The probes of an evaluation: their targets, the features they start from, and where the labels come from."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ TARGETS = {
     "pvc": "premature beats in the segment",
 }
 METRIC = {"regression": "R2", "classification": "AUROC"}
-_SOURCES = {  # name of the truth, factor to the target's unit
+_SOURCES = {  # target -> name in the truth, and the factor to the unit of the target
     "heart_rate": ("heart_rate", 1), "pat_across": ("pat", 1000), "pat_within": ("pat", 1000), "pvc": ("pvc", 1),
 }  # fmt: skip
 
 
 def labels_of(held_out: HeldOut) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Labels [S] by target, NaN where there is none; and where they come from: "truth", or "signals" (`timing`)."""
+    """Labels [S] by target, NaN where there is none, and their source by target, "truth" or "signals" (`timing`)."""
     known, source = dict(held_out.truth), dict.fromkeys(held_out.truth, "truth")
     if not {"heart_rate", "pat"} <= known.keys():
         found = timing(held_out.ppg, held_out.ecg, held_out.fs)
@@ -47,7 +47,16 @@ def labels_of(held_out: HeldOut) -> tuple[dict[str, np.ndarray], dict[str, str]]
 def run_probes(
     model: xMAE, held_out: HeldOut, *, seed: int = 77, resamples: int = 1000, folds: int = 5
 ) -> Iterator[tuple[str, str, ProbeResult | str]]:
-    """Yields (target, features, result) for all pairs of TARGETS and FEATURES; or, for a result, why there is none."""
+    """Run a probe for every pair of TARGETS and FEATURES.
+
+    Args:
+        model: with a PPG encoder.
+        held_out: the segments.
+        seed, resamples, folds: as for `probe`.
+
+    Yields:
+        (target, features, result); in place of a result, a text that says why there is none.
+    """
     features = {
         "pretrained": embed_segments(model, held_out.ppg),
         "projected": embed_segments(model, held_out.ppg, output="projected"),
@@ -66,7 +75,7 @@ def run_probes(
 
 
 def _impossible(target: str, labels: np.ndarray | None, subject: np.ndarray) -> str:
-    """Why a target cannot be probed, or nothing."""
+    """Why a target cannot be probed, or ''."""
     if labels is None:
         return "no labels: they cannot be had from the signals, and no truth holds them"
     known = ~np.isnan(labels)

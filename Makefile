@@ -39,8 +39,8 @@ CHOSEN_OF = $(OP)$(subst $(EMPTY) $(EMPTY),,$(patsubst %.py,$(EMPTY)_or_%,$(notd
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint style types test test-fast op interpret proofs docs elsewhere elsewhere-quick quick-benchmarks \
-	bench sanitize known-op
+.PHONY: help build lint style format types test test-fast op interpret proofs docs elsewhere \
+	elsewhere-quick quick-benchmarks bench sanitize known-op
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,11 @@ style: ## ruff's rules and format, clang-format
 	ruff check .
 	ruff format --check .
 	$(if $(wildcard .clang-format),clang-format --dry-run --Werror $(CXX_FILES))
+
+format: ## write what `style` asks for
+	ruff check --fix .
+	ruff format .
+	$(if $(wildcard .clang-format),clang-format -i $(CXX_FILES))
 
 types: ## pyright, as pyproject.toml says
 	pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"

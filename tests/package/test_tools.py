@@ -22,8 +22,8 @@ PACKAGE_OF = {
     "check-merge-conflict": "pre-commit-hooks",
 }
 TARGETS = {
-    "help", "build", "lint", "style", "types", "test", "test-fast", "op", "interpret", "proofs", "docs", "elsewhere",
-    "elsewhere-quick", "bench", "quick-benchmarks", "sanitize",
+    "help", "build", "lint", "style", "format", "types", "test", "test-fast", "op", "interpret", "proofs", "docs",
+    "elsewhere", "elsewhere-quick", "bench", "quick-benchmarks", "sanitize",
 }  # fmt: skip
 
 

@@ -91,7 +91,8 @@ def compare(root: Path, reference: str, arguments: list[str], rounds: int = ROUN
         rounds: processes of each tree.
 
     Returns:
-        The exit code: 0, 1 when an implementation's numbers are wrong, 2 when there is nothing to compare.
+        The exit code: 0, 1 when an implementation's numbers are wrong, 2 when there is nothing to compare. A run that
+        is broken off (Ctrl-C) compares the rounds that are complete.
     """
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     try:
@@ -101,12 +102,17 @@ def compare(root: Path, reference: str, arguments: list[str], rounds: int = ROUN
         with checkout(root, commit) as tree:
             console.print(f"Base: {reference} ({commit[:9]}), {give_extensions(tree, root, commit)}", soft_wrap=True)
             reports: dict[Path, list[Report]] = {tree: [], root: []}
-            for number in range(rounds):
-                for name, where in (("base", tree), ("this", root)):
-                    began = time.perf_counter()
-                    reports[where].append(measured(where, arguments))
-                    took = time.perf_counter() - began
-                    console.print(f"round {number + 1} of {rounds}, {name}: {took:.0f} s", style="dim")
+            try:
+                for number in range(rounds):
+                    for name, where in (("base", tree), ("this", root)):
+                        began = time.perf_counter()
+                        reports[where].append(measured(where, arguments))
+                        took = time.perf_counter() - began
+                        console.print(f"round {number + 1} of {rounds}, {name}: {took:.0f} s", style="dim")
+            except KeyboardInterrupt:
+                if not reports[root]:
+                    raise
+                console.print("Broken off: the rounds that are complete are compared.", style="yellow")
         return _print(console, reports[tree], reports[root])
     except (ValueError, RuntimeError) as error:
         print(f"error: --base: {error}", file=sys.stderr)
@@ -223,7 +229,7 @@ def errors_of(base: Measured, this: Measured) -> str:
 
 
 def _print(console: Console, base_reports: list[Report], this_reports: list[Report]) -> int:
-    base, this = joined(base_reports), joined(this_reports)
+    base, this = joined(base_reports[: len(this_reports)]), joined(this_reports)
     console.print(this_reports[0].machine, style="bold", soft_wrap=True)
     console.print(LEGEND, style="dim")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

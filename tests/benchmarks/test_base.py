@@ -137,6 +137,26 @@ def test_the_worktree_goes_when_a_run_is_broken_off(repository, monkeypatch, err
     assert repository.worktrees() == 1
 
 
+def test_complete_rounds_are_compared_when_a_run_is_broken_off(repository, monkeypatch, capsys):
+    """Three processes are done: the third, of base, has no partner and no part in the ratio."""
+    rows = {base.Key("ops", "add: B=1", "ours"): [1.0, 2.0, 64.0]}
+    calls = []
+
+    def measured(tree: Path, arguments: list[str]) -> base.Report:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(tree)
+        return base.Report({key: base.Measured([times[len(calls) - 1]]) for key, times in rows.items()}, "a machine", 0)
+
+    monkeypatch.setattr(base, "measured", measured)
+    assert base.compare(repository.root, "HEAD", [], rounds=5) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Broken off" in said
+    assert "add: B=1 ours 1000 2000 0.50 0.50 .. 0.50 same" in said
+    assert calls == [calls[0], repository.root, calls[0]]
+    assert repository.worktrees() == 1
+
+
 def test_the_worktree_goes_when_the_process_is_asked_to_end(repository):
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end, base.checkout(repository.root, "HEAD") as tree:

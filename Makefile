@@ -79,7 +79,7 @@ proofs: ## without a GPU: resources, offsets and launches of Triton's kernels; C
 	$(PYTHON) -m pytest -q $(PARALLEL) tests/ops/test_triton_compiled.py tests/ops/cuda
 
 docs: ## what the pages say: commands, examples, links
-	$(PYTHON) -m pytest -q $(wildcard tests/package/test_document*.py tests/package/test_pages*.py)
+	$(PYTHON) -m pytest -q $(wildcard tests/package/test_documented_*.py)
 
 elsewhere: $(PROCESSORS:%=elsewhere-%) ## the tests of numbers on other processors, imitated
 

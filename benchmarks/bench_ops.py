@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import pytest
 import torch
 
-from benchmarks.contest import Contestant, Group
-from benchmarks.context import Context
+from benchmarks.harness.contest import Contestant, Group
+from benchmarks.harness.context import Context
 from benchmarks.suites import ops
 
 CPU = Context(torch.device("cpu"), quick=os.environ.get("XMAE_FAST_QUICK") == "1", compiling="none")

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.context import PUBLISHED_CFG, Context
+from benchmarks.harness.context import PUBLISHED_CFG, Context
 from benchmarks.suites.stems import ours
-from benchmarks.triton_steps import embedding, training_step
 from xmae_fast import _graphs as graphs
 from xmae_fast import available, xMAE
+from xmae_fast.testing.launches import embedding, training_step
 from xmae_fast.training import GraphedStep, adamw
 
 REPEATS = 10

@@ -23,10 +23,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import base, plot, report
-from benchmarks.contest import Result, failures, measure
-from benchmarks.context import COMPILE_LEVELS, Context
-from benchmarks.machine import Machine, measure_machine
+from benchmarks.harness import base, plot, report
+from benchmarks.harness.contest import Result, failures, measure
+from benchmarks.harness.context import COMPILE_LEVELS, Context
+from benchmarks.harness.machine import Machine, measure_machine
 from benchmarks.suites import loader, model, ops, stages, stems, train
 from xmae_fast import backend
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
-from benchmarks.context import Context
-from benchmarks.numerics import check_equal
-from benchmarks.segment_files import SegmentFiles, forget, one_core, segment_files
+from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
+from benchmarks.harness.context import Context
+from benchmarks.harness.numerics import check_equal
+from benchmarks.harness.segment_files import SegmentFiles, forget, one_core, segment_files
+from benchmarks.harness.timing import Run
 from benchmarks.suites import loader_index, loader_training
-from benchmarks.timing import Run
 from xmae_fast.data import PlainSegmentDataset, SegmentDataset, SegmentLoader, load_segments
 from xmae_fast.testing import Error
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contest import OURS, Contestant, Group
-from benchmarks.context import Context
-from benchmarks.timing import Run
+from benchmarks.harness.contest import OURS, Contestant, Group
+from benchmarks.harness.context import Context
+from benchmarks.harness.timing import Run
 from xmae_fast.data import Layout, open_index
 from xmae_fast.data.index.scan import Scan
 from xmae_fast.data.index.sidecar import fingerprint, sidecar_paths, write_sidecar

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.contest import BASELINE, OURS, PLAIN, Contestant, Group
-from benchmarks.context import MASK_RATIO, Context
-from benchmarks.segment_files import SegmentFiles, segment_files
-from benchmarks.timing import Run
+from benchmarks.harness.contest import BASELINE, OURS, PLAIN, Contestant, Group
+from benchmarks.harness.context import MASK_RATIO, Context
+from benchmarks.harness.segment_files import SegmentFiles, segment_files
+from benchmarks.harness.timing import Run
 from xmae_fast import masked_mse, random_masking, xMAE
 from xmae_fast.data import PlainSegmentDataset, SegmentLoader
 from xmae_fast.testing import Error
@@ -58,7 +58,7 @@ def _contestant(context: Context, name: str, role: str, make: Callable[[], Batch
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
-            value = float(loss)
+            value = float(loss.detach())
             spent["all"] += time.perf_counter() - began
             return value
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks.baselines import Masks, published_masks, sorted_masks
-from benchmarks.contest import BASELINE, OURS, PLAIN, Contestant, Group
-from benchmarks.context import MASK_RATIO, Context
-from benchmarks.numerics import check_equal
-from benchmarks.timing import Run
+from benchmarks.harness.contest import BASELINE, OURS, PLAIN, Contestant, Group
+from benchmarks.harness.context import MASK_RATIO, Context
+from benchmarks.harness.numerics import check_equal
+from benchmarks.harness.timing import Run
+from benchmarks.models.stock import Masks, published_masks, sorted_masks
 from xmae_fast import random_masking
 from xmae_fast.ops.random_masking import MODES
 from xmae_fast.testing import Error

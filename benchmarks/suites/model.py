@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.baselines import compiled, forget_compiled, stock_model
-from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
-from benchmarks.context import ROTATION, Context
-from benchmarks.counts import embed_flops, forward_flops
-from benchmarks.models import Batch, batches, our_model, our_reconstruction, plain_model
-from benchmarks.numerics import Yardstick, check_another_precision, check_same_maths
-from benchmarks.runtimes import (
+from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
+from benchmarks.harness.context import ROTATION, Context
+from benchmarks.harness.counts import embed_flops, forward_flops
+from benchmarks.harness.numerics import Yardstick, check_another_precision, check_same_maths
+from benchmarks.harness.timing import Run
+from benchmarks.models.contestants import Batch, batches, our_model, our_reconstruction, plain_model
+from benchmarks.models.runtimes import (
     ONNX_RUNTIME,
     OPENVINO,
     Embedding,
@@ -25,7 +25,7 @@ from benchmarks.runtimes import (
     openvino,
     openvino_streams,
 )
-from benchmarks.timing import Run
+from benchmarks.models.stock import compiled, forget_compiled, stock_model
 from xmae_fast.export.graphs import make_graph
 from xmae_fast.export.onnx_file import to_onnx
 from xmae_fast.testing import Error, several_roundings

@@ -12,10 +12,10 @@ from functools import cache, partial
 
 import torch
 
-from benchmarks.contest import OURS, PLAIN, Contestant, Group
-from benchmarks.context import ROTATION, Context
+from benchmarks.harness.contest import OURS, PLAIN, Contestant, Group
+from benchmarks.harness.context import ROTATION, Context
+from benchmarks.harness.timing import Run
 from benchmarks.suites import masks
-from benchmarks.timing import Run
 from xmae_fast import backend
 from xmae_fast.ops.cases import Case, Maker, OpCases, all_cases
 from xmae_fast.testing import Error, check_op, named_tensors

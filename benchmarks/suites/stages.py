@@ -12,13 +12,13 @@ from functools import cache, cached_property, partial
 import torch
 from torch import Tensor
 
-from benchmarks.baselines import set_dropout
-from benchmarks.contest import OURS, PLAIN, Contestant, Group
-from benchmarks.context import DROPOUT, Context
-from benchmarks.models import adamw, batches, our_loss, our_model
-from benchmarks.numerics import Yardstick
-from benchmarks.stages import WHOLE, Stage, embedding_stages, training_stages
-from benchmarks.timing import Run
+from benchmarks.harness.contest import OURS, PLAIN, Contestant, Group
+from benchmarks.harness.context import DROPOUT, Context
+from benchmarks.harness.numerics import Yardstick
+from benchmarks.harness.timing import Run
+from benchmarks.models.contestants import adamw, batches, our_loss, our_model
+from benchmarks.models.parts import WHOLE, Stage, embedding_stages, training_stages
+from benchmarks.models.stock import set_dropout
 from xmae_fast import xMAE
 from xmae_fast.ops.cases import Maker
 from xmae_fast.testing import Error

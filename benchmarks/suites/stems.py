@@ -12,11 +12,11 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import ChannelsLastStem, compiled, forget_compiled, with_weights_of
-from benchmarks.contest import BASELINE, OURS, PLAIN, Contestant, Group
-from benchmarks.context import Context
-from benchmarks.numerics import Yardstick, season
-from benchmarks.plain_model import PlainStem
+from benchmarks.harness.contest import BASELINE, OURS, PLAIN, Contestant, Group
+from benchmarks.harness.context import Context
+from benchmarks.harness.numerics import Yardstick, season
+from benchmarks.models.plain import PlainStem
+from benchmarks.models.stock import ChannelsLastStem, compiled, forget_compiled, with_weights_of
 from benchmarks.suites.ops import usable_impls
 from xmae_fast import _graphs as graphs
 from xmae_fast import ops

@@ -9,11 +9,12 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import compiled, forget_compiled, published_masks, stock_model
-from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group, peak_bytes
-from benchmarks.context import MASK_RATIO, Context
-from benchmarks.counts import forward_flops
-from benchmarks.models import (
+from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group, peak_bytes
+from benchmarks.harness.context import MASK_RATIO, Context
+from benchmarks.harness.counts import forward_flops
+from benchmarks.harness.numerics import Yardstick, check_another_precision, check_same_maths
+from benchmarks.harness.peak_memory import peak_in_new_process
+from benchmarks.models.contestants import (
     Batch,
     GraphedTrainer,
     Loss,
@@ -24,8 +25,7 @@ from benchmarks.models import (
     plain_loss,
     plain_model,
 )
-from benchmarks.numerics import Yardstick, check_another_precision, check_same_maths
-from benchmarks.peak_memory import peak_in_new_process
+from benchmarks.models.stock import compiled, forget_compiled, published_masks, stock_model
 from benchmarks.suites import train_harness
 from xmae_fast import available, random_masking
 from xmae_fast.testing import Error, several_roundings
@@ -141,7 +141,7 @@ class _Training:
         """Its peak memory is measured too, on a CPU and unless quick (a GPU's counter needs no other process)."""
         if self.context.quick or self.context.device.type != "cpu":
             return contestant
-        return replace(contestant, peak=lambda: peak_in_new_process(self.context, self.B, contestant.name))
+        return replace(contestant, peak=lambda: peak_in_new_process(self.context, __name__, self.B, contestant.name))
 
     def _published(self) -> Trainer:
         model = plain_model(self.context, training=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contest import OURS, PLAIN, Contestant, Group
-from benchmarks.context import MASK_RATIO, Context
-from benchmarks.segment_files import segment_files
-from benchmarks.timing import Run
+from benchmarks.harness.contest import OURS, PLAIN, Contestant, Group
+from benchmarks.harness.context import MASK_RATIO, Context
+from benchmarks.harness.segment_files import segment_files
+from benchmarks.harness.timing import Run
 from xmae_fast.testing import Error
 from xmae_fast.training.config import TrainCfg
 from xmae_fast.training.control import Control, Signals

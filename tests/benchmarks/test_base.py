@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("rich", reason="the benchmarks need rich (pip install xmae-fast[bench])")
 
-from benchmarks import base, run
-from benchmarks.contest import BASELINE, OURS
-from benchmarks.report import BUSY
+from benchmarks import run
+from benchmarks.harness import base
+from benchmarks.harness.contest import BASELINE, OURS
+from benchmarks.harness.report import BUSY
 
 # Writes what a tree's benchmarks would: rows with the times, errors and failures of TREE.
 FAKE = """

@@ -15,17 +15,19 @@ pytest.importorskip("rich", reason="the benchmarks need rich (pip install xmae-f
 
 from rich.console import Console
 
-from benchmarks import report, run, runtimes
-from benchmarks.baselines import stock_model
-from benchmarks.contest import BASELINE, INFO, LEFT_OUT, OURS, PLAIN, Contestant, Group, Result, Row, measure
-from benchmarks.context import Context
-from benchmarks.counts import embed_flops, forward_flops
-from benchmarks.machine import Machine
-from benchmarks.models import batches, plain_model
-from benchmarks.peak_memory import peak_in_new_process
-from benchmarks.stages import WHOLE
+from benchmarks import run
+from benchmarks.harness import report
+from benchmarks.harness.contest import BASELINE, INFO, LEFT_OUT, OURS, PLAIN, Contestant, Group, Result, Row, measure
+from benchmarks.harness.context import Context
+from benchmarks.harness.counts import embed_flops, forward_flops
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.peak_memory import peak_in_new_process
+from benchmarks.harness.timing import Effort
+from benchmarks.models import runtimes
+from benchmarks.models.contestants import batches, plain_model
+from benchmarks.models.parts import WHOLE
+from benchmarks.models.stock import stock_model
 from benchmarks.suites import loader, model, stages, stems, train
-from benchmarks.timing import Effort
 from xmae_fast import ModelCfg
 from xmae_fast.testing import Error, relative_error
 
@@ -213,10 +215,11 @@ def test_bfloat16_rows_report_their_error(context, monkeypatch):
 
 
 def test_peak_memory_grows_with_the_batch(context):
-    small, large = (peak_in_new_process(context, B, "xmae_fast impl=auto, fused AdamW") for B in (4, 12))
+    ours = "xmae_fast impl=auto, fused AdamW"
+    small, large = (peak_in_new_process(context, train.__name__, B, ours) for B in (4, 12))
     assert 8 * 4e6 < large - small < 8 * 40e6  # activations of a sample: about 11 MB in plain PyTorch
     with pytest.raises(RuntimeError, match="no such contestant"):
-        peak_in_new_process(context, 4, "no such contestant")
+        peak_in_new_process(context, train.__name__, 4, "no such contestant")
 
 
 def test_peak_memory_that_cannot_be_measured_is_said_and_the_row_is_timed():

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks.recording_files import windows, write_mat
+from benchmarks.studies.recording_files import windows, write_mat
 from tests.data.layouts import write_packed, write_published
 from tests.data.test_repack_resume import die, killed
 from xmae_fast.cli import main

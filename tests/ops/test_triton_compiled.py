@@ -1,7 +1,7 @@
 """The Triton kernels of the published model compiled for real GPUs, without one: resources, launches, offsets.
 
 `benchmarks/results/triton_resources.json` says what each kernel may use; after a change that is meant to move it, write
-it anew: `python -m benchmarks.triton_resources --out benchmarks/results/triton_resources.json`, and read its diff.
+it anew: `python -m xmae_fast.testing.resources --out benchmarks/results/triton_resources.json`, and read its diff.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MORE_REGISTERS = 16  # than committed: another Triton allocates a little differe
 @pytest.fixture(scope="module")
 def resources():
     """Of every distinct launch of a training step and an embedding in bfloat16, for sm_90 and sm_80."""
-    from benchmarks.triton_resources import compile_all
+    from xmae_fast.testing.resources import compile_all
 
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         return [found for part in pool.map(compile_all, (90, 80)) for found in part]
 
 
 def test_no_spills_and_shared_memory_within_limits(resources):
-    from benchmarks.triton_resources import SHARED_LIMIT
+    from xmae_fast.testing.resources import SHARED_LIMIT
 
     assert len(resources) > 50
     for found in resources:
@@ -59,7 +59,7 @@ def test_every_product_in_bfloat16_is_on_tensor_cores_of_sm_90():
 @pytest.mark.parametrize("autocast", [torch.bfloat16, None])
 def test_a_step_is_recorded_without_reading_a_value(autocast):
     """Fake tensors have no values: a synchronisation (`item`, `if tensor`) would raise."""
-    from benchmarks.triton_steps import embedding, name_of, training_step
+    from xmae_fast.testing.launches import embedding, name_of, training_step
 
     step = training_step(512, autocast, (9, 0))
     assert len(step) > 50
@@ -68,7 +68,7 @@ def test_a_step_is_recorded_without_reading_a_value(autocast):
 
 
 def test_launches_do_not_depend_on_the_batch_size():
-    from benchmarks.triton_steps import name_of, training_step
+    from xmae_fast.testing.launches import name_of, training_step
 
     counts = [Counter(map(name_of, training_step(B, torch.bfloat16, (9, 0)))) for B in (8, 512, 131_072)]
     assert counts[0] == counts[1] == counts[2]
@@ -76,15 +76,15 @@ def test_launches_do_not_depend_on_the_batch_size():
 
 def test_offsets_are_64_bits_where_tensors_are_large():
     """At B = 131,072 a level of the stem has 2^32 numbers: every offset into one must be computed in 64 bits."""
-    from benchmarks.triton_offsets import narrow_offsets
-    from benchmarks.triton_steps import production_launches
+    from xmae_fast.testing.launches import production_launches
+    from xmae_fast.testing.offsets import narrow_offsets
 
     assert not narrow_offsets(production_launches(B=131_072))
 
 
 def test_narrow_offsets_are_found():
     """The check is checked: a row times a stride in 32 bits is reported, the same in 64 bits is not."""
-    from benchmarks.triton_offsets import overflows
+    from xmae_fast.testing.offsets import overflows
 
     row = """
     %c = arith.constant 64 : i32
@@ -124,7 +124,7 @@ def test_programs_of_two_stems_are_judged_apart():
     %offset = arith.muli %sample, %length : i32
     %at = tt.addptr %x, %offset : !tt.ptr<f32>, i32
     """
-    from benchmarks.triton_offsets import overflows
+    from xmae_fast.testing.offsets import overflows
 
     sizes = {"%rows": 2**30, "%L": 1000, "%L_2": 1}
     assert not overflows(code, sizes | {"%programs": 70}, (100,))

@@ -25,10 +25,10 @@ FLOORS = (
 APART = (("data", "model"), ("ops", "signals"), ("__main__", "testing"))  # neither imports the other
 
 
-def modules() -> dict[str, Path]:
-    """Every module of the package by its full name."""
+def modules(folder: str = "xmae_fast") -> dict[str, Path]:
+    """Every module of a top-level package by its full name."""
     found = {}
-    for path in sorted((ROOT / "xmae_fast").rglob("*.py")):
+    for path in sorted((ROOT / folder).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
@@ -102,7 +102,9 @@ def test_nothing_imports_what_stands_above_it(sources):
     assert arrows_upwards(below) == []
 
 
-def test_no_circles_of_modules(sources):
+@pytest.mark.parametrize("folder", ["xmae_fast", "benchmarks"])
+def test_no_circles_of_modules(folder):
+    sources = {name: path.read_text(encoding="utf-8") for name, path in modules(folder).items()}
     graph = {name: set(imports(source, sources, types_too=False)) - {name} for name, source in sources.items()}
     assert circle(graph) == []
 

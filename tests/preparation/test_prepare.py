@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks.recording_files import FS, continuous, windows, write_csv, write_edf, write_mat, write_wfdb
+from benchmarks.studies.recording_files import FS, continuous, windows, write_csv, write_edf, write_mat, write_wfdb
 from xmae_fast.cli import main
 from xmae_fast.data import SegmentLoader, apply_recipe, prepare, read_index, repack, verify_packed
 

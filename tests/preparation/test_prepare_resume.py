@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.recording_files import windows, write_mat
+from benchmarks.studies.recording_files import windows, write_mat
 from tests.data.test_repack_resume import die, killed
 from xmae_fast.data import prepare
 from xmae_fast.preparation import making, pool, preparing, shards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.recording_files import FS, windows
+from benchmarks.studies.recording_files import FS, windows
 from tests.signals.test_signals import hard_windows
 from xmae_fast.data import apply_recipe
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks.recording_files import FS, continuous, windows
+from benchmarks.studies.recording_files import FS, continuous, windows
 from xmae_fast.data import Channel, Reading, Recording, RecordingError, read_recording
 from xmae_fast.preparation.formats.table import place
 from xmae_fast.preparation.recording import cut, find_channel

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from benchmarks.recording_files import FS, windows
+from benchmarks.studies.recording_files import FS, windows
 from tests.embedding.conftest import pulses
 from xmae_fast.signals.beats import ecg_beats, ppg_beats, template_quality
 from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing, resample

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from benchmarks.numerics import Yardstick, season
+from benchmarks.harness.numerics import Yardstick, season
 from tests.ops.interpreted.checks import poisoned_memory
 from xmae_fast import ModelCfg, random_masking, xMAE
 from xmae_fast.ops._dropout import seeds_from

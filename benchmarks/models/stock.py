@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from benchmarks.plain_model import PlainBlock, PlainCrossBlock, PlainStem, PlainXMAE
+from benchmarks.models.plain import PlainBlock, PlainCrossBlock, PlainStem, PlainXMAE
 from xmae_fast.ops.random_masking.reference import published_draws
 
 Masks = tuple[Tensor, Tensor, Tensor]  # patch_mask [B, N], ids_keep [B, N - k], ids_restore [B, N]

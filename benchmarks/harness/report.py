@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.contest import BASELINE, FAILED, INFO, OK, OURS, PLAIN, Result, Row
-from benchmarks.machine import Machine
-from benchmarks.timing import Spread, spread
+from benchmarks.harness.contest import BASELINE, FAILED, INFO, OK, OURS, PLAIN, Result, Row
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.timing import Spread, spread
 from xmae_fast._files import atomic_path
 
 STYLES = {OURS: "bold green", PLAIN: "bold", BASELINE: "", INFO: "dim"}

@@ -17,8 +17,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.triton_resources import distinct, signature
 from xmae_fast.ops._launch import Launch
+from xmae_fast.testing.resources import distinct, signature
 
 Interval = tuple[int, int]
 _FITS = {"i32": (-(2**31), 2**31 - 1), "i64": (-(2**63), 2**63 - 1)}

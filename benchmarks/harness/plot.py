@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import textwrap
 
-from benchmarks.contest import BASELINE, INFO, OURS, PLAIN, Result
-from benchmarks.machine import Machine
+from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Result
+from benchmarks.harness.machine import Machine
 from xmae_fast._files import atomic_path
 
 COLOURS = {PLAIN: "#6b7280", BASELINE: "#b6bcc6", OURS: "#0f8a5f", INFO: "#e4d3a8"}

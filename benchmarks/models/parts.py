@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.counts import embed_flops, forward_flops
-from benchmarks.models import Batch, our_loss
+from benchmarks.harness.counts import embed_flops, forward_flops
+from benchmarks.models.contestants import Batch, our_loss
 from xmae_fast import ops, xMAE
 from xmae_fast.model.blocks import attention_dropout, attention_params, dropout_rate, feed_forward_params
 from xmae_fast.ops.cases import all_cases

@@ -1,6 +1,6 @@
 """All launches of the default model's training step and embedding on a GPU, written down without one.
 
-    python -m benchmarks.triton_steps [--batch 512] [--out FILE.json]
+    python -m xmae_fast.testing.launches [--batch 512] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.context import PUBLISHED_CFG
-from xmae_fast import xMAE
+from xmae_fast import ModelCfg, xMAE
 from xmae_fast.ops import _triton
 from xmae_fast.ops._launch import Launch
 from xmae_fast.training import GraphedStep
 
+PUBLISHED_CFG = ModelCfg(d_model=256, proj_dim=256, dropout=0.1)
 _NO_LAUNCH = {
     "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "detach_", "set_", "resize_",
     "lift_fresh", "is_same_size", "record_stream", "promote_types",

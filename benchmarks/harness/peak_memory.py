@@ -17,28 +17,36 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 import xmae_fast
-from benchmarks.context import Context
-from benchmarks.models import Batch, Trainer
+from benchmarks.harness.context import Context
+from benchmarks.models.contestants import Batch, Trainer
 
 STATUS = Path("/proc/self/status")
 TIMEOUT_S = 600
 
 
-def peak_in_new_process(context: Context, B: int, contestant: str) -> int:
-    """Bytes, for a contestant of the train suite by name. RuntimeError, OSError: it could not be measured."""
+def peak_in_new_process(context: Context, suite: str, B: int, contestant: str) -> int:
+    """Bytes that one training step takes at most.
+
+    Args:
+        suite: full name of a module whose `group(context, B)` has the contestant.
+
+    Raises:
+        RuntimeError, OSError: the peak could not be measured.
+    """
     order = {
-        "contestant": contestant, "B": B, "data": context.data, "quick": context.quick,
+        "suite": suite, "contestant": contestant, "B": B, "data": context.data, "quick": context.quick,
         "threads": torch.get_num_threads(),
     }  # fmt: skip
-    package, here = (str(Path(module.__file__).resolve().parents[1]) for module in (xmae_fast, sys.modules[__name__]))
+    package, here = Path(xmae_fast.__file__).resolve().parents[1], Path(__file__).resolve().parents[2]
     code = (  # the same xmae_fast as in this process, and then this folder's benchmarks
-        f"import sys; sys.path[0] = {package!r}; import xmae_fast; sys.path.insert(0, {here!r}); "
-        "from benchmarks import peak_memory; peak_memory.main()"
+        f"import sys; sys.path[0] = {str(package)!r}; import xmae_fast; sys.path.insert(0, {str(here)!r}); "
+        "from benchmarks.harness import peak_memory; peak_memory.main()"
     )
     try:
         done = subprocess.run(
@@ -54,12 +62,10 @@ def peak_in_new_process(context: Context, B: int, contestant: str) -> int:
 
 def main() -> None:
     """The new process: reads what to measure from the standard input, writes bytes to the standard output."""
-    from benchmarks.suites import train
-
     order = json.load(sys.stdin)
     torch.set_num_threads(order["threads"])
     context = Context(torch.device("cpu"), tuple(order["data"]), order["quick"], "all")
-    contestants = {one.name: one for one in train.group(context, order["B"]).contestants}
+    contestants = {one.name: one for one in import_module(order["suite"]).group(context, order["B"]).contestants}
     if order["contestant"] not in contestants:
         raise ValueError(f"no such contestant: {order['contestant']}")
     print(step_peak(contestants[order["contestant"]].build()))

@@ -1,6 +1,6 @@
 """Preparation end to end, from raw recordings to packed shards, against neurokit2 one window at a time.
 
-    python -m benchmarks.prepare [--windows 2000] [--oracle-windows 100]
+    python -m benchmarks.studies.prepare [--windows 2000] [--oracle-windows 100]
 
 One process each, on simulated recordings with noise: PulseDB's .mat layout, a CSV and, where wfdb is installed, a WFDB
 record. The time to start (importing neurokit2 takes seconds) is told apart, not in the ratio.
@@ -17,8 +17,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from benchmarks.machine import cpu_name
-from benchmarks.recording_files import FS, windows, write_csv, write_mat, write_wfdb
+from benchmarks.harness.machine import cpu_name
+from benchmarks.studies.recording_files import FS, windows, write_csv, write_mat, write_wfdb
 from xmae_fast.data import prepare
 from xmae_fast.preparation import apply_recipe
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import set_dropout
-from benchmarks.context import DROPOUT, MASK_RATIO, Context
-from benchmarks.numerics import season
-from benchmarks.plain_model import PlainXMAE
+from benchmarks.harness.context import DROPOUT, MASK_RATIO, Context
+from benchmarks.harness.numerics import season
+from benchmarks.models.plain import PlainXMAE
+from benchmarks.models.stock import set_dropout
 from xmae_fast import _graphs as graphs
 from xmae_fast import masked_mse, random_masking, xMAE
 from xmae_fast import training as xmae_training

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.context import Context
+from benchmarks.harness.context import Context
 from xmae_fast.data import repack, write_shard
 
 SEGMENTS_PER_SUBJECT = 16

@@ -3,7 +3,7 @@
 `record` runs a piece of the library on fake tensors and writes its launches down; `compile_launch` compiles one of
 them for an architecture and reads registers, stack, shared memory and the use of tensor cores from the machine code.
 
-    python -m benchmarks.triton_resources [--arch 90 80 89] [--out FILE.json]
+    python -m xmae_fast.testing.resources [--arch 90 80 89] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def table(resources: Iterable[Resources]) -> str:
 
 def compile_all(arch: int, float32_too: bool = False) -> list[Resources]:
     """Every kernel of the published model's training step and embedding, in bfloat16 autocast (and in float32)."""
-    from benchmarks.triton_steps import production_launches
+    from xmae_fast.testing.launches import production_launches
 
     precisions = (torch.bfloat16, None) if float32_too else (torch.bfloat16,)
     launches = production_launches((arch // 10, arch % 10), precisions=precisions)

@@ -1,6 +1,6 @@
 """Embedding end to end against the bare encoder: a raw long record, and a packed shard.
 
-    python -m benchmarks.embedding [--minutes 30] [--segments 1024] [--rounds 5] [--data PACKED.h5] [--output tokens]
+    python -m benchmarks.studies.embedding [--minutes 30] [--segments 1024] [--rounds 5] [--data PACKED.h5] [--output O]
 
 Targets: encoder share of a raw record's time >= 80 % on a CPU; packed shard >= 95 % of the bare encoder's rate."""
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import xmae_fast
-from benchmarks.machine import measure_machine
+from benchmarks.harness.machine import measure_machine
 from xmae_fast.data import SegmentLoader, SimulationCfg, repack, simulate
 from xmae_fast.embedding import Embedder, embed_files
 from xmae_fast.model.outputs import encode

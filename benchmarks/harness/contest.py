@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.load import OtherWork
-from benchmarks.timing import Effort, Run, Spread, interleave, ratio
+from benchmarks.harness.load import OtherWork
+from benchmarks.harness.timing import Effort, Run, Spread, interleave, ratio
 from xmae_fast.testing import Error
 
 PLAIN, BASELINE, OURS, INFO = "plain path", "baseline", "xmae_fast", "information"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Effort
+from benchmarks.harness.timing import Effort
 from xmae_fast import ModelCfg
 from xmae_fast.data import PlainSegmentDataset, load_segments, simulate
 

@@ -1,6 +1,6 @@
 """Pretraining on two processes with a core each against one process on one core, the same global batch.
 
-    python -m benchmarks.train_scaling --data SHARDS [--steps 40] [--batch 32] [--rounds 3] [--out FILE.json]
+    python -m benchmarks.studies.train_scaling --data SHARDS [--steps 40] [--batch 32] [--rounds 3] [--out FILE.json]
 
 Segments/s are those of training alone (loader, step, exchange of gradients), from run.json; runs alternate.
 """
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-CONFIG = Path(__file__).parents[1] / "configs" / "xmae_small.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "xmae_small.yaml"
 
 
 def run(data: Path, processes: int, steps: int, batch: int, folder: Path, extra: list[str]) -> float:

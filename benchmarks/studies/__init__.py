@@ -1,0 +1,1 @@
+"""Measurements that are made once and have commands of their own."""

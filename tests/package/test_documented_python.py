@@ -1,0 +1,204 @@
+"""The Python blocks of README and of the pages run: each page from top to bottom, in a folder with simulated data."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import xmae_fast
+from xmae_fast.data import SimulationCfg, simulate
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = {
+    str(page.relative_to(ROOT)): page.read_text()
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("xmae_fast/**/*.md"))
+}
+PYTHON = sorted(page for page, text in PAGES.items() if BLOCK.search(text))
+# Optional packages that a page's blocks need.
+NEEDS = {
+    "docs/embedding.md": ("scipy", "sklearn", "matplotlib", "lightning", "yaml"),
+    "docs/evaluation.md": ("scipy", "sklearn", "matplotlib"),
+    "docs/exporting.md": ("onnx", "onnxscript", "onnxruntime"),
+    "docs/preparing.md": ("scipy",),
+    "docs/pretraining.md": ("lightning", "yaml"),
+    "docs/quickstart.md": ("scipy", "lightning", "yaml"),
+    "xmae_fast/data/README.md": ("lightning",),
+}
+TINY = {"d_model": 16, "nhead": 2, "depth_ecg": 1, "depth_ppg": 1, "depth_bridge": 1, "stem_ch": 4}
+FEW_STEPS = {"model_params": TINY, "max_steps": 2, "tensorboard": False, "accelerator": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def published() -> xmae_fast.xMAE:
+    """A model of the published shape with random weights."""
+    torch.manual_seed(0)
+    return xmae_fast.xMAE(xmae_fast.ModelCfg(d_model=256, proj_dim=256)).eval()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, published) -> Path:
+    """Shards, and checkpoints of a model of the published shape and of tiny ones."""
+    folder = tmp_path_factory.mktemp("documented")
+    simulate(30, 4, seed=1, cfg=SimulationCfg(pvc_probability=0.05, pat_coupling=0.8)).write_shards(folder / "shards")
+    torch.manual_seed(1)
+    tiny = xmae_fast.xMAE(xmae_fast.ModelCfg(**TINY, proj_dim=8)).eval()
+    for name, model in (("best.ckpt", published), ("weights.pt", published), ("model.ckpt", tiny)):
+        xmae_fast.save_checkpoint(model, folder / name)
+    return folder
+
+
+@pytest.fixture
+def place(prepared, published, tmp_path, monkeypatch) -> SimpleNamespace:
+    """A copy of `prepared` as the working directory, and the names that the blocks of a page start with."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    sim = simulate(8, 1, seed=2)
+    cfg = xmae_fast.ModelCfg(d_model=256, proj_dim=256)
+    names = {
+        "xmae_fast": xmae_fast, "ppg": torch.from_numpy(sim.ppg), "ecg": torch.from_numpy(sim.ecg), "cfg": cfg,
+        "model": published,
+    }  # fmt: skip
+    return SimpleNamespace(folder=tmp_path, names=names, monkeypatch=monkeypatch)
+
+
+def for_quickstart(place: SimpleNamespace) -> None:
+    with_a_run(place, "small")
+
+
+def for_embedding(place: SimpleNamespace) -> None:
+    """A run, embeddings of shards, a Hub that is a folder, and names of scikit-learn."""
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    with_a_run(place, "first")
+    xmae_fast.embed_files("shards/*.h5", "embeddings", "runs/first")
+    hub = ModuleType("huggingface_hub")
+    hub.HfApi = lambda token: SimpleNamespace(
+        create_repo=lambda repo_id, **_: None,
+        upload_folder=lambda repo_id, folder_path, **_: shutil.copytree(folder_path, place.folder / "hub" / repo_id),
+    )
+    hub.snapshot_download = lambda repo_id, **_: place.folder / "hub" / repo_id
+    hub.errors = ModuleType("huggingface_hub.errors")
+    hub.errors.RepositoryNotFoundError = hub.errors.LocalEntryNotFoundError = FileNotFoundError
+    for module in (hub, hub.errors):
+        place.monkeypatch.setitem(sys.modules, module.__name__, module)
+    place.names |= {"make_pipeline": make_pipeline, "StandardScaler": StandardScaler, "Ridge": Ridge}
+    place.names |= {"X": np.stack([place.names["ppg"], place.names["ppg"][::-1]]), "age": [60, 40]}
+    place.names |= {f"{name}_windows": place.names[name][:2500].reshape(2, 1250) for name in ("ppg", "ecg")}
+
+
+def for_evaluation(place: SimpleNamespace) -> None:
+    """Held-out shards, an ECG-only checkpoint, segments of some subjects with ages; few penalties and resamples."""
+    from xmae_fast.evaluation import evaluate, random_twin
+    from xmae_fast.evaluation.probes import linear
+
+    sim = simulate(12, 3, seed=2, cfg=SimulationCfg(pvc_probability=0.05, pat_coupling=0.8))
+    sim.write_shards("held_out")
+    torch.manual_seed(2)
+    ecg_only = xmae_fast.xMAE(xmae_fast.ModelCfg(**TINY, source="ecg")).eval()
+    xmae_fast.save_checkpoint(ecg_only, "ecg.ckpt")
+    place.monkeypatch.setattr(linear, "_ALPHAS", linear._ALPHAS[[2, 5]])
+    place.monkeypatch.setattr(linear, "_CS", linear._CS[[1, 3]])
+    place.monkeypatch.setitem(evaluate.__kwdefaults__, "resamples", 40)
+    place.names |= {
+        "model": xmae_fast.load_checkpoint("model.ckpt"), "random_twin": random_twin, "ppg": torch.from_numpy(sim.ppg),
+        "age": sim.heart_rate, "subject": sim.subject,
+    }  # fmt: skip
+
+
+def for_exporting(place: SimpleNamespace) -> None:
+    """A few segments, and no OpenVINO: its check is tests of exporting's affair."""
+    shutil.rmtree("shards")
+    simulate(12, 2, seed=1).write_shards("shards")
+    place.monkeypatch.setitem(sys.modules, "openvino", None)
+
+
+def for_preparing(place: SimpleNamespace) -> None:
+    """A folder of one recording, and no folder of shards yet."""
+    sim = simulate(1, 1, seed=3, cfg=SimulationCfg(sampling_freq=125, seg_len=40.0))
+    shutil.rmtree("shards")
+    Path("PulseDB_MIMIC").mkdir()
+    np.savez("PulseDB_MIMIC/p1.npz", ppg=sim.ppg[0], ecg=sim.ecg[0], fs=125)
+
+
+def for_pretraining(place: SimpleNamespace) -> None:
+    """The small configuration with a tiny model and two steps."""
+    import yaml
+
+    cfg = yaml.safe_load((ROOT / "configs" / "xmae_small.yaml").read_text())
+    cfg |= FEW_STEPS
+    Path("configs").mkdir()
+    Path("configs/xmae_small.yaml").write_text(yaml.safe_dump(cfg))
+
+
+def for_data(place: SimpleNamespace) -> None:
+    import lightning
+
+    place.names["L"] = lightning
+
+
+def with_a_run(place: SimpleNamespace, name: str) -> None:
+    """A run of two steps, and `ppg` and `ecg` recordings of 40 s at 125 Hz in place of segments."""
+    from xmae_fast.training import pretrain
+
+    pretrain({"data": "shards", "batch_size": 16} | FEW_STEPS, name, quiet=True)
+    sim = simulate(1, 1, seed=3, cfg=SimulationCfg(sampling_freq=125, seg_len=40.0))
+    place.names |= {"ppg": sim.ppg[0].astype(np.float64), "ecg": sim.ecg[0].astype(np.float64)}
+
+
+PREPARE: dict[str, Callable[[SimpleNamespace], None]] = {
+    "docs/embedding.md": for_embedding,
+    "docs/evaluation.md": for_evaluation,
+    "docs/exporting.md": for_exporting,
+    "docs/preparing.md": for_preparing,
+    "docs/pretraining.md": for_pretraining,
+    "docs/quickstart.md": for_quickstart,
+    "xmae_fast/data/README.md": for_data,
+}
+
+
+def run_page(page: str, names: dict) -> list[str]:
+    """Run the blocks of a page in one namespace; an error shows the line of the page. Returns the blocks."""
+    text = PAGES[page]
+    blocks = list(BLOCK.finditer(text))
+    for block in blocks:
+        lines_before = text[: block.start(1)].count("\n")
+        exec(compile("\n" * lines_before + block[1], str(ROOT / page), "exec"), names)
+    return [block[1] for block in blocks]
+
+
+def threads_of_blas(page: str) -> contextlib.AbstractContextManager:
+    """One thread for scikit-learn's small matrices, for which a second one costs several times what it brings."""
+    if "sklearn" not in NEEDS.get(page, ()):
+        return contextlib.nullcontext()
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it
+
+    return threadpool_limits(1, user_api="blas")
+
+
+@pytest.mark.parametrize("page", PYTHON)
+def test_blocks_run(page, place, capsys):
+    for package in NEEDS.get(page, ()):
+        pytest.importorskip(package)
+    PREPARE.get(page, lambda _: None)(place)
+    with threads_of_blas(page):
+        assert run_page(page, place.names)
+
+
+def test_blocks_are_found():
+    assert "README.md" in PYTHON
+    assert len(PYTHON) > 10
+    for page, text in PAGES.items():
+        assert text.count("```py") == len(BLOCK.findall(text)), f"{page}: a Python block that this test would not run"

@@ -12,23 +12,29 @@ import shutil
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # build frontends do not look through this folder
+
+from csrc.building import COMPILE, COMPILE_READER, LINK_READER, NVCC, SANITIZE, STABLE, nvcc_command, sources
+
+ROOT = Path(__file__).resolve().parent
 READER = "xmae_fast._C_io"  # one binary per Python, unlike the operators, which serve all from 3.10 on
 CUDA = "xmae_fast._C_cuda"
-NVCC = os.environ.get("NVCC", "nvcc")
 CHOICES = ("auto", "cpu", "cuda", "none")
-OLDEST_TORCH = "0x020b000000000000"  # stable ABI of torch 2.11: one binary serves every later 2.x
-ROOT = Path(__file__).parent
-SANITIZE = ["-fsanitize=address,undefined"] if os.environ.get("XMAE_FAST_SANITIZE") == "1" else []
-# Python's own -fwrapv would hide overflow of signed integers.
-OPTIMIZE = [*SANITIZE, "-fno-wrapv", "-fno-omit-frame-pointer", "-g", "-O1"] if SANITIZE else ["-O3"]
-COMPILE = [*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall"]
+OLDEST_SETUPTOOLS = 77  # older ones stop at pyproject.toml's `license = "Apache-2.0"` with a page about its schema
 
 
-def sources(folder: str, suffix: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob(f"*{suffix}"))
+def check_setuptools() -> None:
+    """Stop with one sentence where setuptools cannot read pyproject.toml."""
+    if int(setuptools.__version__.partition(".")[0]) < OLDEST_SETUPTOOLS:
+        raise SystemExit(
+            f"xmae_fast: setuptools {setuptools.__version__} cannot read pyproject.toml (its licence field): it needs "
+            f"setuptools >= {OLDEST_SETUPTOOLS} (pip install -U setuptools). `python -m benchmarks.gpu.build` builds "
+            "the compiled parts without setuptools."
+        )
 
 
 def missing_for_cpu() -> str | None:
@@ -41,25 +47,6 @@ def missing_for_cpu() -> str | None:
     if shutil.which(compiler) is None and shutil.which("g++") is None:
         return f"no C++ compiler was found (looked for {compiler!r} and 'g++')"
     return None
-
-
-def nvcc_command(output: str, files: list[str] | None = None) -> list[str]:
-    """Everything in csrc/cuda as one library for sm_80, sm_90a and, by PTX, later GPUs. No GPU is needed for it.
-
-    One intermediate code serves all of them, because nothing here asks for more than compute capability 8.0: making it
-    takes longer than machine code for an architecture.
-    """
-    from torch.utils.cpp_extension import TORCH_LIB_PATH, include_paths
-
-    files = sources("cuda", ".cpp") + sources("cuda", ".cu") if files is None else files
-    there = {path.name for path in Path(TORCH_LIB_PATH).iterdir()}
-    libraries = [lib for lib in ("torch", "torch_cpu", "torch_cuda", "c10") if f"lib{lib}.so" in there]
-    return [
-        NVCC, "-shared", "-O3", "-std=c++20", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "-DUSE_CUDA",
-        f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", *(f"-I{path}" for path in include_paths()),
-        "-gencode=arch=compute_80,code=[sm_80,sm_90a,compute_80]", "--threads=0", *files, "-o", output,
-        f"-L{TORCH_LIB_PATH}", *(f"-l{lib}" for lib in libraries),
-    ]  # fmt: skip
 
 
 def extensions(choice: str) -> list:
@@ -83,16 +70,15 @@ def extensions(choice: str) -> list:
             READER,
             sources("io", ".cpp"),
             include_dirs=[str(ROOT / "csrc" / "io"), *include_paths()],
-            # No fused multiply-add: normalisation is bit-equal to the published arithmetic.
-            extra_compile_args=[*COMPILE, "-ffp-contract=off", "-pthread"],
-            extra_link_args=[*SANITIZE, "-pthread"],
+            extra_compile_args=COMPILE_READER,
+            extra_link_args=LINK_READER,
             language="c++",
         ),
         CppExtension(
             "xmae_fast._C_cpu",
             sources("cpu", ".cpp"),
             include_dirs=[str(ROOT / "csrc" / "cpu")],
-            define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH), ("Py_LIMITED_API", "0x030A0000")],
+            define_macros=STABLE,
             extra_compile_args=COMPILE,
             extra_link_args=SANITIZE,
             py_limited_api=True,
@@ -101,6 +87,7 @@ def extensions(choice: str) -> list:
     ]
 
 
+check_setuptools()
 choice = os.environ.get("XMAE_FAST_BUILD", "auto")
 if choice not in CHOICES:
     raise SystemExit(f"xmae_fast: XMAE_FAST_BUILD: expected one of {', '.join(CHOICES)}, got {choice!r}.")

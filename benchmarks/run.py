@@ -1,7 +1,8 @@
 """Measure xmae_fast on this machine: `python benchmarks/run.py --help`.
 
 Every implementation is compared with float64 before it is timed; all are timed in turns in one process. Exit code: 0,
-1 when an implementation's numbers are wrong, 2 when the arguments cannot be served.
+1 when an implementation's numbers are wrong, 2 when the arguments cannot be served, 3 when a fault has made the GPU
+unusable for this process (`--resume` goes on).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import faulthandler
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # an installed xmae_fast goes before the source tree,
@@ -24,14 +26,17 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.harness import base, plot, report
-from benchmarks.harness.contest import Result, failures, measure
+from benchmarks.harness.choosing import add_choices, apply_choices, words_of
+from benchmarks.harness.contest import ContextLost, Result, failures, measure
 from benchmarks.harness.context import COMPILE_LEVELS, Context
+from benchmarks.harness.earlier import Earlier
 from benchmarks.harness.machine import Machine, measure_machine
 from benchmarks.suites import loader, model, ops, stages, stems, train
 from xmae_fast import backend
 
 SUITES = {"ops": ops, "model": model, "train": train, "stages": stages, "stems": stems, "loader": loader}
 PLOTTED = ("masks", "embed", "forward", "train")
+CONTEXT_LOST = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,10 +54,17 @@ def main(arguments: list[str] | None = None) -> int:
     compiling = options.compile or ("quick" if options.quick else "default")
     context = Context(torch.device(device), tuple(options.data), options.quick, compiling)
     try:
+        apply_choices(options)
+        earlier = Earlier(options.resume, options.after)
+        if not options.after:
+            earlier.forget_failures(options.suite)
+    except ValueError as error:
+        return _refuse(str(error))
+    try:
         source = context.source
     except (OSError, ValueError) as error:
         return _refuse(f"--data: {error}")
-    return _run(context, source, options)
+    return _run(context, source, options, earlier)
 
 
 def _problem(options: argparse.Namespace) -> str:
@@ -65,9 +77,10 @@ def _problem(options: argparse.Namespace) -> str:
         return f"--threads: expected at least 1, got {options.threads}"
     if options.rounds < 1:
         return f"--rounds: expected at least 1, got {options.rounds}"
-    for name in ("json", "plot"):
+    for name in ("json", "plot", "resume"):
         if options.base is not None and getattr(options, name) is not None:
             return f"--{name}: expected to be left out with --base, which prints a table alone"
+    for name in ("json", "plot"):
         path = getattr(options, name)
         if path is not None and not path.absolute().parent.is_dir():
             return f"--{name}: expected a file in an existing folder, got {path}"
@@ -81,7 +94,7 @@ def _passed_on(options: argparse.Namespace) -> list[str]:
         if getattr(options, name) is not None:
             given += [f"--{name}", str(getattr(options, name))]
     files = [str(Path(file).resolve()) for file in options.data]
-    return [*given, *(["--quick"] if options.quick else []), *(["--data", *files] if files else [])]
+    return [*given, *words_of(options), *(["--quick"] if options.quick else []), *(["--data", *files] if files else [])]
 
 
 def _refuse(problem: str) -> int:
@@ -89,29 +102,52 @@ def _refuse(problem: str) -> int:
     return 2
 
 
-def _run(context: Context, source: str, options: argparse.Namespace) -> int:
+def _run(context: Context, source: str, options: argparse.Namespace, earlier: Earlier) -> int:
     start, device = time.perf_counter(), context.device
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     machine = measure_machine(device)
+    about = _about(context, source) | {"choices": words_of(options)}
+    if problem := earlier.mismatch(machine, about["settings"]):
+        return _refuse(f"--resume: {problem}")
     console.print(machine.line(), style="bold", soft_wrap=True)
     console.print(f"Signals: {source}. Precision: {context.dtype}".replace("torch.", ""), soft_wrap=True)
     console.print(_what_auto_is(device), soft_wrap=True)
     console.print(report.LEGEND, style="dim")
     suites: dict[str, list[Result]] = {}
+
+    def save(name: str, *now: Result, finished: bool = False) -> None:
+        """What is done, the group that is at work, and what only the earlier run has."""
+        found = suites | {name: [*suites[name], *now]}
+        done = {suite: [result.group.title for result in results] for suite, results in found.items()}
+        report.write_json(options.json, machine, about | {"finished": finished}, found, earlier.rest(done))
+
+    # On a GPU a fault can end the process at any time: then after each contestant, otherwise after each group.
+    often = options.json is not None and (device.type == "cuda" or options.resume is not None)
     with _progress(console) as progress:
         task = progress.add_task("")
         for name in options.suite:
             console.rule(name)
             suites[name] = []
+            if often:
+                save(name)
             for group in SUITES[name].groups(context):
                 began = time.perf_counter()
-                result = measure(group, device, context.effort, lambda text: progress.update(task, description=text))
+                try:
+                    result = measure(
+                        group, device, context.effort, lambda text: progress.update(task, description=text),
+                        earlier.known(name, group.title), partial(save, name) if often else None,
+                    )  # fmt: skip
+                except ContextLost as error:
+                    console.print(f"{group.title}: {error}", style="bold red", soft_wrap=True, markup=False)
+                    return CONTEXT_LOST
                 suites[name].append(result)
-                if options.json:  # after each group: a run that is cut off keeps what it has measured
-                    report.write_json(options.json, machine, _about(context, source), suites)
+                if options.json:
+                    save(name)
                 took = f"{time.perf_counter() - began:.1f} s"
                 console.print(f"{group.title}: {len(result.timed())} timed in {took}", style="dim")
             (report.print_parts if name == "stages" else report.print_suite)(console, suites[name], machine)
+    if options.json:
+        save(name, finished=True)
     results = [result for group in suites.values() for result in group]
     _summarise(console, results, machine, time.perf_counter() - start)
     if options.plot:
@@ -174,6 +210,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", choices=COMPILE_LEVELS, help="how many baselines to compile (default: by --quick)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, metavar="F", help="write everything that was measured")
+    parser.add_argument(
+        "--resume", type=Path, metavar="F",
+        help="what --json of an unfinished run wrote on this kind of machine: what it has timed is not run again; "
+        "its ratios to the rest are those of medians (a file that is not there: nothing is known)",
+    )  # fmt: skip
+    parser.add_argument("--after", default="", help=argparse.SUPPRESS)  # how that run ended, see gpu/supervised.py
+    add_choices(parser)
     parser.add_argument("--plot", type=Path, metavar="F.png", help="write a picture of the speeds")
     parser.add_argument(
         "--base", metavar="REF",

@@ -109,6 +109,7 @@ def _load_cuda_extension() -> str:
 
 _EXTENSION_REASON = {"cpu": _load_extension("_C_cpu"), "cuda": _load_cuda_extension()}
 _KERNELS: dict[tuple[str, str], tuple[str, ...]] = {}
+_LEFT_OUT: dict[tuple[str, str], str] = {}  # why this process does without an implementation that is here
 _USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
 
 
@@ -163,9 +164,17 @@ def register(op: str, impl: str, *torch_ops: str) -> None:
     _USABLE[op, impl] = not _why_not(op, impl)
 
 
+def leave_out(op: str, impl: str, why: str) -> None:
+    """From now on this process takes `impl` for one that cannot run `op`; `why` is what errors and `explain` say."""
+    _LEFT_OUT[op, impl] = why
+    _USABLE[op, impl] = False
+
+
 def _why_not(op: str, impl: str) -> str:
     if impl == "reference":
         return ""
+    if (op, impl) in _LEFT_OUT:
+        return _LEFT_OUT[op, impl]
     if (op, impl) not in _KERNELS:
         return f"{op} has no {impl} kernels in this version of xmae_fast"
     if impl == "triton":

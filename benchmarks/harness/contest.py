@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,11 +12,19 @@ from typing import Any
 import torch
 
 from benchmarks.harness.load import OtherWork
-from benchmarks.harness.timing import Effort, Run, Spread, interleave, ratio
+from benchmarks.harness.timing import Effort, Run, Spread, interleave, ratio, spread
+from xmae_fast.backend import BackendError
 from xmae_fast.testing import Error
 
 PLAIN, BASELINE, OURS, INFO = "plain path", "baseline", "xmae_fast", "information"
 OK, FAILED, BROKEN, LEFT_OUT = "ok", "FAILED", "could not run", "left out"
+RUNNING = "running"  # only in files: what was being built or checked when the process ended
+WITHOUT = "left out by --without"
+FIRST_LOOK = Effort(budget_s=0.3, min_rounds=3, max_rounds=20)
+
+
+class ContextLost(RuntimeError):
+    """A kernel's fault has taken the process's GPU context along: only a new process can go on."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,10 @@ class Group:
 
 @dataclass
 class Row:
-    """What became of one contestant; `seconds` per call, one figure per round; `setup_s` includes compilation."""
+    """What became of one contestant; `seconds` per call, one figure per round; `setup_s` includes compilation.
+
+    `alone`: its rounds are not those of the others in its group.
+    """
 
     name: str
     role: str
@@ -82,6 +93,12 @@ class Row:
     peak_bytes: int = 0
     part: str = ""
     flops: int = 0
+    alone: bool = False
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Row:
+        """A row of `Result.to_dict`."""
+        return cls(**values | {"errors": [Error(**error) for error in values["errors"]]})
 
 
 @dataclass
@@ -111,8 +128,12 @@ class Result:
         return next(iter(self.timed(OURS)), None)
 
     def speed(self, row: Row, reference: Row | None) -> Spread | None:
-        """How many times as fast as `reference` a row is, by paired rounds."""
-        return ratio(reference.seconds, row.seconds) if reference and row.seconds else None
+        """How many times as fast as `reference` a row is, by paired rounds; by medians where rounds are no pairs."""
+        if not reference or not row.seconds:
+            return None
+        if row.alone or reference.alone:
+            return Spread(*[spread(reference.seconds).median / spread(row.seconds).median] * 3)
+        return ratio(reference.seconds, row.seconds)
 
     def parts(self) -> dict[str, Result]:
         """A result for each part, in order; empty where the work is not divided."""
@@ -129,13 +150,39 @@ class Result:
         return about | {"other_work": self.other_work, "rows": rows}
 
 
-def measure(group: Group, device: torch.device, effort: Effort, report: Callable[[str], None]) -> Result:
+def measure(
+    group: Group,
+    device: torch.device,
+    effort: Effort,
+    report: Callable[[str], None],
+    known: Mapping[tuple[str, str], Row] | None = None,
+    save: Callable[[Result], None] | None = None,
+) -> Result:
     """Build and check each contestant, then time those that passed, interleaved.
 
     A baseline that cannot be built or called is listed with the reason; wrong numbers, and any failure of ours, FAIL.
+
+    Args:
+        known: rows of an earlier process by part and name; these contestants are not run, and nothing is timed in turns
+            with them.
+        save: is called before and after each contestant, which then is timed briefly by itself at once, and at the
+            end: a process that is ended keeps what it knows.
+
+    Raises:
+        ContextLost: after `save` of the row that has lost it.
     """
-    rows, runs = [], {}
+    known, rows, runs = known or {}, [], {}
+
+    def saved() -> None:
+        """With the known rows that are still to come: they must not be lost if the process ends now."""
+        later = ((one.part, one.name) for one in group.contestants[len(rows) :])
+        if save is not None:
+            save(Result(group, [*rows, *(known[key] for key in later if key in known)]))
+
     for contestant in group.contestants:
+        if (contestant.part, contestant.name) in known:
+            rows.append(known[contestant.part, contestant.name])
+            continue
         about = {"part": contestant.part, "flops": contestant.flops}
         row = Row(contestant.name, contestant.role, note=contestant.note, **about)
         rows.append(row)
@@ -143,32 +190,90 @@ def measure(group: Group, device: torch.device, effort: Effort, report: Callable
             row.status, row.note = LEFT_OUT, contestant.left_out
             continue
         report(f"{group.title}: checking {contestant.name}")
-        start = time.perf_counter()
+        row.status = RUNNING
+        saved()
+        run = _checked(contestant, row)
+        if run is None:
+            saved()
+            _need_context(device, row, saved)
+            continue
+        runs[contestant.name] = run
         try:
-            with redirect_stderr(io.StringIO()):  # compilers are talkative
-                run = contestant.build()
-                run(0)
-            row.setup_s = time.perf_counter() - start
-            row.errors = contestant.check(run)
-        except AssertionError as error:
-            row.status, row.note = FAILED, str(error)
-        except Exception as error:  # compilers raise anything; the reason is listed
-            row.status = FAILED if contestant.role == OURS else BROKEN
-            row.note = f"{type(error).__name__}: {_shortened(error)}"
-        else:
-            runs[contestant.name] = run
-            try:
-                row.peak_bytes = contestant.peak() if contestant.peak else peak_bytes(run, device)
-            except (OSError, RuntimeError) as error:
-                row.note = f"peak memory not measured: {_shortened(error)}"
+            row.peak_bytes = contestant.peak() if contestant.peak else peak_bytes(run, device)
+        except (OSError, RuntimeError) as error:
+            row.note = f"peak memory not measured: {_shortened(error)}"
+        if save is not None:
+            _take_times(row, contestant, interleave({"": run}, device, FIRST_LOOK, group.cold)[""], alone=True)
+        saved()
+    if not runs:
+        return Result(group, rows)
+    for row in rows:
+        row.alone = row.alone or (bool(row.seconds) and row.name not in runs)  # known ones were timed in other rounds
     report(f"{group.title}: timing")
     others = OtherWork()
     for name, seconds in interleave(runs, device, effort, group.cold, group.settle_s).items():
         contestant, row = next(pair for pair in zip(group.contestants, rows, strict=True) if pair[1].name == name)
-        row.seconds = [s / contestant.share for s in seconds]
+        _take_times(row, contestant, seconds, alone=False)
         if contestant.remark is not None:
             row.note = contestant.remark()
-    return Result(group, rows, others.share())
+    result = Result(group, rows, others.share())
+    if save is not None:
+        save(result)
+    return result
+
+
+def _checked(contestant: Contestant, row: Row) -> Run | None:
+    """Build and check it; `row` says what came of it."""
+    start = time.perf_counter()
+    try:
+        with redirect_stderr(io.StringIO()):  # compilers are talkative
+            run = contestant.build()
+            run(0)
+        row.setup_s = time.perf_counter() - start
+        row.errors = contestant.check(run)
+    except AssertionError as error:
+        row.status, row.note = FAILED, str(error)
+    except Exception as error:  # compilers raise anything; the reason is listed
+        row.status = FAILED if contestant.role == OURS else BROKEN
+        launch = culprit(error)
+        row.note = f"{type(error).__name__}: {_shortened(error)}{f' in {launch}' if launch else ''}"
+        if isinstance(error, BackendError) and WITHOUT in str(error):
+            row.status, row.note = LEFT_OUT, WITHOUT
+    else:
+        row.status = OK
+        return run
+    return None
+
+
+def culprit(error: BaseException | None) -> str:
+    """The launch that an error, or what caused it, comes from, in words (ops/_launch.py); '' if it comes from none."""
+    while error is not None:
+        if found := getattr(error, "launch", ""):
+            return found
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _take_times(row: Row, contestant: Contestant, seconds: list[float], *, alone: bool) -> None:
+    row.seconds = [s / contestant.share for s in seconds]
+    row.alone = alone
+
+
+def _need_context(device: torch.device, row: Row, saved: Callable[[], None]) -> None:
+    """Raise ContextLost where a failure has made the GPU unusable for this process."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        row.note += f" (the GPU context is lost: {_shortened(error)})"
+        saved()
+        raise ContextLost(row.note) from error
+
+
+def by_worth(contestants: list[Contestant]) -> list[Contestant]:
+    """For a run that may be cut off: ours first, and of ours the captured ones, the others in their order."""
+    return sorted(contestants, key=lambda one: (one.role != OURS, "GraphedStep" not in one.name))
 
 
 def failures(results: list[Result]) -> Iterator[str]:

@@ -85,13 +85,22 @@ def headline(result: Result, machine: Machine) -> str:
 
 
 def write_json(
-    path: str | os.PathLike[str], machine: Machine, about: dict[str, Any], suites: dict[str, list[Result]]
+    path: str | os.PathLike[str],
+    machine: Machine,
+    about: dict[str, Any],
+    suites: dict[str, list[Result]],
+    rest: dict[str, list[dict]] | None = None,
 ) -> None:
-    """Machine, settings, every time and every error; the file appears complete or not at all."""
+    """Machine, settings, every time and every error; the file appears complete or not at all.
+
+    `rest`: groups of an earlier run by suite, as its file has them.
+    """
+    rest = rest or {}
+    measured = {name: [result.to_dict() for result in results] for name, results in suites.items()}
     payload = {
         "machine": asdict(machine) | {"line": machine.line()},
         **about,
-        "suites": {name: [result.to_dict() for result in results] for name, results in suites.items()},
+        "suites": {name: measured.get(name, []) + rest.get(name, []) for name in {**measured, **rest}},
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(payload, indent=1))
@@ -166,6 +175,8 @@ def _print_remarks(console: Console, results: list[Result]) -> None:
 def _remarks(result: Result) -> Iterator[str]:
     if result.other_work > BUSY:
         yield f"UNRELIABLE: other processes used {100 * result.other_work:.0f} % of the processors while this was timed"
+    if alone := [row.name for row in result.rows if row.alone and row.seconds]:
+        yield f"timed by themselves or in an earlier process, their ratios are those of medians: {'; '.join(alone)}"
     reasons = defaultdict(list)
     for row in result.rows:
         if row.status != OK:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
+from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group, by_worth
 from benchmarks.harness.context import ROTATION, Context
 from benchmarks.harness.counts import embed_flops, forward_flops
 from benchmarks.harness.numerics import Yardstick, check_another_precision, check_same_maths
@@ -53,11 +53,17 @@ LEVELS = {
 
 
 def groups(context: Context) -> Iterator[Group]:
-    """`embed` and the forward, at batch size 1 and at a large one."""
-    large = 16 if context.quick else 512 if context.device.type == "cuda" else 64
-    for (work, size), levels in LEVELS.items():
+    """`embed` and the forward, at batch size 1 and at a large one; on a GPU, whose run may be cut off, that first."""
+    on_gpu = context.device.type == "cuda"
+    large = 16 if context.quick else 512 if on_gpu else 64
+    for (work, size), levels in sorted(LEVELS.items(), key=lambda item: on_gpu and item[0][1] == "one"):
         forget_compiled()
         yield _Inference(context, work, large if size == "large" else 1, levels).group()
+
+
+def group(context: Context, work: str, B: int) -> Group:
+    """The contest of one batch size; `work` is "embed" or "forward"."""
+    return _Inference(context, work, B, LEVELS[work, "large" if B > 1 else "one"]).group()
 
 
 class _Inference:
@@ -73,15 +79,16 @@ class _Inference:
 
     def group(self) -> Group:
         cfg, B, on_cpu = self.context.cfg, self.B, self.context.device.type == "cpu"
+        contestants = [
+            Contestant("published-style model", lambda: self._run(self._plain()), self._check_plain, PLAIN),
+            *self._baselines(),
+            *(self._other_runtimes() if self.work == "embed" and on_cpu else []),
+            *(self._information() if self.work == "embed" and on_cpu and B > 1 else []),
+            Contestant("xmae_fast impl=auto", lambda: self._run(self._ours("auto")), self._check, OURS),
+        ]
         return Group(
             title=f"{self.work}: B={B}",
-            contestants=[
-                Contestant("published-style model", lambda: self._run(self._plain()), self._check_plain, PLAIN),
-                *self._baselines(),
-                *(self._other_runtimes() if self.work == "embed" and on_cpu else []),
-                *(self._information() if self.work == "embed" and on_cpu and B > 1 else []),
-                Contestant("xmae_fast impl=auto", lambda: self._run(self._ours("auto")), self._check, OURS),
-            ],
+            contestants=contestants if on_cpu else by_worth(contestants),
             items=B,
             unit="embeddings" if self.work == "embed" else "samples",
             flops=embed_flops(cfg, B) if self.work == "embed" else forward_flops(cfg, B, self.context.kept),

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness.contest import BASELINE, OURS, PLAIN, Contestant, Group
+from benchmarks.harness.contest import BASELINE, OURS, PLAIN, Contestant, Group, by_worth
 from benchmarks.harness.context import Context
 from benchmarks.harness.numerics import Yardstick, season
 from benchmarks.models.plain import PlainStem
@@ -118,20 +118,21 @@ class _Stems:
     def group(self) -> Group:
         impls = self._impls()
         macs = self.B * sum(stem_macs(L, 32) for L in self.lengths)
+        contestants = [
+            Contestant("plain PyTorch", self.plain, self._check, PLAIN),
+            Contestant("stock: channels-last", self.stock, self._check_baseline, BASELINE),
+            Contestant(
+                "stock: the same + torch.compile",
+                lambda: self.stock(True),
+                self._check_baseline,
+                BASELINE,
+                left_out=self.context.left_out("default" if self.context.device.type == "cuda" else "all"),
+            ),
+            *(Contestant(f"xmae_fast impl={one}", partial(self.ours, one), self._check, OURS) for one in impls),
+        ]
         return Group(
             title=f"both stems in training, {'forward + backward' if self.backward else 'forward'}: B={self.B}",
-            contestants=[
-                Contestant("plain PyTorch", self.plain, self._check, PLAIN),
-                Contestant("stock: channels-last", self.stock, self._check_baseline, BASELINE),
-                Contestant(
-                    "stock: the same + torch.compile",
-                    lambda: self.stock(True),
-                    self._check_baseline,
-                    BASELINE,
-                    left_out=self.context.left_out("default" if self.context.device.type == "cuda" else "all"),
-                ),
-                *(Contestant(f"xmae_fast impl={one}", partial(self.ours, one), self._check, OURS) for one in impls),
-            ],
+            contestants=by_worth(contestants) if self.context.device.type == "cuda" else contestants,
             items=self.B,
             unit="samples",
             flops=2 * macs * (3 if self.backward else 1),

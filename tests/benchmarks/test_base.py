@@ -230,12 +230,15 @@ def test_the_command_passes_its_options_on(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(base, "compare", lambda *arguments: calls.append(arguments) or 0)
     monkeypatch.chdir(tmp_path)
     command = ["--base", "main", "--suite", "ops,model", "--quick", "--threads", "2", "--data", "a.h5", "--rounds", "5"]
+    command += ["--without", "conv_stem=cpu"]
     assert run.main(command) == 0
-    passed = ["--suite", "ops,model", "--device", "auto", "--threads", "2", "--quick", "--data", str(tmp_path / "a.h5")]
+    passed = ["--suite", "ops,model", "--device", "auto", "--threads", "2"]
+    passed += ["--without", "conv_stem=cpu", "--quick", "--data", str(tmp_path / "a.h5")]
     assert calls == [(Path(run.__file__).parents[1], "main", passed, 5)]
     for wrong, message in (
         (["--rounds", "0"], "--rounds: expected at least 1, got 0"),
         (["--json", "out.json"], "--json: expected to be left out with --base"),
+        (["--resume", "out.json"], "--resume: expected to be left out with --base"),
     ):
         assert run.main(["--base", "main", *wrong]) == 2
         assert message in capsys.readouterr().err

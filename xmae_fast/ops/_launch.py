@@ -21,7 +21,8 @@ from xmae_fast.ops import _triton
 Config = Mapping[str, int]  # constants of a kernel to choose, with num_warps and num_stages
 Grid = Callable[[Mapping[str, Any]], tuple[int, ...]]
 TL_DTYPE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-_forced: int | None = None
+_forced: dict[str, int] = {}  # number of the configuration, by name of the kernel; "": of all others
+_trace: Callable[[str], None] | None = None  # is told of every launch before it happens
 
 
 class Launch(NamedTuple):
@@ -67,11 +68,18 @@ def launch(
             warps, stages = options.pop("num_warps", 4), options.pop("num_stages", 3)
             recorded.append(Launch(kernel, programs, dict(args), options, warps, stages))
             return
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            kernel[programs](**args, **options, enable_fp_fusion=True)
+        if _trace is not None:
+            _trace(described(kernel, options))
+        try:
+            with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+                kernel[programs](**args, **options, enable_fp_fusion=True)
+        except Exception as error:
+            error.launch = described(kernel, options)  # which of many it was, whoever reports the error
+            raise
 
-    if _forced is not None:
-        run(candidates[_forced % len(candidates)])
+    forced = _forced.get(kernel.__name__, _forced.get("")) if _forced else None
+    if forced is not None:
+        run(candidates[forced % len(candidates)])
     elif len(candidates) > 1 and device.type == "cuda" and _triton.recorded_launches() is None:
         run(tuning.choose(kernel.__name__, key, candidates, device, run))
     else:
@@ -84,15 +92,35 @@ def configs_for(configs: Mapping[int, Sequence[Config]], capability: tuple[int, 
     return configs[max((known for known in configs if known <= at), default=min(configs))]
 
 
+def described(kernel: Any, options: Mapping[str, Any]) -> str:
+    """A launch in words: "kernel(BLOCK=64, num_warps=4)"."""
+    chosen = ", ".join(f"{name}={value}" for name, value in options.items())
+    return f"{kernel.__name__}({chosen})"
+
+
+def trace_launches(tell: Callable[[str], None] | None) -> None:
+    """From now on `tell` hears of every launch before it happens, which names one that ends the process or hangs."""
+    global _trace
+    _trace = tell
+
+
+def force_config(index: int, kernel: str = "") -> None:
+    """From now on launches of `kernel` (no name: of all kernels without a number of their own) take their
+    configuration number `index` modulo how many there are."""
+    _forced[kernel] = index
+
+
 @contextlib.contextmanager
 def forced_config(index: int) -> Iterator[None]:
     """Within it, every launch takes its configuration number `index` (modulo how many there are); for tests."""
-    global _forced
-    before, _forced = _forced, index
+    before = dict(_forced)
+    _forced.clear()
+    force_config(index)
     try:
         yield
     finally:
-        _forced = before
+        _forced.clear()
+        _forced.update(before)
 
 
 def dot_precision(compute: torch.dtype) -> str:

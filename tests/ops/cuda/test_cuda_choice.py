@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import gpu_small_cases
+from benchmarks.gpu import small_cases as gpu_small_cases
 from tests.ops.test_ops import EXISTING
 from xmae_fast import available, backend, explain, ops
 from xmae_fast.ops.cases import Maker

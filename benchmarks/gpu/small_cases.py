@@ -3,13 +3,16 @@
 Triton's kernels; then, where they are built, those that "auto" passes over (`backend.NOT_AUTOMATIC`) in bfloat16:
 evaluation, and training of two stems at once.
 
-    compute-sanitizer --tool memcheck python -m benchmarks.gpu_small_cases
+    compute-sanitizer --tool memcheck python -m benchmarks.gpu.small_cases
 """
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 
+from benchmarks.harness.choosing import add_choices, apply_choices
 from xmae_fast import available, backend
 from xmae_fast.ops import conv_stems
 from xmae_fast.ops.cases import Maker, all_cases
@@ -22,7 +25,14 @@ MOST_CASES = 4  # of each operator: under the sanitizer everything takes a hundr
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_choices(parser)
+    apply_choices(parser.parse_args())
     for op, cases in all_cases().items():
+        usable, reason = available()[op]["triton"]
+        if not usable:
+            print(f"{op}, triton: not run: {reason}", flush=True)
+            continue
         for case in cases.tests[:MOST_CASES]:
             inputs = cases.make_inputs(case.sizes, Maker(0, device="cuda"))
             leaves = [

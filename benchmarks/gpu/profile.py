@@ -1,8 +1,9 @@
 """Where a training step, its two stems and an embedding spend their time on a GPU, kernel by kernel.
 
-The number of launches is shown beside what was planned.
+The number of launches is shown beside what was planned, and the time of each kernel beside what its bytes take at the
+copy rate measured here (`gpu/expected.py`).
 
-    python -m benchmarks.gpu_profile [--batch 512] [--out FILE.json]
+    python -m benchmarks.gpu.profile [--batch 512] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu.expected import add_predictions, predicted_us
+from benchmarks.harness.choosing import add_choices, apply_choices
 from benchmarks.harness.context import PUBLISHED_CFG, Context
+from benchmarks.harness.machine import copy_rate
 from benchmarks.suites.stems import ours
 from xmae_fast import _graphs as graphs
 from xmae_fast import available, xMAE
@@ -77,7 +81,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--out", type=Path, help="also write everything here, as JSON")
+    add_choices(parser)
     args = parser.parse_args()
+    apply_choices(args)
+    rate = copy_rate(torch.device("cuda"), 0.3)
     expected = {"training step": training_step, "embedding": embedding}
     found = {}
     for name, run in works(args.batch).items():
@@ -90,10 +97,12 @@ def main() -> None:
         if name in expected:
             planned = expected[name](args.batch, torch.bfloat16, torch.cuda.get_device_capability())
             found[name]["planned_launches"] = len(planned)
+            add_predictions(rows, predicted_us(planned, rate))
             said += f" ({len(planned)} planned)"
         print(said + "\n")
         for row in rows[:40]:
-            print(f"{row['us']:9.1f} us  {row['launches']:5.1f} x  {row['kernel'][:90]}")
+            aim = f"{row['predicted_us']:7.1f}" if "predicted_us" in row else "      -"
+            print(f"{row['us']:9.1f} us, predicted {aim}  {row['launches']:5.1f} x  {row['kernel'][:90]}")
         if args.out:  # after each: what fails later keeps what was found
             args.out.write_text(json.dumps(found, indent=1) + "\n")
 

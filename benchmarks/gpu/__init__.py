@@ -1,0 +1,1 @@
+"""What a machine with a GPU is to show: the parts of gpu_check.py."""

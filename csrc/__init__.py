@@ -1,0 +1,1 @@
+"""Sources of the compiled parts, and how they are compiled (`building`)."""

@@ -1,9 +1,3 @@
-# make test: every test, in two processes; make test-fast: without the slow ones; make elsewhere: the tests of numbers on
-# other processors, imitated; make elsewhere-quick: two of those, for CI; make quick-benchmarks: that every benchmark runs.
-# make docs: the tests of the documentation: commands, Python blocks, links.
-# make sanitize: the operators' and the reader's tests against C++ built with AddressSanitizer and UndefinedBehaviorSanitizer.
-# Needs GCC. The build lies apart from the installed one; the tests choose every instruction set of this processor.
-
 PYTHON ?= python
 CXX := g++
 BUILD := $(CURDIR)/build/sanitize
@@ -29,33 +23,89 @@ SSE4 := ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABIL
 ONE_THREAD := OMP_NUM_THREADS=1
 PROCESSORS := AVX512 AVX2 SSE4 ONE_THREAD
 
-.PHONY: test test-fast elsewhere elsewhere-quick quick-benchmarks docs sanitize
-test:
+# The generic tests name their operator and are chosen by that name; these files, listed for each operator, are run
+# whole. The interpreter's tests are left to `make interpret`, what nvcc builds and CUDA's host tests to `make proofs`.
+OPS := $(notdir $(patsubst %/cases.py,%,$(wildcard xmae_fast/ops/*/cases.py)))
+WHOLE_random_masking := tests/ops/test_random_masking.py tests/ops/test_cpu_small.py
+WHOLE_token_gather := tests/ops/test_cpu_small.py
+WHOLE_conv_stem := tests/model/test_constant_signals.py
+WHOLE_patch_embed := tests/ops/test_cpu_small.py
+WHOLE_lag_attention := tests/ops/test_lag_attention.py tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
+WHOLE_feed_forward := tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
+WHOLE_waveform_loss := tests/ops/test_cpu_small.py
+GENERIC := $(addprefix tests/ops/test_,ops.py wrong.py choices.py)
+EMPTY :=
+CHOSEN_OF = $(OP)$(subst $(EMPTY) $(EMPTY),,$(patsubst %.py,$(EMPTY)_or_%,$(notdir $(WHOLE_$(OP)))))
+
+CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
+
+.DEFAULT_GOAL := help
+.PHONY: help build lint style format types test test-fast op interpret proofs docs elsewhere \
+	elsewhere-quick quick-benchmarks bench sanitize known-op
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+build: ## compile the C++ extensions, in place (XMAE_FAST_BUILD=cuda: those for a GPU too)
+	XMAE_FAST_BUILD=$${XMAE_FAST_BUILD:-cpu} $(PYTHON) setup.py -q build_ext --inplace
+
+lint: style types ## style and types, with the tools of .ci/tools.txt
+
+style: ## ruff's rules and format, clang-format
+	ruff check .
+	ruff format --check .
+	$(if $(wildcard .clang-format),clang-format --dry-run --Werror $(CXX_FILES))
+
+format: ## write what `style` asks for
+	ruff check --fix .
+	ruff format .
+	$(if $(wildcard .clang-format),clang-format -i $(CXX_FILES))
+
+types: ## pyright, as pyproject.toml says
+	pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+
+test: ## every test, in two processes
 	$(PYTHON) -m pytest -q $(PARALLEL)
 
-test-fast:
+test-fast: ## without the slow ones
 	$(PYTHON) -m pytest -q $(PARALLEL) -m "not slow"
 
-elsewhere: $(PROCESSORS:%=elsewhere-%)
+op: known-op build ## OP=lag_attention: compile what changed, then that operator's tests
+	$(PYTHON) -m pytest -q -k "$(subst _or_, or ,$(CHOSEN_OF))" $(sort $(GENERIC) $(WHOLE_$(OP)))
+
+interpret: $(if $(OP),known-op) ## Triton's kernels in its interpreter (OP=lag_attention: of one operator)
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/ops/interpreted$(if $(OP),/test_$(OP).py)
+
+proofs: ## without a GPU: resources, offsets and launches of Triton's kernels; CUDA's on the host and, with nvcc, compiled
+	$(PYTHON) -m pytest -q $(PARALLEL) tests/ops/test_triton_compiled.py tests/ops/cuda
+
+docs: ## what the pages say: commands, examples, links
+	$(PYTHON) -m pytest -q $(wildcard tests/package/test_documented_*.py)
+
+elsewhere: $(PROCESSORS:%=elsewhere-%) ## the tests of numbers on other processors, imitated
 
 elsewhere-%:
 	$($*) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS)
 
-elsewhere-quick:
+elsewhere-quick: ## two of those, for CI
 	$(AVX2) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS_QUICK)
 	$(SSE4) $(PYTHON) -m pytest -q $(PARALLEL) $(NUMERICS_QUICK)
 
-docs:
-	$(PYTHON) -m pytest -q $(wildcard tests/package/test_documented_*.py)
+bench: ## measure this machine (ARGUMENTS="--suite ops --quick", "--base main"; minutes)
+	$(PYTHON) benchmarks/run.py $(ARGUMENTS)
 
-quick-benchmarks:
+quick-benchmarks: ## that every benchmark runs
 	OMP_WAIT_POLICY=passive XMAE_FAST_QUICK=1 $(PYTHON) -m pytest -q --benchmark-only --benchmark-min-rounds=1 \
 		--benchmark-max-time=0.01 --benchmark-warmup=off --benchmark-columns=median
 	OMP_WAIT_POLICY=passive $(PYTHON) benchmarks/run.py --quick --compile none --suite train
 
-sanitize:
+# Needs GCC. The build lies apart from the installed one; the tests choose every instruction set of this processor.
+sanitize: ## tests of the operators and the reader, built with AddressSanitizer and UndefinedBehaviorSanitizer
 	CXX=$(CXX) XMAE_FAST_BUILD=cpu XMAE_FAST_SANITIZE=1 \
 		$(PYTHON) setup.py -q build --build-base $(BUILD) --build-lib $(BUILD)/lib
 	cd $(BUILD)/lib && LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=$(ASAN) UBSAN_OPTIONS=$(UBSAN) \
 		$(PYTHON) -m pytest -q -p no:cacheprovider --capture=sys --require-backend=cpu --import-mode=append \
 		-c $(CURDIR)/pyproject.toml -k "$(CHOSEN)" $(TESTS)
+
+known-op:
+	@case " $(OPS) " in *" $(OP) "*) ;; *) echo "OP: expected one of $(OPS), got '$(OP)'" >&2; exit 2;; esac

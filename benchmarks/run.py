@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.harness import plot, report
+from benchmarks.harness import base, plot, report
 from benchmarks.harness.choosing import add_choices, apply_choices, words_of
 from benchmarks.harness.contest import ContextLost, Result, failures, measure
 from benchmarks.harness.context import COMPILE_LEVELS, Context
@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if problem := _problem(options):
         return _refuse(problem)
+    if options.base is not None:
+        return base.compare(Path(__file__).resolve().parents[1], options.base, _passed_on(options), options.rounds)
     device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -73,11 +75,26 @@ def _problem(options: argparse.Namespace) -> str:
         return "--device: cuda was asked for, but torch finds no CUDA device"
     if options.threads is not None and options.threads < 1:
         return f"--threads: expected at least 1, got {options.threads}"
+    if options.rounds < 1:
+        return f"--rounds: expected at least 1, got {options.rounds}"
+    for name in ("json", "plot", "resume"):
+        if options.base is not None and getattr(options, name) is not None:
+            return f"--{name}: expected to be left out with --base, which prints a table alone"
     for name in ("json", "plot"):
         path = getattr(options, name)
         if path is not None and not path.absolute().parent.is_dir():
             return f"--{name}: expected a file in an existing folder, got {path}"
     return ""
+
+
+def _passed_on(options: argparse.Namespace) -> list[str]:
+    """Options that the benchmarks of both trees get with --base."""
+    given = ["--suite", ",".join(options.suite), "--device", options.device]
+    for name in ("compile", "threads"):
+        if getattr(options, name) is not None:
+            given += [f"--{name}", str(getattr(options, name))]
+    files = [str(Path(file).resolve()) for file in options.data]
+    return [*given, *words_of(options), *(["--quick"] if options.quick else []), *(["--data", *files] if files else [])]
 
 
 def _refuse(problem: str) -> int:
@@ -201,6 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--after", default="", help=argparse.SUPPRESS)  # how that run ended, see gpu/supervised.py
     add_choices(parser)
     parser.add_argument("--plot", type=Path, metavar="F.png", help="write a picture of the speeds")
+    parser.add_argument(
+        "--base", metavar="REF",
+        help="measure this tree, as it is and as it was built, against a commit: ours alone, in turns",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=base.ROUNDS, metavar="N", help="processes of each with --base")
     return parser
 
 

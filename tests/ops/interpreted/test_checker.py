@@ -6,14 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton.language as tl
+from triton.runtime import interpreter
 
-from tests.ops.interpreted.checks import check
+from tests.ops.interpreted.checks import check, poisoned_memory
+from tests.ops.interpreted.interpreter import shorten
 from xmae_fast import ops
-from xmae_fast.ops.cases import all_cases
+from xmae_fast.ops._launch import forced_config
+from xmae_fast.ops.cases import Maker, all_cases
 from xmae_fast.ops.token_gather.triton import backward as gather_backward
 from xmae_fast.ops.token_gather.triton import launch as gather
 from xmae_fast.ops.waveform_loss.triton import backward as waveform_backward
 from xmae_fast.ops.waveform_loss.triton import launch as waveform
+from xmae_fast.testing import hostile_layout
+from xmae_fast.testing.numerics import _run
 
 CASES = all_cases()
 
@@ -91,3 +97,42 @@ def test_gradient_of_the_loss_ignored(monkeypatch):
     )
     with pytest.raises(AssertionError, match="gradient weight"):
         check(doubled, cases.tests[0])
+
+
+@pytest.mark.parametrize("op", ["token_gather", "waveform_loss"])
+def test_the_shortened_interpreter_computes_the_same(op, monkeypatch):
+    """Bit for bit what Triton's own does, which replaces functions more often; both put the language back."""
+    if not hasattr(interpreter._patch_lang, "__wrapped__"):
+        pytest.skip("this Triton's interpreter is not shortened")
+    cases, before = CASES[op], dict(vars(tl))
+    counts = {}
+
+    def results(name: str) -> dict[str, torch.Tensor]:
+        patch, counts[name] = interpreter._patch_builtin, 0
+
+        def counted(*args):
+            counts[name] += 1
+            return patch(*args)
+
+        with monkeypatch.context() as patched, poisoned_memory(), forced_config(0):
+            patched.setattr(interpreter, "_patch_builtin", counted)
+            if name == "own":
+                options = replace(interpreter.interpreter_builder.options, sanitize_overflow=True)
+                patched.setattr(interpreter.interpreter_builder, "options", options)
+                patched.setattr(interpreter, "_patch_lang", interpreter._patch_lang.__wrapped__)
+            inputs = hostile_layout(cases.make_inputs(cases.tests[0].sizes, Maker(3)))
+            return _run(cases, inputs, lambda inputs: cases.call(inputs, "triton"))
+
+    shortened, own = results("shortened"), results("own")
+    assert shortened.keys() == own.keys()
+    assert all(torch.equal(shortened[name], own[name]) for name in own)
+    assert not interpreter.interpreter_builder.options.sanitize_overflow
+    assert 0 < counts["shortened"] < counts["own"]
+    assert dict(vars(tl)) == before
+
+
+def test_another_interpreter_stays_as_it_is(monkeypatch):
+    patch = interpreter._patch_lang
+    monkeypatch.delattr(interpreter, "_LangPatchScope")
+    assert not shorten()
+    assert interpreter._patch_lang is patch

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,10 +23,10 @@ from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.workers.progress import Progress
 
 DTYPES = ("float32", "float16")
 _PART_BYTES = 1 << 25  # what a killed process may lose: about a minute's work of two cores
-Progress = Callable[[str, int, "int | None"], object]  # stage, done, in all
 
 
 @dataclass(frozen=True)

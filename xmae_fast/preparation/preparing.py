@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 from xmae_fast._files import atomic_path, check_apart
-from xmae_fast.data.formats.packed import Progress
 from xmae_fast.data.options import Quality, check_option
 from xmae_fast.data.repacking.journal import sync_folder
 from xmae_fast.preparation import replacing
@@ -25,6 +24,7 @@ from xmae_fast.preparation.replacing import REPORT
 from xmae_fast.preparation.settings import Recipe, Settings
 from xmae_fast.preparation.shards import Assembly, write_tables
 from xmae_fast.preparation.sources import Source, find_sources, fingerprint
+from xmae_fast.workers.progress import Progress
 
 _RECOMMENDED = 0.9  # the threshold at which loaders use a segment, unless told otherwise
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from xmae_fast._files import atomic_path
 from xmae_fast.data.formats import packed
-from xmae_fast.data.formats.packed import SIGNALS, Progress, Table
+from xmae_fast.data.formats.packed import SIGNALS, Table
 from xmae_fast.data.formats.shards import SegmentKey, format_key, import_h5py, write_shard
 from xmae_fast.preparation.parts import COLUMNS, Part
 from xmae_fast.preparation.settings import Settings
+from xmae_fast.workers.progress import Progress
 
 _REJECTED = ("source", *COLUMNS, "reason")
 _RECORDS = ("source", "format", "subjects", "ppg", "ecg", "ppg_fs", "ecg_fs", "start", "windows", "segments", "error")

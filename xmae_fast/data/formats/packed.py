@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
 from xmae_fast.data.formats.shards import import_h5py, open_shard
+from xmae_fast.workers.progress import Progress
 
 FORMAT, FORMAT_VERSION = "xmae_fast packed", 1
 ALIGNMENT = 4096  # bytes; the signals begin at multiples
@@ -16,7 +17,6 @@ SIGNALS = ("ppg", "ecg")
 _OLDEST = ("earliest", "v110")  # object headers without checksums: an attribute's bytes change and nothing else
 _UNKNOWN = "sha256:" + 64 * "0"
 _CHUNK = 1 << 23
-Progress = Callable[[str, int, int | None], object]  # stage, done, in all
 
 
 class Table(NamedTuple):

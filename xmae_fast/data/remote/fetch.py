@@ -7,15 +7,15 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from xmae_fast._files import atomic_path
 from xmae_fast.data.remote.filesystems import CHUNK, Remote, ask, chunks, filesystem, is_http, is_local, naming_errors
+from xmae_fast.workers.progress import Progress
 
 PathLike = str | os.PathLike
-Progress = Callable[[str, int, int | None], object]
 SUFFIXES = (".h5", ".hdf5")
 
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from xmae_fast._version import __version__
 from xmae_fast.data.formats import packed
-from xmae_fast.data.formats.packed import SIGNALS, Progress
+from xmae_fast.data.formats.packed import SIGNALS
 from xmae_fast.data.index.open_shards import ShardChangedError
 from xmae_fast.data.repacking.journal import Journal
 from xmae_fast.data.repacking.source import RepackSource
 from xmae_fast.data.segments import Segments
+from xmae_fast.workers.progress import Progress
 
 _BLOCK_ROWS, _BLOCK_BYTES = 4096, 1 << 24  # segments, and bytes of one signal, that are copied at a time
 _JOURNAL_S = 2.0  # seconds of work that a crash may cost

@@ -13,12 +13,12 @@ from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats import packed
 from xmae_fast.data.formats.layout import Layout
-from xmae_fast.data.formats.packed import Progress
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.repacking.copy import PackedCopy
 from xmae_fast.data.repacking.journal import Journal, locked, sync_folder
 from xmae_fast.data.segments import Segments
+from xmae_fast.workers.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from tests.data.layouts import KEY, write_packed, write_published
 from xmae_fast.data import Layout, open_index, problems, read_index
 from xmae_fast.data.index.scan_pool import ScanWorker
-from xmae_fast.data.index.sidecar import SUFFIX, load_sidecar, sidecar_paths
+from xmae_fast.data.index.sidecar import SUFFIX, fingerprint, load_sidecar, read_sidecar, sidecar_paths
 
 
 @pytest.fixture
@@ -49,17 +50,17 @@ def test_what_can_be_mapped_is(tmp_path, signals, form, dtype, storage, why_not)
         storage = {"chunks": (60, 3) if form == "published" else (4, 60)}
     (write_published if form == "published" else write_packed)(path, signals, dtype=dtype, **storage)
     index = open_index(path)
-    scan = index.shards[0].sidecar.scan
-    assert (scan.form, scan.mapped, np.dtype(scan.dtype)) == (form, not why_not, np.dtype(dtype))
-    assert scan.why_not.startswith(why_not)
+    header = index.shards[0].header
+    assert (header.form, header.mapped, np.dtype(header.dtype)) == (form, not why_not, np.dtype(dtype))
+    assert header.why_not.startswith(why_not)
     assert (" layout, mapped; index" in index.shards[0].describe()) == (not why_not)
     size = np.dtype(dtype).itemsize
-    for row in range(10) if scan.mapped else ():
+    for row in range(10) if header.mapped else ():
         stored = np.fromfile(path, np.uint8)
         for offset, values in ((index.ppg_offset, signals[0]), (index.ecg_offset, signals[1])):
-            got = np.ndarray((60,), dtype, stored, offset[row], (scan.stride,))
+            got = np.ndarray((60,), dtype, stored, offset[row], (header.stride,))
             np.testing.assert_array_equal(got, values[row].astype(dtype))
-        assert scan.stride == size * (3 if form == "published" else 1)
+        assert header.stride == size * (3 if form == "published" else 1)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +75,12 @@ def test_awkward_storage(tmp_path, signals, storage):
         for name, values in zip(("ppg", "ecg"), signals, strict=True):
             file.create_dataset(name, data=values.astype(np.float32), **storage)
     index = open_index(path)
-    scan = index.shards[0].sidecar.scan
-    assert scan.mapped == (storage.get("chunks") != (4, 32))
-    if not scan.mapped:
-        assert scan.why_not == "chunks of 4 x 32, less than a row"
+    header = index.shards[0].header
+    assert header.mapped == (storage.get("chunks") != (4, 32))
+    if not header.mapped:
+        assert header.why_not == "chunks of 4 x 32, less than a row"
     stored = np.fromfile(path, np.uint8)
-    for row in range(10) if scan.mapped else ():
+    for row in range(10) if header.mapped else ():
         got = np.ndarray((60,), np.float32, stored, index.ppg_offset[row], (4,))
         np.testing.assert_array_equal(got, signals[0, row].astype(np.float32))
 
@@ -134,7 +135,7 @@ def test_index_is_kept_and_rebuilt_when_stale(tmp_path, signals):
     assert built
 
 
-def test_damaged_indexes_are_built_anew(tmp_path, signals):
+def test_damaged_indexes_are_built_again(tmp_path, signals):
     path = tmp_path / "x.h5"
     write_published(path, signals)
     want = open_index(path).ppg_offset
@@ -149,10 +150,52 @@ def test_damaged_indexes_are_built_anew(tmp_path, signals):
             del damaged[rng.integers(len(whole)) :]
         sidecar.write_bytes(damaged)
         loaded = load_sidecar(str(path), Layout(), None)
-        assert loaded is None or np.array_equal(loaded.scan.ppg_offset, want)
+        assert loaded is None or np.array_equal(loaded[1].ppg_offset, want)
     sidecar.write_bytes(whole[: len(whole) // 2])
     np.testing.assert_array_equal(open_index(path).ppg_offset, want)
     assert load_sidecar(str(path), Layout(), None) is not None
+
+
+def test_the_file_of_an_index_keeps_its_form(tmp_path, signals):
+    """The arrays, fields and bytes that earlier versions write and read, without the classes of the package."""
+    path = tmp_path / "x.h5"
+    write_packed(path, signals, dtype="<f4")
+    with h5py.File(path, "r+") as file:
+        file["age"] = np.arange(10.0)
+    layout = Layout(labels=("age",))
+    index = open_index(path, layout=layout)
+    written = index.shards[0].sidecar.path
+    with np.load(written) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    named = ["meta", "key", "subject", "ppg_offset", "ecg_offset", "quality", "problem", "label age"]
+    assert list(arrays) == named
+    meta = json.loads(arrays["meta"].tobytes())
+    assert meta == {
+        "form": "packed", "seq_len": 60, "dtype": "<f4", "stride": 4, "mapped": True, "why_not": "",
+        "sampling_freq": None, "subjects": index.subjects, "valid_for": fingerprint(str(path), layout),
+    }  # fmt: skip
+    assert list(meta)[-1] == "valid_for"
+    by_hand = {
+        "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
+        "key": np.arange(10).astype("S"),
+        "subject": index.subject,
+        "ppg_offset": index.ppg_offset,
+        "ecg_offset": index.ecg_offset,
+        "quality": index.quality,
+        "problem": index.problem,
+        "label age": np.arange(10, dtype=np.float32),
+    }
+    for name, values in by_hand.items():
+        assert arrays[name].dtype == values.dtype, name
+        np.testing.assert_array_equal(arrays[name], values)
+    with open(tmp_path / "by_hand.npz", "wb") as file:
+        np.savez(file, **by_hand)
+    sidecar, rows = read_sidecar(tmp_path / "by_hand.npz")
+    assert sidecar.header == index.shards[0].header
+    assert sidecar.keys().tolist() == by_hand["key"].tolist()
+    for name in named[2:7]:
+        np.testing.assert_array_equal(getattr(rows, name), by_hand[name])
+    np.testing.assert_array_equal(rows.labels["age"], by_hand["label age"])
 
 
 def test_cache_folder(tmp_path, signals, monkeypatch):
@@ -184,8 +227,8 @@ def test_killing_the_builder_leaves_nothing_broken(tmp_path):
     code = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
-        from xmae_fast.data.layout import Layout
-        from xmae_fast.data.scan_pool import ScanWorker
+        from xmae_fast.data.formats.layout import Layout
+        from xmae_fast.data.index.scan_pool import ScanWorker
         worker = ScanWorker()
         def kill(*_):
             os.kill(worker._process.pid, signal.SIGKILL)
@@ -259,14 +302,14 @@ def test_packed_names_qualities_and_rate(tmp_path, signals):
     assert index.subject.tolist() == [1, 0] * 5
     assert index.quality[:, 0].tolist() == np.linspace(0, 1, 10).tolist()
     assert (index.quality[:, 1] == 1).all()
-    assert index.shards[0].sidecar.scan.sampling_freq == 125
+    assert index.shards[0].header.sampling_freq == 125
     with pytest.raises(ValueError, match="subject: expected a data set 'nobody'"):
         open_index(path, layout=Layout(ppg="signals/pleth", ecg="signals/ii", subject="nobody"))
 
 
 def test_rate_of_published_records(tmp_path, signals):
     write_published(tmp_path / "x.h5", signals)
-    assert open_index(tmp_path / "x.h5").shards[0].sidecar.scan.sampling_freq == 100
+    assert open_index(tmp_path / "x.h5").shards[0].header.sampling_freq == 100
 
 
 def test_folders_and_globs(shards):

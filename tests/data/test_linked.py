@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import h5py
@@ -12,7 +13,8 @@ from tests.data.layouts import KEY, write_packed, write_published
 from xmae_fast.data import PlainSegmentDataset, SegmentDataset, inspect_shards, open_index, repack
 from xmae_fast.data.index import sidecar as sidecars
 from xmae_fast.data.index.open_shards import ShardChangedError
-from xmae_fast.data.index.sidecar import load_sidecar, sidecar_paths
+from xmae_fast.data.index.shard_scan import Scan
+from xmae_fast.data.index.sidecar import load_sidecar
 
 pytestmark = pytest.mark.usefixtures("scanned_here")
 L = 60
@@ -221,15 +223,14 @@ def test_an_index_of_the_version_before_is_built_again(main, tmp_path, monkeypat
     main.close()
     path = tmp_path / "main.h5"
     index = open_index(path)
-    scan = index.shards[0].sidecar.scan
-    target = sidecar_paths(str(path), None)[0]
-    stale = sidecars.Sidecar(target)
-    about = stale.valid_for | {"version": 1}
+    target = index.shards[0].sidecar.path
+    sidecar, rows = sidecars.read_sidecar(target)
+    about = sidecar.valid_for | {"version": 1}
     about.pop("others")
-    stale.scan.key = scan.key or stale.keys()
-    stale.scan.mapped = True  # as version 1 took it
-    sidecars.write_sidecar(target, stale.scan, about)
-    assert load_sidecar(str(path), SegmentDataset(path, **OPTIONS).segments.layout, None).valid_for["version"] == 2
+    header = dataclasses.replace(sidecar.header, mapped=True)  # as version 1 took it
+    sidecars.write_sidecar(target, Scan(header, rows, sidecar.keys()), about)
+    layout = SegmentDataset(path, **OPTIONS).segments.layout
+    assert load_sidecar(str(path), layout, None)[0].valid_for["version"] == 2
     check(path, False, 12)
 
 

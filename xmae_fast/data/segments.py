@@ -14,11 +14,11 @@ from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.gather import default_threads, gather_arrays, reader_name
 from xmae_fast.data.index.open_shards import OpenShards, ShardChangedError
-from xmae_fast.data.index.scan_pool import Progress
 from xmae_fast.data.index.segment_index import Paths, SegmentIndex, open_index
 from xmae_fast.data.options import Quality, check_option, check_reading
 from xmae_fast.data.selection import select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
+from xmae_fast.workers.progress import Progress
 
 _HINT_GAP = 1 << 16  # bytes between segments that are still read ahead in one go
 
@@ -203,12 +203,11 @@ class Segments:
     def _agreed(self) -> tuple[int, float | None]:
         """Samples and rate of all shards that are used; ValueError where they differ."""
         used = [self.index.shards[i] for i in np.unique(self.index.shard_of(self.rows))]
-        L, first = used[0].sidecar.scan.seq_len, used[0].path
+        L, first = used[0].header.seq_len, used[0].path
         for shard in used:
-            if shard.sidecar.scan.seq_len != L:
-                got = shard.sidecar.scan.seq_len
+            if (got := shard.header.seq_len) != L:
                 raise ValueError(f"shard {shard.path}: expected segments of {L} samples as in {first}, got {got}")
-        rates = {shard.sidecar.scan.sampling_freq for shard in used} - {None}
+        rates = {shard.header.sampling_freq for shard in used} - {None}
         if len(rates) > 1:
             listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
             raise ValueError(f"paths: expected one sampling frequency, got {listed} Hz")

@@ -188,6 +188,12 @@ def open_shard(path: str):
         raise ValueError(f"shard {path}: expected a whole HDF5 file, but it cannot be opened ({error})") from error
 
 
+def first_names(group) -> str:
+    """The first five names in an h5py file or group, for error messages."""
+    names = list(group)
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "") if names else "nothing"
+
+
 def import_h5py():
     try:
         import h5py

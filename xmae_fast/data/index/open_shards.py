@@ -50,10 +50,9 @@ class OpenShards:
 
     def reader(self, i: int) -> SegmentReader:
         if i not in self.readers:
-            sidecar = self.shards[i].sidecar
-            scan = sidecar.scan
-            scan.key = sidecar.keys() if scan.form == "published" else None
-            self.readers[i] = SegmentReader(open_shard(self.shards[i].path), scan, self.layout)
+            shard = self.shards[i]
+            keys = shard.sidecar.keys() if shard.header.form == "published" else None
+            self.readers[i] = SegmentReader(open_shard(shard.path), self.layout, shard.header, keys)
         return self.readers[i]
 
     def _open(self, i: int) -> None:

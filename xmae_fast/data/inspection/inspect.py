@@ -9,11 +9,11 @@ import numpy as np
 from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats.layout import Layout
-from xmae_fast.data.index.scan_pool import Progress
 from xmae_fast.data.index.segment_index import Paths, SegmentIndex, Shard, open_index
 from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.selection import Selection, select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
+from xmae_fast.workers.progress import Progress
 
 BINS = 10  # of the qualities, over 0 to 1
 _LISTED = 20  # records with a problem that are named
@@ -162,17 +162,17 @@ def record_names(index: SegmentIndex, rows: np.ndarray) -> list[tuple[Shard, str
 
 
 def _summary(shard: Shard) -> ShardSummary:
-    scan = shard.sidecar.scan
-    dtype = np.dtype(scan.dtype)
+    header = shard.header
+    dtype = np.dtype(header.dtype)
     return ShardSummary(
         path=shard.path,
-        layout=scan.form,
+        layout=header.form,
         segments=shard.stop - shard.start,
-        samples=scan.seq_len,
-        sampling_freq=scan.sampling_freq,
+        samples=header.seq_len,
+        sampling_freq=header.sampling_freq,
         dtype=dtype.name if dtype.isnative else f"{dtype.name} {_ORDERS[dtype.byteorder]}",
-        mapped=scan.mapped,
-        why_not=scan.why_not,
+        mapped=header.mapped,
+        why_not=header.why_not,
         size=shard.sidecar.valid_for["size"],
     )
 
@@ -188,11 +188,11 @@ def _histogram(quality: np.ndarray, threshold: float) -> QualitySummary:
 def _refusal(index: SegmentIndex, selection: Selection) -> str:
     if not len(selection.rows):
         return "no segment remains"
-    used = [index.shards[i].sidecar.scan for i in np.unique(index.shard_of(selection.rows))]
-    lengths = sorted({scan.seq_len for scan in used})
+    used = [index.shards[i].header for i in np.unique(index.shard_of(selection.rows))]
+    lengths = sorted({header.seq_len for header in used})
     if len(lengths) > 1:
         return f"segments of {', '.join(map(str, lengths))} samples in different shards"
-    rates = sorted({scan.sampling_freq for scan in used} - {None})
+    rates = sorted({header.sampling_freq for header in used} - {None})
     if len(rates) > 1:
         return f"{', '.join(f'{rate:g}' for rate in rates)} Hz in different shards"
     return ""

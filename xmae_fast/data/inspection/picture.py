@@ -92,16 +92,14 @@ def _read(index: SegmentIndex, rows: np.ndarray, layout: Layout, normalize_dtype
         problem, subject = int(index.problem[row]), index.subjects[index.subject[row]]
         signals = None if problem & _NO_SAMPLES else _signals(shard, row - shard.start, layout)
         reason = problems.describe(problem, normalize_dtype)
-        rate = shard.sidecar.scan.sampling_freq
+        rate = shard.header.sampling_freq
         examples.append(_Example(subject, name, tuple(index.quality[row]), reason, rate, signals))
     return examples
 
 
 def _signals(shard: Shard, row: int, layout: Layout) -> tuple[np.ndarray, np.ndarray] | None:
-    scan = shard.sidecar.scan
-    scan.key = shard.sidecar.keys()
     with open_shard(shard.path) as file:
-        ppg, ecg, found = SegmentReader(file, scan, layout)(np.array([row]))
+        ppg, ecg, found = SegmentReader(file, layout, shard.header, shard.sidecar.keys())(np.array([row]))
     return None if found.any() else (ecg[0].astype(float), ppg[0].astype(float))
 
 

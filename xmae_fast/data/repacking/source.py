@@ -100,7 +100,7 @@ def record_names(shard: Shard) -> np.ndarray:
     """(n,) bytes: names of all records of a shard; of a packed one its own `key`, if it has one."""
     n = shard.stop - shard.start
     names = shard.sidecar.keys()
-    if shard.sidecar.scan.form == "packed":
+    if shard.header.form == "packed":
         with open_shard(shard.path) as file:
             own = file.get("key")
             if isinstance(own, import_h5py().Dataset) and own.shape == (n,) and own.dtype.kind == "S":

@@ -124,7 +124,7 @@ def test_index_is_kept_and_rebuilt_when_stale(tmp_path, signals):
     status = os.stat(path)
     with h5py.File(path, "r+") as file:
         file[names[0]][:, 1] = 0.5
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time as before: the content tells
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time are as before, only the content differs
     assert open_index(path).problem[0] == problems.CONSTANT | problems.CONSTANT_HALF
     os.utime(path)
     built.clear()

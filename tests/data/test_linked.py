@@ -35,7 +35,7 @@ def key(number: int) -> str:
 
 @pytest.fixture
 def main(tmp_path):
-    """An open shard with ten segments of its own, of subjects m_0 to m_4; beside it other.h5 and third.h5."""
+    """An open shard with ten segments of subjects m_0 to m_4; beside it are other.h5 and third.h5."""
     write_published(tmp_path / "main.h5", noise(10))
     write_published(tmp_path / "other.h5", noise(4, 1))
     write_published(tmp_path / "third.h5", noise(6, 2))
@@ -44,7 +44,7 @@ def main(tmp_path):
 
 
 def check(path, mapped: bool, expected: int, rejected: dict | None = None) -> None:
-    """All loaders give what h5py reads, record by record; so does a packed copy."""
+    """Check that all loaders and a packed copy give what h5py reads record by record."""
     dataset = SegmentDataset(path, **OPTIONS)
     index = dataset.segments.index
     assert (index.shards[0].mapped, len(dataset), dict(dataset.rejected)) == (mapped, expected, rejected or {})
@@ -71,7 +71,7 @@ def check(path, mapped: bool, expected: int, rejected: dict | None = None) -> No
 
 
 def add(file, kind: str, folder) -> tuple[bool, int]:
-    """Records through a link; whether the shard is still mapped, and how many come to it."""
+    """Add records through a link; whether the shard is still mapped, and how many records are added."""
     name = "m_0/" + key(0)
     if kind == "external group":
         file["x_1"] = h5py.ExternalLink("other.h5", "/m_1")
@@ -132,7 +132,7 @@ def test_records_of_other_files(main, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["external group", "external data set", "link to a link in another file",
                                   "external storage", "virtual data set"])  # fmt: skip
 def test_other_files_are_watched(main, tmp_path, kind):
-    """A change of a file that holds records is a change of the shard: of an index, and of one that is open."""
+    """A change of a file that holds records counts as a change of the shard, for its index and if it is open."""
     path = tmp_path / "main.h5"
     add(main, kind, tmp_path)
     main.close()

@@ -1,4 +1,4 @@
-"""Bad segments, and shards that change under the loader."""
+"""Bad segments, and shards that change while they are loaded."""
 
 import os
 import shutil

@@ -253,7 +253,7 @@ def test_only_packed_files_can_be_verified(shard, tmp_path):
 
 
 def test_the_name_is_the_function():
-    """A module of the same name would take its place after the first import."""
+    """A module of the same name would replace the function after its first import."""
     from xmae_fast import data
 
     assert data.repack is repack

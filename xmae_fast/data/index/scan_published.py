@@ -72,7 +72,7 @@ def scan_published(file, layout: Layout, progress: StageProgress) -> Scan:
 
 
 class _Published:
-    """Collects records whose keys end in their qualities."""
+    """Collects the records of a file; the first one decides shape and dtype of all."""
 
     def __init__(self, h5py, layout: Layout, others: OtherFiles) -> None:
         self.h5py, self.layout, self.others = h5py, layout, others
@@ -80,12 +80,19 @@ class _Published:
         self.shape = self.type = self.dtype = None
         self.why_not = ""
         self.subjects: list[str] = []
-        self.rows: list[tuple[int, int, float, float, int]] = []  # subject, offset, qualities, problem
+        self.rows: list[tuple[int, int, float, float, int]] = []  # subject, offset, qualities of PPG and ECG, problem
         self.keys: list[bytes] = []
 
     def add(self, group, name: str | bytes, subject: int, prefix: bytes, is_own: bool) -> None:
-        """A member of a subject's group, which lies in the file itself or not; h5py gives bytes where a name is not
-        UTF-8."""
+        """Add a member of a subject's group.
+
+        Args:
+            group: the h5py.Group.
+            name: of the member; h5py gives bytes where it is not UTF-8.
+            subject: the number of the subject.
+            prefix: the group's name and "/".
+            is_own: whether the group lies in the file itself.
+        """
         offset, ppg, ecg, problem = -1, np.nan, np.nan, 0
         try:
             fields = parse_key(str(name))
@@ -103,8 +110,11 @@ class _Published:
         self.keys.append(prefix + _as_bytes(name))
 
     def _offset(self, record, is_own: bool) -> int | None:
-        """Where a record begins, -1 where it cannot be mapped, None where it has another shape or type. OSError where
-        a file is missing that its values are in."""
+        """Where a record begins, in bytes; -1 if it cannot be mapped, None if it has another shape or type than others.
+
+        Raises:
+            OSError: values of the record lie in a file that is missing or too short.
+        """
         shape = record.shape
         if self.shape is None:
             dtype = record.dtype
@@ -130,7 +140,7 @@ class _Published:
 
 
 def _member(group, name: str | bytes):
-    """A member of a group, None where it cannot be opened: a broken link, a damaged header."""
+    """A member of a group; None if it cannot be opened because a link is broken or a header is damaged."""
     try:
         return group.get(name)
     except (KeyError, OSError, RuntimeError, ValueError, TypeError):
@@ -142,6 +152,7 @@ def _as_bytes(name: str | bytes) -> bytes:
 
 
 def _time_column(file, found: _Published, problem: np.ndarray) -> np.ndarray | None:
+    """The times of the first good record in seconds, [L]; None if there are none."""
     good = np.flatnonzero(problem == 0)
     if "time" not in found.layout.columns or not len(good):
         return None

@@ -1,4 +1,4 @@
-"""All segments of all shards, in arrays."""
+"""The index: all segments of all shards, in arrays."""
 
 import os
 import warnings
@@ -12,7 +12,7 @@ from xmae_fast.data.gather import MapFormat
 from xmae_fast.data.index.scan_pool import scan_all
 from xmae_fast.data.index.shard_scan import ShardHeader, ShardRows
 from xmae_fast.data.index.sidecar import Sidecar, load_sidecar, read_sidecar, sidecar_paths
-from xmae_fast.data.remote.fetch import resolve_paths
+from xmae_fast.data.remote.paths import resolve_paths
 from xmae_fast.workers.progress import Progress
 
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
@@ -113,16 +113,16 @@ class SegmentIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
+        """Bytes of all arrays."""
         arrays = self.subject, self.problem, self.ppg_offset, self.ecg_offset, self.quality, *self.labels.values()
         return sum(array.nbytes for array in arrays)
 
     def shard_of(self, rows: np.ndarray) -> np.ndarray:
-        """(k,) int32: the shard of each row."""
+        """The number of the shard of each row in `rows` [k]; [k] int32."""
         return (np.searchsorted(self.starts, rows, "right") - 1).astype(np.int32)
 
     def name(self, row: int) -> str:
-        """Shard and record of a row, for messages."""
+        """Names the shard and the record of a row, for messages."""
         shard = self.shards[int(self.shard_of(np.array([row]))[0])]
         try:
             key = shard.sidecar.keys()[row - shard.start].decode("utf-8", "replace")

@@ -11,8 +11,7 @@ Item = dict[str, torch.Tensor | int]
 
 
 class SegmentDataset(CountsEpochs, Dataset):
-    """Map-style data set over shards, read from memory maps. Its items equal those of `PlainSegmentDataset` bit for
-    bit.
+    """Map-style data set over shards, read from memory maps; its items are those of `PlainSegmentDataset`, bit for bit.
 
     An item is {"ppg": [L] float32, "ecg": [L] float32, "subject": int} and the labels of the layout, numbers, under
     their names. Signals are min-max normalised to [-1, 1] segment by segment; `subject` is an index into `.subjects`.

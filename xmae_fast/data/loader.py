@@ -72,9 +72,9 @@ class SegmentLoader:
         rank: the number of this process among those that share an epoch; by default that of torch.distributed. The
             batches of all ranks together are those that one process with batch_size * world_size would see. With the
             default, every rank must make the loader, and the ranks compare what they have: if segments or settings
-            differ, or if a rank cannot open its shards, all raise the same ValueError. A rank that is given is not
-            compared; use it where only some ranks make the loader (0 of 1). Ranks with other shards may then wait for
-            each other without end.
+            differ, or if a rank cannot open its shards, all raise the same ValueError. If a rank is given,
+            nothing is compared, as is needed where only some ranks make the loader (rank=0, world_size=1); ranks with
+            other shards may then wait for each other without end.
         world_size: the number of processes that share an epoch; given if and only if `rank` is.
         pad: True repeats the first segments so that all ranks get equally many; False repeats nothing, and some ranks
             may get one segment more than others.

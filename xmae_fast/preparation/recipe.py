@@ -1,5 +1,4 @@
-"""The published recipe, which makes segments of raw windows: neurokit2 for one window at a time, or the same in
-batches.
+"""The published recipe, which makes segments of raw windows: neurokit2 window by window, or the same in batches.
 
 Its steps are cleaning (`ecg_clean`, `ppg_clean`), quality (15th percentile of `ecg_quality` and `ppg_quality`, method
 templatematch), resampling (`signal_resample`), scaling to [-1, 1] by minimum and maximum, and conversion to float16.

@@ -1,5 +1,4 @@
-"""Where each segment of each shard lies: scans of shards, kept in files beside them, and the index that is made of
-them.
+"""Where each segment of each shard lies: scans of shards, kept in files beside them, and the index made of these.
 
 Names are imported when they are first used, so that a process that scans imports only what it needs.
 """

@@ -77,7 +77,7 @@ class SegmentIndex:
         starts: [number of shards] int64, the first row of each shard.
 
     Args:
-        shards: the files, and what is known of them.
+        shards: for each file its path, its scan and its number of segments.
         rows: the segments of each file, in the same order. Each is dropped after it was copied, so that an iterator
             that does not keep them saves half of the memory.
         broken: see above.

@@ -99,7 +99,7 @@ def test_a_bus_error_elsewhere_still_ends_the_process(shard, tmp_path):
         import mmap, os
         from xmae_fast.data import SegmentLoader
         list(SegmentLoader({str(shard)!r}, 400))
-        file = open({str(shutil.copy(shard, tmp_path / 'y.h5'))!r}, "r+b")
+        file = open({str(shutil.copy(shard, tmp_path / "y.h5"))!r}, "r+b")
         mapping = mmap.mmap(file.fileno(), 0)
         os.truncate(file.fileno(), 0)
         mapping[8192]

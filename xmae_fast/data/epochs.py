@@ -21,9 +21,8 @@ class Epochs:
     A batch belongs to the epoch after the last one that gave any of its items. So the next epoch begins as soon as an
     item comes again; `set` chooses the number from which this counts. Worker processes that were started for a new pass
     begin the next epoch even with items that no epoch has given yet: what earlier workers had read ahead when their
-        pass
-    was left does not count. Within a pass no item comes twice, so that it does not matter which worker is first, and
-    nothing needs a lock.
+    pass was left does not count. Within a pass no item comes twice, so that it does not matter which worker is first,
+    and nothing needs a lock.
 
     Args:
         count: the number of items. With 0 nothing is counted, for data sets that give the same in all epochs.

@@ -115,6 +115,8 @@ def _subjects(source: Source, settings: Settings, own: list[str]) -> np.ndarray:
     """The names `<dataset>_<subject>` of the groups of K windows, [K]. Names in the file go before those of the path.
 
     Args:
+        source: the recording.
+        settings: what `prepare` was asked for.
         own: [K], the subjects that the file names; "" where it names none.
     """
     fallback = None

@@ -74,7 +74,7 @@ def run_all(
         What is wrong with the recordings that could not be prepared, by their names.
 
     Raises:
-        An error that is not the recording's fault ends the call; see `run_jobs`.
+        OSError: a part cannot be written, or a package is missing. It ends the call; see `run_jobs`.
     """
 
     def finished(count: int) -> None:

@@ -106,7 +106,7 @@ def make_rhythm(draws: Draws, cfg: SimulationCfg) -> Rhythm:
     interval, and the next beat keeps its sinus time, which is a full compensatory pause. PAT is the subject's value
     plus a part that varies within the subject. The variance of this part comes to 40 % from the segment (half of this
     from the heart rate: the faster, the shorter), to 20 % from breathing, to 15 % from RR, and to 25 % from jitter of
-        the beats.
+    the beats.
     """
     mean_pat_u, early_u, _ = draws.subject_uniform.T
     rate_z, breath_z = draws.subject_normal[:, :2].T

@@ -42,7 +42,7 @@ def run_jobs(
         The result of each job, in the order of `jobs`.
 
     Raises:
-        The first error that `new_worker`, `work`, `progress` or `finished` has raised.
+        BaseException: the first error that `new_worker`, `work`, `progress` or `finished` has raised.
     """
     waiting: Queue[tuple[int, Job]] = Queue()
     for numbered in enumerate(jobs):

@@ -67,7 +67,7 @@ def scan_all(
         By shard the path of its index, or the ValueError or OSError that says why it has none.
 
     Raises:
-        Any other error; see `run_jobs`.
+        Exception: any other error ends the call; see `run_jobs`.
     """
 
     def scan(worker: ScanWorker, job: tuple[str, Sequence[Path]], tell: Progress | None) -> Path | Exception:

@@ -141,9 +141,7 @@ def read_sidecar(path: Path) -> tuple[Sidecar, ShardRows]:
     return sidecar, rows
 
 
-def load_sidecar(
-    path: str, layout: Layout, cache_dir: str | os.PathLike | None
-) -> tuple[Sidecar, ShardRows] | None:
+def load_sidecar(path: str, layout: Layout, cache_dir: str | os.PathLike | None) -> tuple[Sidecar, ShardRows] | None:
     """Read the index of a shard if there is one that is whole and up to date.
 
     Hashes of parts of the shard are compared, so that a change that leaves size and modification time as they were is

@@ -12,7 +12,7 @@ def sim():
 
 @pytest.fixture(scope="session")
 def clean_sim():
-    """No noise, no wander, no motion, no PVC: what the waveforms alone do."""
+    """A simulation without noise, wander, motion and PVCs, to test the waveforms alone."""
     quiet = dict.fromkeys(
         ("ppg_wander", "ecg_wander", "ppg_noise", "ecg_noise", "powerline_amplitude", "motion_probability"), 0.0
     )
@@ -42,7 +42,7 @@ def scanned_here(monkeypatch):
 
 
 def scan_here(monkeypatch) -> None:
-    """As of the fixture `scanned_here`."""
+    """Do what the fixture `scanned_here` does."""
     from xmae_fast.data.index import scan_pool, scan_worker
 
     def ask(self, request, ends, progress=None):

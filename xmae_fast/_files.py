@@ -1,4 +1,4 @@
-"""Files of this library: one appears whole or not at all, and only what this library wrote is replaced or removed."""
+"""Files that this library writes: they appear whole or not at all, and no others are replaced or removed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SOFTWARE = "xmae_fast"  # stands in the pictures that `write_picture` writes
-LOCK = ".lock"
+SOFTWARE = "xmae_fast"  # is stored in the pictures that `write_picture` writes
+LOCK = ".lock"  # the file in a folder that carries the folder's lock
 _PNG = b"\x89PNG\r\n\x1a\n"
-_UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 PathLike = str | os.PathLike
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")  # names of unfinished files
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")  # the names of unfinished files
 
 
 def remains(path: str | os.PathLike) -> list[Path]:
-    """Unfinished files of killed writers of `path`, or of writers that are still at work."""
+    """The unfinished files of writers of `path` that were killed, or that are still at work."""
     path = Path(path)
     found = path.parent.glob(f".{glob.escape(path.name)}.*.tmp") if path.parent.is_dir() else ()
     return [file for file in found if (match := TEMPORARY.fullmatch(file.name)) and match["name"] == path.name]
@@ -30,9 +30,22 @@ def remains(path: str | os.PathLike) -> list[Path]:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike, *, replace: bool = True) -> Iterator[Path]:
-    """A temporary name in the folder of `path` to write to; on success it is synced and takes the name `path`, on any
-    error it is removed and `path` stays as it was. FileNotFoundError if the folder does not exist; FileExistsError if
-    `path` is there by then and not to be replaced."""
+    """Write a file that appears whole or not at all.
+
+    On success the file is written to the disk and gets the name `path`. On any error it is removed, and `path` stays as
+    it was.
+
+    Args:
+        path: the name of the file.
+        replace: whether a file that has this name is replaced.
+
+    Yields:
+        A temporary name in the same folder, to which the file is to be written.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        FileExistsError: `path` is there when the file is complete, and `replace` is False.
+    """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: expected a file in an existing folder, got {path}")
@@ -51,7 +64,7 @@ def atomic_path(path: str | os.PathLike, *, replace: bool = True) -> Iterator[Pa
 
 
 def _take_name(temporary: Path, path: Path) -> None:
-    """Rename without replacing."""
+    """Rename a file; FileExistsError if `path` is there."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -65,7 +78,17 @@ def _take_name(temporary: Path, path: Path) -> None:
 
 
 def check_replaceable(path: PathLike, is_own: Callable[[Path], bool], what: str, argument: str = "output") -> None:
-    """FileExistsError where something stands at `path` of which `is_own` does not say that this library wrote it."""
+    """Check that `path` is free, or a file that this library has written.
+
+    Args:
+        path: the file that is to be written.
+        is_own: says of a file whether this library has written it.
+        what: a file of this kind, for the message.
+        argument: the name of the argument that `path` comes from, for the message.
+
+    Raises:
+        FileExistsError: something else is there.
+    """
     path = Path(path)
     if os.path.lexists(path) and not (path.is_file() and is_own(path)):
         raise FileExistsError(f"{argument}: {path} is there and is not {what}, it is left alone: give another name")
@@ -78,7 +101,7 @@ def is_json_of(path: PathLike, *keys: str) -> bool:
 
 
 def read_json(path: PathLike) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is none, or something else."""
+    """The object in a JSON file; None if there is no file, or if it holds something else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -87,17 +110,17 @@ def read_json(path: PathLike) -> dict[str, Any] | None:
 
 
 def is_picture(path: PathLike) -> bool:
-    """Whether a file is a PNG of `write_picture`."""
+    """Whether a file is a picture that `write_picture` has written."""
     with open(path, "rb") as file:
         start = file.read(4096)
     return start.startswith(_PNG) and b"tEXtSoftware\0" + SOFTWARE.encode() in start
 
 
 def write_picture(figure, path: PathLike, argument: str = "output") -> None:
-    """Write a matplotlib figure to a PNG file, whole or not at all.
+    """Write a matplotlib figure to a PNG file, which appears whole or not at all.
 
     Raises:
-        FileExistsError: something is there that this function did not write.
+        FileExistsError: something is there that this function has not written.
     """
     check_replaceable(path, is_picture, "a picture of xmae-fast", argument)
     with atomic_path(path) as temporary:
@@ -107,8 +130,17 @@ def write_picture(figure, path: PathLike, argument: str = "output") -> None:
 def check_apart(
     folder: PathLike, folders: Iterable[PathLike], files: Iterable[PathLike] = (), argument: str = "output"
 ) -> None:
-    """ValueError where an output folder is one of the input `folders`, lies in one, or holds one or one of the input
-    `files`; links are followed."""
+    """Check that an output folder lies apart from the inputs; links are followed.
+
+    Args:
+        folder: the output folder.
+        folders: the input folders.
+        files: the input files.
+        argument: the name of the argument that `folder` comes from, for the message.
+
+    Raises:
+        ValueError: the folder is an input folder, lies in one, or holds an input folder or an input file.
+    """
     out = os.path.realpath(folder)
     for given in folders:
         real = os.path.realpath(given)
@@ -124,16 +156,22 @@ def check_apart(
 
 
 def check_not_input(path: PathLike, inputs: Iterable[PathLike], argument: str = "output") -> None:
-    """ValueError where an output file is one of the inputs, under whatever name."""
+    """Raise ValueError if an output file is one of the inputs, under whatever name."""
     for given in inputs:
         if _same(path, given):
             raise ValueError(f"{argument}: expected another file than the input {given}, got {path}, which is the same")
 
 
 def remove_own(folder: PathLike, is_own: Callable[[str], bool]) -> None:
-    """Remove the files below `folder` whose path in it (with /) `is_own` accepts, and `atomic_path`'s remains of killed
-    writers beside where such files stand; then folders that have become empty by that, or are empty and accepted with a
-    / at the end. Links are not followed."""
+    """Remove this library's files from a folder, and from the folders in it. Links are not followed.
+
+    The unfinished files that killed writers of such files have left are removed too, and folders that become empty.
+
+    Args:
+        folder: where files are removed.
+        is_own: says of a path, relative to `folder` and with "/", whether this library has written that file. Of an
+            empty folder, whose path ends in "/", it says whether to remove it.
+    """
     folder, emptied = Path(folder), set()
     for parent, folders, names in os.walk(folder, topdown=False):
         for name in names + [name for name in folders if os.path.islink(os.path.join(parent, name))]:
@@ -148,18 +186,29 @@ def remove_own(folder: PathLike, is_own: Callable[[str], bool]) -> None:
 
 
 def matching(*patterns: str) -> Callable[[str], bool]:
-    """Whether a text is, from beginning to end, of one of the regular expressions."""
+    """A function that says whether one of the regular expressions matches the whole of a text."""
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)).fullmatch  # type: ignore[return-value]
 
 
 class Lock:
-    """The lock of a folder that a command writes to: one that replaces things has it alone, others may share it.
+    """The lock of a folder that a command writes to. A command that replaces files holds it alone; others may share it.
 
-    The file `.lock` in the folder carries it and goes with the last holder. Where files cannot be locked, or the folder
-    is not to be written to, there is no lock."""
+    The file `.lock` in the folder is locked with `flock`, which ends with the process, and the last holder removes it.
+    Where files cannot be locked, or where the folder cannot be written to, nothing is locked.
+
+    The package filelock does not offer this: its FileLock, which uses flock too, cannot be shared, leaves its file in
+    the folder, and where files cannot be locked it makes marker files, which outlast a killed process; its
+    ReadWriteLock is a lock in an SQLite file and cannot change from exclusive to shared (filelock 4.3.1).
+
+    Args:
+        folder: an existing folder.
+        shared: whether other processes may hold the lock at the same time, if they share it too.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
 
     def __init__(self, folder: PathLike, *, shared: bool = False) -> None:
-        """BlockingIOError where another process has it. The folder must exist."""
         self.folder, self.path = Path(folder), Path(folder) / LOCK
         self._fd = -1
         try:
@@ -175,13 +224,13 @@ class Lock:
                 raise
             try:
                 fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-                if self._is_at(fd):  # or its last holder has removed it meanwhile
+                if self._is_at(fd):  # else the last holder has removed the file meanwhile
                     self._fd = fd
             except BlockingIOError:
                 message = f"output: another process is writing to {self.folder} (it holds the lock on {self.path})"
                 raise BlockingIOError(errno.EWOULDBLOCK, message) from None
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno not in _NO_LOCKS:
                     raise
                 self.path.unlink(missing_ok=True)
                 return
@@ -190,14 +239,14 @@ class Lock:
                     os.close(fd)
 
     def share(self) -> None:
-        """From now on others may hold it too."""
+        """Let others share the lock from now on."""
         if self._fd >= 0:
             import fcntl
 
             fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def release(self) -> None:
-        """Let go of it."""
+        """Give the lock up; the last holder removes the file."""
         if self._fd < 0:
             return
         import fcntl
@@ -217,6 +266,7 @@ class Lock:
         self.release()
 
     def _is_at(self, fd: int) -> bool:
+        """Whether the file that is open as `fd` still has the name `.lock`."""
         try:
             return os.path.samestat(os.fstat(fd), os.stat(self.path))
         except FileNotFoundError:
@@ -224,12 +274,13 @@ class Lock:
 
 
 def _target(path: Path) -> Path:
-    """The file that a temporary one of `atomic_path` is for; the path itself if it is none."""
+    """The file that a temporary file of `atomic_path` is to become; other paths stay as they are."""
     found = TEMPORARY.fullmatch(path.name)
     return path.with_name(found["name"]) if found else path
 
 
 def _same(a: PathLike, b: PathLike) -> bool:
+    """Whether two paths name the same file or folder."""
     try:
         return os.path.samefile(a, b)
     except OSError:
@@ -237,5 +288,5 @@ def _same(a: PathLike, b: PathLike) -> bool:
 
 
 def _inside(path: str, folder: str) -> bool:
-    """Whether a real path lies below a real folder; case counts as the file system says."""
+    """Whether a real path lies below a real folder; the file system decides whether upper and lower case differ."""
     return any(_same(parent, folder) for parent in Path(path).parents)

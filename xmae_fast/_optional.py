@@ -1,4 +1,4 @@
-"""Optional packages, with an error that says what to install, and names that are imported when first used.
+"""Optional packages, whose absence is an error that says what to install, and names that are imported when first used.
 
 Importing this module takes no time.
 """
@@ -16,7 +16,16 @@ _PACKAGE = {"markdown_it": "markdown-it-py", "sklearn": "scikit-learn", "yaml": 
 
 
 def need(module: str, what_needs: str, extra: str) -> ModuleType:
-    """The module; ImportError names the pip extra where it is missing. As in need("wfdb", "WFDB needs", "prepare")."""
+    """Import a module of an optional package, as in need("wfdb", "WFDB needs", "prepare").
+
+    Args:
+        module: its full name.
+        what_needs: the beginning of the message.
+        extra: the extra of this package that installs it.
+
+    Raises:
+        ImportError: it is not installed; the message says how to install it.
+    """
     try:
         return import_module(module)
     except ImportError:
@@ -24,13 +33,19 @@ def need(module: str, what_needs: str, extra: str) -> ModuleType:
 
 
 def check_installed(package: str, what_needs: str, extra: str) -> None:
-    """`need` without importing it, which takes a second for some."""
+    """Raise the ImportError of `need` if a package is missing, but do not import it: that takes a second for some."""
     if find_spec(package) is None:
         raise _missing(package, what_needs, extra)
 
 
 def new_figure(width: float, height: float, what_needs: str, extra: str):
-    """An empty matplotlib figure, inches, that needs no display; `need` says the rest."""
+    """An empty matplotlib figure that needs no display.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        what_needs, extra: see `need`.
+    """
     canvas = need("matplotlib.backends.backend_agg", what_needs, extra).FigureCanvasAgg
     figure = need("matplotlib.figure", what_needs, extra).Figure(figsize=(width, height), layout="constrained")
     canvas(figure)
@@ -43,10 +58,12 @@ def _missing(module: str, what_needs: str, extra: str) -> ImportError:
 
 
 def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for the package of that name.
+    """The functions `__getattr__` and `__dir__` of a package that imports its public names when they are first used.
 
     Args:
-        home: of each public name the submodule that has it: relative to the package, or a full name in xmae_fast.
+        package: the full name of the package.
+        home: for each public name the module that has it, by its name in the package, or by its full name if that
+            begins with "xmae_fast.".
     """
 
     def __getattr__(name: str) -> Any:

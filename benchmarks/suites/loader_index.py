@@ -13,7 +13,7 @@ from benchmarks.harness.contest import OURS, Contestant, Group
 from benchmarks.harness.context import Context
 from benchmarks.harness.timing import Run
 from xmae_fast.data import Layout, open_index
-from xmae_fast.data.index.scan import Scan
+from xmae_fast.data.index.shard_scan import Scan, ShardHeader, ShardRows
 from xmae_fast.data.index.sidecar import fingerprint, sidecar_paths, write_sidecar
 from xmae_fast.data.selection import Selection, select
 from xmae_fast.testing import Error
@@ -63,12 +63,12 @@ def _corpus(per_shard: int) -> Iterator[list[str]]:
             offsets = np.arange(per_shard, dtype=np.int64) * 6_350 + 4_096
             with open(path, "wb") as file:
                 file.truncate(int(offsets[-1]) + 6_000)
-            scan = Scan(
-                "published", L, "<f2", 6, True, "", 100.0, [f"p_{shard * 200 + i:06d}" for i in range(200)],
-                np.sort(rng.integers(0, 200, per_shard)).astype(np.int32), offsets + 2, offsets + 4,
-                rng.uniform(0.7, 1, (per_shard, 2)).round(3), np.zeros(per_shard, np.uint8),
-                np.full(per_shard, b"p_000000/0000+++1+++1+++1+++0.900+++0.900"),
-            )  # fmt: skip
+            subjects = [f"p_{shard * 200 + i:06d}" for i in range(200)]
+            header = ShardHeader("published", L, "<f2", 6, True, "", 100.0, subjects)
+            subject = np.sort(rng.integers(0, 200, per_shard)).astype(np.int32)
+            quality, problem = rng.uniform(0.7, 1, (per_shard, 2)).round(3), np.zeros(per_shard, np.uint8)
+            rows = ShardRows(subject, offsets + 2, offsets + 4, quality, problem)
+            scan = Scan(header, rows, np.full(per_shard, b"p_000000/0000+++1+++1+++1+++0.900+++0.900"))
             write_sidecar(sidecar_paths(str(path), None)[0], scan, fingerprint(str(path), layout))
             paths.append(str(path))
         yield paths

@@ -1,4 +1,4 @@
-"""A file system of fsspec that can be slow, lie and break off, and what a fetched copy must look like."""
+"""A file system of fsspec that can be slow, state wrong sizes and break off; and a check of fetched copies."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xmae_fast.data.remote import fetch
+from xmae_fast.data import fetch
 from xmae_fast.data.remote import filesystems as remote_fs
 from xmae_fast.data.remote.fetch import verify
 
@@ -20,7 +20,7 @@ DATA = np.random.default_rng(0).bytes(10_000)
 
 
 class FakeFS(fsspec.AbstractFileSystem):
-    """fake://<local file>; `hook(position)` runs before each read, `lie` is added to the size stated."""
+    """fake://<local file>; `hook(position)` runs before each read, `lie` is added to the size that it states."""
 
     protocol, cachable = "fake", False
     hook, lie, opened = staticmethod(lambda position: None), 0, 0
@@ -45,7 +45,7 @@ fsspec.register_implementation("fake", FakeFS, clobber=True)
 
 
 def fetch_and_stop_in_the_middle(url, cache_dir):
-    """What the child processes below do: announce the middle and wait there for a line."""
+    """Run by the child processes below: fetch a file, say when the middle is reached, and wait there for a line."""
 
     def hook(position):
         if position == 2 * remote_fs.CHUNK:
@@ -68,7 +68,7 @@ def names_in(cache):
 
 
 def check_copy(path, url, data=DATA):
-    """The copy is whole, its JSON file true, and nothing else is left."""
+    """Check that the copy is whole, that its JSON file is right, and that nothing else is left."""
     assert Path(path).read_bytes() == data
     known = json.loads(Path(f"{path}.json").read_text())
     sha256 = hashlib.sha256(data).hexdigest()

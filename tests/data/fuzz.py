@@ -1,5 +1,8 @@
-"""Mutates shards and indexes and loads them: `python -m tests.data.fuzz --cases 10000`. Every case must end in an error
-or in finite batches whose every segment is accounted for. The count of each outcome is printed."""
+"""Damages shards and indexes and loads them: `python -m tests.data.fuzz --cases 10000`.
+
+Each case must end in an error, or in finite batches; every segment must be given or counted as left out. The number of
+times that each outcome occurred is printed.
+"""
 
 import argparse
 import tempfile
@@ -49,7 +52,7 @@ def mutate(data: bytearray, rng: np.random.Generator) -> None:
 
 
 def load(path: Path, worker: ScanWorker, selected: int) -> str:
-    """Outcome of one case; AssertionError where a batch is not what it should be."""
+    """The outcome of one case; AssertionError if a batch is not what it should be."""
 
     def scan_here(jobs, layout, num_workers, progress):
         if not jobs:
@@ -79,7 +82,7 @@ def load(path: Path, worker: ScanWorker, selected: int) -> str:
 
 
 def run(cases: int, seed: int = 0) -> Counter[str]:
-    """Outcomes of `cases` mutations, shards and indexes in turn."""
+    """How often each outcome occurred in `cases` cases, in each of which a shard or an index is damaged."""
     rng = np.random.default_rng(seed)
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name, ScanWorker() as worker, warnings.catch_warnings():
@@ -99,7 +102,7 @@ def run(cases: int, seed: int = 0) -> Counter[str]:
             target = "index" if rng.random() < 0.15 else "shard"
             if target == "index":
                 (folder / "x.h5").write_bytes(shard)
-                load(folder / "x.h5", worker, 12)  # an index for this file's time
+                load(folder / "x.h5", worker, 12)  # makes an index with the time of this file
                 index = bytearray((folder / ".x.h5.index.npz").read_bytes())
                 mutate(index, rng)
                 (folder / ".x.h5.index.npz").write_bytes(index)

@@ -7,7 +7,7 @@ KEY = "{:04d}+++1+++{}+++{}+++{:.3f}+++{:.3f}"
 
 
 def write_published(path, signals, *, dtype="<f2", columns=("time", "ppg", "ecg"), quality=0.95, **storage):
-    """`signals` (2, n, L) in the published form, two segments to a subject; returns the records' names."""
+    """Write `signals` [2, n, L] in the published layout, two segments for each subject; the names of the records."""
     names = []
     with h5py.File(path, "w") as file:
         for i in range(signals.shape[1]):

@@ -1,4 +1,4 @@
-"""Ranks of torch.distributed whose segments differ stop, all with the same line; none waits for another."""
+"""Ranks of torch.distributed whose segments differ stop with the same error; none waits for another."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ CASES = {
 
 
 def work(folder: str) -> None:
-    """What each of the processes does: every case, and what came of it as JSON."""
+    """Run by each of the processes: all cases, whose outcomes are written as JSON."""
     rank = int(os.environ["RANK"])
     scan_here(pytest.MonkeyPatch())
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)

@@ -50,7 +50,7 @@ def test_any_number_of_workers_gives_the_same_sequence(shards, workers, method):
     )
     ours = SegmentLoader(shards, 50, shuffle=False, split="train", augment=True)
     for epoch in (0, 1, None):
-        if epoch is not None:  # the last one is found out
+        if epoch is not None:  # the layout of the last one is found out
             data.set_epoch(epoch)
         for got, want in zip(loader, ours, strict=True):
             for name in ("ppg", "ecg", "subject"):
@@ -93,7 +93,7 @@ STORAGES = [{}, {"compression": "gzip"}, {"chunks": True}, {"shuffle": True, "co
 @given(st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_layout_type_order_and_batch_size(tmp_path_factory, data):
-    """Batches are what NumPy makes of the signals as stored, in the order that the loader states."""
+    """Batches equal what NumPy computes of the stored signals, in the order that the loader states."""
     n, L = 2 * data.draw(st.integers(1, 9)), data.draw(st.integers(2, 70))
     dtype = data.draw(st.sampled_from(["<f2", ">f2", "<f4", ">f4", "<f8", ">f8"]))
     signals = np.random.default_rng(data.draw(st.integers(0, 1000))).normal(size=(2, n, L))

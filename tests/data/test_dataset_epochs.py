@@ -1,4 +1,4 @@
-"""Each pass over a map-style data set is the next epoch, although nobody tells it, whatever the workers."""
+"""Each pass over a map-style data set is the next epoch, with any workers, although nobody tells the data set."""
 
 import copy
 import pickle
@@ -30,12 +30,12 @@ def make(kind, path):
 
 
 def signals(item):
-    """Both in one: augmentations of one signal are few, and now and then two epochs have the same."""
+    """PPG and ECG as one array: one signal has few augmentations, and two epochs sometimes have the same."""
     return torch.cat([item["ppg"], item["ecg"]], -1)
 
 
 def table(path, count):
-    """[count, 18, 60]: each item in each epoch."""
+    """Each item in each epoch, [count, 18, 60]."""
     data, found = make(SegmentDataset, path), []
     for epoch in range(count):
         data.set_epoch(epoch)
@@ -46,7 +46,7 @@ def table(path, count):
 
 
 class Numbered(Dataset):
-    """Items with their numbers; handed on in batches, or one by one as by a data set that wraps another one."""
+    """Gives items with their numbers, in batches, or one by one as a data set does that wraps another one."""
 
     def __init__(self, data, batched):
         self.data = data
@@ -64,7 +64,7 @@ class Numbered(Dataset):
 
 
 def epochs_of(batches, want):
-    """The epoch of each batch's items, by comparison."""
+    """The epochs of the items in each batch, found by comparison."""
     found = []
     for batch in batches:
         match = (signals(batch) == want[:, batch["number"]]).all(-1)  # [epochs, b]
@@ -89,7 +89,7 @@ def test_every_whole_pass_is_the_next_epoch(small, kind, options):
 
 
 def test_workers_that_always_have_the_same_seed(small):
-    """Their seed says that workers were started anew; here only the items do."""
+    """Elsewhere the seed of the workers says that they were started again; here only the items do."""
     want, generator = table(small, 3), torch.Generator()
     loader = DataLoader(Numbered(make(SegmentDataset, small), True), B, num_workers=1, generator=generator)
     for epoch in range(3):
@@ -98,7 +98,7 @@ def test_workers_that_always_have_the_same_seed(small):
 
 
 def test_workers_that_are_not_forked(small):
-    """Persistent ones: test_dataset.py."""
+    """Workers that are not persistent; test_dataset.py has persistent ones."""
     want, data = table(small, 2), make(SegmentDataset, small)
     loader = DataLoader(Numbered(data, True), B, num_workers=1, multiprocessing_context="spawn")
     for epoch in range(2):
@@ -116,7 +116,7 @@ def test_passes_of_different_loaders_count_together(small):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_passes_that_are_left_early(small, kind):
-    """With workers of its own each pass is the next epoch; without, no item repeats one."""
+    """If each pass starts workers, it is the next epoch; if not, no item has the same epoch twice."""
     want = table(small, 5)
     loader = DataLoader(Numbered(make(kind, small), True), B, shuffle=True, num_workers=2)
     for epoch in range(3):
@@ -240,7 +240,7 @@ def test_without_augmentation_nothing_is_counted(small):
 
 
 class Worker:
-    """What a process of DataLoader would find; all in this one."""
+    """Stands in for the worker processes of a DataLoader, all in this process."""
 
     def __init__(self, seed, number):
         self.seed, self.id = seed + number, number
@@ -248,7 +248,7 @@ class Worker:
 
 @pytest.fixture
 def workers(monkeypatch):
-    """Says which worker asks, None for the main process."""
+    """Choose which worker asks; None is the main process."""
 
     def become(worker):
         monkeypatch.setattr("xmae_fast.data.epochs.get_worker_info", lambda: worker)
@@ -257,7 +257,7 @@ def workers(monkeypatch):
 
 
 def test_workers_of_a_pass_agree_in_any_order(workers):
-    """What later workers see does not depend on which of them comes first, nor on what was read ahead and left."""
+    """What later workers see depends neither on which of them is first nor on what earlier ones had read ahead."""
     epochs = Epochs(100)
     for number in range(200):  # more than are remembered
         seed = 1000 * number + 7
@@ -287,7 +287,7 @@ def test_workers_that_were_started_before_set_follow_it(workers):
 
 
 def test_processes_that_train_together_count_apart(workers, monkeypatch):
-    """Memory is shared by the ranks that were forked from one process; each has workers of its own."""
+    """Ranks that were forked from one process share the memory, but each has its own workers."""
     epochs = Epochs(40)
     for number in range(3):
         for rank in (1, 0, 2):

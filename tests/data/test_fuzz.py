@@ -2,7 +2,7 @@ from tests.data.fuzz import run
 
 
 def test_damaged_files_give_errors_or_counted_skips():
-    """300 of the mutations of `python -m tests.data.fuzz`, another selection than its first."""
+    """300 cases of `python -m tests.data.fuzz`, with another seed than its own."""
     outcomes = run(300, seed=1)
     assert outcomes.total() == 300
     assert outcomes["shard: ValueError"] > 20

@@ -31,7 +31,7 @@ def instruction_set(request):
 
 
 def layout(kind: str, n: int, L: int, dtype: np.dtype):
-    """(stride, ppg offsets, ecg offsets, bytes) of n segments; kind: "packed", or a letter for each column."""
+    """Stride, offsets of PPG and ECG, and all bytes of n segments. `kind`: "packed", or a letter for each column."""
     size = dtype.itemsize
     rows = np.arange(n, dtype=np.int64)
     if kind == "packed":
@@ -42,7 +42,7 @@ def layout(kind: str, n: int, L: int, dtype: np.dtype):
 
 
 def make_file(kind: str, signals: np.ndarray, dtype: np.dtype):
-    """A buffer that holds `signals` (2, n, L), its format, and the offsets of the segments; gaps hold NaN."""
+    """A buffer that holds `signals` [2, n, L] and NaN in gaps, its format, and the offsets of the segments."""
     _, n, L = signals.shape
     stride, ppg, ecg, size = layout(kind, n, L, dtype)
     buffer = np.full(size // dtype.itemsize, np.nan, dtype).view(np.uint8)
@@ -53,7 +53,7 @@ def make_file(kind: str, signals: np.ndarray, dtype: np.dtype):
 
 
 def assert_same(buffer, form, L, ppg, ecg, half, draws=None, threads=1):
-    """Both readers agree on problems and on every row that has none; rows with a problem are not touched."""
+    """Check that both readers find the same problems and write the same rows, and no row with a problem."""
     results = []
     for impl in ("reference", "cpu"):
         out = np.full((2, len(ppg), L), 7, np.float32)
@@ -160,7 +160,7 @@ def test_segments_outside_the_file_are_not_read(impl):
 
 
 def test_division_by_reciprocal_is_exact_for_all_significands(instruction_set):
-    """Segments (0, t, range) with t < range over all pairs of 11-bit significands: every quotient that can occur."""
+    """Segments (0, t, range) with t < range for all pairs of 11-bit significands give every quotient that can occur."""
     significands = np.arange(1024, 2048)
     for top in significands:
         low = np.arange(1024, top + 1) / 2048  # below the range in the same binade, and all of the one below
@@ -171,7 +171,7 @@ def test_division_by_reciprocal_is_exact_for_all_significands(instruction_set):
 
 
 def test_every_half_is_read_and_rounded(instruction_set):
-    """All finite float16 numbers as data, in rows of every magnitude, and all as float32 and float64 to be rounded."""
+    """All finite float16 numbers as data in rows of every magnitude, and as float32 and float64 that are rounded."""
     finite = np.arange(65536).astype(np.uint16).view(np.float16)
     finite = np.sort(finite[np.isfinite(finite)])
     for part in np.array_split(finite, 64):
@@ -189,7 +189,7 @@ def test_every_half_is_read_and_rounded(instruction_set):
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_any_layout_and_any_bits(data):
-    """Whatever the bytes are, both readers say the same."""
+    """Both readers give the same for any bytes."""
     n, L = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 80))
     dtype = np.dtype(data.draw(st.sampled_from(DTYPES)))
     kind = data.draw(st.sampled_from(["packed", "tpe", "tep", "pe", "etp", "xxpex"]))

@@ -1,9 +1,5 @@
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
+"""The index agrees with h5py: what can be mapped, what is malformed, and what files must have."""
+
 from pathlib import Path
 
 import h5py
@@ -12,8 +8,6 @@ import pytest
 
 from tests.data.layouts import KEY, write_packed, write_published
 from xmae_fast.data import Layout, open_index, problems, read_index
-from xmae_fast.data.index.scan_pool import ScanWorker
-from xmae_fast.data.index.sidecar import SUFFIX, load_sidecar, sidecar_paths
 
 
 @pytest.fixture
@@ -49,17 +43,17 @@ def test_what_can_be_mapped_is(tmp_path, signals, form, dtype, storage, why_not)
         storage = {"chunks": (60, 3) if form == "published" else (4, 60)}
     (write_published if form == "published" else write_packed)(path, signals, dtype=dtype, **storage)
     index = open_index(path)
-    scan = index.shards[0].sidecar.scan
-    assert (scan.form, scan.mapped, np.dtype(scan.dtype)) == (form, not why_not, np.dtype(dtype))
-    assert scan.why_not.startswith(why_not)
+    header = index.shards[0].header
+    assert (header.form, header.mapped, np.dtype(header.dtype)) == (form, not why_not, np.dtype(dtype))
+    assert header.why_not.startswith(why_not)
     assert (" layout, mapped; index" in index.shards[0].describe()) == (not why_not)
     size = np.dtype(dtype).itemsize
-    for row in range(10) if scan.mapped else ():
+    for row in range(10) if header.mapped else ():
         stored = np.fromfile(path, np.uint8)
         for offset, values in ((index.ppg_offset, signals[0]), (index.ecg_offset, signals[1])):
-            got = np.ndarray((60,), dtype, stored, offset[row], (scan.stride,))
+            got = np.ndarray((60,), dtype, stored, offset[row], (header.stride,))
             np.testing.assert_array_equal(got, values[row].astype(dtype))
-        assert scan.stride == size * (3 if form == "published" else 1)
+        assert header.stride == size * (3 if form == "published" else 1)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +68,12 @@ def test_awkward_storage(tmp_path, signals, storage):
         for name, values in zip(("ppg", "ecg"), signals, strict=True):
             file.create_dataset(name, data=values.astype(np.float32), **storage)
     index = open_index(path)
-    scan = index.shards[0].sidecar.scan
-    assert scan.mapped == (storage.get("chunks") != (4, 32))
-    if not scan.mapped:
-        assert scan.why_not == "chunks of 4 x 32, less than a row"
+    header = index.shards[0].header
+    assert header.mapped == (storage.get("chunks") != (4, 32))
+    if not header.mapped:
+        assert header.why_not == "chunks of 4 x 32, less than a row"
     stored = np.fromfile(path, np.uint8)
-    for row in range(10) if scan.mapped else ():
+    for row in range(10) if header.mapped else ():
         got = np.ndarray((60,), np.float32, stored, index.ppg_offset[row], (4,))
         np.testing.assert_array_equal(got, signals[0, row].astype(np.float32))
 
@@ -107,108 +101,6 @@ def test_malformed_records_are_kept_and_marked(tmp_path, signals):
         names[9]: problems.NON_FINITE | problems.NON_FINITE_HALF,
     }
     assert len(index) == 15
-
-
-def test_index_is_kept_and_rebuilt_when_stale(tmp_path, signals):
-    path = tmp_path / "x.h5"
-    names = write_published(path, signals)
-    built = []
-    open_index(path, progress=lambda *event: built.append(event))
-    assert built
-    sidecar = sidecar_paths(str(path), None)[0]
-    assert sidecar == tmp_path / f".x.h5{SUFFIX}"
-    built.clear()
-    open_index(path, progress=lambda *event: built.append(event))
-    assert not built
-    status = os.stat(path)
-    with h5py.File(path, "r+") as file:
-        file[names[0]][:, 1] = 0.5
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time as before: the content tells
-    assert open_index(path).problem[0] == problems.CONSTANT | problems.CONSTANT_HALF
-    os.utime(path)
-    built.clear()
-    open_index(path, progress=lambda *event: built.append(event))
-    assert built
-    built.clear()
-    open_index(path, layout=Layout(columns=("time", "ecg", "ppg")), progress=lambda *event: built.append(event))
-    assert built
-
-
-def test_damaged_indexes_are_built_anew(tmp_path, signals):
-    path = tmp_path / "x.h5"
-    write_published(path, signals)
-    want = open_index(path).ppg_offset
-    sidecar = sidecar_paths(str(path), None)[0]
-    whole = sidecar.read_bytes()
-    rng = np.random.default_rng(0)
-    for case in range(60):
-        damaged = bytearray(whole)
-        if case % 2:
-            damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
-        else:
-            del damaged[rng.integers(len(whole)) :]
-        sidecar.write_bytes(damaged)
-        loaded = load_sidecar(str(path), Layout(), None)
-        assert loaded is None or np.array_equal(loaded.scan.ppg_offset, want)
-    sidecar.write_bytes(whole[: len(whole) // 2])
-    np.testing.assert_array_equal(open_index(path).ppg_offset, want)
-    assert load_sidecar(str(path), Layout(), None) is not None
-
-
-def test_cache_folder(tmp_path, signals, monkeypatch):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write_published(folder / "x.h5", signals)
-    open_index(folder / "x.h5", cache_dir=tmp_path / "cache")
-    assert [p.name for p in folder.iterdir()] == ["x.h5"]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    open_index(folder / "x.h5")
-    assert [p.name for p in folder.iterdir()] == ["x.h5"]
-    assert len(list((tmp_path / "home" / "xmae_fast" / "index").iterdir())) == 1
-
-
-def test_several_processes_build_one_index(tmp_path, signals):
-    path = tmp_path / "x.h5"
-    write_published(path, signals)
-    code = f"from xmae_fast.data import open_index; print(len(open_index({str(path)!r})))"
-    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate()[0].strip() for process in running] == ["10"] * 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f".x.h5{SUFFIX}", "x.h5"]
-
-
-def test_killing_the_builder_leaves_nothing_broken(tmp_path):
-    path = tmp_path / "x.h5"
-    write_published(path, np.random.default_rng(0).normal(size=(2, 3000, 20)))
-    code = textwrap.dedent(f"""
-        import os, signal
-        from pathlib import Path
-        from xmae_fast.data.layout import Layout
-        from xmae_fast.data.scan_pool import ScanWorker
-        worker = ScanWorker()
-        def kill(*_):
-            os.kill(worker._process.pid, signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGKILL)
-        worker.scan({str(path)!r}, Layout(), [Path({str(tmp_path / "i.npz")!r})], kill)
-    """)
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
-    assert len(open_index(path)) == 3000
-
-
-def test_a_crash_of_the_scanner_is_an_error(tmp_path, signals, monkeypatch):
-    path = tmp_path / "x.h5"
-    write_published(path, signals)
-
-    def crash(*_):
-        os.kill(worker._process.pid, signal.SIGSEGV)
-        time.sleep(0.1)
-
-    with ScanWorker() as worker:
-        with pytest.raises(ValueError, match=r"x\.h5: expected a readable HDF5 file, but reading it ended the process"):
-            worker.scan(str(path), Layout(), [tmp_path / "i.npz"], crash)
-        assert worker.scan(str(path), Layout(), [tmp_path / "i.npz"]) == tmp_path / "i.npz"
 
 
 def test_unreadable_shards(tmp_path, signals):
@@ -259,14 +151,14 @@ def test_packed_names_qualities_and_rate(tmp_path, signals):
     assert index.subject.tolist() == [1, 0] * 5
     assert index.quality[:, 0].tolist() == np.linspace(0, 1, 10).tolist()
     assert (index.quality[:, 1] == 1).all()
-    assert index.shards[0].sidecar.scan.sampling_freq == 125
+    assert index.shards[0].header.sampling_freq == 125
     with pytest.raises(ValueError, match="subject: expected a data set 'nobody'"):
         open_index(path, layout=Layout(ppg="signals/pleth", ecg="signals/ii", subject="nobody"))
 
 
 def test_rate_of_published_records(tmp_path, signals):
     write_published(tmp_path / "x.h5", signals)
-    assert open_index(tmp_path / "x.h5").shards[0].sidecar.scan.sampling_freq == 100
+    assert open_index(tmp_path / "x.h5").shards[0].header.sampling_freq == 100
 
 
 def test_folders_and_globs(shards):

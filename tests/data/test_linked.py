@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import h5py
@@ -12,7 +13,8 @@ from tests.data.layouts import KEY, write_packed, write_published
 from xmae_fast.data import PlainSegmentDataset, SegmentDataset, inspect_shards, open_index, repack
 from xmae_fast.data.index import sidecar as sidecars
 from xmae_fast.data.index.open_shards import ShardChangedError
-from xmae_fast.data.index.sidecar import load_sidecar, sidecar_paths
+from xmae_fast.data.index.shard_scan import Scan
+from xmae_fast.data.index.sidecar import load_sidecar
 
 pytestmark = pytest.mark.usefixtures("scanned_here")
 L = 60
@@ -33,7 +35,7 @@ def key(number: int) -> str:
 
 @pytest.fixture
 def main(tmp_path):
-    """An open shard with ten segments of its own, of subjects m_0 to m_4; beside it other.h5 and third.h5."""
+    """An open shard with ten segments of subjects m_0 to m_4; beside it are other.h5 and third.h5."""
     write_published(tmp_path / "main.h5", noise(10))
     write_published(tmp_path / "other.h5", noise(4, 1))
     write_published(tmp_path / "third.h5", noise(6, 2))
@@ -42,7 +44,7 @@ def main(tmp_path):
 
 
 def check(path, mapped: bool, expected: int, rejected: dict | None = None) -> None:
-    """All loaders give what h5py reads, record by record; so does a packed copy."""
+    """Check that all loaders and a packed copy give what h5py reads record by record."""
     dataset = SegmentDataset(path, **OPTIONS)
     index = dataset.segments.index
     assert (index.shards[0].mapped, len(dataset), dict(dataset.rejected)) == (mapped, expected, rejected or {})
@@ -69,7 +71,7 @@ def check(path, mapped: bool, expected: int, rejected: dict | None = None) -> No
 
 
 def add(file, kind: str, folder) -> tuple[bool, int]:
-    """Records through a link; whether the shard is still mapped, and how many come to it."""
+    """Add records through a link; whether the shard is still mapped, and how many records are added."""
     name = "m_0/" + key(0)
     if kind == "external group":
         file["x_1"] = h5py.ExternalLink("other.h5", "/m_1")
@@ -130,7 +132,7 @@ def test_records_of_other_files(main, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["external group", "external data set", "link to a link in another file",
                                   "external storage", "virtual data set"])  # fmt: skip
 def test_other_files_are_watched(main, tmp_path, kind):
-    """A change of a file that holds records is a change of the shard: of an index, and of one that is open."""
+    """A change of a file that holds records counts as a change of the shard, for its index and if it is open."""
     path = tmp_path / "main.h5"
     add(main, kind, tmp_path)
     main.close()
@@ -221,15 +223,14 @@ def test_an_index_of_the_version_before_is_built_again(main, tmp_path, monkeypat
     main.close()
     path = tmp_path / "main.h5"
     index = open_index(path)
-    scan = index.shards[0].sidecar.scan
-    target = sidecar_paths(str(path), None)[0]
-    stale = sidecars.Sidecar(target)
-    about = stale.valid_for | {"version": 1}
+    target = index.shards[0].sidecar.path
+    sidecar, rows = sidecars.read_sidecar(target)
+    about = sidecar.valid_for | {"version": 1}
     about.pop("others")
-    stale.scan.key = scan.key or stale.keys()
-    stale.scan.mapped = True  # as version 1 took it
-    sidecars.write_sidecar(target, stale.scan, about)
-    assert load_sidecar(str(path), SegmentDataset(path, **OPTIONS).segments.layout, None).valid_for["version"] == 2
+    header = dataclasses.replace(sidecar.header, mapped=True)  # as version 1 took it
+    sidecars.write_sidecar(target, Scan(header, rows, sidecar.keys()), about)
+    layout = SegmentDataset(path, **OPTIONS).segments.layout
+    assert load_sidecar(str(path), layout, None)[0].valid_for["version"] == 2
     check(path, False, 12)
 
 

@@ -13,7 +13,7 @@ NAMES = ("ppg", "ecg", "subject")
 
 
 def epoch(loader):
-    """(ppg, ecg, subject) of a whole pass."""
+    """PPG, ECG and subjects of a whole pass."""
     batches = list(loader)
     return tuple(torch.cat([batch[name] for batch in batches]) for name in NAMES)
 
@@ -193,7 +193,7 @@ def test_leaving_in_the_middle_ends_the_thread(shards):
 @pytest.mark.parametrize("storage", [{}, {"compression": "gzip"}, {"chunks": (4, 60)}])
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
 def test_other_layouts_give_the_same_batches(tmp_path, storage, dtype):
-    """Column orders, one big data set per signal, byte orders; mapped and through h5py, mixed in one loader."""
+    """One loader of shards with several layouts, orders of columns and byte orders, mapped and read through h5py."""
     signals = np.random.default_rng(0).normal(size=(2, 16, 60))
     write_published(tmp_path / "a.h5", signals[:, :8], dtype=dtype)
     write_packed(tmp_path / "b.h5", signals[:, 8:], dtype=dtype, **storage)

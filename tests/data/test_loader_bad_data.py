@@ -1,4 +1,4 @@
-"""Bad segments, and shards that change under the loader."""
+"""Bad segments, and shards that change while they are loaded."""
 
 import os
 import shutil
@@ -99,7 +99,7 @@ def test_a_bus_error_elsewhere_still_ends_the_process(shard, tmp_path):
         import mmap, os
         from xmae_fast.data import SegmentLoader
         list(SegmentLoader({str(shard)!r}, 400))
-        file = open({str(shutil.copy(shard, tmp_path / 'y.h5'))!r}, "r+b")
+        file = open({str(shutil.copy(shard, tmp_path / "y.h5"))!r}, "r+b")
         mapping = mmap.mmap(file.fileno(), 0)
         os.truncate(file.fileno(), 0)
         mapping[8192]

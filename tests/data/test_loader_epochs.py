@@ -1,4 +1,4 @@
-"""Each pass over a SegmentLoader is the next epoch, however it is taken; a state goes on where it was taken."""
+"""Each pass over a SegmentLoader is the next epoch, however it is read; a state goes on where it was taken."""
 
 import pickle
 from itertools import islice
@@ -15,7 +15,7 @@ B = 4
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """18 segments: five batches, the last one of two."""
+    """A loader of 18 segments in five batches, the last one of two segments."""
     path = tmp_path_factory.mktemp("shard") / "x.h5"
     write_published(path, np.random.default_rng(0).normal(size=(2, 18, 30)))
     return path
@@ -26,7 +26,7 @@ def make(path, **options):
 
 
 def epochs(path, count, **options):
-    """Batches of each of the first epochs, chosen one by one."""
+    """The batches of the first epochs, each chosen by set_epoch."""
     loader, found = make(path, **options), []
     for number in range(count):
         loader.set_epoch(number)
@@ -213,7 +213,7 @@ def test_ranks_stay_in_the_same_epoch(small, pad):
 
 
 def test_a_rank_without_batches(small):
-    """More ranks than segments, none repeated: an empty pass is a pass."""
+    """With more ranks than segments, and none repeated, a pass without batches counts too."""
     loader = SegmentLoader(small, 2, quality=0, rank=19, world_size=20, pad=False)
     assert (len(loader), list(loader), loader.epoch) == (0, [], 1)
     assert (list(loader), loader.epoch, loader.state_dict()["epoch"]) == ([], 2, 2)
@@ -259,13 +259,13 @@ def test_an_error_ends_its_pass_and_not_the_loader(small):
 
 
 class Trainer:
-    """What Lightning's does to a loader; test_lightning_trainer.py has the real one."""
+    """Does to a loader what Lightning's Trainer does; test_lightning_trainer.py has the real one."""
 
     def __init__(self, loader):
         self.loader = loader
 
     def passes(self, *epochs, count=2):
-        """The loader's epoch in each of the trainer's."""
+        """The epoch of the loader in each epoch of the trainer."""
         found = []
         for epoch in epochs:
             self.loader.batch_sampler.sampler.set_epoch(epoch)
@@ -290,7 +290,7 @@ def test_a_trainer_says_which_epoch_begins(small):
 
 @pytest.mark.parametrize("told", [0, 3])
 def test_a_trainer_that_goes_on_and_one_that_goes_on_after_an_epoch(small, told):
-    """The state is the same: two batches of an epoch were taken, which was the end of it, or was not."""
+    """The state is the same whether or not the epoch was meant to end after two batches."""
     trainer, want = Trainer(make(small)), epochs(small, 6)
     trainer.passes(*range(told + 1))
     state = trainer.loader.state_dict()

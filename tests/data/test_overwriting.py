@@ -1,4 +1,4 @@
-"""`prepare`, `repack`, `simulate`, `inspect`: recordings, shards and whatever else lies there outlive every option."""
+"""`prepare`, `repack`, `simulate`, `inspect`: no option of theirs removes recordings, shards or other files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_prepare_replaces_its_own_files_alone(recordings, tmp_path, in_process):
     (out / "notes.txt").unlink()  # an empty folder is taken
     prepare(recordings, out, segments_per_shard=2, **OPTIONS)
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
-    open_index(out)  # leaves indexes beside the shards, which go with them
+    open_index(out)  # leaves indexes beside the shards, which are removed with them
     (out / "notes.txt").write_text("precious")
     (out / "labels").mkdir()
     (out / "labels" / "a.csv").write_text("precious")
@@ -90,7 +90,7 @@ def test_prepare_replaces_its_own_files_alone(recordings, tmp_path, in_process):
 
 @pytest.mark.parametrize("rename", range(1, 4))
 def test_foreign_files_come_back_after_a_kill(recordings, tmp_path, in_process, monkeypatch, rename):
-    """The old folder is moved aside, the new one takes its place, foreign files follow: killed after each."""
+    """The process is killed after the old folder was moved, after the new one came, and after other files followed."""
     out = tmp_path / "out"
     prepare(recordings, out, processes=1)
     for name in ("notes.txt", "more.txt"):
@@ -135,7 +135,7 @@ def test_foreign_files_among_unfinished_work_stay(recordings, tmp_path, in_proce
 
 
 def test_two_calls_at_once(recordings, tmp_path, in_process):
-    """The second one stops, whatever it wants; also one that would only tell that all is done."""
+    """A second call stops, whatever it wants, even if it would only say that all is done."""
     out, seen = tmp_path / "out", []
     prepare(recordings, out, processes=1)
 

@@ -1,4 +1,4 @@
-"""Fetching: the cached copy, broken and changed files, killed and concurrent processes."""
+"""Fetching: the cached copy, interrupted downloads, changed files, killed processes and several at the same time."""
 
 import hashlib
 import io
@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.data.fake_remote import DATA, FakeFile, FakeFS, check_copy, names_in, start_child
-from xmae_fast.data.remote import fetch
+from xmae_fast.data import fetch
 from xmae_fast.data.remote import fetch as remote
 from xmae_fast.data.remote import filesystems as remote_fs
-from xmae_fast.data.remote.fetch import resolve_paths, verify
+from xmae_fast.data.remote.fetch import verify
+from xmae_fast.data.remote.paths import resolve_paths
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """URL and file of a source of ten chunks."""
+    """The URL and the file of a source of ten chunks."""
     monkeypatch.setattr(FakeFS, "opened", 0)
     monkeypatch.setattr(remote_fs, "CHUNK", 1000)
     path = tmp_path / "source.h5"
@@ -76,7 +77,7 @@ def test_a_corrupted_copy(fake, cache):
         verify(cache / "none.h5")
 
 
-def test_a_changed_file_is_fetched_anew(fake, cache):
+def test_a_changed_file_is_fetched_again(fake, cache):
     url, source = fake
     path = fetch(url, cache_dir=cache)
     for data in (DATA[::-1], b"", b"short"):

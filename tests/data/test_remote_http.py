@@ -1,4 +1,4 @@
-"""Fetching over HTTP, from a server in a thread of this process."""
+"""Fetching over HTTP from a server in a thread of this process."""
 
 import http.server
 import re
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.data.fake_remote import DATA, check_copy, names_in
-from xmae_fast.data.remote import fetch
+from xmae_fast.data import fetch
 from xmae_fast.data.remote import filesystems as remote_fs
-from xmae_fast.data.remote.fetch import resolve_paths
+from xmae_fast.data.remote.paths import resolve_paths
 
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
@@ -125,7 +125,7 @@ def test_a_server_that_refuses(server, tmp_path, status, kind, message):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_truncated_transfer_is_continued_or_begun_anew(server, tmp_path, ranges):
+def test_a_truncated_transfer_is_continued_or_begun_again(server, tmp_path, ranges):
     url = f"{server.url}/a.h5"
     server.sent, server.ranges = 5500, ranges
     with pytest.raises(OSError, match=rf"shard {url}: expected 10000 bytes, received \d+"):

@@ -1,4 +1,4 @@
-"""What `resolve_paths` makes of files, folders, patterns and URLs."""
+"""`resolve_paths` finds files, folders, patterns and URLs."""
 
 import importlib.util
 import sys
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from xmae_fast.data.remote import fetch
-from xmae_fast.data.remote.fetch import resolve_paths
+from xmae_fast.data import fetch
+from xmae_fast.data.remote.paths import resolve_paths
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -27,7 +27,7 @@ def memory():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Shards b.h5, a.h5, c.hdf5 among what is none."""
+    """A folder with the shards b.h5, a.h5 and c.hdf5, and with other files."""
     path = tmp_path / "folder"
     (path / "deep.h5").mkdir(parents=True)
     for name in ("b.h5", "a.h5", "c.hdf5", ".hidden.h5", "a.h5.index.h5", "a.truth.npz", "deep.h5/d.h5"):

@@ -104,8 +104,8 @@ def test_a_loader_gives_the_same_batches(shards, tmp_path, options):
     repack(shards, tmp_path / "out.h5")
     (opened,) = open_index(tmp_path / "out.h5").shards
     assert opened.mapped
-    assert opened.sidecar.scan.form == "packed"
-    assert opened.sidecar.scan.sampling_freq == 100
+    assert opened.header.form == "packed"
+    assert opened.header.sampling_freq == 100
     expected = batches(shards, **options)
     assert len(expected) > 5
     assert same_batches(batches(tmp_path / "out.h5", **options), expected)
@@ -253,7 +253,7 @@ def test_only_packed_files_can_be_verified(shard, tmp_path):
 
 
 def test_the_name_is_the_function():
-    """A module of the same name would take its place after the first import."""
+    """A module of the same name would replace the function after its first import."""
     from xmae_fast import data
 
     assert data.repack is repack

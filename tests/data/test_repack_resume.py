@@ -24,7 +24,7 @@ BLOCK, N = 16, 200
 
 @pytest.fixture(scope="module")
 def _made(tmp_path_factory):
-    """Two shards of 100 segments, one of them compressed, their indexes, and the file without an interruption."""
+    """Two shards of 100 segments, one compressed, their indexes, and the file that an uninterrupted call makes."""
     folder = tmp_path_factory.mktemp("resume")
     signals = values(N, 40)
     write_published(folder / "a.h5", signals[:, :100])
@@ -57,7 +57,7 @@ def _small_steps(monkeypatch):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """First segment of each block that is read from the shards."""
+    """The first segments of the blocks that are read from the shards."""
     starts, read = [], RepackSource.read
 
     def noting(self, start, *rest, **options):
@@ -73,7 +73,7 @@ def die(*_) -> None:
 
 
 def killed(work) -> None:
-    """Run `work` in a process that ends by SIGKILL."""
+    """Run `work` in a process that SIGKILL ends."""
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     process.join(60)
@@ -93,7 +93,7 @@ def journal(out) -> dict:
 
 
 def names(out) -> list[str]:
-    """What is beside the output, indexes apart."""
+    """The files beside the output, without indexes."""
     return sorted(name for name in os.listdir(out.parent) if not name.endswith(".index.npz"))
 
 
@@ -105,7 +105,7 @@ def test_a_killed_call_is_resumed(paths, out, expected, reads, stage, done, copi
     killed_at(stage, done, paths, out)
     assert names(out) == [".out.h5.partial", ".out.h5.partial.json"]
     assert len(journal(out)["blocks"]) == -(-copied // BLOCK)
-    with h5py.File(partial(out)) as file:  # a whole HDF5 file at any time
+    with h5py.File(partial(out)) as file:  # it is a whole HDF5 file at any time
         assert file["ppg"].shape == (N, 40)
     report = repack(paths, out)
     assert reads == list(range(copied, N, BLOCK))[: -(-(N - copied) // BLOCK)]
@@ -192,7 +192,7 @@ def test_the_journal_follows_the_data(paths, out, monkeypatch):
     assert done == ["data on disk", "journal", *(-(-N // BLOCK) * block), "data on disk"]
 
 
-def test_other_settings_or_shards_start_anew(paths, out, reads, tmp_path, monkeypatch):
+def test_other_settings_or_shards_start_again(paths, out, reads, tmp_path, monkeypatch):
     killed_at("copy", 96, paths, out)
     repack(paths, out, quality=0.7)
     assert reads[0] == 0

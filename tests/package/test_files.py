@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,19 @@ def test_a_lock_is_one_process_alone_or_shared(tmp_path):
         alone.share()
         with Lock(tmp_path, shared=True):
             pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_holder_of_a_lock_blocks_nobody(tmp_path):
+    code = f"import sys; from xmae_fast._files import Lock; lock = Lock({str(tmp_path)!r}); print(); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(BlockingIOError, match="it holds the lock on"):
+            Lock(tmp_path, shared=True)
+        holder.kill()
+    assert (tmp_path / ".lock").exists()
+    with Lock(tmp_path):
+        pass
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Recordings of every format to shards and tables."""
+"""Shards and tables of recordings of every format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def of_source(out: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Segments of one recording in a packed shard."""
+    """The segments of one recording in a packed shard."""
     with h5py.File(out / "data_0000.h5") as file:
         mine = file["source"][()] == file["sources"].asstr()[()].tolist().index(name)
         return file["ppg"][mine], file["ecg"][mine]
@@ -234,7 +234,7 @@ def test_bad_arguments(pulsedb, tmp_path, monkeypatch):
 
 @pytest.mark.skipif("XMAE_FAST_REAL_RAW" not in os.environ, reason="XMAE_FAST_REAL_RAW names no folder of recordings")
 def test_real_recordings(optional, tmp_path, capsys):
-    """BIDMC's CSV and a multi-frequency WFDB record, one command each; the CSV against a shard made elsewhere."""
+    """A CSV file of BIDMC and a WFDB record with several rates; the CSV is compared with another shard."""
     raw = Path(os.environ["XMAE_FAST_REAL_RAW"])
     bidmc, wave = str(raw / "bidmc_01_Signals.csv.gz"), str(raw / "mixedsignals.hea")
     out = tmp_path / "bidmc"

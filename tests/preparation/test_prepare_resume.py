@@ -1,4 +1,4 @@
-"""`prepare`, killed at any moment, goes on to the same bytes."""
+"""`prepare` can be killed at any moment; the next call goes on and writes the same bytes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_killed_between_steps(folder, expected, tmp_path, in_process, monkeypatc
 
 
 def test_killed_at_random_moments(folder, expected, tmp_path):
-    """Workers are other processes: the caller is killed, they must end by themselves and disturb nothing."""
+    """Workers are other processes: when the caller is killed, they must end by themselves and disturb nothing."""
     out = tmp_path / "out"
     for delay in np.random.default_rng(0).uniform(0.2, 1.2, 2):
         process = multiprocessing.get_context("fork").Process(target=lambda: prepare(folder, out, **OPTIONS))

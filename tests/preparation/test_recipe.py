@@ -1,4 +1,4 @@
-"""The batched recipe against neurokit2, window by window."""
+"""The batched recipe is compared with neurokit2, which works window by window."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_missing_and_constant_windows():
 def test_bad_arguments():
     x = np.zeros((2, 1250))
     rates = {"ppg_fs": FS, "ecg_fs": FS}
-    with pytest.raises(ValueError, match=r"ecg: expected windows \(S, n\).* got shape \(3, 1250\)"):
+    with pytest.raises(ValueError, match=r"ecg: expected windows \[K, samples\].* got shape \(3, 1250\)"):
         apply_recipe(x, np.zeros((3, 1250)), **rates)
     with pytest.raises(ValueError, match="ppg_fs: expected at least 30 Hz, got 10"):
         apply_recipe(x, x, ppg_fs=10, ecg_fs=FS)

@@ -1,4 +1,4 @@
-"""Readers of recordings, and how they are cut."""
+"""Readers of recordings, and cutting them into windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleaning, resampling, beats and quality of many segments at once against neurokit2, segment by segment."""
+"""Cleaning, resampling, beats and quality of many segments at once, compared with neurokit2 segment by segment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def nk():
 
 
 def hard_windows() -> tuple[np.ndarray, np.ndarray]:
-    """(ppg, ecg) of 40 windows: simulated from clean to hopeless, noise, a metronome, few beats, spikes, steps."""
+    """PPG and ECG of 40 windows: simulated with little to much noise, noise, a metronome, few beats, spikes, steps."""
     rng = np.random.default_rng(1)
     simulated = windows(5, 4), windows(3, 4, 8, ppg_noise=0.3, ecg_noise=0.3)
     ppg, ecg = (np.concatenate(x) for x in zip(*simulated, strict=True))
@@ -37,14 +37,14 @@ def hard_windows() -> tuple[np.ndarray, np.ndarray]:
 
 
 def noisy_pulses(fs: float, count: int = 12, noise: float = 0.1) -> np.ndarray:
-    """[count, n] PPG of 10 s, the later ones noisier; the last ones have no pulse, or are white noise."""
+    """PPG of 10 s, [count, L], each noisier than the one before; the last ones have no pulse, or are white noise."""
     rows = [pulses(10, fs, 50 + 9 * i, seed=i, noise=noise * i) for i in range(count - 2)]
     time = np.arange(len(rows[0])) / fs
     return np.stack([*rows, np.sin(2 * np.pi * 0.05 * time), np.random.default_rng(0).normal(size=len(time))])
 
 
 def peaks_of(nk, name: str, clean: np.ndarray, fs: float) -> np.ndarray:
-    """neurokit2's peaks of a cleaned segment."""
+    """The peaks that neurokit2 finds in a cleaned segment."""
     try:
         found = getattr(nk, f"{name}_findpeaks")(clean, sampling_rate=fs)
     except IndexError:  # its PPG detector, where nothing rises

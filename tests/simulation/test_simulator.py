@@ -15,7 +15,7 @@ def beats_of(sim, row):
 
 
 def intersecting_tangent(ppg, fs, foot):
-    """Foot near `foot` [s]: tangent at the steepest upslope against the minimum before it."""
+    """The foot near time `foot` in s, where the tangent at the steepest upslope meets the minimum before it."""
     start = round((foot - 0.15) * fs)
     piece = ppg[start : round((foot + 0.2) * fs)].astype(float)
     slope = np.gradient(piece) * fs
@@ -89,7 +89,7 @@ def test_r_peaks_are_where_the_truth_says(sim):
 
 
 def test_there_are_no_other_beats(clean_sim):
-    """QRS complexes are where the curvature is; found without the truth, they are the truth's."""
+    """QRS complexes, found by their curvature without the truth, are those of the truth."""
     for row in range(0, 240, 7):
         curvature = -np.diff(clean_sim.ecg[row], 2)
         sharp = np.flatnonzero(curvature > 0.5 * curvature.max()) + 1
@@ -111,7 +111,7 @@ def test_feet_are_where_the_truth_says(clean_sim):
 
 
 def test_foot_of_an_isolated_pulse_is_exact():
-    """At a long interval and a fine grid nothing is left but the definition."""
+    """With long intervals between beats and a fine grid the foot is exactly where it is defined."""
     cfg = SimulationCfg(
         sampling_freq=1000, heart_rate_mean=45, heart_rate_sd=0, heart_rate_drift=0, ppg_wander=0, ppg_noise=0,
         powerline_amplitude=0, motion_probability=0,
@@ -142,7 +142,7 @@ def test_pat_distribution():
 
 
 def test_pat_cannot_be_told_from_shape_or_rate():
-    """Rank correlation of the subject's PAT with the spectra of either signal, its moments and its heart rate."""
+    """Rank correlation of the subjects' PAT with the spectra, moments and heart rates of each signal."""
     sim = simulate(600, 2, seed=10)
     features = [sim.heart_rate, sim.respiration_rate]
     for signal in (sim.ppg, sim.ecg):
@@ -209,7 +209,7 @@ def test_premature_beats_come_early_wide_and_weak():
 
 
 def half_width(ecg, peak):
-    """Samples around `peak` that stay above half of its height over the median."""
+    """How many samples around `peak` are above half of its height over the median."""
     level = (ecg[peak] + np.median(ecg)) / 2
     below = np.flatnonzero(ecg < level)
     return below[below > peak].min() - below[below < peak].max()

@@ -1,4 +1,4 @@
-"""SimulationCfg.pat_coupling: what the pulse's shape tells about its arrival time."""
+"""SimulationCfg.pat_coupling: how much the shape of the pulse tells about its arrival time."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ FINE = {"sampling_freq": 500, "heart_rate_mean": 45, "heart_rate_sd": 0, "heart_
 
 
 def test_no_coupling_is_the_simulator_without_it():
-    """Numbers of version 0.1.0, which had no coupling."""
+    """Without coupling the numbers are those of version 0.1.0, which had none."""
     sim = simulate(3, 2, seed=5, cfg=SimulationCfg(pvc_probability=0.05))
     sums = [469.65970308, 500.63117391, 505.15203565, 436.41802883, 424.17225051, 477.28992486]
     np.testing.assert_allclose(np.abs(sim.ppg).sum(1, dtype=np.float64), sums, rtol=1e-5)
@@ -44,7 +44,7 @@ def test_coupling_is_the_share_of_variance_that_pat_explains(coupling):
 
 @pytest.mark.parametrize("coupling", [0.0, 0.6])
 def test_reflected_wave_moves_with_pat_within_a_subject(coupling):
-    """By `pat_coupling` seconds per second. The reflected wave is made higher than the systolic one, to be found."""
+    """It moves by `pat_coupling` seconds per second. The reflected wave is made the higher one, so that it is found."""
     cfg = SimulationCfg(pat_coupling=coupling, pat_within_sd=0.05, **FINE)
     draws = draw(22, [(0, 0, 30)], cfg)
     normal = draws.subject_normal.copy()

@@ -1,6 +1,7 @@
-"""Segments of synchronised PPG and ECG: loaders, shards and their layouts, splits.
+"""Segments of synchronised PPG and ECG: loaders, shards and their layouts, and splits.
 
-Preparation and simulation, which write shards, are packages of their own; their names are here too.
+Preparation and simulation, which write shards, are packages of their own; their public names can be imported from here
+too.
 """
 
 from xmae_fast._optional import lazy_names

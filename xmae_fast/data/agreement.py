@@ -1,4 +1,4 @@
-"""Several processes, one index: ranks that do not see the same segments stop, all with the same line."""
+"""Checks that all processes of torch.distributed see the same segments; if not, all raise the same error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Made = TypeVar("Made")
 
 @dataclass
 class Attempt(Generic[Made]):
-    """What `attempt` made, or the error."""
+    """What `attempt` has made, or the error that it caught."""
 
     value: Made | None = None
     error: Exception | None = None
@@ -25,9 +25,18 @@ class Attempt(Generic[Made]):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one rank tells the others. error: "" or what went wrong; settings: by name; of what was made, by the
-    argument's name: segments, how many; shards, rows and content of each by its name and number; broken, shards that
-    were left out and why; digest, of everything that decides batches."""
+    """What one rank tells the others.
+
+    What was made may hold several sets of segments, each under the name of the argument that it came from.
+
+    Args:
+        error: what went wrong, or "".
+        segments: by argument, the number of segments.
+        shards: by argument and by the shard's name and number, its number of rows and what tells its content.
+        broken: by argument, the shards that were left out, and why.
+        digest: by argument, a hash of everything that decides the batches.
+        settings: the settings, by name.
+    """
 
     error: str = ""
     segments: dict[str, int] = field(default_factory=dict)
@@ -38,15 +47,26 @@ class _Seen:
 
 
 def together(make: Callable[[], Segments], from_group: bool, settings: Mapping[str, Any]) -> Segments:
-    """What `make` gives. `from_group`: the place of this process was taken from torch.distributed, all of whose ranks
-    call this; they then agree on the segments and on `settings`, or all raise the same ValueError."""
+    """Make segments, and if all ranks of torch.distributed do so together, compare what they have made.
+
+    Args:
+        make: makes the segments of this rank.
+        from_group: whether this process took its rank from torch.distributed. If so, all ranks must call this.
+        settings: what must be the same on all ranks besides the segments, by name.
+
+    Returns:
+        What `make` has made.
+
+    Raises:
+        ValueError: ranks differ, or one of them has failed; all ranks raise the same message.
+    """
     if not from_group or world_size() == 1:
         return make()
     return settled(attempt(make), lambda segments: {"paths": segments}, settings)
 
 
 def attempt(make: Callable[[], Made]) -> Attempt[Made]:
-    """What `make` returns, or its error, to be told to the other ranks first."""
+    """Call `make` and catch its error, which the other ranks must be told before it is raised."""
     try:
         return Attempt(make())
     except Exception as error:  # whatever it is, the others would wait for this rank
@@ -58,13 +78,19 @@ def settled(
     segments_of: Callable[[Made], Mapping[str, Segments]],
     settings: Mapping[str, Any] | None = None,
 ) -> Made:
-    """What every rank of torch.distributed has made, compared between them; every rank calls this.
+    """Compare what the ranks of torch.distributed have made; every rank must call this.
 
-    segments_of: the segments of what was made, by the name of the argument that they come from.
+    Args:
+        made: what this rank has made, or its error.
+        segments_of: gives the segments in what was made, by the name of the argument that they come from.
+        settings: what must be the same on all ranks besides the segments, by name.
+
+    Returns:
+        What this rank has made.
 
     Raises:
-        The rank's own error where all ranks have failed alike. ValueError: a rank has failed, or ranks have other
-        segments or settings; the same line on every rank.
+        ValueError: a rank has failed, or ranks have different segments or settings; the message is the same on every
+            rank. If all ranks have failed with the same error, each raises its own.
     """
     if world_size() > 1:
         mine = _Seen(error=_line(made.error)) if made.error else _seen(segments_of(made.value), settings or {})
@@ -78,13 +104,13 @@ def settled(
 
 
 def world_size() -> int:
-    """Processes of torch.distributed's default group; 1 without one."""
+    """The number of processes in torch.distributed's default group; 1 if there is no group."""
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if there else 1
 
 
 def difference(seen: list[_Seen]) -> str:
-    """In a line, how ranks differ; "" where they do not, or have all failed alike."""
+    """One line that says how the ranks differ; "" if they do not, or if all have failed with the same error."""
     failed = [rank for rank, one in enumerate(seen) if one.error]
     if failed:
         if len(failed) == len(seen) and len({one.error for one in seen}) == 1:
@@ -119,7 +145,7 @@ def _seen(segments: Mapping[str, Segments], settings: Mapping[str, Any]) -> _See
 
 
 def _digest(segments: Segments, shards: dict[str, tuple]) -> str:
-    """Of all that decides which segment has which number, and what becomes of it."""
+    """A hash of everything that decides which segment has which number, and how it is changed before use."""
     settings = segments.seed, segments.augmenting, segments.normalize_dtype, segments.split
     digest = hashlib.blake2b(repr([settings, shards, segments.subjects]).encode("utf-8", "backslashreplace"))
     digest.update(segments.rows)
@@ -128,7 +154,7 @@ def _digest(segments: Segments, shards: dict[str, tuple]) -> str:
 
 
 def _shards_that_differ(name: str, seen: list[_Seen]) -> str:
-    """The first shard that not all ranks have, or have alike, and why, where a rank knows it."""
+    """Names the first shard that some ranks lack or have with other content, and why if a rank knows; "" for none."""
     for one in seen:
         for shard, why in one.broken[name].items():
             lacking = [r for r, other in enumerate(seen) if shard in other.broken[name]]
@@ -150,7 +176,7 @@ def _ranks(ranks: list[int]) -> str:
 
 
 def _each(texts: list[str]) -> str:
-    """ "96 on ranks 0, 2, 120 on rank 1"."""
+    """Joins what the ranks have, as in "96 on ranks 0, 2, 120 on rank 1"."""
     where: dict[str, list[int]] = {}
     for rank, text in enumerate(texts):
         where.setdefault(text, []).append(rank)

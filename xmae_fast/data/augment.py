@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of one signal, as published, with the random numbers drawn apart from their use."""
+"""Augmentation and normalisation of one signal, as in the published code; random numbers are drawn apart."""
 
 from typing import Literal, NamedTuple
 
@@ -8,7 +8,13 @@ NormalizeDtype = Literal["float16", "float32"]
 
 
 class AugmentDraw(NamedTuple):
-    """One signal's augmentation: `scale` 1.0 when it is shifted, `shift` 0 when it is scaled; `flip` counts for ECG."""
+    """The random numbers of one signal's augmentation, which either scales or shifts it.
+
+    Args:
+        scale: the factor; 1.0 for a signal that is shifted.
+        shift: samples; 0 for a signal that is scaled.
+        flip: whether the sign changes; only ECG is flipped.
+    """
 
     scale: float
     shift: int
@@ -16,8 +22,11 @@ class AugmentDraw(NamedTuple):
 
 
 def draw_augmentation(rng: np.random.Generator) -> AugmentDraw:
-    """Half the time scale by U(0.8, 1.2), else shift by int(U(-7, 7)) samples, truncated towards zero; flip with
-    probability one half. Always takes four numbers of `rng.random()`, in the order choice, scale, shift, flip."""
+    """Draw an augmentation: with probability 1/2 a scale from U(0.8, 1.2), else a shift of int(U(-7, 7)) samples.
+
+    The shift is truncated towards zero. A flip is drawn with probability 1/2. Four numbers of `rng.random()` are always
+    taken, in the order choice, scale, shift, flip.
+    """
     choice, scale, shift, flip = rng.random(4)
     if choice < 0.5:
         return AugmentDraw(float(0.8 + 0.4 * scale), 0, bool(flip < 0.5))
@@ -25,8 +34,18 @@ def draw_augmentation(rng: np.random.Generator) -> AugmentDraw:
 
 
 def apply_augmentation(x: np.ndarray, draw: AugmentDraw, is_ecg: bool) -> np.ndarray:
-    """`x` (L,) scaled, shifted (positive: later, edge value repeated) and, if ECG, flipped; same dtype, new array.
-    `min_max` afterwards undoes the scale up to rounding; the published pipeline has both."""
+    """Scale or shift a signal, and flip it if it is ECG.
+
+    `min_max`, which follows, undoes the scale except for rounding; the published pipeline has both steps.
+
+    Args:
+        x: [L].
+        draw: the random numbers. A positive shift moves the signal to later samples; the edge value is repeated.
+        is_ecg: whether `draw.flip` applies.
+
+    Returns:
+        [L], a new array of the same dtype.
+    """
     if draw.shift:
         x = x[np.clip(np.arange(len(x)) - draw.shift, 0, len(x) - 1)]
     factor = -draw.scale if is_ecg and draw.flip else draw.scale
@@ -34,22 +53,40 @@ def apply_augmentation(x: np.ndarray, draw: AugmentDraw, is_ecg: bool) -> np.nda
 
 
 def augmented(x: np.ndarray, draw: AugmentDraw, is_ecg: bool) -> np.ndarray:
-    """`apply_augmentation`, or `x` itself where that would leave nothing to normalise: a signal whose only change is
-    shifted out, or one whose scaled values overflow."""
+    """Augment a signal unless that would make it unusable; arguments and result are those of `apply_augmentation`.
+
+    `x` itself is returned where the augmented signal would be constant (its only change is shifted out) or not finite
+    (its scaled values overflow).
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         changed = apply_augmentation(x, draw, is_ecg)
     return x if segment_problem(changed[:, None], x.dtype.name) else changed
 
 
 def min_max(x: np.ndarray) -> np.ndarray:
-    """2 (x - min) / (max - min) - 1 of `x` (L,), computed in its own dtype, as float32. Published: float16."""
+    """2 (x - min) / (max - min) - 1.
+
+    Args:
+        x: [L]. The arithmetic is that of its dtype; the published code has float16.
+
+    Returns:
+        [L] float32.
+    """
     low, high = x.min(), x.max()
     return (2 * (x - low) / (high - low) - 1).astype(np.float32)
 
 
 def segment_problem(signals: np.ndarray, normalize_dtype: NormalizeDtype = "float16") -> str:
-    """Why `signals` (L, C) cannot be normalised in that arithmetic: "non-finite" (or so wide that augmenting and
-    normalising overflows it), "constant" (any column), or "" when they can."""
+    """Why signals cannot be augmented and normalised.
+
+    Args:
+        signals: [L, C], a signal in each column.
+        normalize_dtype: the dtype of the arithmetic.
+
+    Returns:
+        "non-finite" if a value is infinite or NaN, or would become so in this arithmetic; "constant" if a column is
+        constant; "" if the signals can be used.
+    """
     rows = signals.T.astype(np.float32, order="C")  # reducing strided float16 takes ten times as long
     low, high = rows.min(1), rows.max(1)
     with np.errstate(over="ignore", invalid="ignore"):

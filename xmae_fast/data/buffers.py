@@ -1,4 +1,4 @@
-"""Batches' memory, used again as soon as nobody holds it."""
+"""The memory of batches, which is used again as soon as nobody holds it."""
 
 import sys
 
@@ -7,9 +7,16 @@ import torch
 
 
 class BatchBuffers:
-    """Pairs of (B, L) float32 arrays. A pair is handed out again once no tensor made of it is alive, so that a batch
-    stays what it is for as long as it is kept. Pinned memory comes from torch's own allocator, which knows when copies
-    to a device are done."""
+    """Pairs of float32 arrays [B, L], one for PPG and one for ECG.
+
+    A pair is handed out again when no tensor that was made of it exists any more, so that a batch does not change for
+    as long as it is kept. Pinned memory is allocated by torch, which knows when copies to a device are done.
+
+    Args:
+        batch_size: B.
+        seq_len: L.
+        pin_memory: whether the arrays are in page-locked memory.
+    """
 
     def __init__(self, batch_size: int, seq_len: int, pin_memory: bool) -> None:
         self.shape, self.pin_memory = (batch_size, seq_len), pin_memory
@@ -17,7 +24,7 @@ class BatchBuffers:
         self.counted = getattr(sys, "_is_gil_enabled", lambda: True)()  # without the GIL counts are not exact
 
     def take(self) -> tuple[np.ndarray, np.ndarray]:
-        """A pair that nobody holds."""
+        """A pair (PPG, ECG) that nobody holds, [B, L] each; its values are arbitrary."""
         if self.pin_memory:
             return tuple(torch.empty(self.shape, pin_memory=True).numpy() for _ in range(2))
         if not self.counted:

@@ -1,4 +1,4 @@
-"""Segments as a map-style data set for torch's DataLoader."""
+"""A map-style data set over shards, for torch's DataLoader."""
 
 import numpy as np
 import torch
@@ -11,36 +11,50 @@ Item = dict[str, torch.Tensor | int]
 
 
 class SegmentDataset(CountsEpochs, Dataset):
-    """Map-style data set over shards, read from memory maps; items equal those of `PlainSegmentDataset` bit for bit.
+    """Map-style data set over shards, read from memory maps; its items are those of `PlainSegmentDataset`, bit for bit.
 
-    Item: {"ppg": (L,) float32, "ecg": (L,) float32, "subject": int}, signals min-max normalised to [-1, 1] per segment,
-    `subject` an index into `.subjects`; labels of the layout, numbers, under their names. DataLoader fetches whole
-    batches at once (`__getitems__`); any start method.
+    An item is {"ppg": [L] float32, "ecg": [L] float32, "subject": int} and the labels of the layout, numbers, under
+    their names. Signals are min-max normalised to [-1, 1] segment by segment; `subject` is an index into `.subjects`.
+    DataLoader fetches whole batches at once (`__getitems__`). Any start method of worker processes can be used.
 
-    paths: files, folders, globs, or fsspec addresses ("s3://bucket/*.h5"; fetched once into a cache).
-    quality: threshold of both signals, or (ppg, ecg); a segment is used when it reaches it.
-    subjects, exclude_subjects: names to keep (default all), names to leave out; names beginning with one of
-        `exclude_prefixes` are left out either way.
-    split: "train", "val", "test" of `split_subjects` over those subjects (whatever their quality), or None for all.
-    augment: True augments training data (`split` "train" or None), never evaluation; "published" does what the public
-        code does, evidently by a slip: augments "val" and "test" and leaves "train" alone. Random numbers depend on
-        (seed, epoch, item) only: not on threads or workers.
-    on_bad: what a segment that is selected but malformed, constant or not finite does: "skip" leaves it out and counts
-        it in `.rejected`; "raise" raises ValueError here. A shard that changes later raises ShardChangedError.
-    normalize_dtype: arithmetic of augmentation and normalisation; "float16" is published.
-    num_threads: of the reader, for one batch. layout: names and columns, see `Layout`; by default found out.
-    cache_dir: where indexes (and fetched shards) are kept; by default beside the shards (in the user's cache folder).
-    impl: "cpu" (C++), "reference" (NumPy) or "auto". progress: called while indexes are built, (shard, done, total).
+    Each pass is the next epoch, and the first one is epoch 0; `set_epoch` chooses which epoch the next pass is.
+    DataLoader does not tell a data set that a new pass begins. The data set finds it out: a batch belongs to the epoch
+    after the last one that has given any of the batch's items, and the n-th set of worker processes begins with epoch n
+    or a later one. If every pass goes over all items (with or without drop_last), this is the number of the pass,
+    whether or not workers are persistent. After passes that were left early no item has the same epoch twice either;
+    call `set_epoch` before each such pass if its epoch must not depend on what workers had read ahead. An item that is
+    read twice by hand is given in two epochs.
 
-    Each pass is the next epoch, the first one is epoch 0; `set_epoch` chooses which the next pass is. Nobody tells a
-    data set of a new pass, so it finds out: a batch is of the epoch after the last one that has given any of its items,
-    and the n-th set of worker processes begins with epoch n at least. For passes over all items (drop_last or not) that
-    is the number of the pass, whatever the workers, persistent or not. Passes that are left early never repeat an
-    item's epoch either; call `set_epoch` before each if they must not depend on what workers had read ahead. An item
-    that is read twice by hand is of two epochs.
+    `.rejected` counts the segments that were left out, by reason; `.subjects` lists the sorted names of the subjects
+    that remain; `.seq_len` is L; `.sampling_freq` is in Hz, or None.
 
-    `.rejected` counts what was left out, by reason; `.subjects` are the sorted names that remain; `.seq_len` is L,
-    `.sampling_freq` Hz or None. Errors: FileNotFoundError, ValueError naming the argument or the record."""
+    Args:
+        paths: files, folders, patterns, or addresses that fsspec knows ("s3://bucket/*.h5"; fetched once into a cache).
+        quality: the least quality of a segment that is used: a number for both signals, or a pair (PPG, ECG).
+        subjects: the names of the subjects to keep; by default all.
+        exclude_subjects: the names of subjects to leave out.
+        exclude_prefixes: subjects whose names begin with one of these are always left out.
+        split: "train", "val" or "test" of `split_subjects` over the subjects that the arguments above leave, whatever
+            the quality of their segments; None for all of them.
+        seed: decides the split and the augmentation.
+        augment: True augments training data (`split` "train" or None), never data for evaluation. "published" does what
+            the public code does, evidently by mistake: it augments "val" and "test" and leaves "train" as it is. The
+            random numbers depend on (seed, epoch, item) only, not on threads or workers.
+        on_bad: what happens to a selected segment that is malformed, constant or not finite: "skip" leaves it out and
+            counts it in `.rejected`, "raise" raises ValueError. A shard that changes later raises ShardChangedError.
+        normalize_dtype: the arithmetic of augmentation and normalisation; the published code has "float16".
+        num_threads: how many threads read one batch.
+        layout: the names of data sets and columns, see `Layout`; by default they are found out.
+        cache_dir: where indexes and fetched shards are kept; by default indexes are kept beside the shards, and fetched
+            shards in the user's cache folder.
+        impl: "cpu" (C++), "reference" (NumPy), or "auto", which is C++ where it is built.
+        progress: is called while indexes are built, with (shard, segments that are done, segments in all or None).
+        storage_options: are passed to fsspec.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: names the argument or the record that is wrong.
+    """
 
     def __init__(self, paths, **options) -> None:
         self.segments = Segments(paths, **options)
@@ -53,7 +67,12 @@ class SegmentDataset(CountsEpochs, Dataset):
         return self.__getitems__([range(len(self))[item]])[0]
 
     def __getitems__(self, items: list[int]) -> list[Item]:
-        """The items of a batch, rows of two arrays. ValueError where one of them has gone bad since it was indexed."""
+        """The items of a batch; their signals are rows of two arrays.
+
+        Raises:
+            IndexError: there is no such item.
+            ValueError: a segment has become unusable since it was indexed.
+        """
         numbers = np.asarray(items, np.int64)
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
             raise IndexError(f"items: expected 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}")
@@ -72,22 +91,26 @@ class SegmentDataset(CountsEpochs, Dataset):
 
     @property
     def subjects(self) -> list[str]:
+        """The sorted names of the subjects that have segments here."""
         return self.segments.subjects
 
     @property
     def rejected(self):
+        """How many segments were left out, by reason."""
         return self.segments.rejected
 
     @property
     def seq_len(self) -> int:
+        """L, the samples of a segment."""
         return self.segments.seq_len
 
     @property
     def sampling_freq(self) -> float | None:
+        """In Hz; None if it is not known."""
         return self.segments.sampling_freq
 
     def explain(self) -> str:
-        """Which files are mapped and which are not and why, what is used, and what was left out."""
+        """Says which files are mapped and why others are not, what is used, and what was left out."""
         return self.segments.explain()
 
     def _identity(self) -> dict:

@@ -1,4 +1,4 @@
-"""Segments from memory maps to batches: the C++ reader, or NumPy where it was not built. Both give the same bits."""
+"""Reads segments from memory maps into batches, in C++ or else in NumPy; both give the same bits."""
 
 import os
 from typing import NamedTuple
@@ -15,25 +15,45 @@ except ImportError as error:
 
 
 class MapFormat(NamedTuple):
-    """Elements of a mapped file: NumPy dtype and the distance in bytes from one sample to the next."""
+    """How samples lie in a mapped file.
+
+    Args:
+        dtype: their NumPy dtype.
+        stride: bytes from one sample of a signal to the next.
+    """
 
     dtype: np.dtype
     stride: int
 
 
 class NumpyGather:
-    """What `_C_io.Gather` does, segment by segment in NumPy: its oracle, and its stand-in.
+    """Does what `_C_io.Gather` does, segment by segment in NumPy. Tests compare the two, and it is used where the C++
+    reader is not built.
 
-    maps: buffers; formats: of each; L: samples. Methods take `file` (n,) int32 into maps and the byte offsets of each
-    segment's first PPG and ECG sample, (n,) int64, and return the problems found, (n,) uint8."""
+    The methods take for n segments `file`, [n] int32, the number of each segment's map, and `ppg` and `ecg`, [n] int64,
+    the offsets of their first samples in bytes. They return the problems that they find, [n] uint8.
+
+    Args:
+        maps: buffers that hold whole files.
+        formats: how samples lie in each map.
+        L: samples of a segment.
+    """
 
     def __init__(self, maps: list, formats: list[MapFormat], L: int) -> None:
         self.maps = [np.frombuffer(buffer, np.uint8) for buffer in maps]
         self.formats, self.L = formats, L
 
     def gather(self, file, ppg, ecg, ppg_out, ecg_out, half, threads, seed=0, epoch=0, items=None) -> np.ndarray:
-        """Augment (where `items` is given), normalise and write the rows of `ppg_out`, `ecg_out` (n, L) float32; rows
-        with a problem are left alone."""
+        """Augment segments if `items` is given, normalise them, and write them to `ppg_out` and `ecg_out`.
+
+        Args:
+            file, ppg, ecg: see the class.
+            ppg_out, ecg_out: [n, L] float32; rows of segments with a problem are not written.
+            half: whether the arithmetic is float16 instead of float32.
+            threads: is ignored here.
+            seed, epoch: decide the augmentation together with the item.
+            items: [n] int64, the numbers of the segments in the data set; None does not augment.
+        """
         dtype = np.dtype("float16" if half else "float32")
         found = np.zeros(len(file), np.uint8)
         for i in range(len(file)):
@@ -53,7 +73,7 @@ class NumpyGather:
         return found
 
     def inspect(self, file, ppg, ecg, threads) -> np.ndarray:
-        """The problems of each segment, of float16 and of float32 arithmetic."""
+        """Find the problems of each segment in float16 and in float32 arithmetic."""
         found = np.zeros(len(file), np.uint8)
         for i in range(len(file)):
             signals, found[i] = self._signals(file[i], (ppg[i], ecg[i]))
@@ -63,7 +83,8 @@ class NumpyGather:
         return found
 
     def copy(self, file, ppg, ecg, ppg_out, ecg_out, threads) -> np.ndarray:
-        """The elements as they are, in native byte order, to (n, L * element size) uint8."""
+        """Copy the samples as they are, in native byte order, to `ppg_out` and `ecg_out`, uint8
+        [n, L * bytes of a sample]."""
         found = np.zeros(len(file), np.uint8)
         for i in range(len(file)):
             signals, found[i] = self._signals(file[i], (ppg[i], ecg[i]))
@@ -72,7 +93,7 @@ class NumpyGather:
         return found
 
     def resident(self, file, ppg) -> float:
-        """Always 1: NumPy cannot tell what the page cache holds."""
+        """The share of the segments that the page cache holds; always 1, because NumPy cannot tell."""
         return 1.0
 
     def _signals(self, file: int, offsets: tuple[int, int]) -> tuple[list[np.ndarray], int]:
@@ -86,13 +107,24 @@ class NumpyGather:
 
 
 def convert(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`x` as a native `dtype`; what overflows becomes infinite, in silence."""
+    """`x` as `dtype` in native byte order; values that overflow become infinite, without a warning."""
     with np.errstate(over="ignore", invalid="ignore"):
         return x.astype(dtype)
 
 
 def make_gather(maps: list, formats: list[MapFormat], L: int, impl: str = "auto"):
-    """The reader over `maps`: "cpu" is C++, "reference" NumPy, "auto" the first that is there."""
+    """The reader over memory maps.
+
+    Args:
+        maps: buffers that hold whole files.
+        formats: how samples lie in each map.
+        L: samples of a segment.
+        impl: "cpu" is the C++ reader, "reference" is `NumpyGather`, "auto" is C++ where it is built, else NumPy.
+
+    Raises:
+        ValueError: `impl` is none of these.
+        RuntimeError: `impl` is "cpu" and the C++ reader is not built.
+    """
     if impl not in ("auto", "cpu", "reference"):
         raise ValueError(f"impl: expected 'auto', 'cpu' or 'reference', got {impl!r}")
     if impl == "cpu" and _C_io is None:
@@ -105,7 +137,16 @@ def make_gather(maps: list, formats: list[MapFormat], L: int, impl: str = "auto"
 
 
 def gather_arrays(ppg: np.ndarray, ecg: np.ndarray, impl: str = "auto"):
-    """A reader over segments in memory, (k, L) each, and its arguments (file, ppg offsets, ecg offsets) for all."""
+    """A reader over segments in memory.
+
+    Args:
+        ppg: [k, L].
+        ecg: [k, L].
+        impl: see `make_gather`.
+
+    Returns:
+        The reader, and the arguments (file, ppg, ecg) of its methods that stand for all k segments.
+    """
     both = np.ascontiguousarray(np.stack([ppg, ecg]))
     k, L = ppg.shape
     row = L * both.itemsize
@@ -115,14 +156,15 @@ def gather_arrays(ppg: np.ndarray, ecg: np.ndarray, impl: str = "auto"):
 
 
 def reader_name(impl: str = "auto") -> str:
-    """Which reader `make_gather` takes, in words."""
+    """Says in words which reader `make_gather` makes."""
     if impl == "reference" or (_C_io is None and impl == "auto"):
         return "NumPy" if impl == "reference" else f"NumPy (the C++ reader is not built: {_WHY_NOT})"
     return f"C++ ({_C_io.kernels()})"
 
 
 def default_threads() -> int:
-    """One thread feeds hundreds of thousands of segments a second; machines with many cores give it two."""
+    """How many threads read a batch by default: 2 on machines with at least 8 processors, else 1. One thread reads
+    hundreds of thousands of segments a second."""
     return 1 if (os.cpu_count() or 1) < 8 else 2
 
 

@@ -1,4 +1,4 @@
-"""Reading ahead, for segments that are not in the page cache."""
+"""Asks the system to read segments ahead that are not in the page cache."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import numpy as np
 if TYPE_CHECKING:
     from xmae_fast.data.loader import SegmentLoader
 
-_COLD = 0.9  # share of segments in the page cache below which reading ahead is asked for
-_SAMPLE = 256
+_COLD = 0.9  # if the page cache holds less than this share of the segments, they are read ahead
+_SAMPLE = 256  # segments that are looked up in the page cache
 
 
 class Hints:
-    """Asks for segments to be read ahead, where the page cache does not hold them already: span by span, and the next
-    span bit by bit while this one is consumed, in the order of the file."""
+    """Asks the system to read segments ahead, if the page cache lacks a tenth or more of them.
+
+    The order is divided into spans of several batches. The first span is asked for at once; each next span is asked for
+    in parts, in the order of the file, while the batches of the span before it are read.
+
+    Args:
+        loader: gives the segments and the sizes of batches and blocks.
+        order: [n], the numbers of the segments in the order in which they are read.
+    """
 
     def __init__(self, loader: SegmentLoader, order: np.ndarray) -> None:
         self.segments, self.order, self.batch_size = loader.segments, order, loader.batch_size
@@ -23,11 +30,11 @@ class Hints:
         self.cold = len(order) > 0 and self.segments.resident(sample) < _COLD
         blocks = loader.block_size * loader.window // loader.world_size if loader.shuffle == "blocks" else 0
         self.span = max(blocks, 4 * self.batch_size)
-        self.current = -1  # number of the span that was asked for altogether
-        self.ahead = order[:0]  # what is still to be asked for of the next one
+        self.current = -1  # the number of the last span that was asked for completely
+        self.ahead = order[:0]  # the segments of the next span that were not asked for yet
 
     def before(self, number: int) -> None:
-        """Before batch `number` is read."""
+        """Is called before batch `number` is read, and asks for what comes after it."""
         if not self.cold:
             return
         span, at = divmod(number * self.batch_size, self.span)

@@ -1,4 +1,4 @@
-"""Batches of segments, prepared ahead by a background thread."""
+"""The loader of batches of segments, which a background thread prepares ahead."""
 
 import queue
 import threading
@@ -25,7 +25,14 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass
 class LoaderStats:
-    """Of all epochs so far. `wait_s`: seconds that the consumer waited for a batch, the first of an epoch included."""
+    """What a loader has done in all epochs so far.
+
+    Args:
+        batches: batches that were given.
+        segments: segments in them.
+        wait_s: seconds that the consumer waited for batches, the first of each epoch included.
+        first_wait_s: seconds that it waited for the first batch of the last epoch.
+    """
 
     batches: int = 0
     segments: int = 0
@@ -34,36 +41,51 @@ class LoaderStats:
 
 
 class SegmentLoader:
-    """Iterates batches {"ppg": (B, L), "ecg": (B, L), "subject": (B,)} of shards, float32 and int64, prepared ahead by
-    a background thread that reads from memory maps without the GIL; no worker processes. Labels of the layout come
-    beside them, (B,) each.
+    """Iterates over batches of segments, prepared ahead by a background thread that reads from memory maps without the
+    GIL; there are no worker processes.
 
-    paths, quality, subjects, exclude_subjects, exclude_prefixes, split, augment, on_bad, normalize_dtype, num_threads,
-        layout, cache_dir, impl, progress: as for `SegmentDataset`.
-    shuffle: True: every order alike; "blocks": blocks of `block_size` neighbouring segments in random order, mixed
-        within windows of `window` blocks, for files that are not in the page cache; False: the shards' order.
-    seed: with the epoch's number it decides order and augmentation, whatever the threads.
-    pin_memory: batches in page-locked memory, for copies to a device.
-    drop_last: leave out a last batch of less than `batch_size`.
-    rank, world_size: of this process among those that share an epoch; by default torch.distributed's. The batches of
-        all ranks together are those that one process with batch_size * world_size would see. `pad` repeats the first
-        segments so that all ranks get as many; pad=False repeats nothing, and some ranks may get one segment more.
-        Taken from torch.distributed, every rank makes the loader, and all of them compare what they have: where
-        segments or settings differ or a rank cannot open its shards, all raise the same ValueError. Given, as for a
-        loader that some ranks alone make (0, 1), nothing is compared, and ranks with other shards may wait for each
-        other without end.
-    prefetch: batches prepared ahead.
+    A batch is {"ppg": [B, L] float32, "ecg": [B, L] float32, "subject": [B] int64} and the labels of the layout, [B]
+    each. It does not change for as long as it is kept.
 
-    Each pass is the next epoch, the first one is epoch 0: also after one that was left early or never asked for its end
-    (zip, islice, break, Lightning's Trainer). A pass begins when its first batch is asked for. `set_epoch` and
-    `load_state_dict` choose otherwise, and so does Lightning's Trainer, which says which of its epochs begins; another
-    fit goes on counting. One pass at a time: an older one raises RuntimeError when it is asked for more.
+    Each pass is the next epoch, and the first one is epoch 0. That is so too after a pass that was left early, or that
+    was never asked for its end (zip, islice, break, Lightning's Trainer). A pass begins when its first batch is asked
+    for. `set_epoch` and `load_state_dict` choose another epoch, and so does Lightning's Trainer, which says which of
+    its epochs begins; a second fit goes on counting. Only one pass can be used at a time: an older one raises
+    RuntimeError when it is asked for more.
 
-    `state_dict` and `load_state_dict` resume at any batch, in the middle of an epoch as well as between two.
+    `state_dict` and `load_state_dict` resume at any batch, in the middle of an epoch as well as between two epochs.
 
-    A batch stays valid for as long as it is kept. With on_bad="skip" a segment that has gone bad since it was indexed
-    is left out of its batch, with a warning. Errors of the background thread are raised here. `.stats` says how long
-    the consumer waited."""
+    With on_bad="skip", a segment that has become unusable since it was indexed is left out of its batch, with a
+    warning. Errors of the background thread are raised where the batch is asked for. `.stats` says how long the
+    consumer waited.
+
+    Args:
+        paths, quality, subjects, exclude_subjects, exclude_prefixes, split, augment, on_bad, normalize_dtype,
+            num_threads, layout, cache_dir, impl, progress, storage_options: see `SegmentDataset`.
+        batch_size: B.
+        shuffle: True draws every order with the same probability. "blocks" draws the order of blocks of `block_size`
+            neighbouring segments and mixes the segments within windows of `window` blocks, for files that are not in
+            the page cache. False keeps the order of the shards.
+        seed: decides the order and the augmentation together with the number of the epoch, whatever the threads.
+        pin_memory: put batches into page-locked memory, for copies to a device.
+        drop_last: leave out the last batch of an epoch if it has fewer than `batch_size` segments.
+        rank: the number of this process among those that share an epoch; by default that of torch.distributed. The
+            batches of all ranks together are those that one process with batch_size * world_size would see. With the
+            default, every rank must make the loader, and the ranks compare what they have: if segments or settings
+            differ, or if a rank cannot open its shards, all raise the same ValueError. If a rank is given,
+            nothing is compared, as is needed where only some ranks make the loader (rank=0, world_size=1); ranks with
+            other shards may then wait for each other without end.
+        world_size: the number of processes that share an epoch; given if and only if `rank` is.
+        pad: True repeats the first segments so that all ranks get equally many; False repeats nothing, and some ranks
+            may get one segment more than others.
+        prefetch: how many batches are prepared ahead.
+        block_size: segments in a block of shuffle="blocks".
+        window: blocks in a window of shuffle="blocks".
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: names the argument or the record that is wrong.
+    """
 
     def __init__(
         self,
@@ -104,15 +126,15 @@ class SegmentLoader:
         self._buffers = BatchBuffers(batch_size, self.segments.seq_len, pin_memory)
 
     def __len__(self) -> int:
-        """Batches of a whole epoch of this rank."""
+        """The number of batches that a whole epoch has for this rank."""
         return self._batches(self.rank)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The next epoch, or what is left of one that `load_state_dict` goes on with.
+        """Iterate over the next epoch, or over the rest of the epoch that `load_state_dict` has chosen.
 
         Raises:
-            RuntimeError: from the iterator, when another pass has begun since, or `set_epoch` or `load_state_dict` has
-                chosen where the next one begins, and this one had more to give.
+            RuntimeError: the iterator has more batches, but another pass has begun since, or `set_epoch` or
+                `load_state_dict` has chosen where the next pass begins.
         """
         position, count = self._position, len(self)
         this = position.begin()
@@ -136,7 +158,7 @@ class SegmentLoader:
                     raise batch
                 position.batch = number + 1
                 yield batch
-                del batch  # or its memory would not be free while the next one is prepared
+                del batch  # or its memory could not be used while the next batch is prepared
             if position.counts(this):
                 position.end()
         finally:
@@ -148,11 +170,19 @@ class SegmentLoader:
 
     @property
     def epoch(self) -> int:
-        """Of the pass that has begun last, also after it was left early; of the next one where it has ended."""
+        """The epoch of the last pass that has begun, also if it was left early; if it has ended, the epoch of the next
+        pass."""
         return self._position.epoch
 
     def order(self, epoch: int | None = None) -> np.ndarray:
-        """(k,) int32: the segments that this rank visits in an epoch (default: `epoch`), in order."""
+        """The segments that this rank visits in an epoch, in order.
+
+        Args:
+            epoch: by default `self.epoch`.
+
+        Returns:
+            [k] int32, the numbers of the segments.
+        """
         order = epoch_order(
             len(self.segments), seed=self.segments.seed, epoch=self.epoch if epoch is None else epoch,
             shuffle=self.shuffle, block_size=self.block_size, window=self.window,
@@ -160,32 +190,35 @@ class SegmentLoader:
         return self._share(order, self.rank)
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is this epoch: from its first batch, or, where `load_state_dict` has just chosen a batch of
-        this very epoch, from there.
+        """Choose the epoch of the next pass. It begins with the epoch's first batch; if `load_state_dict` has just
+        chosen a batch of the same epoch, it begins there.
 
         Raises:
-            ValueError: below 0.
+            ValueError: `epoch` is below 0.
         """
         if epoch < 0:
             raise ValueError(f"epoch: expected at least 0, got {epoch}")
         self._position.set(epoch)
 
     def state_dict(self) -> dict:
-        """Where the consumer is: plain numbers, to be stored with a checkpoint. After a pass that was left early that
-        is the middle of it, where `load_state_dict` goes on; `set_epoch` says that it was meant to end there."""
+        """Which batch comes next: plain numbers, to be stored with a checkpoint.
+
+        After a pass that was left early this is a batch in the middle of the epoch, and `load_state_dict` goes on
+        there; call `set_epoch` if the pass was meant to end.
+        """
         return self._position.state_dict(self._batches(0)) | self._identity()
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on after the last batch that was taken.
+        """Go on after the last batch that had been taken when `state` was stored.
 
         Raises:
-            ValueError: this loader's batches would be others, or the state has no such batch.
+            ValueError: this loader would give other batches, or the epoch does not have such a batch.
         """
         check_identity(state, self._identity())
         self._position.load(state, self._batches(0))
 
     def explain(self) -> str:
-        """What is read and how, what was left out, and how long the consumer waited."""
+        """Says what is read and how, what was left out, and how long the consumer waited."""
         stats = self.stats
         lines = [
             self.segments.explain(),
@@ -197,18 +230,20 @@ class SegmentLoader:
 
     @property
     def subjects(self) -> list[str]:
+        """The sorted names of the subjects that have segments here."""
         return self.segments.subjects
 
     @property
     def rejected(self):
+        """How many segments were left out, by reason."""
         return self.segments.rejected
 
     def _share(self, order: np.ndarray, rank: int) -> np.ndarray:
-        """A rank's part of an epoch."""
+        """The part of an epoch that a rank visits."""
         return rank_order(order, rank, self.world_size, drop_last=self.drop_last, pad=self.pad)
 
     def _batches(self, rank: int) -> int:
-        """Batches of a whole epoch of a rank; no rank has more than rank 0."""
+        """The number of batches that a whole epoch has for a rank; no rank has more than rank 0."""
         count = len(self._share(np.empty(len(self.segments), bool), rank))
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
@@ -228,7 +263,8 @@ class SegmentLoader:
             self.stats.segments += len(batch["subject"])
 
     def _prepare(self, order: np.ndarray, epoch: int, first: int, ready: queue.Queue, stop: threading.Event) -> None:
-        """The background thread: batches from number `first` on, or the exception that ended it."""
+        """Run by the background thread: put batches from number `first` on into `ready`, or the exception that ends
+        it."""
         try:
             hints = Hints(self, order)
             for number in range(first, len(self)):
@@ -251,7 +287,7 @@ class SegmentLoader:
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Given, or torch.distributed's, or alone."""
+    """(rank, world_size) as they are given, or else of torch.distributed, or else (0, 1)."""
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank, world_size: expected both or neither, got {rank} and {world_size}")
     if rank is None:

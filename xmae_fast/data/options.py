@@ -1,4 +1,4 @@
-"""Options that every reader of segments takes, checked in one place."""
+"""Checks of the options that all data sets and loaders of segments have."""
 
 from typing import Literal
 
@@ -8,13 +8,20 @@ Augment = bool | Literal["published"]
 
 
 def check_option(name: str, value: object, allowed: tuple) -> None:
-    """ValueError naming the option unless `value` is one of `allowed`."""
+    """Raise ValueError, which names the option, unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def check_reading(split: Split, augment: Augment, on_bad: str, normalize_dtype: str) -> bool:
-    """ValueError naming the option that is not known; whether segments of that split are augmented."""
+    """Check the options of a reader; see `SegmentDataset` for their meanings.
+
+    Returns:
+        Whether segments of this split are augmented.
+
+    Raises:
+        ValueError: an option has an unknown value; the message names it.
+    """
     check_option("split", split, ("train", "val", "test", None))
     check_option("augment", augment, (False, True, "published"))
     check_option("on_bad", on_bad, ("skip", "raise"))
@@ -25,7 +32,11 @@ def check_reading(split: Split, augment: Augment, on_bad: str, normalize_dtype: 
 
 
 def quality_pair(quality: Quality) -> tuple[float, float]:
-    """(ppg, ecg) thresholds; ValueError for anything but a number or a pair of numbers."""
+    """The thresholds (PPG, ECG) for the quality.
+
+    Raises:
+        ValueError: `quality` is neither a number nor a pair of numbers.
+    """
     pair = tuple(quality) if isinstance(quality, (tuple, list)) else (quality, quality)
     if len(pair) != 2 or not all(isinstance(value, (int, float)) for value in pair):
         raise ValueError(f"quality: expected a number or a pair (ppg, ecg) of numbers, got {quality!r}")

@@ -1,4 +1,4 @@
-"""In which order an epoch visits its segments; a function of seed, epoch and sizes alone."""
+"""The order in which an epoch visits its segments; it depends on seed, epoch and sizes only."""
 
 import numpy as np
 
@@ -8,14 +8,25 @@ BLOCK, WINDOW = 256, 16  # segments in a block, blocks in a window
 def epoch_order(
     count: int, *, seed: int, epoch: int, shuffle: bool | str, block_size: int = BLOCK, window: int = WINDOW
 ) -> np.ndarray:
-    """(count,) int32 permutation of range(count).
+    """The order of an epoch.
 
-    shuffle: False leaves the order; True draws all permutations alike; "blocks" draws an order of blocks of
-    `block_size` neighbours and then shuffles inside each `window` of blocks, so that a disk reads long runs."""
+    Args:
+        count: n, the number of segments.
+        seed: decides the order together with `epoch`.
+        epoch: the number of the epoch.
+        shuffle: False keeps the order 0 to n - 1. True draws every permutation with the same probability. "blocks"
+            draws the order of blocks of `block_size` neighbours and then shuffles within each `window` of blocks, so
+            that a disk reads long runs.
+        block_size: segments in a block.
+        window: blocks in a window.
+
+    Returns:
+        [n] int32, a permutation of 0 to n - 1.
+    """
     order = np.arange(count, dtype=np.int32)
     if not shuffle:
         return order
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 1, 0]))  # augmentation has 0 there
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 1, 0]))  # augmentation: 0 for 1
     if shuffle is True:
         rng.shuffle(order)
         return order
@@ -28,9 +39,20 @@ def epoch_order(
 
 
 def rank_order(order: np.ndarray, rank: int, world_size: int, *, drop_last: bool, pad: bool) -> np.ndarray:
-    """The share of one of `world_size` processes: every world_size-th, so that their batches together are one batch of
-    the undivided order. All get as many: the last few are left out (`drop_last`), or the first ones come again (`pad`);
-    with neither no segment comes twice and some processes have one more."""
+    """The part of an order that one of several processes visits: every `world_size`-th segment from number `rank` on,
+    so that the batches of all processes together are one batch of the undivided order.
+
+    Args:
+        order: [n].
+        rank: the number of the process.
+        world_size: the number of processes.
+        drop_last: leave out the last few segments, so that all processes get equally many.
+        pad: repeat the first few segments, so that all processes get equally many. With neither `drop_last` nor `pad`
+            no segment comes twice, and some processes get one more than others.
+
+    Returns:
+        [k], a part of `order`.
+    """
     if world_size == 1:
         return order
     if drop_last:

@@ -1,4 +1,6 @@
-"""The plain loader: one h5py read per segment, as the published code does. The baseline of the memory-mapped one."""
+"""The plain data set, which reads each segment with h5py, as the published code does. Tests and benchmarks compare the
+memory-mapped one with it.
+"""
 
 import os
 from collections import Counter
@@ -28,21 +30,35 @@ Paths = str | os.PathLike | Iterable[str | os.PathLike]
 
 
 class PlainSegmentDataset(CountsEpochs, Dataset):
-    """Map-style data set over shards. Item: {"ppg": (L,) float32, "ecg": (L,) float32, "subject": int}, signals min-max
-    normalised to [-1, 1] per segment, `subject` an index into `.subjects`.
+    """Map-style data set over shards of the published layout.
 
-    quality: threshold of both signals, or (ppg, ecg); a record is used when it reaches it.
-    subjects: names to keep, all by default; those beginning with one of `exclude_prefixes` are left out either way.
-    split: "train", "val", "test" of `split_subjects` over those subjects (whatever their quality), or None for all.
-    augment: True augments training data (`split` "train" or None), never evaluation; "published" does what the public
-        code does, evidently by a slip: augments "val" and "test" and leaves "train" alone. Random numbers depend on
-        (seed, epoch, item) only, not on the worker; which epoch it is, is found out as by `SegmentDataset`.
-    on_bad: "skip" reads every selected record once at construction and leaves constant and non-finite ones out, so that
-        `len` is exact; "raise" saves that read, and a bad record raises ValueError when it is asked for.
-    normalize_dtype: arithmetic of augmentation and normalisation; "float16" is published.
+    An item is {"ppg": [L] float32, "ecg": [L] float32, "subject": int}. Signals are min-max normalised to [-1, 1]
+    segment by segment; `subject` is an index into `.subjects`.
 
-    `.rejected` counts what was left out, by reason; `.subjects` are the sorted names that remain; `.records` the index.
-    Errors: those of `read_index` and `split_subjects`; ValueError for an unknown option or when nothing remains."""
+    `.rejected` counts the segments that were left out, by reason; `.subjects` lists the sorted names of the subjects
+    that remain; `.records` is the index.
+
+    Args:
+        paths: one shard or several.
+        quality: the least quality of a record that is used: a number for both signals, or a pair (PPG, ECG).
+        subjects: the names of the subjects to keep; by default all.
+        exclude_prefixes: subjects whose names begin with one of these are always left out.
+        split: "train", "val" or "test" of `split_subjects` over those subjects, whatever the quality of their segments;
+            None for all of them.
+        seed: decides the split and the augmentation.
+        augment: True augments training data (`split` "train" or None), never data for evaluation. "published" does what
+            the public code does, evidently by mistake: it augments "val" and "test" and leaves "train" as it is. The
+            random numbers depend on (seed, epoch, item) only, not on the worker. Which epoch it is, is found out as by
+            `SegmentDataset`.
+        on_bad: "skip" reads every selected record once when the data set is made, and leaves out those that are
+            constant or not finite, so that `len` is exact. "raise" does not, and a bad record raises ValueError when it
+            is asked for.
+        normalize_dtype: the arithmetic of augmentation and normalisation; the published code has "float16".
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_index` and `split_subjects` raise them; ValueError also for an unknown
+            option, and when no segment remains.
+    """
 
     def __init__(
         self,
@@ -80,7 +96,7 @@ class PlainSegmentDataset(CountsEpochs, Dataset):
         return self.__getitems__([range(len(self.records))[item]])[0]
 
     def __getitems__(self, items: list[int]) -> list[dict[str, torch.Tensor | int]]:
-        """The items of a batch, one after the other; all are of the same epoch."""
+        """The items of a batch, read one after the other; all belong to the same epoch."""
         numbers = [range(len(self.records))[item] for item in items]
         epoch = self._epochs.of(np.asarray(numbers, np.int64))
         return [self._item(number, epoch) for number in numbers]
@@ -112,8 +128,18 @@ def load_segments(
     exclude_prefixes: tuple[str, ...] = EXCLUDED_PREFIXES,
     normalize_dtype: NormalizeDtype = "float16",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first `limit` usable segments of the shards as (ppg, ecg), each (S, L) float32 in [-1, 1]. Constant and
-    non-finite segments are passed over; reading stops at `limit`. ValueError when none is usable."""
+    """Read the first usable segments of shards into memory. Segments that are constant or not finite are left out.
+
+    Args:
+        paths, quality, subjects, exclude_prefixes, normalize_dtype: see `PlainSegmentDataset`.
+        limit: how many segments are read at most; None reads all.
+
+    Returns:
+        PPG and ECG, [n, L] float32 each, in [-1, 1].
+
+    Raises:
+        ValueError: no segment can be used, or an argument has a wrong value.
+    """
     check_option("normalize_dtype", normalize_dtype, ("float16", "float32"))
     if limit is not None and limit < 1:
         raise ValueError(f"limit: expected at least 1 or None, got {limit}")
@@ -130,8 +156,8 @@ def load_segments(
 
 
 class _Reader:
-    """Signals of a record, (L, 2) float16, from files that each process opens itself: HDF5 handles survive neither a
-    fork nor pickling."""
+    """Reads the signals of a record, [L, 2] float16. Each process opens the files itself, because HDF5 handles can
+    neither be pickled nor used after a fork."""
 
     def __init__(self) -> None:
         self.files, self.pid = {}, os.getpid()
@@ -151,7 +177,7 @@ class _Reader:
 
 
 class _Selection:
-    """Predicate on (subject, key) that counts its refusals by reason."""
+    """Says whether a record (subject, key) is used, and counts the others by reason."""
 
     def __init__(
         self,
@@ -188,7 +214,7 @@ class _Selection:
 
 
 def _prepare(signals: np.ndarray, dtype: np.dtype, draws=None) -> tuple[np.ndarray, np.ndarray]:
-    """PPG and ECG, (L,) float32 each, of `signals` (L, 2), augmented by `draws` (PPG, ECG) if given."""
+    """PPG and ECG, [L] float32 each, of `signals` [L, 2], augmented by `draws` (PPG, ECG) if they are given."""
     ppg, ecg = signals.astype(dtype, copy=False).T
     if draws is not None:
         ppg, ecg = augmented(ppg, draws[0], is_ecg=False), augmented(ecg, draws[1], is_ecg=True)

@@ -1,25 +1,26 @@
-"""Where a loader is: the epoch, and the batches of it that were taken."""
+"""The position of a loader: its epoch, and how many batches of it were taken."""
 
 
 class Position:
-    """Epoch and batch of a loader whose passes are numbered as they begin, and of which only one counts at a time.
+    """The epoch and the batch of a loader. Passes are numbered when they begin, and only the last one counts.
 
-    A pass begins when its first batch is asked for. The one after it is the next epoch, however far it came, unless
-    `set` or `load` say otherwise. Lightning's Trainer is heard too (`tell`): it never asks a pass for its end, may
-    leave it early (limit_train_batches), does not load the state of a checkpoint taken between two epochs, and counts
-    from 0 again in each fit."""
+    A pass begins when its first batch is asked for. The pass after it is the next epoch, however many batches it gave,
+    unless `set` or `load` choose another. Lightning's Trainer tells its epochs through `tell`. The Trainer never asks a
+    pass for its end, may leave it early (limit_train_batches), does not load the state of a checkpoint that was taken
+    between two epochs, and counts from 0 again in each fit.
+    """
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.batch = 0  # batches that were taken; where no pass has begun, those that the next one leaves out
-        self._pass: object | None = None  # the one that has begun
-        self._chosen = False  # no pass has begun since `set` or `load`
-        self._told: int | None = None  # the trainer's epoch
-        self._used = False  # a pass has begun since that was told
-        self._offset = 0  # from the trainer's epoch to this one
+        self.batch = 0  # batches that were taken; if no pass has begun, the first batch of the next one
+        self._pass: object | None = None  # stands for the pass that has begun
+        self._chosen = False  # whether no pass has begun since `set` or `load`
+        self._told: int | None = None  # the epoch that the trainer has told
+        self._used = False  # whether a pass has begun since then
+        self._offset = 0  # this epoch minus the trainer's
 
     def begin(self) -> object:
-        """A pass begins, with batch `batch` of `epoch`; an object that stands for it."""
+        """A pass begins with batch `self.batch` of `self.epoch`. Returns an object that stands for the pass."""
         if self._pass is not None:
             self.epoch, self.batch = self.epoch + 1, 0
         if self._told is not None and self._used:
@@ -28,25 +29,26 @@ class Position:
         return self._pass
 
     def counts(self, one: object) -> bool:
-        """Whether this pass is the one that counts."""
+        """Whether `one`, which `begin` has returned, stands for the last pass that has begun."""
         return self._pass is one
 
     def end(self) -> None:
-        """The pass was asked for more than its last batch."""
+        """The pass has ended: it was asked for more after its last batch."""
         self.epoch, self.batch, self._pass = self.epoch + 1, 0, None
 
     def set(self, epoch: int) -> None:
-        """The next pass is `epoch`: from its first batch, or on from where `load` has just put it in this epoch."""
+        """Choose the epoch of the next pass. It begins with its first batch, or with the batch that `load` has just
+        chosen in the same epoch."""
         if self._pass is not None or self.epoch != epoch:
             self.epoch, self.batch, self._pass = epoch, 0, None
         self._chosen, self._told, self._offset = True, None, 0
 
     def tell(self, trainers: int) -> None:
-        """Epoch `trainers` of a trainer begins, or goes on."""
+        """A trainer says that its epoch `trainers` begins or goes on."""
         told, used = self._told, self._used
         self._told, self._used = trainers, False
         if self._chosen:
-            if told is not None and trainers > told:  # the state is of the end of an earlier one
+            if told is not None and trainers > told:  # the state that was loaded belongs to the end of an earlier epoch
                 self.epoch, self.batch = trainers + self._offset, 0
             elif trainers != told:
                 self._offset = self.epoch - trainers
@@ -56,7 +58,11 @@ class Position:
             self.epoch, self.batch, self._pass = trainers + self._offset, 0, None
 
     def state_dict(self, batches: int) -> dict:
-        """For `load`; `batches` are those of an epoch: once they are taken the next one follows."""
+        """The state that `load` takes.
+
+        Args:
+            batches: how many batches an epoch has; when all are taken, the state is the start of the next epoch.
+        """
         whole = self._pass is not None and self.batch >= batches
         place = {"epoch": self.epoch + 1, "batch": 0} if whole else {"epoch": self.epoch, "batch": self.batch}
         return place | {"told": self._told, "offset": self._offset}
@@ -64,8 +70,12 @@ class Position:
     def load(self, state: dict, batches: int) -> None:
         """Go on where `state` was taken.
 
+        Args:
+            state: what `state_dict` has returned.
+            batches: how many batches an epoch has.
+
         Raises:
-            ValueError: an epoch below 0, or a batch that is not one of 0 to `batches`.
+            ValueError: the state has an epoch below 0, or a batch that is not in 0 to `batches`.
         """
         epoch, batch = int(state["epoch"]), int(state["batch"])
         if epoch < 0:
@@ -78,14 +88,14 @@ class Position:
 
 
 class TrainersSampler:
-    """What Lightning finds at `loader.batch_sampler.sampler`: it calls `set_epoch` there before each epoch."""
+    """Takes the place of `loader.batch_sampler.sampler`, where Lightning calls `set_epoch` before each epoch."""
 
     def __init__(self, position: Position) -> None:
         self.set_epoch = position.tell
 
 
 class TrainersBatchSampler:
-    """What Lightning (and DeepSpeed) look for in a loader."""
+    """Takes the place of `loader.batch_sampler`, which Lightning and DeepSpeed look for in a loader."""
 
     def __init__(self, position: Position, batch_size: int, drop_last: bool) -> None:
         self.sampler, self.batch_size, self.drop_last = TrainersSampler(position), batch_size, drop_last

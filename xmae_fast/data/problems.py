@@ -1,10 +1,10 @@
-"""What can be wrong with a segment, as bits, and in words."""
+"""What can be wrong with a segment, as bits and in words."""
 
 from collections import Counter
 
 import numpy as np
 
-# Those that the reader in C++ finds (csrc/io/rows.h):
+# The reader in C++ (csrc/io/rows.h) finds the problems of the first line.
 CONSTANT, NON_FINITE, CONSTANT_HALF, NON_FINITE_HALF, OUTSIDE, UNREADABLE = 1, 2, 4, 8, 64, 128
 BAD_KEY, WRONG_SHAPE = 16, 32
 STRUCTURE = BAD_KEY | WRONG_SHAPE | OUTSIDE | UNREADABLE
@@ -24,12 +24,12 @@ def relevant(normalize_dtype: str) -> int:
 
 
 def describe(problem: int, normalize_dtype: str) -> str:
-    """The foremost problem in words; "" for none."""
+    """The most important of the problems in words; "" for none."""
     return next((text for bit, text in (*_STRUCTURES, *_VALUES[normalize_dtype]) if problem & bit), "")
 
 
 def count(problems: np.ndarray, normalize_dtype: str) -> Counter[str]:
-    """How many segments have which problem, `problems` (n,) uint8."""
+    """How many segments have which problem, in words; `problems` is [n] uint8."""
     values, counts = np.unique(problems, return_counts=True)
     found = Counter()
     for value, number in zip(values.tolist(), counts.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Segments of shards by number: selection, memory maps, and reading of many at once. What data set and loader share."""
+"""What data set and loader share: selected segments of shards by number, their memory maps, and reading of many."""
 
 import mmap
 import os
@@ -14,17 +14,17 @@ from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.gather import default_threads, gather_arrays, reader_name
 from xmae_fast.data.index.open_shards import OpenShards, ShardChangedError
-from xmae_fast.data.index.scan_pool import Progress
 from xmae_fast.data.index.segment_index import Paths, SegmentIndex, open_index
 from xmae_fast.data.options import Quality, check_option, check_reading
 from xmae_fast.data.selection import select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
+from xmae_fast.workers.progress import Progress
 
-_HINT_GAP = 1 << 16  # bytes between segments that are still read ahead in one go
+_HINT_GAP = 1 << 16  # segments that are at most this many bytes apart are read ahead together
 
 
 class Segments:
-    """The used segments of shards, numbered 0 to len - 1. Arguments: see `SegmentDataset`."""
+    """The selected segments of shards, numbered 0 to len - 1; for the arguments see `SegmentDataset`."""
 
     def __init__(
         self,
@@ -80,21 +80,33 @@ class Segments:
         return len(self.rows)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_open": None}  # each process opens its own
+        return self.__dict__ | {"_open": None}  # each process opens the files itself
 
     def subject_of(self, items: np.ndarray) -> np.ndarray:
-        """(k,) int64 into `subjects`."""
+        """The numbers of the subjects of segments `items` [k] in `subjects`, [k] int64."""
         return self._number[self.index.subject[self.rows[items]]].astype(np.int64)
 
     def labels_of(self, items: np.ndarray) -> dict[str, np.ndarray]:
-        """(k,) of each label of the layout."""
+        """The labels of segments `items` [k], [k] each, by name."""
         return {name: values[self.rows[items]] for name, values in self.index.labels.items()}
 
     def read(self, items: np.ndarray, epoch: int, ppg: np.ndarray, ecg: np.ndarray) -> np.ndarray:
-        """Write segments `items` (k,) to the rows of `ppg` and `ecg` (k, L) float32; (k,) bool tells which were good.
+        """Read segments, augment them if this is wanted, and normalise them.
 
-        A segment that was good when the index was made and is no longer: ValueError, or with on_bad="skip" its row is
-        not written and it is counted in `rejected`. ShardChangedError: a file changed."""
+        Args:
+            items: [k], the numbers of the segments.
+            epoch: decides the augmentation together with the seed and the items.
+            ppg: [k, L] float32, is written.
+            ecg: [k, L] float32, is written.
+
+        Returns:
+            [k] bool, whether each segment was good. With on_bad="skip", a segment that has become unusable since it was
+            indexed is counted in `rejected`, and its row is not written.
+
+        Raises:
+            ValueError: a segment has become unusable since it was indexed, and `on_bad` is "raise".
+            ShardChangedError: a file has changed since it was indexed.
+        """
         rows = self.rows[items]
         files = self.index.shard_of(rows)
         opened = self.opened()
@@ -120,7 +132,7 @@ class Segments:
         return bad == 0
 
     def hint(self, items: np.ndarray) -> None:
-        """Ask the system to read these segments into the page cache, soon."""
+        """Ask the system to read segments `items` [k] into the page cache soon."""
         if not len(items):
             return
         rows = np.sort(self.rows[items])
@@ -138,7 +150,7 @@ class Segments:
                 mapping.madvise(mmap.MADV_WILLNEED, first, min(int(run[-1]) + extent, len(mapping)) - first)
 
     def resident(self, items: np.ndarray) -> float:
-        """Share of these segments that the page cache holds, as far as the system tells (else 1)."""
+        """The share of segments `items` [k] that the page cache holds; 1 where the system does not tell."""
         rows = self.rows[items]
         files, opened = self.index.shard_of(rows), self.opened()
         mapped = opened.map_of[files] >= 0
@@ -147,18 +159,18 @@ class Segments:
         return opened.gather.resident(opened.map_of[files[mapped]], self.index.ppg_offset[rows[mapped]])
 
     def opened(self) -> OpenShards:
-        """Maps and files of this process, opened when first needed."""
+        """The maps and files of this process, which are opened when they are first needed."""
         if self._open is None or self._open.pid != os.getpid():
             used = np.unique(self.index.shard_of(self.rows))
             self._open = OpenShards(self.index, used, self.seq_len, self.layout, self.impl)
         return self._open
 
     def close(self) -> None:
-        """Let go of this process's maps and files; they are opened again when needed."""
+        """Close the maps and files of this process; they are opened again when they are needed."""
         self._open = None
 
     def explain(self) -> str:
-        """Which files are mapped and which are not and why, what is used, and what was left out."""
+        """Says which files are mapped and why others are not, what is used, and what was left out."""
         lines = [shard.describe() for shard in self.index.shards]
         lines += [f"left out: {reason}" for reason in self.index.broken.values()]
         lines.append(f"{len(self):,} of {len(self.index):,} segments of {len(self.subjects):,} subjects are used")
@@ -175,7 +187,7 @@ class Segments:
         return opened.gather.gather(opened.map_of[files], *offsets, ppg, ecg, **settings)
 
     def _read_arrays(self, opened, rows, files, ppg, ecg, settings) -> np.ndarray:
-        """Segments that cannot be mapped, through h5py."""
+        """The same as `_gather` through h5py, for segments that cannot be mapped."""
         found = np.zeros(len(rows), np.uint8)
         for file in np.unique(files):
             part = np.flatnonzero(files == file)
@@ -201,14 +213,13 @@ class Segments:
         warnings.warn(f"{name}: segment is {reason}, it was not when the index was made; left out", stacklevel=4)
 
     def _agreed(self) -> tuple[int, float | None]:
-        """Samples and rate of all shards that are used; ValueError where they differ."""
+        """(L, sampling frequency) of the shards that are used; ValueError if they do not agree."""
         used = [self.index.shards[i] for i in np.unique(self.index.shard_of(self.rows))]
-        L, first = used[0].sidecar.scan.seq_len, used[0].path
+        L, first = used[0].header.seq_len, used[0].path
         for shard in used:
-            if shard.sidecar.scan.seq_len != L:
-                got = shard.sidecar.scan.seq_len
+            if (got := shard.header.seq_len) != L:
                 raise ValueError(f"shard {shard.path}: expected segments of {L} samples as in {first}, got {got}")
-        rates = {shard.sidecar.scan.sampling_freq for shard in used} - {None}
+        rates = {shard.header.sampling_freq for shard in used} - {None}
         if len(rates) > 1:
             listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
             raise ValueError(f"paths: expected one sampling frequency, got {listed} Hz")
@@ -216,7 +227,7 @@ class Segments:
 
 
 def _of_part(settings: dict, part: np.ndarray) -> dict:
-    """The settings of `gather` for some of its segments."""
+    """The settings of `gather` for a part of its segments."""
     return settings | ({"items": settings["items"][part]} if "items" in settings else {})
 
 

@@ -1,4 +1,4 @@
-"""Which segments of an index are used."""
+"""Selects the segments of an index that are used."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,15 +11,21 @@ from xmae_fast.data.index.segment_index import SegmentIndex
 from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.splits import split_subjects
 
-# Why a segment is not used: a problem counts under its own name.
+# Why a segment is not used. A segment with a problem is counted under the problem's name.
 _REASONS = ("", "excluded subject", "subject not selected", "low ppg quality", "low ecg quality", "")
 _PROBLEM = 5
 
 
 class Selection(NamedTuple):
-    """rows: (k,) int64 of the index, ascending; subjects: sorted names that remain; subject: of all subjects of the
-    index, the number among `subjects`, or -1; rejected: reasons and counts of all other segments; bad: row of the first
-    segment that is left out for a problem, or -1."""
+    """The segments of an index that are used.
+
+    Args:
+        rows: [k] int64, their rows in the index, ascending.
+        subjects: the sorted names of their subjects.
+        subject: for each subject of the index, its number in `subjects`, or -1; int32.
+        rejected: how many of the other segments were left out, by reason.
+        bad: the row of the first segment that was left out because of a problem, or -1.
+    """
 
     rows: np.ndarray
     subjects: list[str]
@@ -39,17 +45,20 @@ def select(
     seed: int,
     normalize_dtype: str,
 ) -> Selection:
-    """Segments of wanted subjects whose qualities reach the thresholds and that have no problem. A segment counts under
-    the first reason that applies: problems of its structure, subject, quality, values."""
+    """Select the segments of the wanted subjects whose qualities reach the thresholds and that have no problem.
+
+    A segment that is left out is counted under the first reason that applies: a problem of its structure, its subject,
+    its quality, a problem of its values. For the arguments see `SegmentDataset`.
+    """
     ppg_quality, ecg_quality = quality_pair(quality)
     of_subject = _subject_reasons(index.subjects, subjects, exclude_subjects, exclude_prefixes, split, seed)
-    reason = of_subject[index.subject]  # (n,) uint8 into _REASONS; 0 is used
+    reason = of_subject[index.subject]  # [n] uint8, numbers in _REASONS; 0 is used
     for code, threshold in ((3, ppg_quality), (4, ecg_quality)):
         low = (reason == 0) & ~(index.quality[:, code - 3] >= threshold)
         reason += low.view(np.uint8) * np.uint8(code)  # ten times as fast as assigning through the mask
     troubled = np.flatnonzero(index.problem & problems.relevant(normalize_dtype))
     found = index.problem[troubled]
-    found[((found & problems.STRUCTURE) == 0) & (reason[troubled] != 0)] = 0  # counted under the reason it has
+    found[((found & problems.STRUCTURE) == 0) & (reason[troubled] != 0)] = 0  # they keep the reason that they have
     reason[troubled[found != 0]] = _PROBLEM
     rejected = problems.count(found, normalize_dtype) + Counter({"unreadable shard": len(index.broken)})
     rejected.update({text: int(np.count_nonzero(reason == code)) for code, text in enumerate(_REASONS) if text})
@@ -70,7 +79,7 @@ def _subject_reasons(
     split: str | None,
     seed: int,
 ) -> np.ndarray:
-    """(len(names),) uint8 into _REASONS."""
+    """For each name the reason why the subject is not used: uint8, numbers in _REASONS."""
     chosen = {name for name in names if not name.startswith(exclude_prefixes)}
     chosen -= _names("exclude_subjects", exclude_subjects)
     if subjects is not None:

@@ -1,4 +1,4 @@
-"""Training, validation and test subjects."""
+"""Splits subjects into those for training, validation and test."""
 
 import math
 from collections.abc import Iterable
@@ -11,13 +11,23 @@ EXCLUDED_PREFIXES = ("vital_",)
 def split_subjects(
     subjects: Iterable[str], seed: int = 77, *, exclude_prefixes: tuple[str, ...] = EXCLUDED_PREFIXES
 ) -> dict[str, list[str]]:
-    """{"train", "val", "test"} -> subject names; never a subject in two.
+    """The published split; no subject is in two parts.
 
-    The published split: `train_test_split(sorted(subjects), test_size=0.05, random_state=seed)` of scikit-learn, then
-    5 % of the rest, in its shuffled order, with the same seed; same members, same order, without needing scikit-learn.
-    Names are made unique and those that begin with one of `exclude_prefixes` are left out. Held-out sizes are rounded
-    up: 3 subjects give 1 + 1 + 1, 10 give 8 + 1 + 1 (train, val, test). Fewer than 3 raise ValueError, as
-    scikit-learn does: nothing would be left to train on."""
+    It is `train_test_split(sorted(subjects), test_size=0.05, random_state=seed)` of scikit-learn, and then the same for
+    the rest in its shuffled order. The members and their order are the same as there, but scikit-learn is not needed.
+    The sizes of the held-out parts are rounded up: 3 subjects give 1 + 1 + 1, and 10 give 8 + 1 + 1 (train, val, test).
+
+    Args:
+        subjects: names; a name that comes twice counts once.
+        seed: of NumPy's RandomState.
+        exclude_prefixes: names that begin with one of these are left out.
+
+    Returns:
+        The names for "train", "val" and "test".
+
+    Raises:
+        ValueError: there are fewer than 3 names, so that nothing would be left to train on; scikit-learn raises it too.
+    """
     names = sorted({name for name in subjects if not name.startswith(exclude_prefixes)})
     if len(names) < 3:
         raise ValueError(
@@ -30,7 +40,8 @@ def split_subjects(
 
 
 def _hold_out(names: list[str], seed: int) -> tuple[list[str], list[str]]:
-    """scikit-learn's ShuffleSplit(test_size=0.05): the head of the permutation is held out, rounded up."""
+    """(rest, held out) of scikit-learn's ShuffleSplit(test_size=0.05): the first 5 % of a permutation, rounded up, are
+    held out."""
     order = np.random.RandomState(seed).permutation(len(names))
     held = math.ceil(0.05 * len(names))
     return [names[i] for i in order[held:]], [names[i] for i in order[:held]]

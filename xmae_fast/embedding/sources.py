@@ -13,13 +13,13 @@ import numpy as np
 
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.formats.linked import content_probe
-from xmae_fast.data.index.scan_pool import Progress
 from xmae_fast.data.index.segment_index import Paths, Shard
 from xmae_fast.data.repacking.source import record_names
 from xmae_fast.data.segments import Segments
 from xmae_fast.embedding.preprocess import check_rate, prepare_ppg
 from xmae_fast.embedding.windows import Windows, check_windowing
 from xmae_fast.model.recipe import Recipe
+from xmae_fast.workers.progress import Progress
 
 RECORDINGS = (".npy", ".npz")
 

@@ -1,10 +1,10 @@
-"""Raw recordings to segments and shards."""
+"""Makes segments and shards of raw recordings."""
 
 from xmae_fast._optional import lazy_names
 
 _HOME = {
     "Channel": "recording",
-    "PrepareReport": "preparing",
+    "PrepareReport": "report",
     "Reading": "recording",
     "Recording": "recording",
     "RecordingError": "recording",

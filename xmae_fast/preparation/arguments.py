@@ -1,4 +1,4 @@
-"""What `prepare` is called with, checked before anything is done."""
+"""Checks of what `prepare` is called with, before anything is done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def check_settings(
     quality: Quality | None,
     max_missing: float,
 ) -> Settings:
-    """The options of `prepare`; ValueError names one of a wrong value."""
+    """Check the options of `prepare`, whose names and meanings these have.
+
+    Raises:
+        ValueError: an option has a wrong value; the message names it.
+    """
     check_option("recipe", recipe, ("batched", "neurokit2"))
     if not re.fullmatch(r"[^/_+\s]+", dataset):
         raise ValueError(f"dataset: expected a name without '/', '_', '+' and spaces, got {dataset!r}")
@@ -46,14 +50,18 @@ def check_settings(
     for name, (value, low, high) in limits.items():
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
-    pair = tuple(map(float, quality_pair(-1.0 if quality is None else quality)))  # correlations are from -1 on
+    pair = tuple(map(float, quality_pair(-1.0 if quality is None else quality)))  # -1 is the least
     numbers = map(float, (window_s, hop_s, sampling_freq))
     rate = None if fs is None else float(fs)
     return Settings(dataset, recipe, ppg, ecg, rate, subject, *numbers, pair, float(max_missing))
 
 
 def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
-    """What the values of the shards depend on; ImportError where a package is missing that the sources need."""
+    """The versions of everything that the values of the shards depend on, by package.
+
+    Raises:
+        ImportError: a package is missing that the recordings need.
+    """
     needed = {"scipy": "Preparation"}
     needed |= {package: form.name for s in sources for form in [FORMATS[s.suffix]] for package in form.packages}
     if recipe == "neurokit2":

@@ -1,10 +1,9 @@
-"""One recording to its part: read, cut, cleaned and judged."""
+"""Makes the part of one recording: it is read, cut into windows, cleaned and judged."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,15 +14,27 @@ from xmae_fast.preparation.recipe import apply_recipe
 from xmae_fast.preparation.recording import Reading, RecordingError, Windows, cut
 from xmae_fast.preparation.settings import Settings
 from xmae_fast.preparation.sources import FORMATS, Source, fingerprint, read_recording
+from xmae_fast.workers.progress import StageProgress
 
-_WINDOWS = 1024  # between two signs of life
+_WINDOWS = 1024  # windows between two calls of `tell`
 
 
 def make_part(
-    source: Source, settings: Settings, identity: str, path: Path, tell: Callable[[int, int], object] = lambda *_: None
+    source: Source, settings: Settings, identity: str, path: Path, tell: StageProgress = lambda *_: None
 ) -> None:
-    """Read, cut, clean and judge one recording, and write its part to `path`, atomically. `tell(done, all)` in windows.
-    RecordingError says what is wrong with a recording."""
+    """Read one recording, cut it into windows, clean and judge these, and write the part.
+
+    Args:
+        source: the recording.
+        settings: what `prepare` was asked for.
+        identity: is stored in the part, see `load_part`.
+        path: the part, which appears whole or not at all.
+        tell: is called with (windows that are done, windows in all).
+
+    Raises:
+        RecordingError: the recording cannot become segments.
+        OSError, ImportError: the part cannot be written, or a package is missing.
+    """
     before = _mark(source)
     recording = read_recording(source.path, Reading(settings.ppg, settings.ecg, settings.fs))
     if _mark(source) != before:
@@ -68,6 +79,7 @@ def make_part(
 
 
 def _mark(source: Source) -> str:
+    """The `fingerprint` of a recording; RecordingError if its files cannot be read."""
     try:
         return fingerprint(source)
     except OSError as error:
@@ -75,8 +87,16 @@ def _mark(source: Source) -> str:
 
 
 def subject_from_path(source: Source, rule: str) -> str:
-    """Whose a recording is by its name: "name", "folder", or a regular expression on the name, whose first group (or
-    whole match) it is. ValueError where the rule finds nothing."""
+    """The subject that a recording has by its name.
+
+    Args:
+        source: the recording.
+        rule: "name" takes the name without its suffix, "folder" the folder that the recording lies in. Anything else is
+            a regular expression, which is searched in the name; its first group, or the whole match, is taken.
+
+    Raises:
+        ValueError: the rule finds nothing.
+    """
     if rule == "name":
         return source.stem
     if rule == "folder":
@@ -92,7 +112,13 @@ def subject_from_path(source: Source, rule: str) -> str:
 
 
 def _subjects(source: Source, settings: Settings, own: list[str]) -> np.ndarray:
-    """(K,) names of groups, `<dataset>_<subject>`; those of the file go before those of the path."""
+    """The names `<dataset>_<subject>` of the groups of K windows, [K]. Names in the file go before those of the path.
+
+    Args:
+        source: the recording.
+        settings: what `prepare` was asked for.
+        own: [K], the subjects that the file names; "" where it names none.
+    """
     fallback = None
     if settings.subject != "name" or not all(own):
         fallback = subject_from_path(source, settings.subject)
@@ -101,8 +127,10 @@ def _subjects(source: Source, settings: Settings, own: list[str]) -> np.ndarray:
 
 
 def _plain(name: str) -> str:
+    """A name without the characters that names in a shard must not have."""
     return re.sub(r"\s+", "-", re.sub(r"[/\x00]|\+\+\+", "-", name.strip()))
 
 
 def _ids(windows: Windows) -> tuple[list[str], ...]:
+    """SegmentID, WinID and WinSeqID of each window, [K] each."""
     return tuple([_plain(v) for v in ids] for ids in (windows.segment_ids, windows.win_ids, windows.win_seq_ids))

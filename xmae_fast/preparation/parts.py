@@ -1,4 +1,4 @@
-"""What became of one recording: segments, rejected windows and where they came from, in a file of its own."""
+"""Parts: files that each hold what was made of one recording."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ COLUMNS = ("subject", "start_s", "segment_id", "win_id", "win_seq_id", "ppg_qual
 
 
 class Part(NamedTuple):
-    """A finished recording. table, rejected: COLUMNS of the k segments and of the rejected windows, rejected also
-    "reason"; signals are read when asked for."""
+    """What was made of one recording: n segments, and the windows that were rejected.
+
+    Args:
+        path: the file.
+        about: the names of the channels, their rates, and so on, as `make_part` stores them.
+        table: the COLUMNS of the segments, [n] each.
+        rejected: the COLUMNS and "reason" of the rejected windows.
+    """
 
     path: Path
     about: dict
@@ -22,13 +28,21 @@ class Part(NamedTuple):
     rejected: dict[str, np.ndarray]
 
     def signals(self) -> tuple[np.ndarray, np.ndarray]:
-        """PPG and ECG, (k, L) float16."""
+        """Read PPG and ECG of the segments, [n, L] float16 each."""
         with np.load(self.path) as file:
             return file["ppg"], file["ecg"]
 
 
 def load_part(path: Path, identity: str) -> Part | None:
-    """A part made of the same recording with the same settings, None where there is none or a damaged one."""
+    """Read a part, except for its signals.
+
+    Args:
+        path: the file.
+        identity: a hash of the recording and the settings.
+
+    Returns:
+        None if there is no file, if it is damaged, or if it was made with another identity.
+    """
     try:
         with np.load(path) as file:
             about = json.loads(str(file["about"]))

@@ -1,21 +1,20 @@
-"""Recordings to parts, several at once, each in a process that may crash without harm."""
+"""Prepares several recordings at once, each in a process that may crash without harm."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from queue import Empty, Queue
 from typing import NamedTuple
 
-from xmae_fast.data.formats.packed import Progress
 from xmae_fast.preparation.settings import Settings
 from xmae_fast.preparation.sources import FORMATS, Source
+from xmae_fast.workers.pool import run_jobs
 from xmae_fast.workers.process import WorkerProcess
+from xmae_fast.workers.progress import Progress
 
 
 class Job(NamedTuple):
-    """A recording to prepare, and where its part goes."""
+    """A recording to prepare, the identity of the work (see `load_part`), and the file that its part is written to."""
 
     source: Source
     identity: str
@@ -23,13 +22,24 @@ class Job(NamedTuple):
 
 
 class PrepareWorker(WorkerProcess):
-    """One preparing process."""
+    """A process that prepares one recording after the other."""
 
     module = "xmae_fast.preparation.worker"
 
     def prepare(self, job: Job, settings: Settings, progress: Progress) -> str:
-        """Write the part of a recording; "" or what is wrong with the recording. OSError where the part cannot be
-        written, or a package is missing."""
+        """Read a recording and write its part.
+
+        Args:
+            job: the recording.
+            settings: what `prepare` was asked for.
+            progress: is called with (the recording's name, windows that are done, windows in all).
+
+        Returns:
+            "" if the part is written, else what is wrong with the recording.
+
+        Raises:
+            OSError: the part cannot be written, or a package is missing.
+        """
         request = {
             "source": list(job.source),
             "settings": settings.to_json(),
@@ -49,46 +59,30 @@ class PrepareWorker(WorkerProcess):
 def run_all(
     jobs: Sequence[Job], settings: Settings, processes: int, done: int, total: int, progress: Progress
 ) -> dict[str, str]:
-    """Do all jobs on `processes` processes; what is wrong with which recording, by its name. `progress` hears
-    ("recordings", done, total) from `done` on, and of the windows of each recording by its name. An error that is not
-    the recording's ends the call."""
-    waiting: Queue[Job] = Queue()
-    for job in jobs:
-        waiting.put(job)
-    errors: dict[str, str] = {}
-    fatal: list[BaseException] = []
-    lock, finished = threading.Lock(), [done]
+    """Prepare recordings, each on one of `processes` processes.
 
-    def tell(stage: str, done: int, n: int | None) -> None:
-        with lock:
-            progress(stage, done, n)
+    Args:
+        jobs: the recordings that are not prepared yet.
+        settings: what `prepare` was asked for.
+        processes: how many processes work at the same time, at least 1.
+        done: the number of recordings that were prepared before.
+        total: the number of all recordings.
+        progress: is called with ("recordings", recordings that are done, total), and for the windows of each recording
+            with (its name, windows that are done, windows in all).
 
-    def serve() -> None:
-        with PrepareWorker() as worker:
-            while not fatal:
-                try:
-                    job = waiting.get_nowait()
-                except Empty:
-                    return
-                try:
-                    if error := worker.prepare(job, settings, tell):
-                        errors[job.source.name] = error
-                    with lock:
-                        finished[0] += 1
-                        progress("recordings", finished[0], total)
-                except BaseException as error:
-                    fatal.append(error)
+    Returns:
+        What is wrong with the recordings that could not be prepared, by their names.
+
+    Raises:
+        OSError: a part cannot be written, or a package is missing. It ends the call; see `run_jobs`.
+    """
+
+    def finished(count: int) -> None:
+        progress("recordings", done + count, total)
+
+    def prepare(worker: PrepareWorker, job: Job, tell: Progress) -> str:
+        return worker.prepare(job, settings, tell)
 
     progress("recordings", done, total)
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(processes, len(jobs)))]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except BaseException as error:
-        fatal.append(error)  # so that no thread begins another recording
-        raise
-    if fatal:
-        raise fatal[0]
-    return errors
+    problems = run_jobs(jobs, processes, PrepareWorker, prepare, progress, finished)
+    return {job.source.name: problem for job, problem in zip(jobs, problems, strict=True) if problem}

@@ -1,4 +1,4 @@
-"""Recordings of any known format to shards: `xmae_fast.data.prepare`."""
+"""Makes shards of recordings of any known format: `xmae_fast.data.prepare`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from xmae_fast._files import atomic_path, check_apart
-from xmae_fast.data.formats.packed import Progress
 from xmae_fast.data.options import Quality, check_option
 from xmae_fast.data.repacking.journal import sync_folder
 from xmae_fast.preparation import replacing
@@ -22,51 +20,11 @@ from xmae_fast.preparation.arguments import check_settings, package_versions
 from xmae_fast.preparation.parts import Part, load_part
 from xmae_fast.preparation.pool import Job, run_all
 from xmae_fast.preparation.replacing import REPORT
+from xmae_fast.preparation.report import RECOMMENDED, PrepareReport
 from xmae_fast.preparation.settings import Recipe, Settings
 from xmae_fast.preparation.shards import Assembly, write_tables
 from xmae_fast.preparation.sources import Source, find_sources, fingerprint
-
-_RECOMMENDED = 0.9  # the threshold at which loaders use a segment, unless told otherwise
-
-
-@dataclass(frozen=True)
-class PrepareReport:
-    """What `prepare` made. shards: their names in the folder `output`; usable: segments whose qualities both reach 0.9;
-    rejected: windows that are no segments, by reason; errors: what is wrong with a recording, by its name; ignored:
-    files of the folders that are no recordings, by suffix; resumed: recordings that an earlier call had finished."""
-
-    output: str
-    shards: list[str]
-    segments: int
-    usable: int
-    subjects: int
-    recordings: int
-    rejected: dict[str, int]
-    errors: dict[str, str]
-    ignored: dict[str, int]
-    settings: dict
-    versions: dict[str, str]
-    resumed: int = 0
-    seconds: float = 0.0
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    def describe(self) -> str:
-        """A few lines."""
-        rejected = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.items()) or "none"
-        took = f"; {self.seconds:.1f} s" if self.seconds else ""
-        lines = [
-            f"{self.output}: {self.segments:,} segments of {self.subjects:,} subject(s) in {len(self.shards)} shard(s),"
-            f" from {self.recordings - len(self.errors):,} of {self.recordings:,} recording(s){took}",
-            f"quality of both signals at least {_RECOMMENDED}: {self.usable:,}",
-            f"rejected windows (rejected.csv): {rejected}",
-        ]
-        if self.resumed:
-            lines.append(f"resumed: {self.resumed:,} recordings were finished already")
-        if self.ignored:
-            lines.append("no recordings: " + ", ".join(f"{n:,} {suffix}" for suffix, n in self.ignored.items()))
-        return "\n".join([*lines, *(f"failed: {error}" for error in self.errors.values())])
+from xmae_fast.workers.progress import Progress
 
 
 def prepare(
@@ -90,32 +48,49 @@ def prepare(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> PrepareReport:
-    """Recordings of ECG and PPG to a folder of shards: windows of `window_s` seconds every `hop_s` (default: side by
-    side), cleaned, judged, resampled to `sampling_freq` Hz and scaled to [-1, 1] one by one, as `apply_recipe` says.
+    """Make a folder of shards of recordings of ECG and PPG.
 
-    inputs: files, folders (with all below them) and patterns; PulseDB .mat, WFDB .hea, .csv, .tsv (.gz), .parquet,
-        .edf, .bdf, .npz, .npy.
-    output: a folder that is not there yet, or empty; no input, nor in or around one. In it `<dataset>_0000.h5` and so
-        on, of up to `segments_per_shard` segments, in the packed or the published layout; `records.csv`,
-        `rejected.csv`, `prepare.json`.
-    dataset, subject: groups are named `<dataset>_<subject>`. subject "name": as the file says (PulseDB, .npz), else its
-        path without suffix, every recording a subject of its own; "folder": whose folder it lies in; or a regular
-        expression on the path, whose first group it is. Splits are by subject: recordings of one person must share a
-        name.
-    recipe: "batched", or "neurokit2" itself, window by window, the oracle.
-    ppg, ecg: names of channels where theirs do not tell; fs: Hz, for files that do not state it.
-    quality: that both signals (or each of a pair) must reach; None keeps all, for loaders to choose.
-    max_missing: share of a window's samples that may be missing in either signal.
-    processes: that work at a time, by default one per processor. progress: called with (stage, done, in all).
+    Each recording is cut into windows of `window_s` seconds, which are cleaned, judged, resampled and scaled to [-1, 1]
+    one by one, as `apply_recipe` says.
 
-    The folder appears whole or not at all. Until then finished recordings are in `.<name>.partial` beside it, and the
-    same call goes on from there, with the same bytes in the end. A call whose output is finished returns its report.
-    A recording that cannot be used is in `errors`, is a row of `records.csv`, and stops nothing.
+    The folder appears whole or not at all. Until then finished recordings are kept in `.<name>.partial` beside it; the
+    same call goes on from there, and the result has the same bytes. A call whose output is finished returns its report.
+    A recording that cannot be used does not stop the call: it is in `errors`, and in a row of `records.csv`.
 
-    Errors: ValueError for arguments, and where unfinished work has other settings; FileNotFoundError; FileExistsError
-    where `output` holds something else (`overwrite` replaces what prepare made there before, and nothing else: other
-    files stay, or are refused where they are in the way); ImportError for missing packages; OSError where another
-    process writes the same output, or the disk refuses."""
+    Args:
+        inputs: files, folders (with all folders in them) and patterns; PulseDB .mat, WFDB .hea, .csv, .tsv (.gz),
+            .parquet, .edf, .bdf, .npz and .npy.
+        output: a folder that is empty or does not exist. It must not be an input, lie in one or hold one. It gets the
+            shards `<dataset>_0000.h5` and so on, and `records.csv`, `rejected.csv` and `prepare.json`.
+        dataset: the groups in the shards are named `<dataset>_<subject>`.
+        layout: of the shards.
+        recipe: "batched", or "neurokit2", which calls neurokit2 window by window and is what "batched" is compared
+            with.
+        ppg: the name of the channel with the PPG, if it is not a usual one.
+        ecg: the name of the channel with the ECG, if it is not a usual one.
+        fs: the sampling frequency in Hz, for files that do not state it.
+        subject: how recordings get their subjects. "name" takes what the file says (PulseDB, .npz), or else its path
+            without suffix, so that every recording is a subject of its own. "folder" takes the folder that the
+            recording lies in. Anything else is a regular expression on the path, whose first group is taken. Splits are
+            made by subject, so recordings of one person must get one name.
+        window_s: the length of a window in seconds.
+        hop_s: seconds from the start of one window to the start of the next; by default `window_s`.
+        sampling_freq: of the segments, in Hz.
+        quality: that both signals must reach, or a pair (PPG, ECG); None keeps all segments, so that loaders choose.
+        max_missing: the greatest share of samples that may be missing in each signal of a window.
+        segments_per_shard: how many segments a shard has at most.
+        processes: how many processes work at the same time; by default one for each processor.
+        progress: is called with (stage, units that are done, units in all).
+        overwrite: replace what prepare has made in `output` before. Other files stay; if they are in the way, the call
+            fails.
+
+    Raises:
+        ValueError: an argument has a wrong value, or unfinished work has other settings.
+        FileNotFoundError: an input, or the folder around `output`, does not exist.
+        FileExistsError: `output` holds something else.
+        ImportError: a package is missing.
+        OSError: another process writes the same output, or the disk refuses.
+    """
     began, target = time.perf_counter(), Path(os.path.abspath(output))
     target = Path(os.path.realpath(target)) if target.is_symlink() else target
     settings = check_settings(
@@ -155,7 +130,11 @@ def prepare(
 
 
 def _finished(target: Path, how: dict, versions: dict, sources: list[Source], overwrite: bool) -> PrepareReport | None:
-    """The report of an earlier call with the same arguments; None where there is nothing, or it is to be replaced."""
+    """The report of an earlier call with the same arguments; None if there is none, or `overwrite` is set.
+
+    Raises:
+        FileExistsError: the folder holds something else, or files were changed or removed since they were made.
+    """
     if overwrite or not target.exists():
         return None
     try:
@@ -179,7 +158,11 @@ def _finished(target: Path, how: dict, versions: dict, sources: list[Source], ov
 
 
 def _same_work(partial: Path, work: dict, overwrite: bool) -> None:
-    """Unfinished work goes on only with the settings with which it began."""
+    """Check that unfinished work was begun with the same settings; with `overwrite` other work is removed.
+
+    Raises:
+        ValueError: it was begun with other settings.
+    """
     path = partial / "settings.json"
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
@@ -192,7 +175,7 @@ def _same_work(partial: Path, work: dict, overwrite: bool) -> None:
         which = ", ".join(differ) or "fewer of them"
         raise ValueError(
             f"output: {partial} holds unfinished work with other settings ({which}): give those again, or"
-            " overwrite=True to begin anew"
+            " overwrite=True to begin again"
         )
     replacing.clear_parts(partial / "parts")
     with atomic_path(path) as temporary:
@@ -202,7 +185,7 @@ def _same_work(partial: Path, work: dict, overwrite: bool) -> None:
 def _parts(
     partial: Path, settings: Settings, versions: dict, sources: list[Source], processes: int, tell: Progress
 ) -> tuple[dict[str, Part], dict[str, str], int]:
-    """The parts of all recordings by name, what is wrong with the others, and how many there were already."""
+    """The parts of the recordings by name, what is wrong with the others, and how many parts were there before."""
     folder = partial / "parts"
     folder.mkdir(exist_ok=True)
     jobs, parts = [], {}
@@ -230,7 +213,7 @@ def _assemble(
     folder: Path, settings: Settings, how: dict, versions: dict, sources: list[Source], parts: dict[str, Part],
     errors: dict[str, str], ignored: Counter[str], tell: Progress,
 ) -> dict:  # fmt: skip
-    """Everything that the output folder holds; the content of its report."""
+    """Write everything that the output folder holds; returns the content of the report."""
     names = [source.name for source in sources]
     about = {"recipe": json.dumps(how, sort_keys=True), "versions": json.dumps(versions, sort_keys=True)}
     about["xmae_fast_version"] = versions["xmae_fast"]
@@ -238,7 +221,7 @@ def _assemble(
     shards = assembly.write(folder, how["layout"], how["segments_per_shard"], tell)
     reasons = write_tables(folder, names, parts, errors)
     tables = [part.table for part in parts.values()]
-    both = [(t["ppg_quality"] >= _RECOMMENDED) & (t["ecg_quality"] >= _RECOMMENDED) for t in tables]
+    both = [(t["ppg_quality"] >= RECOMMENDED) & (t["ecg_quality"] >= RECOMMENDED) for t in tables]
     report = {
         "output": folder.parent.name,
         "shards": [path.name for path in shards],
@@ -260,12 +243,13 @@ def _assemble(
 
 
 def _identity(how: dict, versions: dict, sources: list[Source]) -> str:
-    """A hash of everything that decides what becomes of recordings."""
+    """A hash of everything that decides what is made of recordings."""
     marks = [(source.name, _mark(source)) for source in sources]
     return hashlib.sha256(json.dumps([how, versions, marks], sort_keys=True).encode()).hexdigest()
 
 
 def _mark(source: Source) -> str:
+    """The `fingerprint` of a recording, or what tells that its files cannot be read."""
     try:
         return fingerprint(source)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The published recipe, from raw windows to segments: neurokit2 one window at a time, and the same batched.
+"""The published recipe, which makes segments of raw windows: neurokit2 window by window, or the same in batches.
 
-Cleaning (`ecg_clean`, `ppg_clean`), quality (15th percentile of `ecg_quality` and `ppg_quality`, method templatematch),
-resampling (`signal_resample`), min-max to [-1, 1], float16.
+Its steps are cleaning (`ecg_clean`, `ppg_clean`), quality (15th percentile of `ecg_quality` and `ppg_quality`, method
+templatematch), resampling (`signal_resample`), scaling to [-1, 1] by minimum and maximum, and conversion to float16.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ from xmae_fast.preparation.settings import LOWEST_RATE, Recipe
 from xmae_fast.signals.beats import ecg_beats, ppg_beats, template_quality
 from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing, min_max, resample
 
-_ROWS = 128  # windows at a time
+_ROWS = 128  # windows that are worked on at a time
 
 
 class Segments(NamedTuple):
-    """What a recipe makes of S windows. `reason`: "" for a segment, else why it is none (its signals are zero then,
-    its qualities NaN unless computed)."""
+    """What a recipe makes of K windows.
 
-    ppg: np.ndarray  # (S, L) float16, [-1, 1]
-    ecg: np.ndarray  # (S, L) float16, [-1, 1]
-    ppg_quality: np.ndarray  # (S,) to three decimals, as in the keys of published shards
-    ecg_quality: np.ndarray  # (S,)
-    reason: np.ndarray  # (S,) str
+    Args:
+        ppg: [K, L] float16, in [-1, 1]; zero for a window that is no segment.
+        ecg: [K, L] float16, the same.
+        ppg_quality: [K], rounded to three decimals as in the keys of published shards; NaN where it was not computed.
+        ecg_quality: [K], the same.
+        reason: [K] text, why a window is no segment; "" for a segment.
+    """
+
+    ppg: np.ndarray
+    ecg: np.ndarray
+    ppg_quality: np.ndarray
+    ecg_quality: np.ndarray
+    reason: np.ndarray
 
 
 def apply_recipe(
@@ -41,17 +48,30 @@ def apply_recipe(
     recipe: Recipe = "batched",
     max_missing: float = 0.05,
 ) -> Segments:
-    """Windows of raw signals to segments. `ppg` (S, n) at `ppg_fs` Hz and `ecg` (S, m) at `ecg_fs` Hz span the same
-    time, at least 4 s, and come out with `seq_len` samples. Missing samples (NaN, infinite) take the value before them
-    (at the start: after), as in neurokit2; a window that lacks more than the share `max_missing` is no segment.
+    """Make segments of windows of raw signals.
 
-    ValueError names an argument of the wrong shape or value; ImportError where recipe="neurokit2" lacks the package."""
+    Missing samples (NaN or infinite) take the last value before them, or at the start of a window the first value after
+    them, as in neurokit2.
+
+    Args:
+        ppg: [K, samples], windows of at least 4 s.
+        ecg: [K, samples], windows of the same time.
+        ppg_fs: the sampling frequency of `ppg`, in Hz.
+        ecg_fs: the sampling frequency of `ecg`, in Hz.
+        seq_len: L, the samples of a segment.
+        recipe: "batched", or "neurokit2", which calls neurokit2 window by window.
+        max_missing: a window with a greater share of missing samples is no segment.
+
+    Raises:
+        ValueError: an argument has a wrong shape or value; the message names it.
+        ImportError: SciPy is missing, or neurokit2 where the recipe needs it.
+    """
     check_option("recipe", recipe, ("batched", "neurokit2"))
     need("scipy", "Preparation needs", "prepare")
     ppg, ecg = (np.ascontiguousarray(x, dtype=np.float64) for x in (ppg, ecg))
     for name, x, fs in (("ppg", ppg, ppg_fs), ("ecg", ecg, ecg_fs)):
         if x.ndim != 2 or len(x) != len(ppg):
-            raise ValueError(f"{name}: expected windows (S, n), as many of PPG as of ECG, got shape {x.shape}")
+            raise ValueError(f"{name}: expected windows [K, samples], as many of PPG as of ECG, got shape {x.shape}")
         if not LOWEST_RATE <= fs < np.inf:
             raise ValueError(f"{name}_fs: expected at least {LOWEST_RATE:g} Hz, got {fs:g}")
         if x.shape[1] < 4 * fs:
@@ -67,6 +87,7 @@ def apply_recipe(
 
 
 def _apply(ppg, ecg, ppg_fs: float, ecg_fs: float, seq_len: int, recipe: Recipe, max_missing: float) -> Segments:
+    """`apply_recipe` for a few windows."""
     reason = np.full(len(ppg), "", dtype="U32")
     filled = {}
     for name, x in (("ppg", ppg), ("ecg", ecg)):
@@ -91,7 +112,7 @@ def _apply(ppg, ecg, ppg_fs: float, ecg_fs: float, seq_len: int, recipe: Recipe,
 
 
 def _note(reason: np.ndarray, where: np.ndarray, text: str) -> None:
-    """The first reason stays."""
+    """Set the reason of windows that do not have one yet."""
     reason[where & (reason == "")] = text
 
 
@@ -116,13 +137,14 @@ def _neurokit2_ecg(x: np.ndarray, fs: float, seq_len: int) -> tuple[np.ndarray, 
 
 
 def _row_by_row(nk, clean, quality, x: np.ndarray, fs: float, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    """The resampled windows, [K, L], and their qualities, [K], by functions of neurokit2."""
     resampled, qualities = np.empty((len(x), seq_len)), np.full(len(x), np.nan)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         for i, row in enumerate(x):
             cleaned = clean(row, sampling_rate=fs)
             resampled[i] = nk.signal_resample(cleaned, desired_length=seq_len)
-            # It raises these where it finds no beats, or too few of them.
+            # neurokit2 raises these errors if it finds too few beats.
             try:
                 qualities[i] = np.percentile(quality(cleaned, sampling_rate=fs, method="templatematch"), 15)
             except (ValueError, IndexError):

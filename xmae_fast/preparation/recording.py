@@ -1,4 +1,4 @@
-"""A recording in memory, whatever file it came from: one PPG and one ECG channel, and how to cut them into windows."""
+"""A recording in memory, whatever file it came from: one channel of PPG and one of ECG, which are cut into windows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ _KINDS = {
 
 
 class RecordingError(ValueError):
-    """A recording that cannot become segments; the message names the file and what was expected of it."""
+    """A recording cannot become segments; the message names the file and what was expected of it."""
 
 
 class Reading(NamedTuple):
-    """What a reader is asked for. ppg, ecg: names of channels, None to find them by their names; fs: Hz, for files
-    that do not state their rate."""
+    """What a reader is asked for.
+
+    Args:
+        ppg: the name of the channel with the PPG; None looks for a usual name.
+        ecg: the name of the channel with the ECG; None looks for a usual name.
+        fs: the sampling frequency in Hz, for files that do not state it.
+    """
 
     ppg: str | None = None
     ecg: str | None = None
@@ -37,7 +42,13 @@ class Reading(NamedTuple):
 
 @dataclass
 class Channel:
-    """One signal, (P, n): P pieces of n samples at `fs` Hz, NaN where missing. A continuous recording is one piece."""
+    """One signal.
+
+    Args:
+        name: of the channel in the file.
+        values: [pieces, samples], NaN where samples are missing. A continuous recording is one piece.
+        fs: the sampling frequency in Hz.
+    """
 
     name: str
     values: np.ndarray
@@ -46,9 +57,16 @@ class Channel:
 
 @dataclass
 class Recording:
-    """Both channels. subjects: whose each piece is, () where the file does not say; ids: SegmentID, WinID, WinSeqID of
-    each piece, () for a continuous recording; starts: (P,) s, when each piece begins; start: date and time of the
-    first sample where known, ISO 8601."""
+    """Both channels of a recording.
+
+    Args:
+        ppg: the PPG.
+        ecg: the ECG.
+        subjects: the subject of each piece; () if the file does not name it.
+        ids: SegmentID, WinID and WinSeqID of each piece; () for a continuous recording.
+        starts: [pieces], when each piece begins, in seconds.
+        start: date and time of the first sample by ISO 8601; "" if they are not known.
+    """
 
     ppg: Channel
     ecg: Channel
@@ -60,29 +78,52 @@ class Recording:
 
 @dataclass
 class Windows:
-    """K windows of a recording: which piece each is of, its first PPG and ECG sample there, and how many it has; when
-    it begins in s, and its names, "" where the recording has none."""
+    """The K windows of a recording.
+
+    Args:
+        channels: PPG and ECG.
+        piece: [K], the number of the piece that each window lies in.
+        first: [K] for PPG and [K] for ECG, the first sample of each window in its piece.
+        size: how many samples of PPG and of ECG a window has.
+        starts: [K], when each window begins, in seconds.
+        subjects: [K]; "" where the recording does not name the subject.
+        segment_ids: [K]; "" for a continuous recording.
+        win_ids: [K].
+        win_seq_ids: [K].
+    """
 
     channels: tuple[Channel, Channel]
-    piece: np.ndarray  # (K,)
-    first: tuple[np.ndarray, np.ndarray]  # (K,) each
+    piece: np.ndarray
+    first: tuple[np.ndarray, np.ndarray]
     size: tuple[int, int]
-    starts: np.ndarray  # (K,)
+    starts: np.ndarray
     subjects: list[str]
     segment_ids: list[str]
     win_ids: list[str]
     win_seq_ids: list[str]
 
     def signals(self, rows: slice) -> list[np.ndarray]:
-        """PPG (k, n) and ECG (k, m) of some of them."""
+        """PPG and ECG of the windows `rows`, [windows, samples] each."""
         piece = self.piece[rows, None]
         parts = zip(self.channels, self.first, self.size, strict=True)
         return [channel.values[piece, first[rows, None] + np.arange(size)] for channel, first, size in parts]
 
 
 def find_channel(names: Sequence[str], kind: str, wanted: str | None = None) -> int:
-    """The number of the channel `wanted` among `names`, or of the one whose name is that of a `kind` ("PPG" or "ECG";
-    of ECG leads, II first). ValueError lists what there is."""
+    """Find a channel by its name.
+
+    Args:
+        names: the names of all channels.
+        kind: "PPG" or "ECG". If `wanted` is None, the first channel with a usual name of this kind is taken; of several
+            ECG leads, lead II.
+        wanted: the name of the channel.
+
+    Returns:
+        The number of the channel in `names`.
+
+    Raises:
+        ValueError: there is no such channel, or more than one; the message lists the names.
+    """
     plain = [name.strip() for name in names]
     listed = ", ".join(map(repr, plain)) or "none"
     if wanted is not None:
@@ -103,8 +144,16 @@ def find_channel(names: Sequence[str], kind: str, wanted: str | None = None) -> 
 
 
 def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
-    """Windows of `window_s` seconds every `hop_s`, from each piece's start; those that do not fit whole are left out.
-    ValueError where not one fits."""
+    """Cut a recording into windows, which begin at the start of each piece. A window that is not complete is left out.
+
+    Args:
+        recording: what is cut.
+        window_s: the length of a window in seconds.
+        hop_s: seconds from the start of one window to the start of the next.
+
+    Raises:
+        ValueError: no window fits, or PPG and ECG do not have equally many pieces.
+    """
     channels = recording.ppg, recording.ecg
     pieces = {len(channel.values) for channel in channels}
     if len(pieces) != 1:
@@ -131,11 +180,11 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
 
 
 def _count(channel: Channel, size: int, hop_s: float) -> int:
-    """Windows that fit in a piece."""
+    """How many windows of `size` samples fit into a piece."""
     n = channel.values.shape[1]
     if n < size or not size:
         return 0
-    count = int((n - size) / (hop_s * channel.fs)) + 2  # rounding decides about the last ones
+    count = int((n - size) / (hop_s * channel.fs)) + 2  # rounding decides whether the last ones fit
     while round((count - 1) * hop_s * channel.fs) + size > n:
         count -= 1
     return count

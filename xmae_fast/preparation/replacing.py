@@ -1,4 +1,4 @@
-"""The folder that `prepare` makes, put in its place: what it wrote before may go, everything else stays."""
+"""Puts the folder that `prepare` makes in its place. What it wrote before may go; everything else stays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _PARTIAL = matching(
 
 
 def describe_files(folder: Path) -> dict[str, list]:
-    """Size and a hash of 16 places of every file, by name, for the report: what a later call may replace."""
+    """The size and a hash of 16 parts of each file in a folder, by name. The report stores them, so that a later call
+    knows what it may replace."""
     found = {}
     for path in sorted(folder.iterdir()):
         size = path.stat().st_size
@@ -30,26 +31,26 @@ def describe_files(folder: Path) -> dict[str, list]:
 
 
 def changed_files(folder: Path, report: dict) -> list[str]:
-    """Names of files of a report that are not as they were written, those that are gone left out."""
+    """The names of the files in a report that have changed since they were written; missing ones are not listed."""
     files = report.get("files", {})
     there = {name: folder / name for name in files if (folder / name).exists()}
     return [name for name, path in there.items() if files[name] != [path.stat().st_size, _probe(path)]]
 
 
 def missing_files(folder: Path, report: dict) -> list[str]:
-    """Names of files of a report that are gone."""
+    """The names of the files in a report that are missing."""
     return [name for name in own_names(report) if not name.startswith(".") and not (folder / name).exists()]
 
 
 def own_names(report: dict) -> set[str]:
-    """Files that the report of a folder says were made with it, and the indexes of its shards."""
+    """The names of the files that were made together with a report, and of the indexes of its shards."""
     shards = [name for name in report["shards"] if os.path.basename(name) == name]
     made = {name for name in report.get("files", shards) if os.path.basename(name) == name}
     return {*_TABLES, *made, *(f".{name}.index.npz" for name in shards)}
 
 
 def check_output(target: Path, overwrite: bool) -> None:
-    """FileExistsError where `target` is something that may not be replaced."""
+    """Raise FileExistsError if `target` is there and must not be replaced."""
     if not overwrite or not os.path.lexists(target):
         return
     if not target.is_dir():
@@ -67,11 +68,19 @@ def check_output(target: Path, overwrite: bool) -> None:
 
 @contextmanager
 def working_folder(partial: Path, target: Path) -> Iterator[None]:
-    """`partial`, made if need be, for this process alone; BlockingIOError where another one writes the same output."""
+    """Make the folder `partial` if it is missing, and lock it for this process.
+
+    Args:
+        partial: where unfinished work is kept.
+        target: the folder that it becomes.
+
+    Raises:
+        BlockingIOError: another process is writing the same output.
+    """
     with ExitStack() as stack:
         while True:
             partial.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # its last owner has removed it meanwhile
+            with suppress(FileNotFoundError):  # the process that had it has removed it meanwhile
                 stack.enter_context(locked(str(partial / "lock"), str(target)))
                 break
         bring_back(partial, target)
@@ -79,8 +88,17 @@ def working_folder(partial: Path, target: Path) -> Iterator[None]:
 
 
 def put(folder: Path, target: Path, partial: Path, overwrite: bool) -> None:
-    """`folder` becomes `target`. What prepare made there before goes, if that is wanted, and only then; other files of
-    that folder stay in it."""
+    """Make `folder` the folder `target`.
+
+    Args:
+        folder: what was made.
+        target: the name that it gets.
+        partial: where unfinished work is kept.
+        overwrite: whether files that prepare has written to `target` before are replaced. Other files stay there.
+
+    Raises:
+        FileExistsError: a file is in the way; the work is kept.
+    """
     if target.exists() and overwrite:
         check_output(target, overwrite)
         foreign = set(os.listdir(target)) - own_names(_report(target) or {"shards": []})
@@ -100,7 +118,8 @@ def put(folder: Path, target: Path, partial: Path, overwrite: bool) -> None:
 
 
 def bring_back(partial: Path, target: Path) -> None:
-    """What `put` moved aside: all of it where nothing took its place, else the files that prepare did not write."""
+    """Bring back what `put` has moved aside: everything if nothing took its place, else the files that prepare did not
+    write."""
     old = partial / "replaced"
     if not old.exists():
         return
@@ -117,12 +136,12 @@ def bring_back(partial: Path, target: Path) -> None:
 
 
 def clear(partial: Path) -> None:
-    """Remove what prepare keeps in `partial`."""
+    """Remove the files that prepare keeps in `partial`."""
     remove_own(partial, _PARTIAL)
 
 
 def clear_output(folder: Path) -> None:
-    """Make an empty folder, in place of one with the files of an earlier attempt. FileExistsError: it holds others."""
+    """Make an empty folder; files of an earlier attempt are removed. FileExistsError if it holds other files."""
     if folder.exists():
         remove_own(folder, matching(_MADE))
     folder.mkdir(exist_ok=True)
@@ -131,13 +150,13 @@ def clear_output(folder: Path) -> None:
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove the parts that are made with other settings."""
+    """Remove the parts in a folder, which were made with other settings."""
     if folder.exists():
         remove_own(folder, matching(r"[0-9a-f]{32}\.npz"))
 
 
 def _report(folder: Path) -> dict | None:
-    """What stands in the folder's report; None where there is none of prepare."""
+    """The content of the report in a folder; None if there is no report of prepare."""
     report = read_json(folder / REPORT)
     whole = report is not None and {"shards", "identity", "settings"} <= set(report)
     return report if whole and isinstance(report["shards"], list) else None

@@ -1,4 +1,4 @@
-"""What decides the segments of a recording. Imports nothing that takes time: the caller's process needs no more."""
+"""The settings that decide the segments of a recording. This module imports nothing that takes time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 Recipe = Literal["batched", "neurokit2"]
-EQUIVALENT = "neurokit2 0.2.13"  # whose steps "batched" repeats
-LOWEST_RATE = 30.0  # Hz; below, the filters and beat detectors have no meaning
+EQUIVALENT = "neurokit2 0.2.13"  # the recipe "batched" gives the same as this version
+LOWEST_RATE = 30.0  # Hz; below this rate the filters and beat detectors do not work
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what becomes of a recording; see `prepare`."""
+    """All settings that decide what is made of a recording; see `prepare`. `quality` is a pair (PPG, ECG)."""
 
     dataset: str
     recipe: Recipe
@@ -28,11 +28,14 @@ class Settings:
 
     @property
     def seq_len(self) -> int:
+        """L, the samples of a segment."""
         return round(self.window_s * self.sampling_freq)
 
     def to_json(self) -> dict:
+        """The fields by name, for JSON."""
         return asdict(self) | {"quality": list(self.quality)}
 
     @classmethod
     def from_json(cls, content: dict) -> Settings:
+        """The settings that `to_json` has written."""
         return cls(**content | {"quality": tuple(content["quality"])})

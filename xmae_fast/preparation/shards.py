@@ -1,4 +1,4 @@
-"""Parts of many recordings to shards and tables. The same parts give the same bytes."""
+"""Makes shards and tables of the parts of many recordings. The same parts give the same bytes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ import numpy as np
 
 from xmae_fast._files import atomic_path
 from xmae_fast.data.formats import packed
-from xmae_fast.data.formats.packed import SIGNALS, Progress, Table
+from xmae_fast.data.formats.packed import SIGNALS, Table
 from xmae_fast.data.formats.shards import SegmentKey, format_key, import_h5py, write_shard
 from xmae_fast.preparation.parts import COLUMNS, Part
 from xmae_fast.preparation.settings import Settings
+from xmae_fast.workers.progress import Progress
 
 _REJECTED = ("source", *COLUMNS, "reason")
 _RECORDS = ("source", "format", "subjects", "ppg", "ecg", "ppg_fs", "ecg_fs", "start", "windows", "segments", "error")
 
 
 class Assembly:
-    """All segments of the parts in their order: whose, their keys, and where they come from."""
+    """The n segments of all parts in their order, with their subjects, keys and origins.
+
+    Args:
+        parts: the parts of the recordings.
+        settings: what `prepare` was asked for.
+        attributes: are stored in each shard.
+    """
 
     def __init__(self, parts: Sequence[Part], settings: Settings, attributes: dict) -> None:
         self.parts = [part for part in parts if len(part.table["subject"])]
@@ -34,7 +41,17 @@ class Assembly:
         self.subjects, self._code, self._index, self._record = self._number()
 
     def write(self, folder: Path, layout: str, per_shard: int, progress: Progress) -> list[Path]:
-        """Shards of up to `per_shard` segments, `<dataset>_0000.h5` and so on."""
+        """Write the shards `<dataset>_0000.h5` and so on.
+
+        Args:
+            folder: where they are written.
+            layout: "packed" or "published".
+            per_shard: how many segments a shard has at most.
+            progress: is called with ("shards", segments that are done, n).
+
+        Returns:
+            The paths of the shards.
+        """
         paths = []
         for start in range(0, self.count, per_shard):
             path = folder / f"{self.settings.dataset}_{len(paths):04d}.h5"
@@ -45,8 +62,8 @@ class Assembly:
         return paths
 
     def _number(self) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-        """Subjects in order of appearance; of each segment its subject's number, its place among that subject's
-        segments and the number of its recording among that subject's, from 1."""
+        """The subjects in order of appearance, and for each segment, [n] each: the number of its subject, its number
+        among that subject's segments, and the number of its recording among that subject's recordings, from 1."""
         subjects: dict[str, int] = {}
         seen, records = Counter(), Counter()
         codes, index, record = [], [], []
@@ -66,7 +83,7 @@ class Assembly:
         return list(subjects), *joined
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[int, Part, slice]]:
-        """The number of each part with segments in [start, stop), the part, and which of its segments."""
+        """(number, part, its segments) for each part that has some of the segments [start, stop)."""
         for number in range(int(np.searchsorted(self.stops, start, "right")), len(self.parts)):
             part = self.parts[number]
             first = int(self.stops[number]) - len(part.table["subject"])
@@ -84,7 +101,7 @@ class Assembly:
         return [SegmentKey(i, own or str(k), *rest) for k, (i, own, *rest) in zip(record, keys, strict=True)]
 
     def _tables(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """What stands beside the signals of a packed shard."""
+        """The data sets beside the signals of a packed shard."""
         codes, subject = np.unique(self._code[start:stop], return_inverse=True)
         names = [self.subjects[code] for code in codes]
         fields = self._fields(start, stop)
@@ -153,7 +170,17 @@ class Assembly:
 
 
 def write_tables(folder: Path, sources: Sequence[str], parts: dict[str, Part], errors: dict[str, str]) -> Counter[str]:
-    """`records.csv`, a row per recording, and `rejected.csv`, a row per rejected window; how many for which reason."""
+    """Write `records.csv`, with a row for each recording, and `rejected.csv`, with a row for each rejected window.
+
+    Args:
+        folder: where they are written.
+        sources: the names of all R recordings.
+        parts: what was made of those that can be used, by name.
+        errors: what is wrong with the others, by name.
+
+    Returns:
+        How many windows were rejected, by reason.
+    """
     reasons: Counter[str] = Counter()
     with _table(folder / "records.csv", _RECORDS) as records, _table(folder / "rejected.csv", _REJECTED) as rejected:
         for name in sources:
@@ -173,7 +200,7 @@ def write_tables(folder: Path, sources: Sequence[str], parts: dict[str, Part], e
 
 @contextmanager
 def _table(path: Path, names: Sequence[str]) -> Iterator:
-    """The writer of a CSV file that appears whole, with a first line of `names`."""
+    """The writer of a CSV file with a first line of `names`; the file appears whole or not at all."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
@@ -181,7 +208,7 @@ def _table(path: Path, names: Sequence[str]) -> Iterator:
 
 
 def _texts(names: Sequence[str]) -> np.ndarray:
-    """(k,) UTF-8 of one width."""
+    """Texts as an array of UTF-8 strings of one width."""
     encoded = [name.encode() for name in names]
     width = max([1, *map(len, encoded)])
     return np.array(encoded, import_h5py().string_dtype("utf-8", width))

@@ -1,4 +1,4 @@
-"""Which recordings there are: files, folders and patterns to a list, each with a name that is its own."""
+"""Finds recordings in files, folders and by patterns, and reads them; each recording has a name of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xmae_fast.preparation.recording import Reading, Recording, RecordingError
 
 
 class Format(NamedTuple):
-    """A kind of file: its reader, and the packages that it needs."""
+    """A kind of file: its name, its reader, and the packages that the reader needs."""
 
     name: str
     read: Callable[[str, Reading], Recording]
@@ -45,13 +45,20 @@ FORMATS = {
 
 
 class Source(NamedTuple):
-    """One recording. `name`: its path from what all inputs have in common, with /, the same wherever they lie."""
+    """One recording.
+
+    Args:
+        path: the file, or the header of several files.
+        name: the path from the folder that all inputs have in common, with "/". It does not change if that folder
+            moves.
+    """
 
     path: str
     name: str
 
     @property
     def suffix(self) -> str | None:
+        """The suffix that names the format."""
         return suffix_of(self.path)
 
     @property
@@ -61,15 +68,25 @@ class Source(NamedTuple):
 
 
 def suffix_of(path: str) -> str | None:
-    """The longest suffix that names a format, None where none does."""
+    """The longest suffix of a path that names a format; None if none does."""
     lower = os.path.basename(path).lower()
     return next((s for s in sorted(FORMATS, key=len, reverse=True) if lower.endswith(s) and lower != s), None)
 
 
 def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tuple[list[Source], Counter[str]]:
-    """Recordings of the inputs (files, folders with all below them, patterns), sorted by name, and how many files of
-    folders were left aside, by suffix. A WFDB record may be named without .hea. FileNotFoundError for an input that is
-    not there; ValueError for a file of no known format, and where there is no recording at all."""
+    """Find the recordings in inputs.
+
+    Args:
+        inputs: one or several files, folders (with all folders in them) and patterns. A WFDB record may be named
+            without the suffix .hea.
+
+    Returns:
+        The recordings, sorted by name, and how many other files the folders hold, by suffix.
+
+    Raises:
+        FileNotFoundError: an input is not there.
+        ValueError: a file has no known format, or there is no recording at all.
+    """
     given = [os.fspath(i) for i in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
     files: dict[str, None] = {}
     aside: Counter[str] = Counter()
@@ -95,6 +112,7 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tup
 
 
 def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
+    """The recordings in a folder and the folders in it; other files are counted in `aside`."""
     found: list[str] = []
     seen: set[str] = set()  # links may lead back
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -117,7 +135,7 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
 
 
 def fingerprint(source: Source) -> str:
-    """A hash of size and modification time of all files of a recording: whether it is still the same."""
+    """A hash of the sizes and modification times of all files of a recording, which tells whether it has changed."""
     files = [source.path]
     if source.suffix == ".hea":
         files += header_files(source.path)
@@ -128,8 +146,17 @@ def fingerprint(source: Source) -> str:
 
 
 def read_recording(path: str | os.PathLike, reading: Reading | None = None) -> Recording:
-    """One recording of any known format. RecordingError names the file and what was expected of it; FileNotFoundError;
-    ImportError where the format's package is missing."""
+    """Read one recording of any known format.
+
+    Args:
+        path: the file.
+        reading: which channels are read, and the rate of files that do not state it.
+
+    Raises:
+        RecordingError: the file cannot be read as a recording; the message names it and says what was expected.
+        FileNotFoundError: there is no file at `path`.
+        ImportError: a package that reads this format is missing.
+    """
     path = os.fspath(path)
     suffix = suffix_of(path)
     if suffix is None:

@@ -1,5 +1,8 @@
-"""A process that prepares recordings (see `worker_main`). Apart from the caller because damaged files can crash the
-libraries that read them, and for speed. Ends when its caller does."""
+"""The process that prepares recordings (`WorkerProcess` starts it).
+
+It is a process of its own because damaged files can crash the libraries that read them, and because several processes
+are faster. It ends when its caller ends.
+"""
 
 import json
 import os
@@ -10,13 +13,14 @@ from pathlib import Path
 
 
 def _end_with(parent: int) -> None:
+    """End this process as soon as it has another parent than `parent`."""
     while os.getppid() == parent:
         time.sleep(0.25)
     os._exit(1)
 
 
 def serve(answer) -> None:
-    """Until standard input ends."""
+    """Prepare the recordings that standard input asks for, until it ends. `answer` writes an answer."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     from xmae_fast.preparation.making import make_part
     from xmae_fast.preparation.recording import RecordingError

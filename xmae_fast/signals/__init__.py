@@ -1,5 +1,6 @@
-"""Recorded PPG and ECG, many segments at once: `clean` (filling, filters, resampling, scaling), `beats` (and quality).
+"""Operations on recorded PPG and ECG, many segments at once.
 
-Both repeat neurokit2 0.2.13, which works segment by segment. They need SciPy, and import it where it is used; they know
-neither torch nor any other part of the package, so that processes that prepare recordings start quickly.
+`clean` fills gaps, filters, resamples and scales; `beats` finds beats and judges the quality. Both compute what
+neurokit2 0.2.13 computes segment by segment. They need SciPy, which they import where they use it. They import neither
+torch nor other parts of the package, so that processes that prepare recordings start quickly.
 """

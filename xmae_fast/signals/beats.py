@@ -1,7 +1,8 @@
-"""Beats of many segments at once, and how alike they are: what neurokit2 0.2.13 computes segment by segment in
-`ecg_peaks` (method "neurokit"), `ppg_peaks` ("elgendi"), `signal_rate` and `signal_quality` ("templatematch").
+"""Finds beats in many segments at once, and judges how alike they are.
 
-The same operations in the same order, so that decisions agree even where a window length falls on a whole sample.
+The results are those of `ecg_peaks` (method "neurokit"), `ppg_peaks` ("elgendi"), `signal_rate` and `signal_quality`
+("templatematch") of neurokit2 0.2.13, which works segment by segment. The operations and their order are the same, so
+that decisions agree even where the length of a window is a whole number of samples.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import numpy as np
 
 from xmae_fast.signals.clean import scipy
 
-_FEWEST = 4  # beats that a heart rate needs
+_FEWEST = 4  # how many beats a heart rate needs
 
 
 class Beats(NamedTuple):
-    """Peaks of S segments, in order: segment `row` and sample `at`, both (k,) int64; `bounds` (S + 1,), where in them
-    each segment begins."""
+    """The peaks of n segments, in order.
+
+    Args:
+        row: [peaks] int64, the segment of each peak.
+        at: [peaks] int64, the sample of each peak in its segment.
+        bounds: [n + 1]; the peaks of segment i are those from bounds[i] to bounds[i + 1] - 1.
+    """
 
     row: np.ndarray
     at: np.ndarray
@@ -25,7 +31,12 @@ class Beats(NamedTuple):
 
 
 def ecg_beats(x: np.ndarray, fs: float) -> Beats:
-    """R peaks of cleaned ECG, `x` (S, n) at `fs` Hz: steep stretches, and in each the most prominent maximum."""
+    """The R peaks of cleaned ECG: the most prominent maximum in each steep stretch.
+
+    Args:
+        x: [n, L].
+        fs: the sampling frequency in Hz.
+    """
     uniform_filter1d = scipy("ndimage").uniform_filter1d
     slope = np.abs(np.gradient(x, axis=1))
     smooth = uniform_filter1d(slope, int(np.rint(0.1 * fs)), axis=1, mode="nearest")
@@ -38,7 +49,13 @@ def ecg_beats(x: np.ndarray, fs: float) -> Beats:
 
 
 def ppg_beats(x: np.ndarray, fs: float) -> Beats:
-    """Systolic peaks of cleaned PPG, `x` (S, n) at `fs` Hz: where a short average of its square exceeds a long."""
+    """The systolic peaks of cleaned PPG: the most prominent maximum in each stretch where a short moving average of the
+    squared signal exceeds a long one.
+
+    Args:
+        x: [n, L].
+        fs: the sampling frequency in Hz.
+    """
     uniform_filter1d = scipy("ndimage").uniform_filter1d
     squared = np.maximum(x, 0) ** 2
     short = uniform_filter1d(squared, int(np.rint(0.111 * fs)), axis=1, mode="nearest")
@@ -49,11 +66,22 @@ def ppg_beats(x: np.ndarray, fs: float) -> Beats:
 
 
 def template_quality(x: np.ndarray, beats: Beats, fs: float, percentile: float = 15) -> tuple[np.ndarray, np.ndarray]:
-    """Quality (S,), at most 1, and mean rate (S,) in 1/min of cleaned segments `x` (S, n) at `fs` Hz.
+    """The quality and the mean heart rate of cleaned segments.
 
-    The quality is the percentile over the samples of each segment of the correlation of its beat with the mean beat.
-    NaN where neurokit2 gives none: both where there are fewer than four beats or less than 4 s, the quality also where
-    fewer than two beats lie wholly within the segment."""
+    Each sample of a segment has the correlation of its beat with the mean beat; the quality is a percentile of these
+    correlations.
+
+    Args:
+        x: [n, L].
+        beats: the beats of the segments.
+        fs: the sampling frequency in Hz.
+        percentile: 0 to 100.
+
+    Returns:
+        [n] the quality, at most 1, and [n] the rate in beats per minute. They are NaN where neurokit2 gives none: both
+        in segments with fewer than four beats or of less than 4 s, and the quality also if fewer than two beats lie
+        wholly within the segment.
+    """
     quality, rate = np.full((2, len(x)), np.nan)
     rows = np.flatnonzero(np.diff(beats.bounds) >= _FEWEST)
     if len(rows) and x.shape[1] >= 4 * fs:
@@ -65,7 +93,12 @@ def template_quality(x: np.ndarray, beats: Beats, fs: float, percentile: float =
 
 
 def _stretches(above: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, last sample before it, its last sample) of each stretch of True that begins and ends within its row."""
+    """The stretches of True that begin and end within their rows: for each its row, the last sample before it, and its
+    last sample, [stretches] each.
+
+    Args:
+        above: [n, L] bool.
+    """
     row, start = np.nonzero(~above[:, :-1] & above[:, 1:])
     row_stop, stop = np.nonzero(above[:, :-1] & ~above[:, 1:])
     first = np.full(len(above), above.shape[1])
@@ -82,10 +115,17 @@ def _stretches(above: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _peaks(
     x: np.ndarray, row: np.ndarray, start: np.ndarray, stop: np.ndarray, shortest: np.ndarray, delay: int
 ) -> Beats:
-    """The most prominent maximum of each stretch of at least `shortest` (S,) samples, more than `delay` apart."""
+    """The most prominent maximum of each stretch; maxima that are too close to the one before them are left out.
+
+    Args:
+        x: [n, L].
+        row, start, stop: the stretches, as `_stretches` gives them.
+        shortest: [n], how many samples a stretch must have in each segment.
+        delay: a peak must come more than this many samples after the one before it.
+    """
     long_enough = stop - start >= shortest[row]
     row, start, stop = row[long_enough], start[long_enough], stop[long_enough]
-    size = stop - start + 1  # with a wall behind each, that no search for maxima and their bases crosses
+    size = stop - start + 1  # a wall follows each stretch: no search for maxima and their bases crosses it
     place = np.cumsum(size) - size
     wave = np.repeat(np.arange(len(row)), size)
     within = np.arange(size.sum()) - place[wave]
@@ -105,7 +145,8 @@ def _peaks(
 
 
 def _apart(row: np.ndarray, at: np.ndarray, delay: int) -> np.ndarray:
-    """Which peaks remain if each must come more than `delay` after the one kept before it, the first after sample 0."""
+    """Which peaks remain if each must come more than `delay` samples after the last one that remains, and the first one
+    more than `delay` samples after sample 0; [peaks] bool."""
     previous = np.where(np.diff(row, prepend=-1) != 0, 0, np.roll(at, 1))
     close = at - previous <= delay
     keep = np.ones(len(at), bool)
@@ -117,8 +158,19 @@ def _apart(row: np.ndarray, at: np.ndarray, delay: int) -> np.ndarray:
     return keep
 
 
-def _mean_rate(beats: Beats, rows: np.ndarray, n: int, fs: float) -> np.ndarray:
-    """(R,) beats per minute: mean over the samples of 60 / period, the period between beats by monotone cubics."""
+def _mean_rate(beats: Beats, rows: np.ndarray, L: int, fs: float) -> np.ndarray:
+    """Beats per minute: the mean over all samples of 60 / period, where monotone cubics interpolate the periods between
+    beats.
+
+    Args:
+        beats: the beats of all segments.
+        rows: [k], the segments that are wanted.
+        L: samples of a segment.
+        fs: the sampling frequency in Hz.
+
+    Returns:
+        [k].
+    """
     count = np.diff(beats.bounds)[rows]
     width = count.max()
     column = np.arange(width)
@@ -132,10 +184,10 @@ def _mean_rate(beats: Beats, rows: np.ndarray, n: int, fs: float) -> np.ndarray:
     tangent = _tangents(gap, slope, count)
     bend = (tangent[:, :-1] + tangent[:, 1:] - 2 * slope) / gap
     powers = bend / gap, (slope - tangent[:, :-1]) / gap - bend, tangent[:, :-1], period[:, :-1]
-    begun = np.zeros((len(rows), n), np.int32)
+    begun = np.zeros((len(rows), L), np.int32)
     begun[np.repeat(np.arange(len(rows)), count), at[column < count[:, None]]] = 1
     interval = np.clip(np.cumsum(begun, axis=1) - 1, 0, count[:, None] - 2)
-    sample = np.clip(np.arange(n), at[:, :1], np.take_along_axis(at, last, 1))
+    sample = np.clip(np.arange(L), at[:, :1], np.take_along_axis(at, last, 1))
     cubic, square, linear, constant = (np.take_along_axis(power, interval, 1) for power in powers)
     t = (sample - np.take_along_axis(at, interval, 1)).astype(float)
     value = constant + linear * t
@@ -147,7 +199,16 @@ def _mean_rate(beats: Beats, rows: np.ndarray, n: int, fs: float) -> np.ndarray:
 
 
 def _tangents(gap: np.ndarray, slope: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """(R, K) derivatives at the knots by Fritsch and Butland, as scipy's PchipInterpolator has them."""
+    """The derivatives at the knots by Fritsch and Butland, as in scipy's PchipInterpolator.
+
+    Args:
+        gap: [k, knots - 1], the distances between knots.
+        slope: [k, knots - 1], the slopes between knots.
+        count: [k], how many knots each row has.
+
+    Returns:
+        [k, knots].
+    """
     tangent = np.zeros((len(gap), gap.shape[1] + 1))
     before, after = slope[:, :-1], slope[:, 1:]
     flat = (np.sign(before) != np.sign(after)) | (before == 0) | (after == 0)
@@ -163,7 +224,7 @@ def _tangents(gap: np.ndarray, slope: np.ndarray, count: np.ndarray) -> np.ndarr
 
 
 def _edge(h0: np.ndarray, h1: np.ndarray, m0: np.ndarray, m1: np.ndarray) -> np.ndarray:
-    """One-sided three-point derivative that keeps the shape."""
+    """The one-sided derivative of three points that keeps the shape."""
     d = ((2 * h0 + h1) * m0 - h0 * m1) / (h0 + h1)
     turned = np.sign(d) != np.sign(m0)
     steep = (np.sign(m0) != np.sign(m1)) & (np.abs(d) > 3 * np.abs(m0))
@@ -171,12 +232,20 @@ def _edge(h0: np.ndarray, h1: np.ndarray, m0: np.ndarray, m1: np.ndarray) -> np.
 
 
 def _of_segment(x: np.ndarray, peaks: np.ndarray, window: float, fs: float, share: float) -> float:
-    """The quality of one segment `x` (n,) whose beats last `window` seconds."""
+    """The quality of one segment.
+
+    Args:
+        x: [L].
+        peaks: [peaks], the samples of its beats.
+        window: how long a beat lasts, in seconds.
+        fs: the sampling frequency in Hz.
+        share: the percentile, 0 to 1.
+    """
     half = 0.5 * window
     margin = int((half + half) * fs)
     start, stop = ((peaks + margin + side * fs).astype(int) - margin for side in (-half, half))
     width = stop[0] - start[0]
-    if width <= 0 or (stop - start != width).any():  # neurokit2 finds no common time axis then, and no beat
+    if width <= 0 or (stop - start != width).any():  # then neurokit2 finds no common time axis, and no beat
         return np.nan
     whole = (start >= 0) & (stop <= len(x))
     peaks = peaks[whole]
@@ -193,7 +262,7 @@ def _of_segment(x: np.ndarray, peaks: np.ndarray, window: float, fs: float, shar
 
 
 def _percentile(values: np.ndarray, times: np.ndarray, share: float) -> float:
-    """numpy.quantile of `values`, each repeated `times`, at `share`; NaN if one is NaN."""
+    """numpy.quantile at `share` of `values`, each repeated as often as `times` says; NaN if a value is NaN."""
     if np.isnan(values).any():
         return np.nan
     order = np.argsort(values)

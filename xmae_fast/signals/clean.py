@@ -1,4 +1,4 @@
-"""From recorded to clean, evenly sampled and scaled rows of PPG and ECG, as neurokit2 0.2.13 makes them one by one."""
+"""Fills gaps in PPG and ECG, filters, resamples and scales them, as neurokit2 0.2.13 does segment by segment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from xmae_fast._optional import need
 
 
 def scipy(part: str) -> ModuleType:
-    """`scipy.<part>`, or an ImportError that says what to install."""
+    """The module `scipy.<part>`; ImportError says what to install."""
     return need(f"scipy.{part}", "Preparing signals needs", "embed")
 
 
 def fill_missing(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x [B, n] with what is not finite replaced by the last value before it, or else the first behind it, as neurokit2
-    does; rows without any become 0. Also the share of each row that was missing, [B]."""
+    """Replace missing samples by the last value before them, or else by the first value after them, as neurokit2 does.
+
+    Args:
+        x: [n, L]; a sample that is not finite is missing.
+
+    Returns:
+        [n, L] without missing samples; a row that has nothing else becomes 0. And [n], the share of each row that was
+        missing.
+    """
     gone = ~np.isfinite(x)
     missing = gone.mean(1)
     rows = np.flatnonzero(missing)
@@ -30,15 +37,30 @@ def fill_missing(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def clean_ppg(x: np.ndarray, fs: float, band: tuple[float, float] = (0.5, 8.0), order: int = 2) -> np.ndarray:
-    """x [..., n] at `fs` Hz cleaned along its last axis: neurokit2's `ppg_clean`, method "elgendi" (Butterworth
-    band-pass over `band` in Hz, forwards and backwards)."""
+    """Clean PPG along the last axis, as `ppg_clean` of neurokit2 does with the method "elgendi".
+
+    A Butterworth band-pass runs forwards and backwards.
+
+    Args:
+        x: [..., L].
+        fs: the sampling frequency in Hz.
+        band: the lower and the upper end of the band in Hz.
+        order: of the filter.
+    """
     signal = scipy("signal")
     return signal.sosfiltfilt(signal.butter(order, band, "bandpass", output="sos", fs=fs), x, axis=-1)
 
 
 def clean_ecg(x: np.ndarray, fs: float) -> np.ndarray:
-    """x [..., n] at `fs` Hz cleaned along its last axis: neurokit2's `ecg_clean`, method "neurokit" (high-pass 0.5 Hz,
-    Butterworth of order 5, then a moving average over one period of 50 Hz, each forwards and backwards)."""
+    """Clean ECG along the last axis, as `ecg_clean` of neurokit2 does with the method "neurokit".
+
+    A Butterworth high-pass of order 5 at 0.5 Hz is followed by a moving average over one period of 50 Hz. Both run
+    forwards and backwards.
+
+    Args:
+        x: [..., L].
+        fs: the sampling frequency in Hz.
+    """
     signal = scipy("signal")
     x = signal.sosfiltfilt(signal.butter(5, 0.5, "highpass", output="sos", fs=fs), x, axis=-1)
     width = int(fs / 50) if fs >= 100 else 2
@@ -46,23 +68,32 @@ def clean_ecg(x: np.ndarray, fs: float) -> np.ndarray:
 
 
 def resample(x: np.ndarray, samples: int) -> np.ndarray:
-    """x [B, n] at another number of samples, first on first and last on last: [B, samples].
+    """Give signals another number of samples; the first and the last sample keep their times.
 
-    Cubic splines, mirrored at the ends: neurokit2's `signal_resample` (scipy.ndimage.zoom), in a fifth of the time."""
-    n = x.shape[1]
-    if n == samples:
+    Cubic splines, mirrored at the ends, give what `signal_resample` of neurokit2 gives (scipy.ndimage.zoom), in a fifth
+    of the time.
+
+    Args:
+        x: [n, L].
+        samples: the new number.
+
+    Returns:
+        [n, samples].
+    """
+    L = x.shape[1]
+    if samples == L:
         return x
     knots = scipy("ndimage").spline_filter1d(x, 3, axis=1, mode="mirror")
     knots = np.concatenate([knots[:, 1:2], knots, knots[:, -2:-4:-1]], axis=1)
-    at = np.arange(samples) * ((n - 1) / max(samples - 1, 1))
-    first = np.minimum(at.astype(int), n - 1)
+    at = np.arange(samples) * ((L - 1) / max(samples - 1, 1))
+    first = np.minimum(at.astype(int), L - 1)
     t = at - first
     weights = (1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3
     return sum(knots[:, first + k] * (weight / 6) for k, weight in enumerate(weights))
 
 
 def min_max(x: np.ndarray) -> np.ndarray:
-    """Rows of x [B, n] to [-1, 1]; a constant row to NaN."""
+    """Scale each row of x [n, L] to [-1, 1]; a constant row becomes NaN."""
     low, high = x.min(1, keepdims=True), x.max(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return 2 * (x - low) / (high - low) - 1

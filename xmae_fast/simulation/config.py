@@ -1,54 +1,80 @@
-"""What the simulator can be told, with the reason for each default."""
+"""The settings of the simulator, with the reasons for their defaults."""
 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-RR_MIN = 0.4  # s; shortest sinus interval, which bounds the number of beats in a segment
+RR_MIN = 0.4  # s; the shortest sinus interval, which limits the number of beats in a segment
 
 
 @dataclass(frozen=True)
 class SimulationCfg:
-    """Population, physiology and recording quality of a simulated data set. Amplitudes are relative to the R wave (ECG)
-    or to the subject's pulse (PPG); intervals in seconds; rates in beats or breaths per minute.
+    """The population, the physiology and the recording quality of a simulated data set.
 
-    `pat_quantiles` are (probability, seconds) knots of the subjects' pulse arrival time, interpolated linearly; the
-    default passes through the 5-50-95 % points 92-276-448 ms measured on MIMIC-IV. `pat_within_sd` is the spread around
-    a subject's own value, over segments and beats: measured spreads near 107 ms are mostly detection error, so the
-    default is a resting-physiology 15 ms.
+    Amplitudes are relative to the R wave (ECG) or to the subject's pulse (PPG). PAT is the pulse arrival time, from the
+    R peak to the foot of the pulse.
 
-    `pat_coupling` ties the pulse's shape to PAT, as arterial stiffness does in people: stiff arteries bring both the
-    pulse and its reflection early, and steepen the upstroke. It is the share of the variance of log crest time and of
-    log reflected-wave delay between subjects (heart rate apart) that the normal score of their PAT explains; the rest
-    stays independent. Within a subject the reflected wave's delay moves with PAT by `pat_coupling` seconds per second.
-    0: PPG alone tells nothing about PAT but, within a subject, through heart rate and breathing.
+    Args:
+        sampling_freq: in Hz.
+        seg_len: the length of a segment in seconds.
+        heart_rate_mean: in beats per minute, as all heart rates.
+        heart_rate_sd: standard deviation between subjects.
+        heart_rate_drift: standard deviation between the segments of a subject.
+        heart_rate_range: the lowest and the highest rate.
+        lf_amplitude: of the Mayer wave (about 0.1 Hz), relative to the RR interval.
+        hf_amplitude: of the respiratory sinus arrhythmia, relative to the RR interval.
+        rr_jitter: standard deviation from beat to beat, relative to the RR interval.
+        respiration_rate_mean: in breaths per minute, as all respiration rates.
+        respiration_rate_sd: standard deviation between subjects.
+        respiration_rate_range: the lowest and the highest rate.
+        pat_quantiles: (probability, seconds) points of the distribution of the subjects' PAT, interpolated linearly.
+            The default passes through the 5, 50 and 95 % points 92, 276 and 448 ms that were measured on MIMIC-IV.
+        pat_within_sd: the spread of PAT around the subject's own value, over segments and beats, in seconds. Measured
+            spreads near 107 ms are mostly errors of detection, so the default is the 15 ms of physiology at rest.
+        pat_coupling: ties the shape of the pulse to PAT, as arterial stiffness does in people: stiff arteries bring
+            both the pulse and its reflection early, and steepen the upstroke. It is the share, 0 to 1, of the variance
+            between subjects of log crest time and of log reflected-wave delay (heart rate apart) that the normal score
+            of their PAT explains; the rest is independent of PAT. Within a subject the delay of the reflected wave
+            moves with PAT by `pat_coupling` seconds per second. With 0 the PPG alone tells nothing about PAT, except
+            within a subject through heart rate and breathing.
+        ppg_wander: the median amplitude of the respiratory baseline of the PPG.
+        ecg_wander: the same for the ECG.
+        ppg_noise: the median standard deviation of the white noise of the PPG.
+        ecg_noise: the same for the ECG.
+        noise_spread: the standard deviation, over segments, of the logarithm of the amplitudes of wander and noise.
+        powerline_freq: in Hz; it is sampled without an anti-aliasing filter.
+        powerline_amplitude: in the ECG.
+        motion_probability: that a segment has one burst of motion.
+        pvc_probability: that a beat is a premature ventricular contraction; two never follow each other.
 
-    Raises ValueError naming the field that is out of range."""
+    Raises:
+        ValueError: a field is out of range; the message names it.
+    """
 
-    sampling_freq: int = 100  # Hz
-    seg_len: float = 10.0  # s
+    sampling_freq: int = 100
+    seg_len: float = 10.0
     heart_rate_mean: float = 72.0
-    heart_rate_sd: float = 11.0  # between subjects
-    heart_rate_drift: float = 3.0  # SD between the segments of a subject
+    heart_rate_sd: float = 11.0
+    heart_rate_drift: float = 3.0
     heart_rate_range: tuple[float, float] = (45.0, 125.0)
-    lf_amplitude: float = 0.02  # Mayer wave, about 0.1 Hz, relative to RR
-    hf_amplitude: float = 0.03  # respiratory sinus arrhythmia, relative to RR
-    rr_jitter: float = 0.006  # SD per beat, relative to RR
+    lf_amplitude: float = 0.02
+    hf_amplitude: float = 0.03
+    rr_jitter: float = 0.006
     respiration_rate_mean: float = 15.0
     respiration_rate_sd: float = 2.5
     respiration_rate_range: tuple[float, float] = (8.0, 25.0)
     pat_quantiles: tuple[tuple[float, float], ...] = ((0, 0.06), (0.05, 0.092), (0.5, 0.276), (0.95, 0.448), (1, 0.52))
     pat_within_sd: float = 0.015
-    pat_coupling: float = 0.0  # of the pulse's shape to PAT, 0 to 1
-    ppg_wander: float = 0.06  # median amplitude of the respiratory baseline
+    pat_coupling: float = 0.0
+    ppg_wander: float = 0.06
     ecg_wander: float = 0.04
-    ppg_noise: float = 0.012  # median SD of the white noise
+    ppg_noise: float = 0.012
     ecg_noise: float = 0.015
-    noise_spread: float = 0.8  # SD of the logarithm of wander and noise amplitudes over segments
-    powerline_freq: float = 50.0  # Hz; sampled without an anti-aliasing filter
+    noise_spread: float = 0.8
+    powerline_freq: float = 50.0
     powerline_amplitude: float = 0.005
-    motion_probability: float = 0.08  # of one burst in a segment
-    pvc_probability: float = 0.0  # per beat; two never follow each other
+    motion_probability: float = 0.08
+    pvc_probability: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low, high in _BOUNDS:
@@ -69,12 +95,12 @@ class SimulationCfg:
 
     @property
     def seq_len(self) -> int:
-        """Samples of one segment."""
+        """L, the samples of a segment."""
         return round(self.sampling_freq * self.seg_len)
 
     @property
     def max_beats(self) -> int:
-        """Width of the padded truth arrays; a premature beat can bring in one more at either end."""
+        """The width of the padded arrays of truth; a premature beat can bring one more beat in at either end."""
         return math.ceil(self.seg_len / RR_MIN) + 2
 
 

@@ -1,4 +1,4 @@
-"""Random numbers, subjects and beat times of the simulator: everything that has no waveform yet."""
+"""Random numbers, subjects and beat times of the simulator: everything that comes before the waveforms."""
 
 import math
 from collections.abc import Sequence
@@ -8,48 +8,77 @@ import numpy as np
 
 from xmae_fast.simulation.config import RR_MIN, SimulationCfg
 
-BLOCK = 64  # segments that share one random stream
-_LEAD = 4.0  # s simulated before the segment: the slowest beat and its pulse, twice
-_TAIL = 1.5  # s simulated after it: the P wave and the upstroke of the next beat
-_RR_MAX = 1.8
-_PAT_MIN = 0.03
+BLOCK = 64  # how many segments share one random stream
+_LEAD = 4.0  # s that are simulated before the segment: the slowest beat and its pulse, twice
+_TAIL = 1.5  # s that are simulated after it: the P wave and the upstroke of the next beat
+_RR_MAX = 1.8  # s
+_PAT_MIN = 0.03  # s
 _PVC_PAT = 0.025  # s; an early beat ejects later
 _SEGMENT_UNIFORMS = 26
 _SEGMENT_NORMALS = 8
 
 
 class Draws(NamedTuple):
-    """All random numbers of S segments of some subjects. Every column means one thing, whatever the configuration."""
+    """All random numbers of n segments of some subjects. The meaning of a column does not depend on the configuration.
 
-    subject: np.ndarray  # (S,) int64
-    subject_uniform: np.ndarray  # (S, 3)
-    subject_normal: np.ndarray  # (S, 20)
-    uniform: np.ndarray  # (S, 26)
-    normal: np.ndarray  # (S, 8)
-    beat: np.ndarray  # (S, 4, K): RR jitter, PAT jitter, pulse amplitude (normal), PVC (uniform)
-    noise: np.ndarray  # (S, 2, L) float32: PPG, ECG
+    Args:
+        subject: [n] int64.
+        subject_uniform: [n, 3].
+        subject_normal: [n, 20].
+        uniform: [n, 26].
+        normal: [n, 8].
+        beat: [n, 4, beats]: RR jitter, PAT jitter and pulse amplitude (normal), PVC (uniform).
+        noise: [n, 2, L] float32: PPG, ECG.
+    """
+
+    subject: np.ndarray
+    subject_uniform: np.ndarray
+    subject_normal: np.ndarray
+    uniform: np.ndarray
+    normal: np.ndarray
+    beat: np.ndarray
+    noise: np.ndarray
 
 
 class Rhythm(NamedTuple):
-    """Beats of S segments, from before the first sample to after the last; times in seconds, 0 = first sample."""
+    """The beats of n segments, from before the first sample to after the last. Times are in seconds; the first sample
+    is at 0.
 
-    r_times: np.ndarray  # (S, K) rising
-    rr: np.ndarray  # (S, K) sinus interval that follows the sinus time of the beat
-    pat: np.ndarray  # (S, K)
-    is_pvc: np.ndarray  # (S, K) bool
-    subject_pat: np.ndarray  # (S,)
-    respiration: np.ndarray  # (S,) Hz
-    respiration_phase: np.ndarray  # (S,) at time 0
+    Args:
+        r_times: [n, beats], the R peaks, rising.
+        rr: [n, beats], the sinus interval that follows the sinus time of the beat.
+        pat: [n, beats], the pulse arrival time.
+        is_pvc: [n, beats] bool.
+        subject_pat: [n], the subject's own PAT.
+        respiration: [n], in Hz.
+        respiration_phase: [n], at time 0.
+    """
+
+    r_times: np.ndarray
+    rr: np.ndarray
+    pat: np.ndarray
+    is_pvc: np.ndarray
+    subject_pat: np.ndarray
+    respiration: np.ndarray
+    respiration_phase: np.ndarray
 
 
 def num_beats(cfg: SimulationCfg) -> int:
+    """How many beats are simulated for each segment, enough for the fastest heart."""
     return math.ceil((_LEAD + _RR_MAX + cfg.seg_len + _TAIL) / RR_MIN) + 1
 
 
 def draw(seed: int, blocks: Sequence[tuple[int, int, int]], cfg: SimulationCfg) -> Draws:
-    """Random numbers of `blocks` (subject, block, segments <= BLOCK). A stream is Philox keyed by (seed, subject) with
-    counter (block, kind), and rows are filled in segment order: no number depends on how many segments or subjects
-    there are, nor on how blocks are grouped."""
+    """Draw the random numbers of blocks of segments.
+
+    A stream is Philox with the key (seed, subject) and the counter (block, kind), and rows are filled in the order of
+    the segments. No number depends on how many segments or subjects there are, or on how blocks are grouped.
+
+    Args:
+        seed: in [0, 2^64).
+        blocks: (subject, number of the block, how many segments it has, at most BLOCK).
+        cfg: the settings.
+    """
     beats, samples = num_beats(cfg), cfg.seq_len
     parts: list[tuple[np.ndarray, ...]] = []
     for subject, block, rows in blocks:
@@ -71,11 +100,14 @@ def draw(seed: int, blocks: Sequence[tuple[int, int, int]], cfg: SimulationCfg) 
 
 
 def make_rhythm(draws: Draws, cfg: SimulationCfg) -> Rhythm:
-    """Beat times and pulse arrival times (PAT).
+    """Compute beat times and pulse arrival times (PAT).
 
-    RR_n = RR (1 + LF sin(2 pi f_lf t_n) + HF sin(breathing at t_n) + jitter). A PVC comes early by 30-45 % of the
-    interval and the next beat keeps its sinus time: a full compensatory pause. PAT = subject + within-subject part,
-    whose variance is 40 % segment (half of it faster rate = shorter), 20 % breathing, 15 % RR, 25 % beat jitter."""
+    RR_n = RR (1 + LF sin(2 pi f_lf t_n) + HF sin(breathing at t_n) + jitter). A PVC comes early by 30 to 45 % of the
+    interval, and the next beat keeps its sinus time, which is a full compensatory pause. PAT is the subject's value
+    plus a part that varies within the subject. The variance of this part comes to 40 % from the segment (half of this
+    from the heart rate: the faster, the shorter), to 20 % from breathing, to 15 % from RR, and to 25 % from jitter of
+    the beats.
+    """
     mean_pat_u, early_u, _ = draws.subject_uniform.T
     rate_z, breath_z = draws.subject_normal[:, :2].T
     start_u, lf_u, lf_phase, breath_phase, pat_phase = draws.uniform[:, :5].T
@@ -113,5 +145,6 @@ def make_rhythm(draws: Draws, cfg: SimulationCfg) -> Rhythm:
 
 
 def _stream(seed: int, subject: int, block: int, kind: int) -> np.random.Generator:
+    """The random stream of one kind of numbers for a block of segments."""
     key, counter = np.array([seed, subject], np.uint64), np.array([0, 0, block, kind], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -1,8 +1,8 @@
-"""Synchronised ECG and PPG of known timing: R peaks, pulse feet and pulse arrival times come with the signals.
+"""Simulates synchronised ECG and PPG with known R peaks, pulse feet and pulse arrival times.
 
 sim = simulate(num_subjects=50, segments_per_subject=20, seed=77)
-sim.ecg, sim.ppg        # (1000, 1000) float32 in [-1, 1]
-sim.r_times, sim.pat    # (1000, max_beats) seconds, NaN-padded
+sim.ecg, sim.ppg        # [1000, 1000] float32 in [-1, 1]
+sim.r_times, sim.pat    # [1000, max_beats] seconds, padded with NaN
 """
 
 import os
@@ -20,40 +20,71 @@ from xmae_fast.simulation.config import SimulationCfg
 from xmae_fast.simulation.rhythm import BLOCK, Rhythm, draw, make_rhythm
 from xmae_fast.simulation.waveforms import disturbances, ecg_waveform, ppg_waveform
 
-_SEGMENTS_PER_CHUNK = 256
+_SEGMENTS_PER_CHUNK = 256  # simulated at a time, which limits the memory
 
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """S segments of L samples with their truth, ordered by subject, then segment. Times are seconds from the first
-    sample of the segment; beats are those whose R peak lies in [0, seg_len), in order, NaN (False) after the last.
+    """n segments of L samples and their truth, in the order of the subjects and of the segments of each.
 
-    The foot of a beat near the end may lie after the last sample, and the first pulse in a segment may belong to an
-    R peak before it. Qualities are P / (P + D), P the power of the clean signal and D that of noise and motion: a
-    stand-in for the published template match with the same threshold, 0.9 being a signal-to-noise ratio of 9.5 dB."""
+    Times are in seconds from the first sample of the segment. The beats of a segment are those whose R peak lies in
+    [0, seg_len), in order; after the last one arrays hold NaN or False. The foot of a beat near the end may lie after
+    the last sample, and the first pulse in a segment may belong to an R peak before it.
+
+    Args:
+        cfg: the settings.
+        seed: of the random numbers.
+        ppg: [n, L] float32, each segment in [-1, 1].
+        ecg: [n, L] float32, each segment in [-1, 1].
+        time: [L], in seconds.
+        subject: [n] int64.
+        r_times: [n, max_beats], the times of the R peaks.
+        foot_times: [n, max_beats], the times of the PPG feet, r_times + pat; the foot is the intersecting-tangent point
+            (see `ppg_waveform`).
+        pat: [n, max_beats], from the R peak to the foot of the PPG, in seconds.
+        is_pvc: [n, max_beats] bool.
+        heart_rate: [n], beats per minute: 60 / mean interval between the R peaks.
+        pat_mean: [n], in seconds.
+        has_pvc: [n] bool.
+        respiration_rate: [n], breaths per minute.
+        motion: [n], the share of the segment under a burst of motion.
+        ppg_quality: [n], in [0, 1]: P / (P + D), where P is the power of the clean signal and D that of noise and
+            motion. It stands in for the published template match and has the same threshold; 0.9 is a signal-to-noise
+            ratio of 9.5 dB.
+        ecg_quality: [n], the same.
+        subject_pat: [num_subjects], the subjects' own PAT in seconds, without variation within the subject.
+    """
 
     cfg: SimulationCfg
     seed: int
-    ppg: np.ndarray  # (S, L) float32, [-1, 1] per segment
-    ecg: np.ndarray  # (S, L) float32, [-1, 1] per segment
-    time: np.ndarray  # (L,) s
-    subject: np.ndarray  # (S,) int64
-    r_times: np.ndarray  # (S, max_beats) s
-    foot_times: np.ndarray  # (S, max_beats) s: r_times + pat, intersecting-tangent foot (waveforms.ppg_waveform)
-    pat: np.ndarray  # (S, max_beats) s: R peak to PPG foot
-    is_pvc: np.ndarray  # (S, max_beats) bool
-    heart_rate: np.ndarray  # (S,) bpm, 60 / mean interval between the R peaks
-    pat_mean: np.ndarray  # (S,) s
-    has_pvc: np.ndarray  # (S,) bool
-    respiration_rate: np.ndarray  # (S,) breaths per minute
-    motion: np.ndarray  # (S,) fraction of the segment under a motion burst
-    ppg_quality: np.ndarray  # (S,) [0, 1]
-    ecg_quality: np.ndarray  # (S,) [0, 1]
-    subject_pat: np.ndarray  # (num_subjects,) s, the subject's own PAT, before within-subject variation
+    ppg: np.ndarray
+    ecg: np.ndarray
+    time: np.ndarray
+    subject: np.ndarray
+    r_times: np.ndarray
+    foot_times: np.ndarray
+    pat: np.ndarray
+    is_pvc: np.ndarray
+    heart_rate: np.ndarray
+    pat_mean: np.ndarray
+    has_pvc: np.ndarray
+    respiration_rate: np.ndarray
+    motion: np.ndarray
+    ppg_quality: np.ndarray
+    ecg_quality: np.ndarray
+    subject_pat: np.ndarray
 
     def save_truth(self, path: str | os.PathLike, segments: slice = slice(None), **extra: np.ndarray) -> None:
-        """Everything but the signals to an .npz file, atomically; `segments` selects rows, `extra` adds arrays.
-        FileExistsError where another file than such a one is there."""
+        """Write everything but the signals to an .npz file, which appears whole or not at all.
+
+        Args:
+            path: the file; an earlier truth is replaced.
+            segments: which segments are written.
+            extra: further arrays, by name.
+
+        Raises:
+            FileExistsError: a file of another kind is there.
+        """
         check_replaceable(path, _is_truth, "the truth of a simulation", "path")
         truth = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cfg", "seed", "ppg", "ecg")}
         rows = {name: value if name in ("time", "subject_pat") else value[segments] for name, value in truth.items()}
@@ -68,11 +99,25 @@ class Simulation:
         segments_per_shard: int = 20_000,
         overwrite: bool = False,
     ) -> list[Path]:
-        """Shards in the published layout, `<folder>/<dataset>_0000.h5` and so on, each with its truth beside it in
-        `<dataset>_0000.truth.npz`: one row per record, array `key` holding `<group>/<key>`. Returns the shards.
+        """Write shards of the published layout, `<dataset>_0000.h5` and so on.
 
-        FileExistsError where the folder holds shards of that data set already; `overwrite` replaces those of an earlier
-        simulation, which are known by their truth, and no others."""
+        Beside each shard is its truth, `<dataset>_0000.truth.npz`, with a row for each record; its array `key` holds
+        `<group>/<key>`.
+
+        Args:
+            folder: is made if it is missing.
+            dataset: the first part of the names of files and groups.
+            segments_per_shard: how many segments a shard has at most.
+            overwrite: replace the shards of an earlier simulation, which are recognised by their truth; no other file
+                is replaced.
+
+        Returns:
+            The paths of the shards.
+
+        Raises:
+            FileExistsError: the folder holds shards of that data set, and they are not to be replaced.
+            ValueError: `segments_per_shard` is below 1.
+        """
         if segments_per_shard < 1:
             raise ValueError(f"segments_per_shard: expected at least 1, got {segments_per_shard}")
         folder = Path(folder)
@@ -101,12 +146,22 @@ class Simulation:
 def simulate(
     num_subjects: int = 100, segments_per_subject: int = 10, *, seed: int = 77, cfg: SimulationCfg | None = None
 ) -> Simulation:
-    """Simulate `num_subjects * segments_per_subject` segments. The same arguments give the same bits on the same numpy
-    build, and segment j of subject i is the same whatever num_subjects and segments_per_subject are.
+    """Simulate `num_subjects * segments_per_subject` segments.
 
-    PAT of a subject is drawn independently of every other property, so neither signal alone tells it: only their
-    relation does, unless `cfg.pat_coupling` lets the pulse's shape tell part of it. ValueError if a count is below 1 or
-    seed is not in [0, 2^64)."""
+    The same arguments give the same bits with the same build of NumPy. Segment j of subject i does not depend on
+    `num_subjects` and `segments_per_subject`. A subject's PAT is drawn independently of all its other properties, so
+    that neither signal alone tells it but only the relation between them, unless `cfg.pat_coupling` lets the shape of
+    the pulse tell a part of it.
+
+    Args:
+        num_subjects: at least 1.
+        segments_per_subject: at least 1.
+        seed: in [0, 2^64).
+        cfg: the settings; by default `SimulationCfg()`.
+
+    Raises:
+        ValueError: a count is below 1, or `seed` is out of range.
+    """
     cfg = cfg or SimulationCfg()
     for name, count in (("num_subjects", num_subjects), ("segments_per_subject", segments_per_subject)):
         if not isinstance(count, int) or count < 1:
@@ -136,7 +191,12 @@ def simulate(
 
 
 def _make_room(folder: Path, dataset: str, overwrite: bool) -> None:
-    """No shards of `dataset` are left in `folder`: those of an earlier simulation would mix with the new ones."""
+    """Remove the shards of `dataset` from `folder`, so that those of an earlier simulation do not mix with the new
+    ones.
+
+    Raises:
+        FileExistsError: there are such shards and `overwrite` is False, or they are not those of a simulation.
+    """
     name = re.compile(re.escape(dataset) + r"_\d{4,}(\.h5|\.truth\.npz)")
     found = sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
     if found and not overwrite:
@@ -151,7 +211,7 @@ def _make_room(folder: Path, dataset: str, overwrite: bool) -> None:
 
 
 def _is_truth(path: Path) -> bool:
-    """Whether a file is one of `save_truth`."""
+    """Whether `save_truth` has written a file."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {"seed", "cfg", "pat"} <= set(stored.files)
@@ -160,7 +220,7 @@ def _is_truth(path: Path) -> bool:
 
 
 def _is_simulated(shard: Path) -> bool:
-    """Whether a shard holds just the records of which the truth is beside it."""
+    """Whether the file of truth beside a shard has exactly its records."""
     truth = shard.with_suffix(".truth.npz")
     if not _is_truth(truth):
         return False

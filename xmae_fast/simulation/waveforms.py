@@ -1,4 +1,4 @@
-"""Beat times to ECG and PPG samples. S segments, K beats, L samples; times in seconds, 0 = first sample."""
+"""Computes the samples of ECG and PPG from the times of beats. Times are in seconds; the first sample is at 0."""
 
 import math
 from statistics import NormalDist
@@ -13,18 +13,22 @@ from xmae_fast.simulation.rhythm import Draws, Rhythm
 _ANGLES = np.radians([-70.0, -15.0, 0.0, 15.0, 100.0])
 _WIDTHS = np.array([0.25, 0.1, 0.1, 0.1, 0.4])
 _HEIGHTS = np.array([1.2, -5.0, 30.0, -7.5, 0.75]) * _WIDTHS**2 / 0.3
-_HEIGHT_SPREAD = np.array([0.25, 0.4, 0.0, 0.4, 0.3])  # SD of the logarithm over subjects
+_HEIGHT_SPREAD = np.array([0.25, 0.4, 0.0, 0.4, 0.3])  # standard deviation of the logarithm over subjects
 _WIDTH_SPREAD = np.array([0.1, 0.1, 0.1, 0.1, 0.1])
 
 
 def ecg_waveform(rhythm: Rhythm, draws: Draws, cfg: SimulationCfg) -> np.ndarray:
-    """Noise-free ECG, (S, L) float32, R wave about 1.
+    """The ECG without noise; the R wave is about 1.
 
-    The sum of the five ECGSYN Gaussians over the phase 2 pi (t - R) / RR of the beats on either side of each sample,
-    angles and widths scaled by sqrt(heart rate / 60) as in ECGSYN. The ODE is not integrated: its relaxation term
-    -(z - z0), which smears each wave into the next by a few percent of its height, is left out, angular speed changes
-    from beat to beat instead of continuously, and amplitude and width vary by subject. PVCs are drawn in time: one wide
-    QRS, no P wave, T wave of opposite sign."""
+    It is the sum of the five Gaussians of ECGSYN over the phase 2 pi (t - R) / RR of the beats on either side of each
+    sample. Angles and widths are scaled by sqrt(heart rate / 60), as in ECGSYN. The ODE is not integrated: its
+    relaxation term -(z - z0), which smears each wave into the next by a few percent of its height, is left out; the
+    angular speed changes from beat to beat instead of continuously; amplitude and width vary by subject. PVCs are drawn
+    in time: they have one wide QRS, no P wave, and a T wave of opposite sign.
+
+    Returns:
+        [n, L] float32.
+    """
     phase_scale = np.sqrt(1 / rhythm.rr.mean(1, keepdims=True))
     angles = _ANGLES * phase_scale ** np.array([0.5, 1, 1, 1, 0.5])
     widths = _WIDTHS * phase_scale * np.exp(_WIDTH_SPREAD * draws.subject_normal[:, 2:7])
@@ -47,14 +51,18 @@ def ecg_waveform(rhythm: Rhythm, draws: Draws, cfg: SimulationCfg) -> np.ndarray
 
 
 def ppg_waveform(rhythm: Rhythm, draws: Draws, cfg: SimulationCfg) -> np.ndarray:
-    """Noise-free PPG, (S, L) float32, systolic peak about 1.
+    """The PPG without noise; the systolic peak is about 1.
 
-    One pulse per beat: a systolic wave (Gaussian rise of SD `rise`, slower Gaussian fall), a dicrotic wave and a
-    diastolic tail. **Foot** = intersecting-tangent point of the isolated pulse: where the tangent at the steepest
-    upslope meets the level before the pulse. For a Gaussian rise peaking at p that is p - 2*rise exactly, and it is put
-    at R time + PAT. In the sum, the falling tail of the pulse before delays a detected foot: by 2 ms below 60 bpm, 7 ms
-    above 80 bpm. Shape and size use random numbers of their own, none of which tells the PAT; `cfg.pat_coupling` ties
-    the rise and the delay of the dicrotic wave to it (SimulationCfg)."""
+    Each beat has a pulse of a systolic wave (a Gaussian rise with standard deviation `rise`, and a slower Gaussian
+    fall), a dicrotic wave and a diastolic tail. Its foot is the intersecting-tangent point of the isolated pulse, where
+    the tangent at the steepest upslope meets the level before the pulse. For a Gaussian rise with its peak at p this is
+    exactly p - 2 * rise, and this point is put at R time + PAT. In the sum of all pulses, the falling tail of the pulse
+    before delays a detected foot by 2 ms below 60 bpm and by 7 ms above 80 bpm. Shape and size use random numbers of
+    their own, none of which tells the PAT; `cfg.pat_coupling` ties the rise and the delay of the dicrotic wave to it.
+
+    Returns:
+        [n, L] float32.
+    """
     normal = draws.subject_normal[:, 12:18].copy()
     score = _normal_score(draws.subject_uniform[:, 0])
     for column in (0, 3):  # rise, delay of the dicrotic wave
@@ -94,8 +102,14 @@ def ppg_waveform(rhythm: Rhythm, draws: Draws, cfg: SimulationCfg) -> np.ndarray
 
 
 def disturbances(rhythm: Rhythm, draws: Draws, cfg: SimulationCfg) -> tuple[np.ndarray, ...]:
-    """What a recording adds: PPG wander, ECG wander, PPG noise, ECG noise, each (S, L) float32, and the fraction of
-    each segment (S,) under a motion burst. Noise is white noise, the burst (a fifth of it in the ECG) and powerline."""
+    """The disturbances that a recording adds to the signals.
+
+    Noise consists of white noise, the burst of motion (in the ECG a fifth of it), and powerline interference.
+
+    Returns:
+        The wander of the PPG, that of the ECG, the noise of the PPG and that of the ECG, [n, L] float32 each, and the
+        share of each segment that is under a burst of motion, [n].
+    """
     time = _time(cfg)
     level = np.exp(cfg.noise_spread * draws.normal[:, 3:8])
     slow_f, slow_phase, line_phase, ppg_lag, ecg_lag = draws.uniform[:, 8:13].T
@@ -113,6 +127,7 @@ def disturbances(rhythm: Rhythm, draws: Draws, cfg: SimulationCfg) -> tuple[np.n
 
 
 def _motion(draws: Draws, cfg: SimulationCfg, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The burst of motion in each segment, [n, L], and the share of the segment under it, [n]."""
     happens, start, length, strength = draws.uniform[:, 13:17].T
     duration = np.minimum(0.5 + 3 * length, cfg.seg_len)
     begin = start * (cfg.seg_len - duration)
@@ -128,6 +143,7 @@ def _motion(draws: Draws, cfg: SimulationCfg, time: np.ndarray) -> tuple[np.ndar
 
 
 def _add_pvcs(ecg: np.ndarray, rhythm: Rhythm, draws: Draws, time: np.ndarray) -> None:
+    """Add the waves of premature beats to `ecg` [n, L]."""
     rows, beats = np.nonzero(rhythm.is_pvc)
     width = 0.045 * np.exp(0.15 * draws.subject_normal[rows, 18])
     height = 1.2 * np.exp(0.15 * draws.subject_normal[rows, 19])
@@ -142,19 +158,19 @@ def _time(cfg: SimulationCfg) -> np.ndarray:
 
 
 def _normal_score(uniform: np.ndarray) -> np.ndarray:
-    """Numbers uniform in [0, 1) -> standard normal ones of the same order."""
+    """Turn numbers that are uniform in [0, 1) into standard normal numbers of the same order."""
     bell = NormalDist()
     return np.array([bell.inv_cdf(min(max(u, 1e-9), 1 - 1e-9)) for u in uniform.tolist()])
 
 
 def _breathing(rhythm: Rhythm, time: np.ndarray, lag: np.ndarray) -> np.ndarray:
-    """Sine of the breathing phase at `time` (L,) or (S, K), `lag` (S,) in cycles."""
+    """The sine of the breathing phase at `time`, [L] or [n, beats]; `lag` [n] is in cycles."""
     offset = rhythm.respiration_phase + 2 * np.pi * lag
     return np.sin(_column(2 * np.pi * rhythm.respiration) * time.astype(np.float32) + _column(offset))
 
 
 def _last_event(events: np.ndarray, cfg: SimulationCfg) -> np.ndarray:
-    """(S, L) index of the last of the rising `events` (S, K) that is not after each sample."""
+    """For each sample the number of the last of the rising `events` [n, beats] that is not after it; [n, L]."""
     rows, samples = len(events), cfg.seq_len
     first = np.clip(np.ceil(events * cfg.sampling_freq), 0, samples).astype(np.intp)
     flat = first + np.arange(rows)[:, None] * (samples + 1)

@@ -1,1 +1,1 @@
-"""Processes that may crash without harm, and threads that keep several of them at work."""
+"""Processes that may crash without harm, the loop that keeps several of them busy, and how work tells its progress."""

@@ -1,7 +1,8 @@
-"""What `WorkerProcess` starts: `python main.py MODULE`, with the full name of a module.
+"""The program that `WorkerProcess` starts: `python main.py MODULE`, with the full name of a module.
 
-The module's `serve(answer)` takes JSON requests from standard input, one in each line, and answers on standard output.
-This file imports neither torch nor the package's own __init__, so that it starts at once.
+The module's function `serve(answer)` reads JSON requests from standard input, one on each line. It calls `answer` with
+keyword arguments, which are written to standard output as JSON. This file imports neither torch nor the __init__ of the
+package, so that it starts at once.
 """
 
 import json
@@ -14,21 +15,23 @@ from types import ModuleType
 
 
 def _answer(stream, **message) -> None:
+    """Write one answer; the process ends if the caller is gone."""
     try:
         print(json.dumps(message), file=stream, flush=True)
-    except BrokenPipeError:  # the caller is gone
+    except BrokenPipeError:
         os._exit(1)
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve requests until standard input ends."""
     here = Path(__file__).resolve().parent
-    sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]  # its modules are no top-level ones
+    # The modules of this folder must not be found as top-level ones.
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]
     package = ModuleType("xmae_fast")
     package.__path__ = [str(here.parent)]
     sys.modules["xmae_fast"] = package
     stream = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed goes to standard error
+    os.dup2(2, 1)  # whatever libraries print goes to standard error
     import_module(sys.argv[1]).serve(partial(_answer, stream))
 
 

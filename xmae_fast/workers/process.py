@@ -1,17 +1,23 @@
-"""A process of its own that answers JSON requests, a line each, and may crash without harm."""
+"""A process of its own that answers JSON requests, one on each line, and may crash without harm."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from xmae_fast.workers.progress import StageProgress
+
 
 class WorkerProcess:
-    """One process that runs `serve` of `module` (its full name); started when needed and again after a crash. Use with
-    `with`."""
+    """A process that runs the function `serve` of a module; see main.py.
+
+    It is started when it is first needed, and again after a crash. Use it in a `with` statement, which ends it.
+
+    Attributes:
+        module: the full name of the module; subclasses set it.
+    """
 
     module: str
 
@@ -24,9 +30,17 @@ class WorkerProcess:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def _ask(self, request: dict, ends: tuple[str, ...], progress: Callable[[int, int | None], object] | None = None):
-        """The first answer with one of the fields `ends`; None where the process ended before. `progress(done, total)`
-        hears of what comes before it."""
+    def _ask(self, request: dict, ends: tuple[str, ...], progress: StageProgress | None = None):
+        """Send a request and wait for its last answer.
+
+        Args:
+            request: what is sent as JSON.
+            ends: an answer with one of these fields is the last one.
+            progress: is called with the fields `done` and `total` of the answers that come before.
+
+        Returns:
+            The last answer; None if the process ended before.
+        """
         process = self._started()
         try:
             process.stdin.write(json.dumps(request) + "\n")
@@ -42,9 +56,10 @@ class WorkerProcess:
         return None
 
     def _started(self) -> subprocess.Popen:
+        """The process, which is started if it does not run."""
         if self._process is None or self._process.poll() is not None:
             script = str(Path(__file__).with_name("main.py"))
-            # One BLAS thread: little is multiplied, and idle ones would spin.
+            # One BLAS thread: these processes multiply little, and idle threads would spin.
             environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
                 [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", script, self.module],
@@ -53,6 +68,7 @@ class WorkerProcess:
         return self._process
 
     def _stop(self) -> int | None:
+        """End the process; its exit code, or None if there was no process."""
         process, self._process = self._process, None
         if process is None:
             return None

@@ -1,1 +1,1 @@
-"""Shards as files: their layouts, the published and the packed form, and files that a shard takes data from."""
+"""Shards as files: the published and the packed layout, and other files that a shard takes data from."""

@@ -1,4 +1,4 @@
-"""Which data sets of an HDF5 file are the signals, and where in the file their elements lie."""
+"""Which data sets of an HDF5 file hold the signals, and where in the file their samples lie."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,17 +12,27 @@ _SUBJECT_NAMES = ("subject", "subject_id", "patient_id", "patient", "subjects_id
 
 @dataclass(frozen=True)
 class Layout:
-    """How shards are laid out. Two forms are recognised by themselves:
+    """The names of data sets and columns in a shard. Two layouts are recognised:
 
-    published: a group per subject, in it an array (L, C) per segment whose key ends in the qualities; `columns` names
-        the C columns, of which "ppg" and "ecg" are read.
-    packed: one data set (n, L) per signal, `ppg` and `ecg`; beside them `subject` (n,), numbers or text (numbers index
-        the data set `subjects` where there is one), and the qualities (n,). Without subjects the file is one subject;
-        without qualities every segment has quality 1.
+    published: a group for each subject, and in it an array [L, C] for each segment, whose key ends in the qualities.
+    packed: one data set [n, L] for each signal; beside them data sets [n] with the subjects and the qualities.
 
-    labels: names of further data sets (n,) of numbers, packed form only, that batches carry beside the signals.
-    sampling_freq: Hz; None takes the file's attribute "sampling_freq", else the column "time", else it is unknown.
-    Errors: ValueError for columns without "ppg" and "ecg", and for labels that would hide a signal."""
+    Args:
+        columns: published layout: the names of the C columns; "ppg" and "ecg" are read.
+        ppg: packed layout: the data set with the PPG.
+        ecg: packed layout: the data set with the ECG.
+        subject: packed layout: the data set with the subjects, numbers or text. Numbers are indices into the data set
+            `subjects` if there is one. None looks for the usual names; if there is none of them, the file is one
+            subject.
+        ppg_quality: packed layout: the data set with the qualities of the PPG; without it every quality is 1.
+        ecg_quality: packed layout: the same for the ECG.
+        labels: packed layout: the names of data sets [n] of numbers that batches carry beside the signals.
+        sampling_freq: in Hz. None takes the file's attribute "sampling_freq", or else derives it from the column
+            "time"; if there is neither, it is unknown.
+
+    Raises:
+        ValueError: `columns` lacks "ppg" or "ecg", or a label has the name of something else in a batch.
+    """
 
     columns: tuple[str, ...] = ("time", "ppg", "ecg")
     ppg: str = "ppg"
@@ -42,12 +52,22 @@ class Layout:
             raise ValueError(f"labels: expected other names than those of a batch, got {', '.join(sorted(hidden))}")
 
     def is_packed(self, file) -> bool:
-        """Whether an open h5py.File has one data set per signal."""
+        """Whether an open h5py.File has the packed layout: one data set for each signal."""
         data_set = import_h5py().Dataset
         return all(isinstance(file.get(name), data_set) for name in (self.ppg, self.ecg))
 
     def subject_values(self, file) -> np.ndarray | None:
-        """The packed layout's subject of each segment, as text; None where the file does not say."""
+        """The subject of each segment of a packed shard.
+
+        Args:
+            file: an open h5py.File.
+
+        Returns:
+            The names, normally [n] text; None if the file does not name subjects.
+
+        Raises:
+            ValueError: the data set `subject` is missing, or holds indices that `subjects` does not have.
+        """
         names = _SUBJECT_NAMES if self.subject is None else (self.subject,)
         found = next((name for name in names if name in file), None)
         if found is None:
@@ -64,15 +84,25 @@ class Layout:
 
 
 class Storage(NamedTuple):
-    """Where the rows of a data set begin in its file, (n,) int64 bytes; None when they cannot be mapped, `why_not`."""
+    """Where the rows of a data set lie in its file.
+
+    Args:
+        offsets: [n] int64, bytes from the start of the file to each row; None if the rows cannot be mapped.
+        why_not: why they cannot.
+    """
 
     offsets: np.ndarray | None
     why_not: str = ""
 
 
 def row_storage(data_set, shape: tuple[int, int]) -> Storage:
-    """Where each row of an h5py.h5d.DatasetID of `shape` (n, width) begins. A row must lie in one piece: contiguous
-    storage, or chunks of whole rows without filters."""
+    """Find out where the rows of a data set lie. Each row must lie in one piece: in contiguous storage, or in chunks of
+    whole rows without filters.
+
+    Args:
+        data_set: an h5py.h5d.DatasetID.
+        shape: n and the width of a row.
+    """
     h5d = import_h5py().h5d
     n, width = shape
     size = data_set.get_type().get_size()
@@ -98,7 +128,13 @@ def row_storage(data_set, shape: tuple[int, int]) -> Storage:
 
 
 def sampling_freq_of(attributes, time: np.ndarray | None) -> float | None:
-    """Hz, from an attribute or from a column of seconds (to the nearest whole number where that is within 0.5 %)."""
+    """The sampling frequency in Hz; None if nothing tells it.
+
+    Args:
+        attributes: of an HDF5 file or group; "sampling_freq" is taken if it is there.
+        time: [L], the times of a segment's samples in seconds, or None. A frequency that is derived from times is
+            rounded to a whole number if that changes it by at most 0.5 %.
+    """
     if "sampling_freq" in attributes:
         return float(attributes["sampling_freq"])
     if time is None or len(time) < 2:

@@ -1,4 +1,4 @@
-"""The other files that an HDF5 file takes data from: external links, external storage, virtual data sets."""
+"""The other files that an HDF5 file takes data from, through external links, external storage and virtual data sets."""
 
 import hashlib
 import os
@@ -7,14 +7,22 @@ from contextlib import suppress
 
 import numpy as np
 
-_PROBES, _PROBE_BYTES = 16, 4096
-_DEEPEST = 16  # files that lead to one another
+_PROBES, _PROBE_BYTES = 16, 4096  # how many blocks of a file are hashed, and their size
+_DEEPEST = 16  # how many links are followed one after the other
 _ERRORS = (KeyError, OSError, RuntimeError, ValueError, TypeError)
-Mark = list  # [size, mtime_ns, probe], of JSON
+Mark = list  # [size, mtime_ns, probe], as JSON stores it
 
 
 def content_probe(path: str, size: int) -> str:
-    """Hash of up to 16 evenly spaced blocks of 4 KiB, the first and the last among them."""
+    """A hash of 16 evenly spaced blocks of 4 KiB; the first and the last block of the file are among them.
+
+    Args:
+        path: the file.
+        size: its size in bytes.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with open(path, "rb") as file:
         for i in range(_PROBES):
@@ -24,7 +32,7 @@ def content_probe(path: str, size: int) -> str:
 
 
 def mark(path: str) -> Mark | None:
-    """What tells this version of a file from others; None where there is no file that can be read."""
+    """What tells this version of a file from others; None if there is no file that can be read."""
     try:
         status = os.stat(path)
         return [status.st_size, status.st_mtime_ns, content_probe(path, status.st_size)]
@@ -33,11 +41,12 @@ def mark(path: str) -> Mark | None:
 
 
 def marks(paths: Iterable[str]) -> dict[str, Mark | None]:
+    """The `mark` of each file, by path."""
     return {path: mark(path) for path in paths}
 
 
 def is_same(path: str, known: Mark | None) -> bool:
-    """Whether a file is still the one of which `mark` gave `known`. A file that was only touched is."""
+    """Whether a file is the same as when `mark` returned `known`; it is if only its time has changed."""
     try:
         status = os.stat(path)
     except OSError:
@@ -48,10 +57,16 @@ def is_same(path: str, known: Mark | None) -> bool:
 
 
 class OtherFiles:
-    """Which objects of an open h5py.File lie in that file, and which other files the rest comes from.
+    """Finds out which objects of an open h5py.File lie in that file, and which other files hold the rest.
 
-    marks: by absolute path, of all files whose change, appearance or disappearance could change what the file gives:
-    those that links lead to, also where they are missing, at the time when they were found."""
+    Attributes:
+        marks: by absolute path, the marks of all files whose change, appearance or disappearance could change what is
+            read from the file: those that links lead to, also if they are missing. The marks are taken when the files
+            are found.
+
+    Args:
+        file: the open h5py.File.
+    """
 
     def __init__(self, file) -> None:
         import h5py  # the file was opened with it
@@ -59,11 +74,11 @@ class OtherFiles:
         self.h5py = h5py
         self.number = self._number(file.id)
         self.marks: dict[str, Mark | None] = {}
-        self._seen: set[tuple[str, bytes]] = set()  # links that were followed: they may lead back
+        self._seen: set[tuple[str, bytes]] = set()  # links that were followed, because links may lead back
         self._held: dict[tuple[str, str], bool] = {}
 
     def owns(self, item) -> bool:
-        """Whether an object of h5py's low level lies in the file itself; notes its file where not."""
+        """Whether an object of h5py's low-level interface lies in the file itself; if not, its file is noted."""
         if self._number(item) == self.number:
             return True
         name = self.h5py.h5f.get_name(item)
@@ -71,12 +86,12 @@ class OtherFiles:
         return False
 
     def is_link(self, group, name: str | bytes) -> bool:
-        """Whether a member's name is a soft or an external link, which may lead to another file."""
+        """Whether a member of a group is a soft or an external link, which may lead to another file."""
         encoded = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
         return group.id.links.get_info(encoded).type != self.h5py.h5l.TYPE_HARD
 
     def follow(self, group, path: str | bytes, deep: int = 0) -> None:
-        """Note the files on the way from `group` to what `path` names, one after the other where they lead on."""
+        """Note all files that lie on the way from `group` to what `path` names; links may lead through several."""
         h5l = self.h5py.h5l
         path = os.fsencode(path)
         with suppress(*_ERRORS):
@@ -98,15 +113,23 @@ class OtherFiles:
                 group = group[name]
 
     def missing_rows(self, data_set) -> list[slice] | None:
-        """Rows of an h5py.h5d.DatasetID whose values lie in no file that is there: HDF5 gives fill values there.
-        None where its values are in the file itself. Notes the files of external storage and of virtual data sets."""
+        """The rows of a data set whose values lie in files that are missing or too short; HDF5 would give fill values.
+
+        The files of external storage and of virtual data sets are noted.
+
+        Args:
+            data_set: an h5py.h5d.DatasetID.
+
+        Returns:
+            Ranges of rows; None if the values are in the file itself.
+        """
         plist = data_set.get_create_plist()
         if plist.get_layout() == self.h5py.h5d.VIRTUAL:
             return self._virtual(data_set, plist)
         return self._external(data_set, plist) if plist.get_external_count() else None
 
     def _external(self, data_set, plist) -> list[slice]:
-        """HDF5 gives zeros where a file of external storage ends too soon."""
+        """The missing rows of external storage: HDF5 gives zeros where a file ends too early."""
         shape, begin, missing = data_set.shape, 0, []
         width = max(1, int(np.prod(shape[1:])) * data_set.get_type().get_size())
         prefix, *_ = self._prefixes(("HDF5_EXTFILE_PREFIX",), os.fsdecode(self.h5py.h5f.get_name(data_set))) or [""]
@@ -122,6 +145,7 @@ class OtherFiles:
         return missing
 
     def _virtual(self, data_set, plist) -> list[slice]:
+        """The missing rows of a virtual data set."""
         own, missing = os.fsdecode(self.h5py.h5f.get_name(data_set)), []
         for i in range(plist.get_virtual_count()):
             name, source = plist.get_virtual_filename(i), plist.get_virtual_dsetname(i)
@@ -132,17 +156,17 @@ class OtherFiles:
         return missing
 
     def _holds(self, path: str, name: str) -> bool:
-        """Whether a source of a virtual data set is there."""
+        """Whether the data set `name` of the file `path`, a source of a virtual data set, is there and whole."""
         self._note(path)
         if (path, name) not in self._held:
-            self._held[path, name] = False  # until it is known: it may be its own source
+            self._held[path, name] = False  # until it is known, because it may be its own source
             with suppress(*_ERRORS), self.h5py.File(path, "r") as file:
                 self.follow(file, name)
                 self._held[path, name] = not self.missing_rows(file[name].id)
         return self._held[path, name]
 
     def _candidates(self, name: str, holder: str) -> list[str]:
-        """Where HDF5 looks for the file `name` that the file `holder` names."""
+        """The paths where HDF5 looks for the file `name` that the file `holder` names, in this order."""
         if os.path.isabs(name):
             return [name, os.path.join(os.path.dirname(os.path.abspath(holder)), os.path.basename(name))]
         prefixes = self._prefixes(("HDF5_EXT_PREFIX", "HDF5_VDS_PREFIX"), holder)
@@ -150,7 +174,7 @@ class OtherFiles:
         return list(dict.fromkeys(os.path.abspath(os.path.join(folder, name)) for folder in folders))
 
     def _prefixes(self, variables: tuple[str, ...], holder: str) -> list[str]:
-        """Folders that HDF5's environment variables name."""
+        """The folders that environment variables of HDF5 name."""
         origin = os.path.dirname(os.path.abspath(holder))
         listed = [prefix for name in variables for prefix in os.environ.get(name, "").split(":") if prefix]
         return [prefix.replace("${ORIGIN}", origin) for prefix in listed]
@@ -160,12 +184,12 @@ class OtherFiles:
             self.marks[path] = mark(path)
 
     def _number(self, item) -> int:
-        """HDF5's number of the open file that an object lies in."""
+        """The number that HDF5 has given to the open file in which an object lies."""
         return self.h5py.h5o.get_info(item).fileno
 
 
 def rows_of(missing: list[slice] | None, n: int) -> np.ndarray:
-    """(n,) bool: the rows of `missing`."""
+    """[n] bool, whether each row is in one of the ranges `missing`."""
     found = np.zeros(n, bool)
     for rows in missing or ():
         found[rows] = True

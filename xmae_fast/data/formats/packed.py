@@ -1,26 +1,32 @@
-"""The packed form that `repack` writes: its creation with room for the signals, and its checksums."""
+"""Files of the packed layout that `repack` and `prepare` write, with checksums."""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
 from xmae_fast.data.formats.shards import import_h5py, open_shard
+from xmae_fast.workers.progress import Progress
 
 FORMAT, FORMAT_VERSION = "xmae_fast packed", 1
-ALIGNMENT = 4096  # bytes; the signals begin at multiples
+ALIGNMENT = 4096  # bytes; the signals begin at multiples of it
 SIGNALS = ("ppg", "ecg")
-_OLDEST = ("earliest", "v110")  # object headers without checksums: an attribute's bytes change and nothing else
+_OLDEST = ("earliest", "v110")  # its object headers have no checksums: a new attribute changes no other byte
 _UNKNOWN = "sha256:" + 64 * "0"
 _CHUNK = 1 << 23
-Progress = Callable[[str, int, int | None], object]  # stage, done, in all
 
 
 class Table(NamedTuple):
-    """A data set beside the signals: shape, dtype, and its rows in pieces."""
+    """A data set beside the signals.
+
+    Args:
+        shape: of the whole data set.
+        dtype: of its elements.
+        pieces: its rows, in parts that follow each other.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -28,9 +34,18 @@ class Table(NamedTuple):
 
 
 def create_packed(fd: int, shape: tuple[int, int], dtype: np.dtype, tables: dict[str, Table], attributes: dict) -> None:
-    """Write a whole HDF5 file to the empty file `fd`: `ppg` and `ecg` of `shape` (n, L), contiguous, aligned, with
-    space in the file but no values yet, the `tables`, and root attributes. Every data set has an attribute `checksum`,
-    that of the signals still to be set by `set_checksums`."""
+    """Write an HDF5 file that is complete but for the values of the signals, which have their space in the file.
+
+    `ppg` and `ecg` are contiguous and aligned. Every data set has an attribute `checksum`; those of the signals are to
+    be set by `set_checksums`.
+
+    Args:
+        fd: the descriptor of an empty file.
+        shape: n and L of the signals.
+        dtype: of the signals.
+        tables: the other data sets, by name.
+        attributes: of the root group.
+    """
     h5py = import_h5py()
     threshold = min(ALIGNMENT, shape[0] * shape[1] * dtype.itemsize)
     options = {"libver": _OLDEST, "alignment_threshold": threshold, "alignment_interval": ALIGNMENT}
@@ -57,14 +72,19 @@ def create_packed(fd: int, shape: tuple[int, int], dtype: np.dtype, tables: dict
 
 
 def set_checksums(fd: int, checksums: dict[str, str]) -> None:
-    """Overwrite the signals' checksums in place; no other byte of the file changes."""
+    """Set the checksums of the signals, by name, in the file `fd`; no other byte of the file changes."""
     with opened(fd, "r+", libver=_OLDEST) as file:
         for name, checksum in checksums.items():
             file[name].attrs.modify("checksum", np.bytes_(checksum))
 
 
 def signal_offsets(fd: int, shape: tuple[int, int], dtype: np.dtype) -> dict[str, int] | None:
-    """Where the signals begin in a file of `create_packed`; None where it is not one, or another one, or cut short."""
+    """Where the signals begin in a file that `create_packed` has written.
+
+    Returns:
+        The offsets in bytes, by name; None if the file was not written by `create_packed` with this shape and dtype, or
+        if it is cut short.
+    """
     try:
         with opened(fd, "r") as file:
             data_sets = [file[name] for name in SIGNALS]
@@ -78,16 +98,25 @@ def signal_offsets(fd: int, shape: tuple[int, int], dtype: np.dtype) -> dict[str
 
 
 def verify_packed(path: str | os.PathLike, progress: Progress | None = None) -> dict[str, str]:
-    """Read a file of `repack` again and return the checksum of each of its data sets, "sha256:<hex>".
+    """Read a packed file and compare its data sets with their checksums.
 
-    `progress("verify", bytes, bytes in all)` is told. FileNotFoundError; ValueError where the file is not one of
-    `repack`, or a data set does not have the checksum that its attribute states."""
+    Args:
+        path: a file that `repack` or `prepare` has written.
+        progress: is called with ("verify", bytes that are read, bytes in all).
+
+    Returns:
+        The checksum of each data set, "sha256:" and 64 hexadecimal digits, by name.
+
+    Raises:
+        FileNotFoundError: there is no file at `path`.
+        ValueError: the file is of another kind, or a data set does not have the checksum that its attribute states.
+    """
     path, stated, places = os.fspath(path), {}, {}
     with open_shard(path) as file:
         if file.attrs.get("format") != FORMAT:
             raise ValueError(f"shard {path}: expected a file of repack (attribute format {FORMAT!r}), got another")
         for name, data_set in file.items():
-            if "checksum" in data_set.attrs:  # others were added later
+            if "checksum" in data_set.attrs:  # data sets without one were added later
                 stated[name] = bytes(data_set.attrs["checksum"]).decode()
                 places[name] = data_set.id.get_offset(), data_set.dtype.itemsize * data_set.size
     found, done, total = {}, 0, sum(size for _, size in places.values())
@@ -109,7 +138,7 @@ def verify_packed(path: str | os.PathLike, progress: Progress | None = None) -> 
 
 
 def is_packed_file(path: str | os.PathLike) -> bool:
-    """Whether a file says of itself that it is one of `repack` or `prepare`."""
+    """Whether the attributes of a file say that `repack` or `prepare` has written it."""
     try:
         with open_shard(os.fspath(path)) as file:
             return file.attrs.get("format") == FORMAT
@@ -119,14 +148,14 @@ def is_packed_file(path: str | os.PathLike) -> bool:
 
 @contextmanager
 def opened(fd: int, mode: str, **options) -> Iterator:
-    """h5py.File on a file descriptor. By name HDF5 would lock the file itself, and the caller holds that lock."""
+    """An h5py.File on a file descriptor. By its name HDF5 would lock the file, but the caller holds that lock."""
     raw = os.fdopen(os.dup(fd), "rb" if mode == "r" else "rb+", buffering=0)
     with raw, import_h5py().File(raw, mode, **options) as file:
         yield file
 
 
 def write_at(fd: int, data: np.ndarray, offset: int) -> None:
-    """All bytes of `data` (contiguous) to `offset`."""
+    """Write all bytes of `data`, which is contiguous, to a file from byte `offset` on."""
     view = memoryview(data).cast("B")
     while len(view):
         written = os.pwrite(fd, view, offset)
@@ -134,7 +163,7 @@ def write_at(fd: int, data: np.ndarray, offset: int) -> None:
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
-    """`size` bytes from `offset`, fewer where the file ends."""
+    """Read `size` bytes of a file from byte `offset` on, or fewer if the file ends before."""
     pieces = []
     while size and (piece := os.pread(fd, size, offset)):
         pieces.append(piece)

@@ -1,7 +1,8 @@
-"""The published shard layout: HDF5, a group per subject `<dataset>_<subject>`, a data set per segment.
+"""Shards of the published layout: HDF5 files with a group for each subject and a data set for each segment.
 
-Key `<index>+++<SegmentID>+++<WinID>+++<WinSeqID>+++<ppg quality>+++<ecg quality>`, array (L, 3) float16 with columns
-time [s], ppg, ecg, contiguous and uncompressed.
+Groups are named `<dataset>_<subject>`, data sets
+`<index>+++<SegmentID>+++<WinID>+++<WinSeqID>+++<ppg quality>+++<ecg quality>`. A data set is an array [L, 3] float16 of
+the columns time (s), ppg and ecg, contiguous and uncompressed.
 """
 
 import os
@@ -18,7 +19,7 @@ KEY_FORM = "<index>+++<SegmentID>+++<WinID>+++<WinSeqID>+++<ppg quality>+++<ecg 
 
 
 class SegmentKey(NamedTuple):
-    """The fields of a record's key. Identifiers stay text: the published corpus does not promise numbers."""
+    """The fields of a record's key. Identifiers are text, because the published corpus does not promise numbers."""
 
     index: int
     segment_id: str
@@ -29,7 +30,8 @@ class SegmentKey(NamedTuple):
 
 
 class SegmentRecord(NamedTuple):
-    """Where one segment lies. `problem`: "" (good, or not looked at), "constant" or "non-finite"."""
+    """Where one segment lies, and how good it is. `problem` is "constant", "non-finite", or "" for a segment that is
+    good or whose values were not looked at."""
 
     path: str
     subject: str
@@ -40,7 +42,11 @@ class SegmentRecord(NamedTuple):
 
 
 def parse_key(key: str) -> SegmentKey:
-    """The fields of a record's key; ValueError naming the expected form and what came."""
+    """The fields of a record's key.
+
+    Raises:
+        ValueError: `key` does not have the form `KEY_FORM`.
+    """
     fields = key.split("+++")
     try:
         index, segment_id, win_id, win_seq_id, *qualities = fields
@@ -51,7 +57,7 @@ def parse_key(key: str) -> SegmentKey:
 
 
 def format_key(key: SegmentKey) -> str:
-    """The text of a key: index in at least four digits, qualities with three decimals."""
+    """The text of a key; the index has at least four digits, the qualities have three decimals."""
     index, segment_id, win_id, win_seq_id, ppg_quality, ecg_quality = key
     return f"{index:04d}+++{segment_id}+++{win_id}+++{win_seq_id}+++{ppg_quality:.3f}+++{ecg_quality:.3f}"
 
@@ -70,15 +76,32 @@ def write_shard(
     win_ids: Sequence | None = None,
     win_seq_ids: Sequence | None = None,
 ) -> list[str]:
-    """Write S segments to one shard, atomically, and return their names `<group>/<key>` in order.
+    """Write n segments to one shard, which appears whole or not at all.
 
-    `ppg`, `ecg`: (S, L) numbers within float16's range; `subject_names`: S group names `<dataset>_<subject>`;
-    qualities: S numbers. `index` counts within the subject unless given; `segment_ids` default to 1, `win_ids` and
-    `win_seq_ids` to index + 1. ValueError names the argument, the expectation and what came."""
+    Args:
+        path: the file, which is replaced if it is there.
+        ppg: [n, L], numbers within float16's range.
+        ecg: [n, L], the same.
+        subject_names: [n], names of groups, `<dataset>_<subject>`.
+        ppg_quality: [n].
+        ecg_quality: [n].
+        sampling_freq: in Hz.
+        index: [n]; by default the segments of each subject are counted from 0.
+        segment_ids: [n]; by default 1.
+        win_ids: [n]; by default index + 1.
+        win_seq_ids: [n]; by default index + 1.
+
+    Returns:
+        The names `<group>/<key>` of the n segments.
+
+    Raises:
+        FileNotFoundError: the folder of `path` does not exist.
+        ValueError: an argument has a wrong shape or value; the message names it.
+    """
     h5py = import_h5py()
     ppg, ecg = np.asarray(ppg), np.asarray(ecg)
     if ppg.ndim != 2 or ppg.shape != ecg.shape:
-        raise ValueError(f"ppg, ecg: expected one shape (S, L), got {ppg.shape} and {ecg.shape}")
+        raise ValueError(f"ppg, ecg: expected one shape [n, L], got {ppg.shape} and {ecg.shape}")
     size, samples = ppg.shape
     index = _count_within(subject_names) if index is None else index
     columns = {
@@ -115,7 +138,8 @@ def iter_index(
     select: Callable[[str, SegmentKey], bool] | None = None,
     check_values: NormalizeDtype | None = None,
 ) -> Iterator[SegmentRecord]:
-    """The records of the shards, in the order of `paths` and of the names in each; see `read_index`."""
+    """Iterate over the records of shards, in the order of `paths` and of the names in each; the arguments and errors
+    are those of `read_index`."""
     h5py = import_h5py()
     for path in path_list(paths):
         with open_shard(path) as shard:
@@ -133,7 +157,7 @@ def iter_index(
                         continue
                     where = f"shard {path}, record {subject}/{key}"
                     try:
-                        # The low-level handle: group[key] takes twice as long, which 5 million records feel.
+                        # group[key] takes twice as long as this, which matters for 5 million records.
                         record = h5py.h5d.open(group.id, key.encode())
                         seq_len = _check_record(record, seq_len, where)
                         if record.get_offset() is None and others.missing_rows(record):
@@ -151,16 +175,25 @@ def read_index(
     select: Callable[[str, SegmentKey], bool] | None = None,
     check_values: NormalizeDtype | None = None,
 ) -> list[SegmentRecord]:
-    """Scan shards (one path or several). `seq_len`: samples every record must have, by default those of the first;
-    `select(subject, key)` keeps records before they are opened; `check_values` also reads each kept one (as slow as
-    loading it) and sets its `problem` in that arithmetic. FileNotFoundError for a missing shard; ValueError
-    for one that is not HDF5 or is truncated, for a malformed key, and for a record that is not (seq_len, 3) float16,
-    naming shard and record."""
+    """List the records of shards.
+
+    Args:
+        paths: one shard or several.
+        seq_len: the samples that every record must have; by default those of the first record.
+        select: is called with (subject, key) before a record is opened; the record is left out if it returns False.
+        check_values: the dtype of an arithmetic. If it is given, every record is read, which takes as long as loading
+            it, and its `problem` in this arithmetic is set.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a shard is not HDF5 or is cut short, a key is malformed, or a record is not [seq_len, 3] float16;
+            the message names the shard and the record.
+    """
     return list(iter_index(paths, seq_len=seq_len, select=select, check_values=check_values))
 
 
 def subject_groups(paths: Sequence[str]) -> list[str]:
-    """Sorted names of the subjects in the shards, without opening their records."""
+    """The sorted names of the subjects in shards; no record is opened."""
     names: set[str] = set()
     for path in paths:
         with open_shard(path) as shard:
@@ -169,7 +202,7 @@ def subject_groups(paths: Sequence[str]) -> list[str]:
 
 
 def path_list(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
-    """One path or several, as text; ValueError when there is none."""
+    """One path or several as a list of texts; ValueError if there is none."""
     listed = [os.fspath(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     if not listed:
         raise ValueError("paths: expected at least one shard, got none")
@@ -177,7 +210,12 @@ def path_list(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[st
 
 
 def open_shard(path: str):
-    """h5py.File for reading, or an error that says what is wrong with the file."""
+    """Open an h5py.File for reading.
+
+    Raises:
+        FileNotFoundError: there is no file at `path`.
+        ValueError: it is no HDF5 file, or it is cut short.
+    """
     h5py = import_h5py()
     if not os.path.isfile(path):
         found = "a folder" if os.path.isdir(path) else "nothing"
@@ -188,7 +226,14 @@ def open_shard(path: str):
         raise ValueError(f"shard {path}: expected a whole HDF5 file, but it cannot be opened ({error})") from error
 
 
+def first_names(group) -> str:
+    """The first five names in an h5py file or group, for error messages."""
+    names = list(group)
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "") if names else "nothing"
+
+
 def import_h5py():
+    """The module h5py; ImportError says what to install."""
     try:
         import h5py
     except ImportError:

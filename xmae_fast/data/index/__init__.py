@@ -1,6 +1,6 @@
-"""Where each segment of each shard lies: a scan of every shard, kept in a file beside it, and the index made of them.
+"""Where each segment of each shard lies: scans of shards, kept in files beside them, and the index made of these.
 
-The names are imported when first used: a process that scans loads what it needs alone.
+Names are imported when they are first used, so that a process that scans imports only what it needs.
 """
 
 from xmae_fast._optional import lazy_names

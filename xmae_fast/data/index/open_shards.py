@@ -1,4 +1,4 @@
-"""The shards that a process has open: maps, files, and whether they are still what was indexed."""
+"""The shards that a process has open, as memory maps or files, and checks that they are still what was indexed."""
 
 import mmap
 import os
@@ -18,10 +18,24 @@ class ShardChangedError(OSError):
 
 
 class OpenShards:
-    """Maps of those of the shards `used` (numbers) that can be mapped, and files of the others. Of one process.
+    """Opens shards for one process: as memory maps where this is possible, else as files.
 
-    maps, map_of: maps by shard; place of each shard among them, or -1, (shards,) int32. gather: the reader over the
-    maps, None without any."""
+    Attributes:
+        maps: the memory maps, by the shard's number.
+        map_of: [number of shards] int32, the place of each shard in `maps`, or -1.
+        gather: the reader over the maps; None if there is no map.
+
+    Args:
+        index: the index of the shards.
+        used: the numbers of the shards to open.
+        seq_len: L.
+        layout: the names of data sets and columns.
+        impl: the reader, see `make_gather`.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ShardChangedError: a shard is not what was indexed.
+    """
 
     def __init__(self, index: SegmentIndex, used: np.ndarray, seq_len: int, layout: Layout, impl: str) -> None:
         self.pid = os.getpid()
@@ -37,7 +51,11 @@ class OpenShards:
         self.gather = make_gather(maps, formats, seq_len, impl) if maps else None
 
     def check(self, files: np.ndarray) -> None:
-        """ShardChangedError unless these files are the ones that were opened, unchanged."""
+        """Check that the shards with the numbers `files` are the files that were opened, and unchanged.
+
+        Raises:
+            ShardChangedError: a shard was replaced, changed or removed, or a file that it takes data from.
+        """
         for i in files.tolist():
             path = self.shards[i].path
             try:
@@ -49,11 +67,11 @@ class OpenShards:
             self._check_others(i)
 
     def reader(self, i: int) -> SegmentReader:
+        """The reader of shard `i` through h5py, which is opened when it is first needed."""
         if i not in self.readers:
-            sidecar = self.shards[i].sidecar
-            scan = sidecar.scan
-            scan.key = sidecar.keys() if scan.form == "published" else None
-            self.readers[i] = SegmentReader(open_shard(self.shards[i].path), scan, self.layout)
+            shard = self.shards[i]
+            keys = shard.sidecar.keys() if shard.header.form == "published" else None
+            self.readers[i] = SegmentReader(open_shard(shard.path), self.layout, shard.header, keys)
         return self.readers[i]
 
     def _open(self, i: int) -> None:
@@ -68,14 +86,14 @@ class OpenShards:
                 self.maps[i] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _check_others(self, i: int) -> None:
-        """Files that the shard takes data from; none for nearly every shard."""
+        """Check the other files that the shard takes data from; nearly no shard has any."""
         for other, known in self.shards[i].sidecar.valid_for.get("others", {}).items():
-            if known and not is_same(other, known):  # one that was missing holds no segment that is used
+            if known and not is_same(other, known):  # a file that was missing holds no segment that is used
                 what = f"it takes data from {other}: expected the file that was indexed, found another or none"
                 raise ShardChangedError(f"shard {self.shards[i].path}: {what}")
 
     def _compare(self, i: int, status: tuple) -> None:
-        """Against the index. A file that was only touched passes."""
+        """Compare a file with the index. A file passes if only its time has changed."""
         path, expected = self.shards[i].path, self.shards[i].sidecar.valid_for
         size, mtime_ns, *file = status
         changed = size != expected["size"] or (i in self.status and file != list(self.status[i][2:]))
@@ -90,4 +108,5 @@ class OpenShards:
 
 
 def _status(status: os.stat_result) -> tuple:
+    """What tells a file and its version from others."""
     return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino

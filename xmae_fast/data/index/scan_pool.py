@@ -1,27 +1,40 @@
 """Scans several shards at once, each in a process that may crash without harm."""
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from queue import Empty, Queue
 
 from xmae_fast.data.formats.layout import Layout
+from xmae_fast.workers.pool import run_jobs
 from xmae_fast.workers.process import WorkerProcess
+from xmae_fast.workers.progress import Progress
 
 _ERRORS = {"FileNotFoundError": FileNotFoundError, "PermissionError": PermissionError, "OSError": OSError}
-Progress = Callable[[str, int, int | None], None]  # shard, records done, records in all if known
 
 
 class ScanWorker(WorkerProcess):
-    """One scanning process."""
+    """A process that scans one shard after the other."""
 
     module = "xmae_fast.data.index.scan_worker"
 
     def scan(self, path: str, layout: Layout, targets: Sequence[Path], progress: Progress | None = None) -> Path:
-        """Scan a shard and write its index to the first of `targets` that can be written; that one is returned.
-        Raises what `scan_shard` raises, and ValueError where the process ended in the middle."""
+        """Scan a shard and write its index.
+
+        Args:
+            path: the shard.
+            layout: the shard's layout.
+            targets: where the index may be written; the first one that can be written is taken.
+            progress: is called with (path, records that are done, records in all or None).
+
+        Returns:
+            The path of the index.
+
+        Raises:
+            FileNotFoundError, ValueError: as `scan_shard` raises them; ValueError also where the process ended before
+                it had an answer.
+            OSError: none of `targets` can be written.
+        """
         request = {"path": path, "layout": asdict(layout), "targets": [str(target) for target in targets]}
         try:
             tell = None if progress is None else partial(progress, path)
@@ -42,27 +55,27 @@ class ScanWorker(WorkerProcess):
 def scan_all(
     jobs: Sequence[tuple[str, Sequence[Path]]], layout: Layout, num_workers: int, progress: Progress | None = None
 ) -> dict[str, Path | Exception]:
-    """Scan (shard, targets) pairs on `num_workers` processes; what became of each shard: its index, or the error."""
-    waiting: Queue[tuple[str, Sequence[Path]]] = Queue()
-    for job in jobs:
-        waiting.put(job)
-    outcome: dict[str, Path | Exception] = {}
+    """Scan several shards, each on one of `num_workers` processes.
 
-    def serve() -> None:
-        with ScanWorker() as worker:
-            while True:
-                try:
-                    path, targets = waiting.get_nowait()
-                except Empty:
-                    return
-                try:
-                    outcome[path] = worker.scan(path, layout, targets, progress)
-                except (ValueError, OSError) as error:
-                    outcome[path] = error
+    Args:
+        jobs: pairs of a shard and the places where its index may be written; each shard comes once.
+        layout: the layout of all shards.
+        num_workers: how many processes work at the same time, at least 1.
+        progress: is called with (shard, records that are done, records in all or None).
 
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(num_workers, len(jobs)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return outcome
+    Returns:
+        By shard the path of its index, or the ValueError or OSError that says why it has none.
+
+    Raises:
+        Exception: any other error ends the call; see `run_jobs`.
+    """
+
+    def scan(worker: ScanWorker, job: tuple[str, Sequence[Path]], tell: Progress | None) -> Path | Exception:
+        path, targets = job
+        try:
+            return worker.scan(path, layout, targets, tell)
+        except (ValueError, OSError) as error:
+            return error
+
+    outcomes = run_jobs(jobs, num_workers, ScanWorker, scan, progress)
+    return {path: outcome for (path, _), outcome in zip(jobs, outcomes, strict=True)}

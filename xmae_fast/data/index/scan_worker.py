@@ -1,5 +1,8 @@
-"""A process that scans shards (see `worker_main`). Apart from the caller because the HDF5 library can crash on a
-damaged file, and because it does one thing at a time per process."""
+"""The process that scans shards (`WorkerProcess` starts it).
+
+It is a process of its own because the HDF5 library can crash on a damaged file, and because HDF5 does one thing at a
+time in each process.
+"""
 
 import json
 import sys
@@ -11,14 +14,19 @@ from xmae_fast.data.index.sidecar import fingerprint, write_sidecar
 
 
 def serve(answer) -> None:
-    """Until standard input ends."""
+    """Scan the shards that standard input asks for, until it ends."""
     answer(ready=True)
     for line in sys.stdin:
         scan_and_write(json.loads(line), answer)
 
 
 def scan_and_write(request: dict, answer) -> None:
-    """Scan the shard of a request and write its index; the answer tells where it lies, or the error."""
+    """Scan a shard, write its index, and answer with its place (target=) or with the error (error=, kind=).
+
+    Args:
+        request: "path", "layout" (the fields of a `Layout`) and "targets", as `ScanWorker.scan` sends them.
+        answer: is called with the fields of each answer; until the last one they tell the progress (done=, total=).
+    """
     try:
         layout = Layout(**request["layout"])
         valid_for = fingerprint(request["path"], layout)

@@ -1,34 +1,45 @@
-"""Segments that cannot be mapped, through h5py."""
+"""Reads segments of a shard through h5py, for shards that cannot be read from a memory map."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xmae_fast.data import problems
 from xmae_fast.data.formats.layout import Layout
-
-if TYPE_CHECKING:
-    from xmae_fast.data.index.scan import Scan
+from xmae_fast.data.index.shard_scan import ShardHeader
 
 _UNREADABLE = (KeyError, OSError, RuntimeError, ValueError, IndexError)
 
 
 class SegmentReader:
-    """Segments of a scanned shard through h5py, wherever their bytes are."""
+    """Reads segments of a scanned shard through h5py, wherever their bytes are.
 
-    def __init__(self, file, scan: Scan, layout: Layout) -> None:
-        self.file, self.scan, self.layout = file, scan, layout
+    Args:
+        file: the open h5py.File.
+        layout: the names of its data sets and columns.
+        header: what the scan found out about the shard.
+        keys: [n] bytes, the names of the records; needed in the published layout only.
+    """
+
+    def __init__(self, file, layout: Layout, header: ShardHeader, keys: np.ndarray | None) -> None:
+        self.file, self.layout, self.header, self.keys = file, layout, header, keys
         self.columns = [layout.columns.index(name) for name in ("ppg", "ecg")]
 
     def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(ppg, ecg, problems): (k, L) of the stored dtype and (k,) uint8, of rows in any order."""
-        signals = np.zeros((2, len(rows), self.scan.seq_len), self.scan.dtype)
+        """Read segments.
+
+        Args:
+            rows: [k], the numbers of the segments in the shard, in any order.
+
+        Returns:
+            PPG and ECG, [k, L] each in the stored type, and the problems, [k] uint8: 0 or `problems.UNREADABLE`.
+        """
+        signals = np.zeros((2, len(rows), self.header.seq_len), self.header.dtype)
         found = np.zeros(len(rows), np.uint8)
-        if self.scan.form == "packed":
+        if self.header.form == "packed":
             self._read_packed(rows, signals, found)
         else:
             for i, row in enumerate(rows):
@@ -47,7 +58,7 @@ class SegmentReader:
                 found[at] = self._read_one_by_one(rows[at], signals, at)
 
     def _read_one_by_one(self, rows: np.ndarray, signals: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """After a block failed: the damage may be in one of its rows only."""
+        """Read the rows of a block that could not be read as a whole: the damage may be in one row only."""
         found = np.zeros(len(rows), np.uint8)
         for i, row in enumerate(rows.tolist()):
             with suppress(*_UNREADABLE):
@@ -59,13 +70,13 @@ class SegmentReader:
 
     def _read_record(self, row: int, signals: np.ndarray) -> int:
         with suppress(*_UNREADABLE):
-            signals[:] = self.file[self.scan.key[row]][()][:, self.columns].T
+            signals[:] = self.file[self.keys[row]][()][:, self.columns].T
             return 0
         return problems.UNREADABLE
 
 
 def _runs(rows: np.ndarray, gap: int = 16) -> list[tuple[int, int]]:
-    """Parts [start, stop) of sorted rows with no hole of more than `gap` inside."""
+    """Ranges [start, stop) of positions in the sorted `rows`; neighbours in a range are at most `gap` apart."""
     cuts = np.flatnonzero(np.diff(rows) > gap) + 1
     bounds = [0, *cuts.tolist(), len(rows)]
     return [(a, b) for a, b in pairwise(bounds) if b > a]

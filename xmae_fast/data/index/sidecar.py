@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ import numpy as np
 from xmae_fast._files import atomic_path, remains
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.formats.linked import content_probe, marks
-from xmae_fast.data.index.scan import Scan
+from xmae_fast.data.index.shard_scan import Scan, ShardHeader, ShardRows
 
-VERSION = 2  # 1 took records behind links to other files for records of the shard
+VERSION = 2  # version 1 took records that links to other files lead to for records of the shard itself
 _LABEL = "label "
 SUFFIX = ".index.npz"
 _ARRAYS = ("subject", "ppg_offset", "ecg_offset", "quality", "problem")
@@ -23,8 +23,17 @@ _STALE_TEMPORARY_S = 86_400.0
 
 
 def fingerprint(path: str, layout: Layout, others: Iterable[str] = ()) -> dict:
-    """What an index is valid for: size, modification time, a hash of 16 places of the file, and the layout; the same of
-    the `others`, files that the shard takes data from."""
+    """What tells a version of a shard from others; an index is valid for a shard with the same fingerprint.
+
+    Args:
+        path: the shard.
+        layout: the layout that it is read with.
+        others: the other files that the shard takes data from.
+
+    Returns:
+        For JSON: the size, the modification time, a hash of 16 parts of the file, the layout, the version of the index,
+        and if there are `others` their `marks`.
+    """
     status = os.stat(path)
     linked = {"others": marks(others)} if others else {}
     return linked | {
@@ -37,8 +46,13 @@ def fingerprint(path: str, layout: Layout, others: Iterable[str] = ()) -> dict:
 
 
 def sidecar_paths(path: str, cache_dir: str | os.PathLike | None) -> list[Path]:
-    """Where the index of a shard may lie, the preferred place first: in `cache_dir` if given; else beside the shard, or
-    in the user's cache folder where the shard's folder is not writable."""
+    """Where the index of a shard may lie, the preferred place first.
+
+    Args:
+        path: the shard.
+        cache_dir: the one folder for indexes. None prefers the shard's own folder, and the user's cache folder if that
+            cannot be written to.
+    """
     shard = Path(path).absolute()
     tag = hashlib.sha256(str(shard).encode()).hexdigest()[:16]
     named = f"{shard.name}-{tag}{SUFFIX}"
@@ -50,72 +64,128 @@ def sidecar_paths(path: str, cache_dir: str | os.PathLike | None) -> list[Path]:
 
 
 def write_sidecar(target: Path, scan: Scan, valid_for: dict) -> None:
-    """Write the index; it appears whole or not at all. Remains of killed writers are removed after a day."""
+    """Write a scan to the file `target`, which appears whole or not at all.
+
+    Temporary files that killed writers have left are removed when they are a day old.
+
+    Args:
+        target: the file; its folder is made if it is missing.
+        scan: what was found out about a shard.
+        valid_for: the `fingerprint` of that shard.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     for old in remains(target):
         if time.time() - old.stat().st_mtime > _STALE_TEMPORARY_S:
             old.unlink(missing_ok=True)
-    about = {k: v for k, v in asdict(scan).items() if k not in (*_ARRAYS, "key", "labels", "others")}
-    meta = np.frombuffer(json.dumps(about | {"valid_for": valid_for}).encode(), np.uint8)
-    arrays = {name: getattr(scan, name) for name in _ARRAYS} | {_LABEL + k: v for k, v in scan.labels.items()}
+    meta = np.frombuffer(json.dumps(asdict(scan.header) | {"valid_for": valid_for}).encode(), np.uint8)
+    arrays = {name: getattr(scan.rows, name) for name in _ARRAYS}
+    arrays |= {_LABEL + name: values for name, values in scan.rows.labels.items()}
     with atomic_path(target) as temporary, open(temporary, "wb") as file:
-        np.savez(file, meta=meta, key=scan.key, **arrays)
+        np.savez(file, meta=meta, key=scan.keys, **arrays)
 
 
+@dataclass(frozen=True)
 class Sidecar:
-    """A stored scan. Everything but the keys is in memory; ZIP's checksums have been verified.
+    """The file with the scan of a shard, and what is kept in memory of it.
 
-    Errors: ValueError where the file is damaged or of another version."""
+    Args:
+        path: the file.
+        header: what all segments of the shard have in common.
+        valid_for: the `fingerprint` of the shard that was scanned.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                about = json.loads(stored["meta"].tobytes())
-                arrays = {name: stored[name] for name in _ARRAYS}
-                labels = {k.removeprefix(_LABEL): stored[k] for k in stored.files if k.startswith(_LABEL)}
-            self.valid_for = about.pop("valid_for")
-            self.scan = Scan(**about, **arrays, key=None, labels=labels)
-            self._check()
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # a damaged ZIP makes zipfile raise anything
-            raise ValueError(f"index {path}: expected a whole index of version {VERSION} ({error})") from error
+    path: Path
+    header: ShardHeader
+    valid_for: dict
 
     def keys(self) -> np.ndarray:
-        """(n,) bytes, read from the file each time: names are needed for messages, and where h5py reads records."""
+        """The names of the records, [n] bytes; see `Scan.keys`.
+
+        They are read from the file each time: only messages, and shards that h5py must read, need them.
+
+        Raises:
+            ValueError: the file is damaged or gone.
+        """
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 return stored["key"]
         except Exception as error:  # a damaged ZIP makes zipfile raise anything
-            raise ValueError(f"index {self.path}: expected a whole index of version {VERSION} ({error})") from error
-
-    def _check(self) -> None:
-        scan, n = self.scan, len(self.scan.subject)
-        shapes = {name: getattr(scan, name).shape for name in _ARRAYS}
-        if shapes != {name: (n, 2) if name == "quality" else (n,) for name in _ARRAYS}:
-            raise ValueError(f"arrays of shapes {shapes}")
-        if n and (scan.subject.min() < 0 or scan.subject.max() >= len(scan.subjects)):
-            raise ValueError("subjects out of range")
-        if np.dtype(scan.dtype).kind != "f" or scan.stride < np.dtype(scan.dtype).itemsize or scan.seq_len < 1:
-            raise ValueError(f"elements of {scan.dtype}, {scan.stride} bytes apart, {scan.seq_len} to a segment")
-        if not scan.mapped and len(self.keys()) != n:
-            raise ValueError("keys of another number of segments")
+            raise _damaged(self.path, error) from error
 
 
-def load_sidecar(path: str, layout: Layout, cache_dir: str | os.PathLike | None) -> Sidecar | None:
-    """The shard's index, or None where there is none that is whole and up to date. The file's bytes are probed, and so
-    a change that leaves size and time alone is seen too, if it touches a probed place."""
-    expected = None  # of a shard that is alone
+def read_sidecar(path: Path) -> tuple[Sidecar, ShardRows]:
+    """Read the file that `write_sidecar` has written; ZIP's checksums are verified.
+
+    Returns:
+        What is to be kept for as long as the shard is used, and the shard's segments.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or of another version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(stored["meta"].tobytes())
+            arrays = {name: stored[name] for name in _ARRAYS}
+            labels = {k.removeprefix(_LABEL): stored[k] for k in stored.files if k.startswith(_LABEL)}
+        valid_for = about.pop("valid_for")
+        sidecar, rows = Sidecar(path, ShardHeader(**about), valid_for), ShardRows(**arrays, labels=labels)
+        _check(sidecar, rows)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged ZIP makes zipfile raise anything
+        raise _damaged(path, error) from error
+    return sidecar, rows
+
+
+def load_sidecar(path: str, layout: Layout, cache_dir: str | os.PathLike | None) -> tuple[Sidecar, ShardRows] | None:
+    """Read the index of a shard if there is one that is whole and up to date.
+
+    Hashes of parts of the shard are compared, so that a change that leaves size and modification time as they were is
+    noticed too, if it touches one of these parts.
+
+    Args:
+        path: the shard.
+        layout: the shard's layout.
+        cache_dir: where indexes are kept; None looks in the places that `sidecar_paths` lists.
+
+    Returns:
+        The index as `read_sidecar` gives it, or None.
+
+    Raises:
+        OSError: the shard cannot be read.
+    """
+    expected = None  # the fingerprint of a shard that takes no data from other files
     for target in sidecar_paths(path, cache_dir):
         if not target.is_file():
             continue
         try:
-            sidecar = Sidecar(target)
+            sidecar, rows = read_sidecar(target)
         except (ValueError, OSError):
             continue
         others = sidecar.valid_for.get("others", {})
         expected = fingerprint(path, layout, others) if others else expected or fingerprint(path, layout)
         if sidecar.valid_for == expected:
-            return sidecar
+            return sidecar, rows
     return None
+
+
+def _check(sidecar: Sidecar, rows: ShardRows) -> None:
+    """ValueError where arrays and header do not go together."""
+    header, n = sidecar.header, len(rows)
+    shapes = {name: getattr(rows, name).shape for name in _ARRAYS}
+    if shapes != {name: (n, 2) if name == "quality" else (n,) for name in _ARRAYS}:
+        raise ValueError(f"arrays of shapes {shapes}")
+    if n and (rows.subject.min() < 0 or rows.subject.max() >= len(header.subjects)):
+        raise ValueError("subjects out of range")
+    if np.dtype(header.dtype).kind != "f" or header.stride < np.dtype(header.dtype).itemsize or header.seq_len < 1:
+        raise ValueError(f"elements of {header.dtype}, {header.stride} bytes apart, {header.seq_len} to a segment")
+    if not header.mapped and len(sidecar.keys()) != n:
+        raise ValueError("keys of another number of segments")
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"index {path}: expected a whole index of version {VERSION} ({error})")

@@ -1,1 +1,1 @@
-"""What shards hold: counts and problems, a report in words, pictures of examples."""
+"""Looks through shards: counts and problems, a printed report, and pictures of examples."""

@@ -1,4 +1,4 @@
-"""What shards hold, how good it is, and what a loader would use of it."""
+"""Looks through shards: what they hold, how good it is, and what a loader would use."""
 
 import os
 import warnings
@@ -9,21 +9,32 @@ import numpy as np
 from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats.layout import Layout
-from xmae_fast.data.index.scan_pool import Progress
 from xmae_fast.data.index.segment_index import Paths, SegmentIndex, Shard, open_index
 from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.selection import Selection, select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
+from xmae_fast.workers.progress import Progress
 
-BINS = 10  # of the qualities, over 0 to 1
-_LISTED = 20  # records with a problem that are named
+BINS = 10  # into which qualities from 0 to 1 are counted
+_LISTED = 20  # how many records with a problem are named
 _ORDERS = {">": "big-endian", "<": "little-endian"}
 
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """One shard. layout: "published" or "packed"; samples: of a segment; sampling_freq: Hz or None; mapped: whether it
-    is read from a memory map, if not `why_not`; size: bytes."""
+    """One shard.
+
+    Args:
+        path: the file.
+        layout: "published" or "packed".
+        segments: how many it holds.
+        samples: of a segment.
+        sampling_freq: in Hz; None if it is not known.
+        dtype: of the samples.
+        mapped: whether it is read from a memory map.
+        why_not: why it is not.
+        size: of the file, in bytes.
+    """
 
     path: str
     layout: str
@@ -38,8 +49,16 @@ class ShardSummary:
 
 @dataclass(frozen=True)
 class QualitySummary:
-    """Qualities of one signal, in numbers of segments. counts: in 10 equal bins from 0 to 1, the last with 1; outside:
-    less than 0 or more than 1; unknown: whose quality cannot be read; below, reached: against the threshold."""
+    """The qualities of one signal, as numbers of segments.
+
+    Args:
+        threshold: the quality that a segment must reach.
+        counts: in 10 equal bins from 0 to 1; the last bin includes 1.
+        outside: segments whose quality is below 0 or above 1.
+        unknown: segments whose quality cannot be read.
+        below: segments whose quality is below the threshold.
+        reached: segments whose quality reaches the threshold.
+    """
 
     threshold: float
     counts: list[int]
@@ -51,7 +70,7 @@ class QualitySummary:
 
 @dataclass(frozen=True)
 class ProblemRecord:
-    """A segment that no loader uses."""
+    """A segment that no loader uses: its shard, the name of its record, and why."""
 
     shard: str
     record: str
@@ -60,11 +79,24 @@ class ProblemRecord:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What `inspect_shards` found. broken: shards that cannot be read, and why. size: bytes of the others.
+    """What `inspect_shards` has found.
 
-    used, used_subjects, rejected: what a loader with these thresholds takes, and what it leaves out, each segment by
-    the first reason that applies; refused: why it would raise an error instead, or "". problems: segments that are
-    unusable whatever their quality, by reason; problem_records: the first 20 of them."""
+    Args:
+        shards: the shards that can be read.
+        broken: the shards that cannot be read, and why.
+        segments: how many the shards hold.
+        size: of the shards that can be read, in bytes.
+        subjects: how many subjects have segments.
+        segments_per_subject: "min", "median" and "max".
+        ppg_quality: the qualities of the PPG.
+        ecg_quality: the qualities of the ECG.
+        used: how many segments a loader with these thresholds uses.
+        used_subjects: how many subjects these have.
+        rejected: how many segments it leaves out, by the first reason that applies to each.
+        refused: why a loader would raise an error; "" if it would not.
+        problems: how many segments cannot be used whatever their quality, by reason.
+        problem_records: the first 20 of them.
+    """
 
     shards: list[ShardSummary]
     broken: dict[str, str]
@@ -95,9 +127,19 @@ def inspect_shards(
     normalize_dtype: NormalizeDtype = "float16",
     progress: Progress | None = None,
 ) -> ShardReport:
-    """Look through shards of any layout as a loader of all subjects would; arguments as for `SegmentDataset`, errors
-    those of `open_index`. Shards that cannot be read are part of the report, unless none can: ValueError.
-    `progress`: called with (shard, segments done, in all if known) for shards that are indexed."""
+    """Look through shards of any layout as a loader of all subjects would.
+
+    Args:
+        paths, quality, layout, cache_dir, normalize_dtype: see `SegmentDataset`.
+        progress: is called with (shard, segments that are done, segments in all or None) while shards are indexed.
+
+    Returns:
+        The report, which also names the shards that cannot be read.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: no shard can be read, or an argument has a wrong value.
+    """
     ppg, ecg = quality_pair(quality)
     index = index_of(paths, layout, cache_dir, progress)
     selection = selection_of(index, quality, normalize_dtype)
@@ -133,25 +175,25 @@ def inspect_shards(
 def index_of(
     paths: Paths, layout: Layout | None, cache_dir: str | os.PathLike | None, progress: Progress | None = None
 ) -> SegmentIndex:
-    """The index of the shards that can be read. ValueError, with all reasons, when none can."""
+    """The index of the shards that can be read; ValueError, with all reasons, if none can."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ shards are left out")  # the report names them
         return open_index(paths, layout=layout, cache_dir=cache_dir, on_bad="skip", progress=progress)
 
 
 def selection_of(index: SegmentIndex, quality: Quality, normalize_dtype: NormalizeDtype) -> Selection:
-    """What a loader takes of all subjects."""
+    """The segments that a loader of all subjects uses."""
     everyone = {"subjects": None, "exclude_subjects": (), "exclude_prefixes": EXCLUDED_PREFIXES}
     return select(index, quality=quality, normalize_dtype=normalize_dtype, split=None, seed=0, **everyone)
 
 
 def problem_rows(index: SegmentIndex, normalize_dtype: NormalizeDtype) -> np.ndarray:
-    """(k,) rows of the segments that are unusable whatever their quality."""
+    """The rows of the segments that cannot be used whatever their quality, [k]."""
     return np.flatnonzero(index.problem & problems.relevant(normalize_dtype))
 
 
 def record_names(index: SegmentIndex, rows: np.ndarray) -> list[tuple[Shard, str]]:
-    """The shard of each row, and the name of the record in it."""
+    """The shard of each row in `rows` [k], and the name of its record there."""
     names = []
     for number, row in zip(index.shard_of(rows).tolist(), rows.tolist(), strict=True):
         shard = index.shards[number]
@@ -162,17 +204,17 @@ def record_names(index: SegmentIndex, rows: np.ndarray) -> list[tuple[Shard, str
 
 
 def _summary(shard: Shard) -> ShardSummary:
-    scan = shard.sidecar.scan
-    dtype = np.dtype(scan.dtype)
+    header = shard.header
+    dtype = np.dtype(header.dtype)
     return ShardSummary(
         path=shard.path,
-        layout=scan.form,
+        layout=header.form,
         segments=shard.stop - shard.start,
-        samples=scan.seq_len,
-        sampling_freq=scan.sampling_freq,
+        samples=header.seq_len,
+        sampling_freq=header.sampling_freq,
         dtype=dtype.name if dtype.isnative else f"{dtype.name} {_ORDERS[dtype.byteorder]}",
-        mapped=scan.mapped,
-        why_not=scan.why_not,
+        mapped=header.mapped,
+        why_not=header.why_not,
         size=shard.sidecar.valid_for["size"],
     )
 
@@ -186,13 +228,14 @@ def _histogram(quality: np.ndarray, threshold: float) -> QualitySummary:
 
 
 def _refusal(index: SegmentIndex, selection: Selection) -> str:
+    """Why a loader would raise an error; "" if it would not."""
     if not len(selection.rows):
         return "no segment remains"
-    used = [index.shards[i].sidecar.scan for i in np.unique(index.shard_of(selection.rows))]
-    lengths = sorted({scan.seq_len for scan in used})
+    used = [index.shards[i].header for i in np.unique(index.shard_of(selection.rows))]
+    lengths = sorted({header.seq_len for header in used})
     if len(lengths) > 1:
         return f"segments of {', '.join(map(str, lengths))} samples in different shards"
-    rates = sorted({scan.sampling_freq for scan in used} - {None})
+    rates = sorted({header.sampling_freq for header in used} - {None})
     if len(rates) > 1:
         return f"{', '.join(f'{rate:g}' for rate in rates)} Hz in different shards"
     return ""

@@ -1,14 +1,14 @@
-"""Examples of segments as a picture: some that are used, and some that are rejected."""
+"""Draws examples of segments: some that are used, and some that are rejected."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from xmae_fast._files import check_replaceable, is_picture, write_picture
+from xmae_fast._optional import check_installed, new_figure
 from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats.layout import Layout
@@ -20,15 +20,15 @@ from xmae_fast.data.options import Quality
 
 _COLOURS = {"ECG": "#b3261e", "PPG": "#0f8a5f"}
 _WARNING = "#b45309"
-_REJECTED = 3  # at most
+_REJECTED = 3  # how many rejected segments are drawn at most
 _COLUMNS = 3
-_NAME = 44  # characters of a record's name
+_NAME = 44  # how many characters of a record's name are shown
 _NO_SAMPLES = problems.WRONG_SHAPE | problems.UNREADABLE | problems.OUTSIDE
 
 
 @dataclass
 class _Example:
-    """signals: ECG and PPG, (L,) each, None where there are no samples of the shard's form."""
+    """A segment to draw. `signals` are ECG and PPG, [L] each, or None if the record has no such samples."""
 
     subject: str
     record: str
@@ -49,12 +49,23 @@ def draw_examples(
     cache_dir: str | os.PathLike | None = None,
     normalize_dtype: NormalizeDtype = "float16",
 ) -> None:
-    """Draw `count` of the segments that a loader would use, at random, and up to 3 of those that are unusable, of as
-    many reasons as possible, to a PNG file: ECG above PPG, values as stored. It appears whole or not at all.
+    """Draw segments as they are stored, ECG above PPG, to a PNG file, which appears whole or not at all.
 
-    Errors: ImportError without matplotlib; FileExistsError where `file` is something else than such a picture;
-    ValueError when there is no segment to draw, or `count` is less than 1; otherwise those of `inspect_shards`."""
-    canvas, figure_class = _matplotlib()
+    Up to 3 segments that cannot be used are drawn too, with as many different reasons as possible.
+
+    Args:
+        paths, quality, layout, cache_dir, normalize_dtype: see `SegmentDataset`.
+        file: the picture.
+        count: how many segments that a loader would use are drawn.
+        seed: decides which ones.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        FileExistsError: `file` is there and is not a picture of this package.
+        FileNotFoundError: a shard is missing.
+        ValueError: there is no segment to draw, no shard can be read, or an argument has a wrong value.
+    """
+    check_installed("matplotlib", "Pictures of segments need", "eval")
     check_replaceable(file, is_picture, "a picture of xmae-fast", "file")
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
@@ -68,8 +79,7 @@ def draw_examples(
         raise ValueError(f"paths: no segment to draw with quality {quality} in {len(index.shards)} shard(s)")
     columns = min(_COLUMNS, max(len(used), len(rejected)))
     lines = -(-len(used) // columns) + -(-len(rejected) // columns)
-    figure = figure_class(figsize=(5.4 * columns, 3.1 * lines), layout="constrained")
-    canvas(figure)
+    figure = new_figure(5.4 * columns, 3.1 * lines, "Pictures of segments need", "eval")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.055)
     panels = figure.subfigures(lines, columns, squeeze=False).ravel()
     start = -(-len(used) // columns) * columns
@@ -79,7 +89,7 @@ def draw_examples(
 
 
 def _one_of_each(index: SegmentIndex, rows: np.ndarray, normalize_dtype: NormalizeDtype) -> np.ndarray:
-    """Up to 3 of `rows`, first those whose reason did not come before."""
+    """Up to 3 of `rows`; rows with reasons that others do not have come first."""
     bits = index.problem[rows] & problems.relevant(normalize_dtype)
     new = np.zeros(len(rows), bool)
     new[np.unique(bits, return_index=True)[1]] = True
@@ -92,30 +102,19 @@ def _read(index: SegmentIndex, rows: np.ndarray, layout: Layout, normalize_dtype
         problem, subject = int(index.problem[row]), index.subjects[index.subject[row]]
         signals = None if problem & _NO_SAMPLES else _signals(shard, row - shard.start, layout)
         reason = problems.describe(problem, normalize_dtype)
-        rate = shard.sidecar.scan.sampling_freq
+        rate = shard.header.sampling_freq
         examples.append(_Example(subject, name, tuple(index.quality[row]), reason, rate, signals))
     return examples
 
 
 def _signals(shard: Shard, row: int, layout: Layout) -> tuple[np.ndarray, np.ndarray] | None:
-    scan = shard.sidecar.scan
-    scan.key = shard.sidecar.keys()
     with open_shard(shard.path) as file:
-        ppg, ecg, found = SegmentReader(file, scan, layout)(np.array([row]))
+        ppg, ecg, found = SegmentReader(file, layout, shard.header, shard.sidecar.keys())(np.array([row]))
     return None if found.any() else (ecg[0].astype(float), ppg[0].astype(float))
 
 
-def _matplotlib() -> tuple[Any, Any]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError('Pictures of segments need matplotlib: pip install "xmae_fast[eval]"') from None
-    return FigureCanvasAgg, Figure
-
-
 def _draw(panel, example: _Example) -> None:
-    """ECG above PPG, over one axis of time."""
+    """Draw ECG above PPG with a common axis of time."""
     axes = panel.subplots(2, 1, sharex=True)
     qualities = ("unknown" if np.isnan(quality) else f"{quality:.3f}" for quality in example.quality)
     about = "{}    quality: PPG {}, ECG {}".format(_shortened(example.subject), *qualities)
@@ -139,7 +138,7 @@ def _draw(panel, example: _Example) -> None:
 
 
 def _plot(axis, signal: np.ndarray, sampling_freq: float, colour: str) -> int:
-    """Samples that are not finite are gaps, shaded; their number."""
+    """Draw a signal with shaded gaps where samples are not finite; returns how many these are."""
     finite = np.isfinite(signal)
     axis.plot(np.arange(len(signal)) / sampling_freq, np.where(finite, signal, np.nan), color=colour, linewidth=0.9)
     edges = np.flatnonzero(np.diff(~finite, prepend=False, append=False)) / sampling_freq
@@ -153,6 +152,6 @@ def _plot(axis, signal: np.ndarray, sampling_freq: float, colour: str) -> int:
 
 
 def _shortened(text: str) -> str:
-    """At most 44 characters, the middle left out."""
+    """At most 44 characters of a text; the middle is left out."""
     half = _NAME // 2 - 1
     return text if len(text) <= _NAME else f"{text[:half]}…{text[-half:]}"

@@ -1,30 +1,36 @@
-"""A ShardReport as tables on a console."""
+"""Prints a ShardReport as tables."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
+from xmae_fast._optional import need
 from xmae_fast.data.inspection.inspect import BINS, ShardReport
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_SHARDS = 40  # that are listed
-_BAR = 24  # characters
+_SHARDS = 40  # how many shards are listed
+_BAR = 24  # characters of the longest bar
 _FOLDED = ("shard", "dtype", "read", "record")  # columns that may take several lines
 
 
 def import_rich() -> None:
-    """ImportError that says what to install, where rich is missing."""
-    try:
-        import rich  # noqa: F401
-    except ImportError:
-        raise ImportError('Reports on shards need rich: pip install "xmae_fast[eval]"') from None
+    """Raise ImportError, which says what to install, if rich is missing."""
+    need("rich", "Reports on shards need", "eval")
 
 
 def print_report(report: ShardReport, console: Console | None = None) -> None:
-    """Tables of shards, qualities, selection and problems; by default on standard output. ImportError without rich."""
+    """Print tables of shards, qualities, selection and problems.
+
+    Args:
+        report: what to print.
+        console: where to print; by default on standard output.
+
+    Raises:
+        ImportError: rich is not installed.
+    """
     import_rich()
     from rich.console import Console
     from rich.text import Text

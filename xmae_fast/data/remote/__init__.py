@@ -1,1 +1,1 @@
-"""Shards at remote addresses, copied into a local cache before they are read."""
+"""Shards at remote addresses, which are copied into a local cache before they are read."""

@@ -1,49 +1,20 @@
-"""Shards by name, folder, pattern or URL: what is remote is fetched once into a cache folder and read from there."""
+"""Fetches remote files once into a cache folder, from where they are read."""
 
-import glob
 import hashlib
 import json
 import os
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from xmae_fast._files import atomic_path
-from xmae_fast.data.remote.filesystems import CHUNK, Remote, ask, chunks, filesystem, is_http, is_local, naming_errors
+from xmae_fast.data.remote.filesystems import CHUNK, Remote, ask, basename, chunks, existing_file, filesystem, is_local
+from xmae_fast.workers.progress import Progress
 
 PathLike = str | os.PathLike
-Progress = Callable[[str, int, int | None], object]
-SUFFIXES = (".h5", ".hdf5")
-
-
-def resolve_paths(
-    paths: PathLike | Iterable[PathLike],
-    *,
-    cache_dir: PathLike | None = None,
-    progress: Progress | None = None,
-    storage_options: dict | None = None,
-) -> list[str]:
-    """Local files for `paths`, one or several of: a file; a folder (its *.h5 and *.hdf5, sorted); a pattern with any of
-    `*?[` (the same kinds of file, sorted); a URL `<protocol>://` of one of these, fetched once (see `fetch`). Hidden
-    files and *.index.h5 are left out of folders and patterns. Over HTTP, a folder is a URL that ends in "/", and "?" is
-    no pattern. Local names stay as they are; `file://` is local.
-
-    Everything is listed before the first download. FileNotFoundError for a missing file; ValueError for a folder or
-    pattern without shards, for a shard named twice and for none at all; otherwise the errors of `fetch`."""
-    found: dict[object, str] = {}
-    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-        path = os.fspath(path)
-        for identity, name in _expand_url(path, storage_options) if "://" in path else _expand_local(path):
-            if identity in found:
-                raise ValueError(f"paths: expected each shard once, got {name} twice (the first as {found[identity]})")
-            found[identity] = name
-    if not found:
-        raise ValueError("paths: expected at least one shard, got none")
-    options = {"cache_dir": cache_dir, "progress": progress, "storage_options": storage_options}
-    return [fetch(name, **options) if "://" in name else name for name in found.values()]
 
 
 def fetch(
@@ -53,24 +24,37 @@ def fetch(
     progress: Progress | None = None,
     storage_options: dict | None = None,
 ) -> str:
-    """The local copy of the file at `url`: `<16 hex digits of the URL's SHA-256>-<basename>` in `cache_dir`, by default
-    `$XDG_CACHE_HOME/xmae_fast/shards` or `~/.cache/xmae_fast/shards`; beside it `<name>.json` says what it is.
+    """Fetch a file into the cache, unless it is there already.
 
-    A whole copy is used again while the server states the same version, and, with a warning, when the server does not
-    answer; otherwise the file is fetched anew. A broken download is continued if the version is still the same. Of
-    several processes one downloads, the others wait for it. `progress(url, bytes_done, bytes_total or None)` is called
-    per chunk, of at most 4 MiB. `storage_options` are fsspec's. `file://` is not copied.
+    A copy that is whole is used again as long as the server states the same version. It is also used, with a warning,
+    if the server does not answer. Otherwise the file is fetched again. A download that was interrupted is continued if
+    the version is still the same. If several processes need the file, one downloads it and the others wait.
 
-    ImportError without fsspec or the protocol's driver; ValueError for an unknown protocol; an OSError naming the URL
-    for what the server refuses, lacks, breaks off, sends incompletely or changes meanwhile."""
+    Args:
+        url: `<protocol>://<path>`; `file://` is not copied.
+        cache_dir: the folder for copies; by default `$XDG_CACHE_HOME/xmae_fast/shards`, or
+            `~/.cache/xmae_fast/shards`.
+        progress: is called with (url, bytes that are done, bytes in all or None) after each chunk of at most 4 MiB.
+        storage_options: are passed to fsspec.
+
+    Returns:
+        The path of the copy, `<cache_dir>/<16 hexadecimal digits of the URL's SHA-256>-<basename>`. The file
+        `<copy>.json` beside it states URL, version, size and SHA-256.
+
+    Raises:
+        ImportError: fsspec or the driver of the protocol is not installed.
+        ValueError: the protocol is unknown.
+        OSError: the server refuses, does not have the file, sends only a part of it, or the file changes while it is
+            fetched; the message names the URL.
+    """
     if "://" not in url:
         raise ValueError(f"url: expected <protocol>://<path>, got {url!r}")
     if is_local(url):
-        return _existing(filesystem(url, storage_options)[1])
+        return existing_file(filesystem(url, storage_options)[1])
     if cache_dir is None:
         cache_dir = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         cache_dir = os.path.join(cache_dir, "xmae_fast", "shards")
-    base = re.sub(r"[^\w.+=-]", "_", _basename(url), flags=re.ASCII)[-180:]
+    base = re.sub(r"[^\w.+=-]", "_", basename(url), flags=re.ASCII)[-180:]
     target = os.path.join(cache_dir, f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base}")
     try:
         remote = ask(url, storage_options)
@@ -82,7 +66,7 @@ def fetch(
     if _is_cached(target, remote):
         return target
     os.makedirs(cache_dir, exist_ok=True)
-    # fsspec's own key is no proof that a file is the same one.
+    # The key that fsspec makes up does not prove that a file is the same.
     keep = bool(remote.validator) and "ukey" not in remote.validator
     with _working_file(target, keep) as (name, file, resume):
         if _is_cached(target, remote):
@@ -93,7 +77,7 @@ def fetch(
             _remove(name, f"{name}.json")
             raise OSError(f"shard {url}: expected one version, but it changed while it was fetched: try again")
         size = os.path.getsize(name)
-        # In this order, so that a JSON file never speaks of other data than that beside it.
+        # In this order, so that a JSON file never describes other data than those beside it.
         _remove(f"{target}.json")
         os.replace(name, target)
         _write_json(f"{target}.json", {**remote.version(), "size": size, "sha256": sha256})
@@ -102,8 +86,12 @@ def fetch(
 
 
 def verify(path: PathLike) -> None:
-    """Read a cached copy again: ValueError when its SHA-256 is not the one in its JSON file, or none is found there;
-    FileNotFoundError when the copy is missing."""
+    """Read a cached copy and compare its SHA-256 with the one in its JSON file.
+
+    Raises:
+        FileNotFoundError: there is no file at `path`.
+        ValueError: the SHA-256 is another one, or the JSON file does not state one.
+    """
     with open(path, "rb") as file:
         got = _hash(file).hexdigest()
     expected = _read_json(f"{os.fspath(path)}.json").get("sha256", "(none known)")
@@ -113,57 +101,19 @@ def verify(path: PathLike) -> None:
         )
 
 
-def _expand_local(path: str) -> Iterator[tuple[object, str]]:
-    """(identity, name) of each file."""
-    names = [path]
-    if os.path.isdir(path):
-        names = _shards(path, ((entry.path, entry.is_dir()) for entry in os.scandir(path)))
-    elif any(sign in path for sign in "*?[") and not os.path.isfile(path):
-        names = _shards(path, ((name, os.path.isdir(name)) for name in glob.iglob(path, recursive=True)))
-    for name in names:
-        yield os.path.realpath(_existing(name)), name
-
-
-def _expand_url(url: str, storage_options: dict | None) -> Iterator[tuple[object, str]]:
-    """(identity, URL or local name) of each file."""
-    fs, path = filesystem(url, storage_options)
-    if is_local(url):
-        yield from _expand_local(path)
-        return
-    http = is_http(url)
-    signs = r"[*[]" if http else r"[*?[]"
-    is_pattern = re.search(signs, url.partition("?")[0] if http else url) is not None
-    with naming_errors(url):
-        if is_pattern and not fs.isfile(path):
-            entries = fs.glob(path, detail=True).values()
-            folder, root = (re.split(signs, text, maxsplit=1)[0].rpartition("/")[0] for text in (url, path))
-        elif url.endswith("/") or (not http and not _basename(path).endswith(SUFFIXES) and fs.isdir(path)):
-            entries = fs.ls(path, detail=True)
-            folder, root = url.removesuffix("/"), path.removesuffix("/")
-        else:
-            entries = None
-    if entries is None:
-        yield (fs, path), url
-        return
-    for name in _shards(url, ((entry["name"], entry["type"] == "directory") for entry in entries)):
-        yield (fs, name), folder + name.removeprefix(root)  # fsspec's own unstrip_protocol loses hosts
-
-
-def _shards(path: str, entries: Iterable[tuple[str, bool]]) -> list[str]:
-    """The sorted names of shards among what is at `path`, (name, whether it is a folder) each."""
-    names = []
-    for name, is_folder in entries:
-        base = _basename(name)
-        if not is_folder and base.endswith(SUFFIXES) and not base.startswith(".") and not base.endswith(".index.h5"):
-            names.append(name)
-    if not names:
-        raise ValueError(f"paths: expected *.h5 or *.hdf5 files for {path}, found none")
-    return sorted(names)
-
-
 def _download(remote: Remote, name: str, file: BinaryIO, resume: bool, progress: Progress | None) -> str:
-    """Bring `file`, whose name is `name`, to the whole content on disk and return its SHA-256. `resume`: go on where a
-    broken download ended, and write down the version for a next call to do so."""
+    """Download a file completely and write it to the disk.
+
+    Args:
+        remote: the file at the server.
+        name: the local file.
+        file: the same file, open for reading and appending.
+        resume: go on where an interrupted download has ended, and store the version so that a next call can do so.
+        progress: see `fetch`.
+
+    Returns:
+        The SHA-256 in hexadecimal digits.
+    """
     file.seek(0)
     if resume and _read_json(f"{name}.json") == remote.version():
         digest, done = _hash(file), file.tell()
@@ -193,8 +143,16 @@ def _download(remote: Remote, name: str, file: BinaryIO, resume: bool, progress:
 
 @contextmanager
 def _working_file(target: str, keep: bool) -> Iterator[tuple[str, BinaryIO, bool]]:
-    """(name, file, keep) to download to, opened to append: `<target>.partial`, locked against other processes, which is
-    left after an error if `keep`; where files cannot be locked, an own temporary one, which is not."""
+    """The file to download to: `<target>.partial`, locked so that no other process writes to it. Where files cannot be
+    locked, it is a temporary file of this process's own.
+
+    Args:
+        target: where the whole file will be.
+        keep: whether `<target>.partial` remains after an error; a temporary file never does.
+
+    Yields:
+        Its name, the file open for reading and appending, and whether it remains after an error.
+    """
     name = f"{target}.partial"
     file = _open_locked(name)
     if file is None:
@@ -210,7 +168,8 @@ def _working_file(target: str, keep: bool) -> Iterator[tuple[str, BinaryIO, bool
 
 
 def _open_locked(name: str) -> BinaryIO | None:
-    """The file `name`, created if missing, once no one else has it locked; None where files cannot be locked."""
+    """Open the file `name`, which is created if it is missing, and wait until no other process has locked it; None
+    where files cannot be locked."""
     try:
         import fcntl
     except ImportError:
@@ -219,7 +178,7 @@ def _open_locked(name: str) -> BinaryIO | None:
         file = open(name, "ab+")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Who held the lock may have renamed or removed the file, and another may have made a new one.
+            # The process that held the lock may have renamed or removed the file, and another may have made a new one.
             if os.path.samestat(os.fstat(file.fileno()), os.stat(name)):
                 return file
         except FileNotFoundError:
@@ -232,15 +191,8 @@ def _open_locked(name: str) -> BinaryIO | None:
         file.close()
 
 
-def _existing(path: str) -> str:
-    if not os.path.isfile(path):
-        found = "a folder" if os.path.isdir(path) else "nothing"
-        raise FileNotFoundError(f"shard {path}: expected an HDF5 file, found {found}")
-    return path
-
-
 def _is_cached(target: str, remote: Remote | None = None) -> bool:
-    """Whether a whole copy is there, and if asked, of the version that the server states."""
+    """Whether a whole copy is there, and if `remote` is given, whether it has the version that the server states."""
     known = _read_json(f"{target}.json")
     if not os.path.isfile(target) or os.path.getsize(target) != known.get("size"):
         return False
@@ -248,7 +200,7 @@ def _is_cached(target: str, remote: Remote | None = None) -> bool:
 
 
 def _read_json(path: str) -> dict:
-    """The object in a JSON file, empty where there is none."""
+    """The object in a JSON file; empty if there is none."""
     with suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
         content = json.load(file)
         return content if isinstance(content, dict) else {}
@@ -271,7 +223,3 @@ def _hash(file: BinaryIO):
     while chunk := file.read(CHUNK):
         digest.update(chunk)
     return digest
-
-
-def _basename(path: str) -> str:
-    return (path.partition("?")[0] if is_http(path) else path).rpartition("/")[2]

@@ -1,12 +1,13 @@
-"""What fsspec is asked of a URL, and its drivers' errors made to name the URL."""
+"""Questions to fsspec about a URL; errors of its drivers become errors that name the URL."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 CHUNK = 4 * 2**20
 DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-# What the drivers call that which changes with a file's content.
+# The names that drivers have for a property that changes with a file's content.
 VERSION_FIELDS = (
     *("ETag", "etag", "Content-MD5", "content_md5", "Digest", "md5Hash", "crc32c", "checksum", "sha", "hex", "blob_id"),
     *("generation", "VersionId", "Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modify"),
@@ -15,7 +16,15 @@ VERSION_FIELDS = (
 
 
 class Remote(NamedTuple):
-    """A file as its server states it; `validator` is whatever tells this version from others, possibly nothing."""
+    """A file as its server describes it.
+
+    Args:
+        url: the address.
+        fs: fsspec's file system.
+        path: the path in it.
+        size: in bytes; None if the server does not state it.
+        validator: what tells this version from others, by the drivers' names; may be empty.
+    """
 
     url: str
     fs: Any
@@ -24,11 +33,17 @@ class Remote(NamedTuple):
     validator: dict[str, str]
 
     def version(self) -> dict:
+        """What a JSON file beside a copy states of the version."""
         return {"url": self.url, "size": self.size, "validator": self.validator}
 
 
 def filesystem(url: str, storage_options: dict | None) -> tuple[Any, str]:
-    """fsspec's file system for `url`, with nothing remembered of earlier listings, and the path in it."""
+    """The file system of fsspec for a URL, and the path in it. Earlier listings are forgotten.
+
+    Raises:
+        ImportError: fsspec or the driver is not installed.
+        ValueError: the protocol is unknown, or there are several.
+    """
     try:
         import fsspec
     except ImportError:
@@ -46,7 +61,7 @@ def filesystem(url: str, storage_options: dict | None) -> tuple[Any, str]:
     if is_http(url):
         import aiohttp
 
-        # By default aiohttp ends a transfer after five minutes, however well it goes.
+        # By default aiohttp ends every transfer after five minutes, even one that makes progress.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=60)
         options["client_kwargs"] = {"timeout": timeout, **options.get("client_kwargs", {})}
     with naming_errors(url, passing=(ImportError, TypeError, ValueError)):
@@ -56,7 +71,11 @@ def filesystem(url: str, storage_options: dict | None) -> tuple[Any, str]:
 
 
 def ask(url: str, storage_options: dict | None) -> Remote:
-    """What the server states of the file now."""
+    """Ask the server about a file.
+
+    Raises:
+        OSError: the server does not answer or refuses, or `url` is a folder.
+    """
     fs, path = filesystem(url, storage_options)
     with naming_errors(url):
         info = fs.info(path)
@@ -70,7 +89,15 @@ def ask(url: str, storage_options: dict | None) -> Remote:
 
 
 def chunks(remote: Remote, start: int) -> Iterator[tuple[int, bytes]]:
-    """(position, bytes) from `start` on, or from 0 where the server cannot begin in the middle."""
+    """Read a remote file in chunks.
+
+    Args:
+        remote: the file.
+        start: the byte to begin with; if the server cannot begin in the middle, the chunks begin at 0.
+
+    Yields:
+        The position of a chunk in the file, and its bytes.
+    """
     position = start
     # Over HTTP a block size of 0 asks for the whole file at once, which servers without ranges understand too.
     block_size = CHUNK if start or not is_http(remote.url) else 0
@@ -91,13 +118,19 @@ def chunks(remote: Remote, start: int) -> Iterator[tuple[int, bytes]]:
 
 @contextmanager
 def naming_errors(url: str, what: str = "expected an answer of its server, got an error", passing: tuple = ()):
-    """Turns what a driver raises, but for the `passing` kinds, into an OSError that names the URL."""
+    """Turn errors of drivers into OSErrors that name the URL.
+
+    Args:
+        url: the address.
+        what: says in the message what was expected and what happened.
+        passing: kinds of errors that are not changed.
+    """
     try:
         yield
     except passing:
         raise
     except Exception as error:
-        # fsspec says "not found" even for a web server that is down.
+        # fsspec says "not found" even if a web server is down.
         cause = (is_http(url) and isinstance(error, FileNotFoundError) and error.__cause__) or error
         status = getattr(cause, "status", None)
         if isinstance(cause, FileNotFoundError) or status in (404, 410):
@@ -107,8 +140,23 @@ def naming_errors(url: str, what: str = "expected an answer of its server, got a
 
 
 def is_local(url: str) -> bool:
+    """Whether a URL names a file of this machine."""
     return url.startswith(("file://", "local://"))
 
 
 def is_http(url: str) -> bool:
+    """Whether a URL is one of HTTP or HTTPS."""
     return url.startswith(("http://", "https://"))
+
+
+def basename(path: str) -> str:
+    """The last part of a path or URL; over HTTP without what follows a "?"."""
+    return (path.partition("?")[0] if is_http(path) else path).rpartition("/")[2]
+
+
+def existing_file(path: str) -> str:
+    """`path`; FileNotFoundError if there is no file."""
+    if not os.path.isfile(path):
+        found = "a folder" if os.path.isdir(path) else "nothing"
+        raise FileNotFoundError(f"shard {path}: expected an HDF5 file, found {found}")
+    return path

@@ -1,1 +1,1 @@
-"""Shards copied into the packed form, which reads fastest; a copy that was interrupted goes on where it stopped."""
+"""Copies shards into one packed file, which is read fastest; an interrupted copy goes on where it stopped."""

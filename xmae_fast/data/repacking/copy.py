@@ -1,4 +1,4 @@
-"""The copy that `repack` makes: laid out, filled in blocks, taken up again after an interruption, and read back."""
+"""The copy that `repack` makes: laid out, filled block by block, read again; it survives interruptions."""
 
 import errno
 import hashlib
@@ -15,19 +15,29 @@ import numpy as np
 
 from xmae_fast._version import __version__
 from xmae_fast.data.formats import packed
-from xmae_fast.data.formats.packed import SIGNALS, Progress
+from xmae_fast.data.formats.packed import SIGNALS
 from xmae_fast.data.index.open_shards import ShardChangedError
 from xmae_fast.data.repacking.journal import Journal
 from xmae_fast.data.repacking.source import RepackSource
 from xmae_fast.data.segments import Segments
+from xmae_fast.workers.progress import Progress
 
 _BLOCK_ROWS, _BLOCK_BYTES = 4096, 1 << 24  # segments, and bytes of one signal, that are copied at a time
-_JOURNAL_S = 2.0  # seconds of work that a crash may cost
-_MARGIN = 1 << 20  # bytes of HDF5 structure
+_JOURNAL_S = 2.0  # seconds between two entries of the journal: the work that a crash may cost
+_MARGIN = 1 << 20  # bytes for the structure of the HDF5 file
 
 
 class PackedCopy:
-    """The work on one partial file, `fd`."""
+    """The work on one unfinished file.
+
+    Args:
+        segments: what is copied.
+        dtype: of the signals in the copy.
+        settings: the selection and the dtype that `repack` was asked for.
+        fd: the descriptor of the unfinished file.
+        journal: says how far the copy has come.
+        progress: is called with ("copy" or "verify", segments that are done, segments in all).
+    """
 
     def __init__(
         self,
@@ -47,11 +57,21 @@ class PackedCopy:
         self.offsets: dict[str, int] = {}
 
     def prepare(self, folder: str) -> int:
-        """Take up an earlier call's work, or lay out the file. Returns the segments that are copied already."""
+        """Go on with the work of an earlier call, or lay out the file.
+
+        Args:
+            folder: the folder of the output.
+
+        Returns:
+            The number of segments that are copied already.
+
+        Raises:
+            OSError: `folder` does not have enough free space.
+        """
         identity = self._identity()
         offsets = packed.signal_offsets(self.fd, self.shape, self.dtype) if self.journal.load(identity) else None
         if offsets is None:
-            self.journal.remove()  # first, so that it never speaks of another file
+            self.journal.remove()  # first, so that it never describes another file
             os.ftruncate(self.fd, 0)
         tables = self.source.tables()
         needed = _MARGIN + 2 * self.shape[0] * self.row
@@ -68,7 +88,7 @@ class PackedCopy:
         return min(self.journal.blocks * self.block, len(self.segments))
 
     def run(self) -> None:
-        """Copy what is not copied yet. The journal never speaks of bytes that are not on the disk."""
+        """Copy what is not copied yet. The journal never lists a block that is not on the disk."""
         written = time.monotonic()
         with ThreadPoolExecutor(len(SIGNALS)) as pool:
             for number in range(self.journal.blocks, -(-len(self.segments) // self.block)):
@@ -82,8 +102,15 @@ class PackedCopy:
                 self.progress("copy", stop, len(self.segments))
 
     def verify(self) -> dict[str, str]:
-        """Compare what the disk holds with what was read from the shards, block by block; the signals' checksums.
-        Blocks that differ are copied once more."""
+        """Compare what the disk holds with what was read from the shards. Blocks that differ are copied once more.
+
+        Returns:
+            The checksums of the signals, by name.
+
+        Raises:
+            OSError: a block differs again.
+            ShardChangedError: a shard has changed since it was copied.
+        """
         checksums, wrong = self._read_back()
         if wrong:
             where = f"{len(wrong)} block(s), the first at segment {wrong[0] * self.block:,}"
@@ -97,8 +124,8 @@ class PackedCopy:
         return checksums
 
     def _read_back(self) -> tuple[dict[str, str], list[int]]:
-        """Checksums of the signals, and the blocks that differ from the journal."""
-        if hasattr(os, "posix_fadvise"):  # from the disk rather than from memory
+        """The checksums of the signals, and the numbers of the blocks that differ from the journal."""
+        if hasattr(os, "posix_fadvise"):  # so that the file is read from the disk and not from memory
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         digests, wrong = [hashlib.sha256() for _ in SIGNALS], []
 
@@ -120,21 +147,22 @@ class PackedCopy:
         start, stop, places = self._block(number)
         signals = self.source.read(start, stop)
         if list(map(self._store, signals, places)) != self.journal.digests[number]:
-            self.journal.remove()  # what was copied before is not to be trusted
+            self.journal.remove()  # other blocks may have changed as well
             raise ShardChangedError(f"paths: segments {start:,} to {stop - 1:,} changed while they were copied")
 
     def _block(self, number: int) -> tuple[int, int, list[int]]:
-        """Segments [start, stop), and where in the file their signals go."""
+        """The segments [start, stop) of a block, and where in the file their signals go, in bytes."""
         start = number * self.block
         places = [self.offsets[name] + start * self.row for name in SIGNALS]
         return start, min(start + self.block, len(self.segments)), places
 
     def _store(self, signal: np.ndarray, place: int) -> str:
+        """Write a block of one signal; its SHA-256."""
         packed.write_at(self.fd, signal, place)
         return hashlib.sha256(signal).hexdigest()
 
     def _identity(self) -> str:
-        """A hash of everything that decides the file's content."""
+        """A hash of everything that decides the content of the file."""
         content = {
             "form": [packed.FORMAT_VERSION, __version__, self.dtype.str, *self.shape, self.block],
             "settings": self.settings,

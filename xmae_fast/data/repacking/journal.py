@@ -1,4 +1,4 @@
-"""How far `repack` has come, kept beside its unfinished file, and the lock on that file."""
+"""The journal of `repack`, which says how far the copy has come, and the lock on its unfinished file."""
 
 import errno
 import json
@@ -12,19 +12,26 @@ _VERSION = 1
 
 
 class Journal:
-    """SHA-256 of PPG and ECG of each block that is copied, as read from the shards; `identity` tells apart what is
-    copied and how. Its file appears whole; `add` changes memory only, until `write`."""
+    """The SHA-256 of PPG and ECG in each block that is copied, as they were read from the shards.
+
+    Its file appears whole or not at all. `add` changes the memory only; `write` writes the file.
+
+    Attributes:
+        path: the file.
+        identity: a hash of what is copied, and how.
+        digests: for each block, from the first on, the digests of PPG and ECG.
+    """
 
     def __init__(self, path: str) -> None:
         self.path, self.identity, self.digests = path, "", []
 
     @property
     def blocks(self) -> int:
-        """Blocks that are copied, from the first on."""
+        """The number of blocks that are copied; these are the first ones."""
         return len(self.digests)
 
     def load(self, identity: str) -> bool:
-        """Take up what the file says; False where there is none, or a damaged one, or one of other work."""
+        """Read the file. False if there is none, if it is damaged, or if it belongs to other work."""
         with suppress(OSError, ValueError, KeyError, TypeError), open(self.path, encoding="utf-8") as file:
             stored = json.load(file)
             if stored["version"] == _VERSION and stored["identity"] == identity:
@@ -33,22 +40,22 @@ class Journal:
         return False
 
     def start(self, identity: str) -> None:
-        """Begin with no block."""
+        """Begin other work; none of its blocks is copied."""
         self.identity, self.digests = identity, []
         self.write()
 
     def add(self, digests: list[str]) -> None:
-        """The next block is copied."""
+        """Note the digests of PPG and ECG of the next block, which is copied."""
         self.digests.append(digests)
 
     def write(self) -> None:
-        """To the disk; what it speaks of must be there already."""
+        """Write the file. The blocks that it lists must be on the disk already."""
         content = {"version": _VERSION, "identity": self.identity, "blocks": self.digests}
         with atomic_path(self.path) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
 
     def remove(self) -> None:
-        """Forget everything; remains of killed writers go too."""
+        """Forget everything and remove the file, and the temporary files that killed writers have left."""
         self.identity, self.digests = "", []
         for path in (self.path, *remains(self.path)):
             with suppress(FileNotFoundError):
@@ -58,8 +65,19 @@ class Journal:
 
 @contextmanager
 def locked(path: str, output: str) -> Iterator[int]:
-    """A descriptor of the file `path`, created if missing, that no other process has: OSError if one does. A file that
-    is still empty at an error is removed."""
+    """Open and lock a file, which is created if it is missing. If an error occurs while it is still empty, it is
+    removed.
+
+    Args:
+        path: the file.
+        output: what is being written, for the message.
+
+    Yields:
+        A descriptor of the file.
+
+    Raises:
+        BlockingIOError: another process has locked the file.
+    """
     import fcntl
 
     while True:
@@ -70,7 +88,7 @@ def locked(path: str, output: str) -> Iterator[int]:
             except BlockingIOError:
                 message = f"output: another process is writing {output} (it holds the lock on {path})"
                 raise BlockingIOError(errno.EWOULDBLOCK, message) from None
-            if _is_at(fd, path):  # or its last owner renamed it meanwhile
+            if _is_at(fd, path):  # else the process that had the lock has renamed the file meanwhile
                 try:
                     yield fd
                 except BaseException:
@@ -83,7 +101,7 @@ def locked(path: str, output: str) -> Iterator[int]:
 
 
 def sync_folder(path: str) -> None:
-    """Names in the folder of `path` outlast a power cut."""
+    """Make sure that the names of files in the folder of `path` outlast a power cut."""
     fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Shards of any layout to one packed file, which maps and loads fastest."""
+"""Copies shards of any layout into one packed file, which is mapped and read fastest."""
 
 import os
 import time
@@ -13,19 +13,33 @@ from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats import packed
 from xmae_fast.data.formats.layout import Layout
-from xmae_fast.data.formats.packed import Progress
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.repacking.copy import PackedCopy
 from xmae_fast.data.repacking.journal import Journal, locked, sync_folder
 from xmae_fast.data.segments import Segments
+from xmae_fast.workers.progress import Progress
 
 
 @dataclass(frozen=True)
 class RepackReport:
-    """What `repack` wrote. segments, seq_len: n and L of the signals; size: bytes of the file; rejected: segments that
-    were left out, by reason; broken: shards that were, and why; checksums: of PPG and ECG; resumed: segments that an
-    earlier, interrupted call had copied."""
+    """What `repack` has written.
+
+    Args:
+        output: the file.
+        segments: n.
+        subjects: how many subjects the segments have.
+        seq_len: L.
+        dtype: of the signals.
+        sampling_freq: in Hz; None if it is not known.
+        size: of the file, in bytes.
+        sources: the shards that segments were taken from.
+        rejected: how many segments were left out, by reason.
+        broken: the shards that were left out, and why.
+        checksums: of PPG and ECG.
+        resumed: how many segments an earlier, interrupted call had copied.
+        seconds: how long the call took.
+    """
 
     output: str
     segments: int
@@ -42,10 +56,11 @@ class RepackReport:
     seconds: float
 
     def to_dict(self) -> dict:
+        """The fields by name, for JSON."""
         return asdict(self)
 
     def describe(self) -> str:
-        """A few lines."""
+        """Says in a few lines what was written."""
         rate = f" at {self.sampling_freq:g} Hz" if self.sampling_freq else ""
         rejected = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.items()) or "none"
         lines = [
@@ -78,27 +93,43 @@ def repack(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> RepackReport:
-    """Copy the segments that pass the selection, in the order of the shards, to one HDF5 file of the packed layout.
+    """Copy the selected segments, in the order of the shards, to one HDF5 file of the packed layout.
 
-    ppg, ecg: (n, L), contiguous from a multiple of 4096 bytes on, values bit for bit in native byte order, or converted
-        to `dtype`, which shards of different types need.
-    subject: (n,) int32 into `subjects`; ppg_quality, ecg_quality: (n,) float64; source: (n,) int32 into `sources`
-        (path, size, mtime_ns, probe); key: (n,) bytes, the record's name there (group/key; of a packed shard its own
-        `key`, else the row number). Every data set has its SHA-256 as attribute `checksum`; the root's attributes say
-        how the file came about.
+    The file has the following data sets:
 
-    quality, subjects, exclude_subjects, exclude_prefixes, layout, cache_dir, on_bad, normalize_dtype, num_threads: as
-        for `SegmentDataset`; "raise" refuses a segment or shard with a problem, "skip" leaves it out and counts it.
-    progress: called with (stage, done, in all), stage a shard that is indexed, then "copy" and "verify" in segments.
-    overwrite: replace a packed file of `repack` or `prepare` that is there; any other is left alone.
+    ppg, ecg: [n, L], contiguous from a multiple of 4096 bytes on. The values are those of the shards, bit for bit, in
+        native byte order, or converted to `dtype`.
+    subject: [n] int32, indices into `subjects`.
+    ppg_quality, ecg_quality: [n] float64.
+    source: [n] int32, indices into `sources`, which has the columns path, size, mtime_ns and probe.
+    key: [n] bytes, the name of the record in its source: group/key, or of a packed shard its own `key`, or else the
+        number of the row.
 
-    `output` appears whole, after everything was read back and compared, or not at all. Until then the data are in
-    `.<name>.partial` beside it; a call with the same shards and settings goes on where an interrupted one ended, any
-    other starts anew. Memory does not grow with n beyond the index.
+    Each data set has its SHA-256 as the attribute `checksum`; attributes of the root say how the file was made.
 
-    Errors: those of `SegmentDataset`; FileExistsError; ValueError for shards of different dtypes without `dtype`, and
-    for a segment that `dtype` cannot hold; OSError where another process writes the same output, or the disk has no
-    room; ShardChangedError where a shard changed meanwhile."""
+    `output` appears whole, after everything was read again and compared, or not at all. Until then the data are in
+    `.<name>.partial` beside it. A call with the same shards and settings goes on where an interrupted one has ended; a
+    call with others starts again. Except for the index, memory does not grow with n.
+
+    Args:
+        paths: the shards.
+        output: the file.
+        quality, subjects, exclude_subjects, exclude_prefixes, layout, cache_dir, normalize_dtype, num_threads: see
+            `SegmentDataset`.
+        on_bad: what happens to a segment or a shard with a problem: "raise" raises ValueError, "skip" leaves it out and
+            counts it.
+        dtype: of the signals in the file; by default that of the shards. It must be given if the shards have several.
+        progress: is called with (shard, segments that are done, segments in all or None) while shards are indexed, then
+            with ("copy", segments that are done, n) and ("verify", segments that are done, n).
+        overwrite: replace `output` if it is a packed file of `repack` or `prepare`; another file is never replaced.
+
+    Raises:
+        FileNotFoundError, ValueError: as `SegmentDataset` raises them; ValueError also for shards of several dtypes
+            without `dtype`, and for a segment that `dtype` cannot hold.
+        FileExistsError: `output` is there and is not to be replaced.
+        OSError: another process writes the same output, or the disk has no room.
+        ShardChangedError: a shard has changed meanwhile.
+    """
     output, began = os.fspath(output), time.perf_counter()
     _check_output(output, overwrite)
     if dtype not in (None, "float16", "float32", "float64"):
@@ -141,8 +172,11 @@ def repack(
 
 
 def _stored_dtype(segments: Segments, dtype: str | None) -> np.dtype:
-    """The type of the signals in the file. ValueError where the shards have several and none was asked for, or where a
-    segment would be constant or not finite in it."""
+    """The dtype of the signals in the file.
+
+    Raises:
+        ValueError: the shards have several and none was asked for, or a segment would become constant or not finite.
+    """
     index = segments.index
     files = index.shard_of(segments.rows)
     types = {int(i): index.shards[i].format.dtype.newbyteorder("=") for i in np.unique(files)}
@@ -151,7 +185,7 @@ def _stored_dtype(segments: Segments, dtype: str | None) -> np.dtype:
             found = ", ".join(f"{kind} in {index.shards[i].path}" for i, kind in types.items())
             raise ValueError(f"dtype: expected the type to convert to, as the shards have several: {found}; got None")
         return types.popitem()[1]
-    if dtype == "float16":  # overflow in wider types is rejected before
+    if dtype == "float16":  # values that overflow wider types were rejected before
         wider = np.isin(files, [i for i, kind in types.items() if kind != dtype])
         lost = index.problem[segments.rows] & problems.relevant(dtype) * wider
         if lost.any():
@@ -162,6 +196,7 @@ def _stored_dtype(segments: Segments, dtype: str | None) -> np.dtype:
 
 
 def _check_output(output: str, overwrite: bool) -> None:
+    """An OSError says why `output` cannot be written."""
     if os.path.isdir(output) or not os.path.basename(output):
         raise IsADirectoryError(f"output: expected the name of a file, got the folder {output}")
     if not os.path.isdir(os.path.dirname(output) or "."):
@@ -172,5 +207,5 @@ def _check_output(output: str, overwrite: bool) -> None:
 
 
 def _listed(names: Iterable[str] | None) -> list[str] | str | None:
-    """Sorted, for one order of all; a text stays one, to be refused where names are expected."""
+    """Names in sorted order. A text stays as it is; `Segments` says that it expects a list of names."""
     return names if names is None or isinstance(names, str) else sorted(set(names))

@@ -1,4 +1,4 @@
-"""What `repack` takes from shards: signals as they are stored, and the tables beside them."""
+"""Reads what `repack` copies from shards: signals as they are stored, and the tables beside them."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,15 @@ from xmae_fast.data.segments import Segments
 
 
 class RepackSource:
-    """The used segments of shards, as `dtype`. `used`: numbers of the shards that have any."""
+    """Reads the selected segments of shards.
+
+    Attributes:
+        used: the numbers of the shards that have selected segments.
+
+    Args:
+        segments: the selected segments.
+        dtype: the type that signals are converted to.
+    """
 
     def __init__(self, segments: Segments, dtype: np.dtype) -> None:
         self.segments, self.dtype = segments, dtype
@@ -23,8 +31,19 @@ class RepackSource:
         self.gathers: dict[int, object] = {}
 
     def read(self, start: int, stop: int, ahead: int | None = None) -> np.ndarray:
-        """(2, stop - start, L), PPG and ECG of segments [start, stop). `ahead`: the system is asked to read on to there
-        meanwhile. ShardChangedError where a shard is not what was indexed."""
+        """Read segments [start, stop).
+
+        Args:
+            start: the first segment.
+            stop: one more than the last segment.
+            ahead: if given, the system is asked to read segments [stop, ahead) meanwhile.
+
+        Returns:
+            PPG and ECG, [2, stop - start, L].
+
+        Raises:
+            ShardChangedError: a shard is not what was indexed.
+        """
         rows = self.segments.rows[start:stop]
         files = self.segments.index.shard_of(rows)
         opened = self.segments.opened()
@@ -35,11 +54,11 @@ class RepackSource:
         for file in present.tolist():
             first, last = np.searchsorted(files, [file, file + 1])
             out[:, first:last] = self._of_shard(file, rows[first:last])
-        opened.check(present)  # behind the copy: what was copied is of the file that was indexed
+        opened.check(present)  # after the copy, so that what was copied comes from the file that was indexed
         return out
 
     def tables(self) -> dict[str, Table]:
-        """The data sets beside the signals: whose, how good, and from where each segment is."""
+        """The data sets beside the signals, which say whose each segment is, how good it is, and where it is from."""
         segments, index = self.segments, self.segments.index
         n, rows = len(segments), segments.rows
         names = np.array([_utf8(name) for name in segments.subjects])
@@ -59,7 +78,7 @@ class RepackSource:
         return tables | {"key": Table((n,), np.dtype(f"S{width}"), self._keys())}
 
     def _of_shard(self, file: int, rows: np.ndarray) -> np.ndarray:
-        """(2, k, L) of the stored type in native byte order."""
+        """PPG and ECG of rows [k] of a shard, [2, k, L] of the stored type in native byte order."""
         index, opened = self.segments.index, self.segments.opened()
         shard = index.shards[file]
         if shard.mapped:
@@ -80,7 +99,7 @@ class RepackSource:
         return signals
 
     def _keys(self) -> Iterator[np.ndarray]:
-        """The records' names in their shards, shard by shard, (k,) bytes."""
+        """The names of the records in their shards, [k] bytes for each shard in turn."""
         index = self.segments.index
         bounds = np.searchsorted(self.segments.rows, [(index.shards[i].start, index.shards[i].stop) for i in self.used])
         for i, (first, last) in zip(self.used, bounds.tolist(), strict=True):
@@ -88,6 +107,7 @@ class RepackSource:
             yield np.array(record_names(index.shards[i])[rows].tolist())
 
     def _sources(self) -> np.ndarray:
+        """The data set `sources`: a row for each shard."""
         shards = [self.segments.index.shards[i] for i in self.used]
         paths = [os.fsencode(shard.path) for shard in shards]
         fields = [("path", _text(max(map(len, paths)))), ("size", "i8"), ("mtime_ns", "i8"), ("probe", "S32")]
@@ -97,10 +117,17 @@ class RepackSource:
 
 
 def record_names(shard: Shard) -> np.ndarray:
-    """(n,) bytes: names of all records of a shard; of a packed one its own `key`, if it has one."""
+    """The names of all records of a shard; if it is packed and has a data set `key`, the names in it.
+
+    Returns:
+        [n] bytes.
+
+    Raises:
+        ShardChangedError: the index does not have as many segments as the shard.
+    """
     n = shard.stop - shard.start
     names = shard.sidecar.keys()
-    if shard.sidecar.scan.form == "packed":
+    if shard.header.form == "packed":
         with open_shard(shard.path) as file:
             own = file.get("key")
             if isinstance(own, import_h5py().Dataset) and own.shape == (n,) and own.dtype.kind == "S":

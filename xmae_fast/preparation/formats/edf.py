@@ -1,4 +1,4 @@
-"""EDF, EDF+ and BDF."""
+"""Reads EDF, EDF+ and BDF."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from xmae_fast.preparation.recording import Channel, Reading, Recording, find_ch
 
 
 def read_edf(path: str, reading: Reading) -> Recording:
-    """One file, in physical units; each signal has its own rate."""
+    """Read one file; signals are in physical units, and each has its own rate."""
     pyedflib = need("pyedflib", "EDF needs", "prepare")
     with pyedflib.EdfReader(path) as file:
         names = file.getSignalLabels()

@@ -1,4 +1,4 @@
-"""PulseDB's .mat files (v7.3, HDF5): struct array `Subj_Wins`, a 10 s window per element."""
+"""Reads .mat files of PulseDB (v7.3, which is HDF5): a struct array `Subj_Wins` with a window in each element."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import numpy as np
 from xmae_fast.data.formats.shards import import_h5py
 from xmae_fast.preparation.recording import Channel, Reading, Recording, find_channel
 
-_RATE = 125.0  # Hz, PulseDB's, where there is no time
+_RATE = 125.0  # Hz, the rate of PulseDB, for files without times
 _SIGNALS = {"PPG": "PPG_Raw", "ECG": "ECG_Raw"}
 _IDS = ("SegmentID", "WinID", "WinSeqID")
 
 
 def read_mat(path: str, reading: Reading) -> Recording:
-    """Windows of one file. The struct is the group that holds the signals, by any name; each of its fields is a data
-    set of references, one per window, or a matrix with a column (MATLAB: row) per window."""
+    """Read the windows of one file.
+
+    The struct is the group that holds the signals, whatever its name. Each of its fields is a data set with a reference
+    for each window, or a matrix with a column (in MATLAB a row) for each window.
+    """
     h5py = import_h5py()
     if not h5py.is_hdf5(path):
         raise ValueError("expected MATLAB v7.3 (HDF5), which `save` writes with '-v7.3'")
@@ -40,7 +43,7 @@ def read_mat(path: str, reading: Reading) -> Recording:
 
 
 class _Struct:
-    """The fields of a MATLAB struct or struct array."""
+    """Reads the fields of a MATLAB struct or struct array. `wanted` names fields that it has."""
 
     def __init__(self, file, h5py, wanted: list[str]) -> None:
         groups = [file, *(member for member in file.values() if isinstance(member, h5py.Group))]
@@ -53,7 +56,7 @@ class _Struct:
         self.names = list(self.group)
 
     def rows(self, name: str) -> np.ndarray:
-        """(P, n) float64, a row per window."""
+        """A field with numbers: [K, samples] float64, a row for each of the K windows."""
         field = self.group[name]
         if not self._is_references(field):
             if field.ndim != 2 or field.dtype.kind not in "fiu":
@@ -65,13 +68,13 @@ class _Struct:
             some = ", ".join(map(str, sorted(sizes)[:5]))
             raise ValueError(f"{name}: expected windows of numbers of one length, got lengths {some or 'of none'}")
         values = np.empty((len(found), sizes.pop()))
-        every, double = self.h5py.h5s.ALL, self.h5py.h5t.NATIVE_DOUBLE  # asking each for its type takes longer
+        every, double = self.h5py.h5s.ALL, self.h5py.h5t.NATIVE_DOUBLE  # finding out the type of each takes longer
         for row, data_set in zip(values, found, strict=True):
             data_set.read(every, every, row, double)
         return values
 
     def texts(self, name: str, count: int) -> list[str]:
-        """A text per window, () where there is no such field."""
+        """A field with a text for each of `count` windows; empty if there is no such field."""
         if name not in self.names:
             return []
         field = self.group[name]
@@ -84,7 +87,7 @@ class _Struct:
         return [_text(element) for element in elements]
 
     def time(self, count: int) -> tuple[np.ndarray, float]:
-        """When each window begins, (P,) s, and the rate in Hz, of the field T."""
+        """When each of the K windows begins, [K] in seconds, and the rate in Hz, both from the field T."""
         rows = self.group["T"]
         if self._is_references(rows):
             elements = [self._data_set(reference) for reference in rows[()].ravel()]
@@ -100,12 +103,14 @@ class _Struct:
         return starts, float(round(rate)) if abs(rate - round(rate)) < 0.005 * rate else float(rate)
 
     def _is_references(self, field) -> bool:
+        """Whether a field holds references to other data sets."""
         if not isinstance(field, self.h5py.Dataset):
             raise ValueError(f"{field.name}: expected a data set, found a group")
         return self.h5py.check_ref_dtype(field.dtype) is not None
 
     def _data_set(self, reference):
-        """The low-level handle: by name would take three times as long, and there are some for every window."""
+        """The data set of a reference, as a low-level handle: `file[reference]` takes three times as long, and each
+        window has several."""
         return self.h5py.h5r.dereference(reference, self.file.id)
 
     def _element(self, reference) -> np.ndarray:
@@ -117,6 +122,7 @@ class _Struct:
         return values
 
     def _first(self, data_set) -> float:
+        """The first element of a data set."""
         space = data_set.get_space()
         space.select_hyperslab((0,) * len(data_set.shape), (1,) * len(data_set.shape))
         value = np.empty(1)
@@ -125,7 +131,7 @@ class _Struct:
 
 
 def _text(element: np.ndarray) -> str:
-    """MATLAB's char (uint16 codes) or a number."""
+    """The text of a char array of MATLAB (codes in uint16), or of a number."""
     if element.dtype == np.uint16:
         return "".join(map(chr, element.ravel())).strip()
     if element.size != 1:

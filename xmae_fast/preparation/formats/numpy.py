@@ -1,4 +1,4 @@
-"""NumPy's .npz and .npy."""
+"""Reads .npz and .npy files of NumPy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ _SUBJECTS = ("subject", "subject_id", "patient")
 
 
 def read_npz(path: str, reading: Reading) -> Recording:
-    """Arrays of PPG and ECG, (n,) or (P, n) pieces; beside them the rate ("fs", or "ppg_fs" and "ecg_fs") and
-    "subject", one or P of them."""
+    """Read a file with arrays of PPG and ECG, [samples] or [pieces, samples].
+
+    Beside them are the rate ("fs", or "ppg_fs" and "ecg_fs") and "subject", one for all pieces or one for each.
+    """
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     names = [name for name, array in arrays.items() if array.dtype.kind in "fiu" and array.ndim in (1, 2)]
@@ -27,8 +29,10 @@ def read_npz(path: str, reading: Reading) -> Recording:
 
 
 def read_npy(path: str, reading: Reading) -> Recording:
-    """A structured array with a field per signal, or a matrix with a signal per row or column (of the shorter side),
-    which `ppg` and `ecg` then number from 0."""
+    """Read a structured array with a field for each signal, or a matrix.
+
+    The signals of a matrix are along its longer side; `reading.ppg` and `reading.ecg` are their numbers, from 0.
+    """
     array = np.load(path, allow_pickle=False)
     if array.dtype.names:
         names, columns = list(array.dtype.names), [array[name].ravel() for name in array.dtype.names]
@@ -45,12 +49,14 @@ def read_npy(path: str, reading: Reading) -> Recording:
 
 
 def _rate(fs: float | None) -> float:
+    """`fs`; ValueError if it is not known."""
     if fs is None:
         raise ValueError("expected the sampling rate, which the file does not state: --fs HZ says it")
     return fs
 
 
 def _recording(channels: list[Channel], named: np.ndarray | None) -> Recording:
+    """The recording of two channels; `named` holds one subject, or one for each piece."""
     pieces = len(channels[0].values)
     subjects: list[str] = []
     if named is not None:

@@ -1,4 +1,4 @@
-"""Tables with a row per sample: CSV, TSV (also .gz) and Parquet; BIDMC's CSV, VitalDB's cases by track names."""
+"""Reads tables with a row for each sample: CSV, TSV (also .gz) and Parquet, as BIDMC and VitalDB publish them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from xmae_fast._optional import need
 from xmae_fast.preparation.recording import Channel, Reading, Recording, find_channel
 
 _TIME = re.compile(r"(time|t|timestamp|datetime|seconds|elapsed)([ _]*[\[(]?(s|sec|seconds|ms)[\])]?)?")
-_ROUNDED = 1.5  # samples that a time may be off
-_WIDEST_GAPS = 50  # times the samples that are there: more is no recording with gaps but a wrong time column
+_ROUNDED = 1.5  # a rounded time may be wrong by this many samples
+_WIDEST_GAPS = 50  # a grid with more than this many times the samples is taken for a wrong time column
 
 
 def read_table(path: str, reading: Reading) -> Recording:
-    """Columns of PPG and ECG, by name; a time column (numbers in s or ms, or dates) gives rate, start and gaps."""
+    """Read the columns of PPG and ECG.
+
+    A column of times (numbers in s or ms, or dates) tells the rate, the start and the gaps.
+    """
     pandas = need("pandas", "CSV and Parquet needs", "prepare")
     if path.lower().endswith(".parquet"):
         parquet = need("pyarrow.parquet", "Parquet needs", "prepare")
@@ -50,9 +53,21 @@ def read_table(path: str, reading: Reading) -> Recording:
 
 
 def place(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
-    """Signals (n,) on an even grid, NaN in gaps, and its rate in Hz. The rate is that of the stretches without gaps.
-    Times may be rounded to more than a sample's length, as BIDMC's are, unless there are gaps too. ValueError where
-    times fall, or are too uneven for a grid."""
+    """Place samples on a grid of even times.
+
+    Times may be rounded to more than the distance of two samples, as those of BIDMC are, unless there are gaps as well.
+
+    Args:
+        seconds: [samples], the times of the samples.
+        signals: [samples] each.
+
+    Returns:
+        The signals on the grid, with NaN in gaps, and the rate of the grid in Hz, which is that of the stretches
+        without gaps.
+
+    Raises:
+        ValueError: times fall, or they are too uneven for a grid.
+    """
     steps = np.diff(seconds)
     if len(steps) < 1 or not (steps >= 0).all() or seconds[-1] == seconds[0]:
         row = int(np.flatnonzero(~(steps >= 0))[0]) + 2 if (~(steps >= 0)).any() else len(seconds)
@@ -76,13 +91,13 @@ def place(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[list[np.ndarr
 
 
 def _rate(samples: int, seconds: float) -> float:
-    """Hz; a whole number where that is less than a sample off by the end."""
+    """The rate in Hz; rounded to a whole number if that moves the last sample by less than one."""
     fs = samples / seconds if seconds else np.nan
     return float(round(fs)) if abs(fs - round(fs)) * seconds < 1 else float(fs)
 
 
 def _seconds(pandas, column, name: str) -> tuple[np.ndarray, str]:
-    """Times from a column of numbers, or of dates and then the first of them."""
+    """The times in a column in seconds, and the first of them by ISO 8601 if they are dates, else ""."""
     if column.dtype.kind in "fiu":
         return column.to_numpy(np.float64) * (1e-3 if re.search(r"\bms\b|_ms", name.lower()) else 1), ""
     moments = pandas.to_datetime(column)
@@ -90,7 +105,7 @@ def _seconds(pandas, column, name: str) -> tuple[np.ndarray, str]:
 
 
 def _header(path: str) -> tuple[list[str], str]:
-    """Names of the columns as they stand in the file, and what separates them."""
+    """The names of the columns in the file, and the character that separates them."""
     opened = gzip.open if path.lower().endswith(".gz") else open
     with opened(path, "rt", encoding="utf-8-sig") as file:
         line = file.readline().rstrip("\r\n")

@@ -1,4 +1,4 @@
-"""WFDB records (PhysioNet): a header .hea and the signal files that it names, each signal at a rate of its own."""
+"""Reads WFDB records (PhysioNet): a header .hea and the signal files that it names; each signal has its own rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xmae_fast.preparation.recording import Channel, Reading, Recording, find_ch
 
 
 def read_wfdb(path: str, reading: Reading) -> Recording:
-    """One record, single- or multi-segment; gaps are NaN."""
+    """Read one record of one or several segments; gaps are NaN."""
     wfdb = need("wfdb", "WFDB needs", "prepare")
     record = os.path.splitext(path)[0]
     header = wfdb.rdheader(record, rd_segments=True)
@@ -36,7 +36,7 @@ def read_wfdb(path: str, reading: Reading) -> Recording:
 
 
 def header_files(path: str) -> list[str]:
-    """The files that a header names, beside it; of a multi-segment record the headers of its segments."""
+    """The files beside a header that it names; for a multi-segment record these are the headers of its segments."""
     folder = Path(path).parent
     tokens = [line.split()[0] for line in _lines(path)[1:]]
     named = [folder / (f"{token}.hea" if is_multi_segment(path) else token) for token in dict.fromkeys(tokens)]
@@ -50,6 +50,6 @@ def is_multi_segment(path: str) -> bool:
 
 
 def _lines(path: str) -> list[str]:
-    """Without comments and empty lines."""
+    """The lines of a header without comments and empty lines."""
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

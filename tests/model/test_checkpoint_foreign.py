@@ -22,7 +22,7 @@ import torch
 from tests.model.checkpoint_files import CFG, PARAMS, PUBLISHED, assert_same, made, saved, with_prefix
 from xmae_fast import ModelCfg, load_checkpoint
 from xmae_fast.model.checkpoint import CheckpointError
-from xmae_fast.model.checkpoint.files import read_file
+from xmae_fast.model.storage.files import read_file
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -19,8 +20,8 @@ from xmae_fast.model.calls import own_forward
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.packed import FreesPackedWeights
 from xmae_fast.model.path import SinglePath, identity_ids, truncated_normal, whole_numbers
-from xmae_fast.model.pretrained import Pretrained
 from xmae_fast.model.standard import Accelerated
+from xmae_fast.model.storage.folders import Pretrained, load_pretrained
 from xmae_fast.ops._checks import check_like
 from xmae_fast.ops.token_gather import validate_ids
 
@@ -63,6 +64,11 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             )  # fmt: skip
         self.mask_token = truncated_normal(1, 1, cfg.d_model)
         self.impl = impl
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | os.PathLike[str], **options: Any) -> xMAE:
+        """See `xmae_fast.from_pretrained`."""
+        return load_pretrained(xMAE, path_or_hub_id, **options)
 
     @property
     def source(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmae_fast.model.checkpoint.errors import CheckpointError, in_a_row, listed
+from xmae_fast.model.storage.errors import CheckpointError, in_a_row, listed
 
 PREFIX = "model."
 _STATE_DICT = "state_dict"
@@ -69,7 +69,7 @@ def find_weights(path: Path, content: Mapping[Any, Any], wanted: str | None) -> 
     if chosen is None:
         raise CheckpointError(f"{path}: expected one model, got the weights of {len(found)}; choose:{listed(calls)}")
     others = in_a_row([call for call, weights in zip(calls, found, strict=True) if weights is not chosen])
-    warnings.warn(f"{path}: took the weights {chosen.label!r} of {len(found)} sets; others: {others}", stacklevel=3)
+    warnings.warn(f"{path}: took the weights {chosen.label!r} of {len(found)} sets; others: {others}", stacklevel=4)
     return chosen
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from xmae_fast.config import MODEL_PARAMS, LagCfg, ModelCfg, cfg_from_dict
-from xmae_fast.model.checkpoint.errors import CheckpointError, first_line
-from xmae_fast.model.checkpoint.files import CFG_KEY
-from xmae_fast.model.checkpoint.stand_ins import plain
+from xmae_fast.model.storage.errors import CheckpointError, first_line
+from xmae_fast.model.storage.files import CFG_KEY
+from xmae_fast.model.storage.stand_ins import plain
 
 _PLACES = ("hyper_parameters", "hparams", "cfg", "config", "model_cfg", "model_config", "args", "model")
 _MAX_DEPTH = 4

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from xmae_fast.model.checkpoint.errors import CheckpointError, first_line, in_a_row
-from xmae_fast.model.checkpoint.stand_ins import DAMAGES, StandIn, foreign_names, load_with_stand_ins
+from xmae_fast.model.storage.errors import CheckpointError, first_line, in_a_row
+from xmae_fast.model.storage.stand_ins import DAMAGES, StandIn, foreign_names, load_with_stand_ins
 
 CFG_KEY = "xmae_fast_cfg"  # in a safetensors file's metadata and at the top of our own torch checkpoints
 _INDEX = ".index.json"

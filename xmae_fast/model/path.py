@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from xmae_fast import ops
+from xmae_fast import backend, ops
 from xmae_fast.backend import choice_of
 from xmae_fast.model import standard
 from xmae_fast.model.blocks import (
@@ -18,10 +18,10 @@ from xmae_fast.model.blocks import (
     TransformerEncoderBlock,
     WaveformDecoder,
 )
-from xmae_fast.model.calls import own_forward, own_reason
+from xmae_fast.model.calls import own_forward
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.standard import Accelerated, Span, Standard
-from xmae_fast.model.stem import STEM, PatchEmbed1D, UNetHalfInceptionStem1D
+from xmae_fast.model.stem import STEM, PatchEmbed1D, UNetHalfInceptionStem1D, is_one_operator
 
 _ENCODING_OPS = ("conv_stem", "patch_embed", *BLOCK_OPS)
 
@@ -208,15 +208,6 @@ class SinglePath(Accelerated):
         """[B, L] or [B, 1, L] -> [B, 1, L]."""
         return x[:, None] if x.dim() == 2 else x
 
-    def stem_joins(self) -> bool:
-        """Whether an operator may take this path's stem together with another one's."""
-        stem, choice = self.stem, choice_of(self.impl, "conv_stem")
-        if choice == "reference" or (choice == "auto" and standard.is_watched()):
-            return False
-        if self.overrides("visible_tokens_from_wave") or own_forward(stem, UNetHalfInceptionStem1D):
-            return False
-        return not (own_reason(stem) or stem.fault())
-
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from standard.pairs("patch_embed", self._patcher_span.faults(self))
         yield from standard.pairs("waveform_loss", self._decoder_span.faults(self))
@@ -239,6 +230,38 @@ class SinglePath(Accelerated):
         for name, part, kind, operators in places:
             if why := own_forward(part, kind):
                 yield operators, self.named(f"{name}: {why}")
+
+
+Encoding = tuple[SinglePath, Tensor, Tensor | None]  # a path, its signal [B, 1, L], its ids_keep [B, Nk] or None: all
+
+
+def encode_paths(*parts: Encoding) -> tuple[Tensor, ...]:
+    """Tokens of the visible patches of one path's signal or of both paths' signals: [B, Nk, D] each.
+
+    Stems that kernels on a GPU compute go to one operator, which trains both in one set of launches.
+    """
+    if len(parts) < 2 or not _stems_go_together(parts):
+        return tuple(path.visible_tokens_from_wave(signal, keep) for path, signal, keep in parts)
+    visible = [path.visible(signal, keep) for path, signal, keep in parts]
+    stems = [path.stem for path, _, _ in parts]
+    params, training = tuple(stem.params() for stem in stems), stems[0].uses_batch_statistics()
+    features = ops.conv_stems(visible, params, training=training, impl=stems[0].impl)
+    return tuple(path.tokens(x) for (path, _, _), x in zip(parts, features, strict=True))
+
+
+def _stems_go_together(parts: tuple[Encoding, ...]) -> bool:
+    """Whether one call of an operator computes what the calls of all these stems would, and is faster."""
+    paths = [path for path, _, _ in parts]
+    if not all(isinstance(path, SinglePath) for path in paths):
+        return False
+    signal = parts[0][1]
+    if backend.resolve("conv_stem", paths[0].impl, signal.device, signal.dtype) in ("reference", "cpu"):
+        return False
+    if any(keep is not None and keep.shape[1] == 0 for _, _, keep in parts):
+        return False
+    if any(path.overrides("visible_tokens_from_wave") or not is_one_operator(path.stem) for path in paths):
+        return False
+    return len({(path.stem.impl, path.stem.uses_batch_statistics()) for path in paths}) == 1
 
 
 def whole_numbers(ids: Tensor | None) -> Tensor | None:

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmae_fast import ops
+from xmae_fast.backend import choice_of
 from xmae_fast.model import standard
+from xmae_fast.model.calls import own_forward, own_reason
 from xmae_fast.model.standard import Accelerated, Span, Standard
 from xmae_fast.ops.conv_stem import ConvBN, Inception, StemParams
 
@@ -175,6 +177,16 @@ class UNetHalfInceptionStem1D(Accelerated):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         return standard.pairs("conv_stem", self._span.faults(self) if self._span.fault(self) else self._mode_faults())
+
+
+def is_one_operator(stem: nn.Module) -> bool:
+    """Whether a call of `stem` is one call of the operator conv_stem, and nothing else happens in it."""
+    if own_forward(stem, UNetHalfInceptionStem1D):
+        return False
+    choice = choice_of(stem.impl, "conv_stem")
+    if choice == "reference" or (choice == "auto" and standard.is_watched()):
+        return False
+    return not (own_reason(stem) or stem.fault())
 
 
 def _width_fault(params: StemParams) -> str:

@@ -81,7 +81,7 @@ class Slotted:
 
 
 class Public:
-    """As the published ModelCfg: a plain object of the fields."""
+    """A plain object of the fields, as the published ModelCfg is."""
 
     def __init__(self, **values):
         self.__dict__.update(values)

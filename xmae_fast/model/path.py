@@ -44,7 +44,10 @@ class SinglePath(Accelerated):
     """All of one modality: stem, patch embedding, encoder, embedding head, decoder.
 
     Attributes:
-        seq_len: L. patch_len: P. n_patches: N = L / P. d_model: D.
+        seq_len: L, samples of the signal.
+        patch_len: P, samples of one patch.
+        n_patches: N = L / P.
+        d_model: D, width of the tokens.
     """
 
     def __init__(
@@ -86,7 +89,10 @@ class SinglePath(Accelerated):
         return self.tokens(self.features(self.visible(x, ids_keep)))
 
     def encode(self, signal: Tensor, ids_keep: Tensor | None = None, *, inference: bool = False) -> Tensor:
-        """`visible_tokens_from_wave`; with `inference` by running statistics and without dropout, whatever the mode."""
+        """`visible_tokens_from_wave`: signal [B, 1, L], ids_keep [B, Nk] or None (all) -> [B, Nk, D].
+
+        inference: by running statistics and without dropout, whatever the mode.
+        """
         if not inference:
             return self.visible_tokens_from_wave(signal, ids_keep)
         if self._is_encoded_by_operators():
@@ -125,6 +131,7 @@ class SinglePath(Accelerated):
         return ops.patch_embed(features, proj.weight, proj.bias, pos, impl=self.impl)
 
     def _is_encoded_by_operators(self) -> bool:
+        """Whether kernels may compute stem, patch embedding and encoder in evaluation, all of them."""
         chosen = {choice_of(self.impl, op) for op in _ENCODING_OPS}
         if "reference" in chosen or ("auto" in chosen and standard.is_watched()):
             return False
@@ -137,7 +144,7 @@ class SinglePath(Accelerated):
         return method in self.__dict__ or getattr(type(self), method) is not getattr(SinglePath, method)
 
     def _encoded(self, visible: Tensor) -> Tensor:
-        """Tokens in evaluation, of modules that are all standard: [B, 1, Nk P] -> [B, Nk, D]."""
+        """Tokens in evaluation by the operators, for modules that are all standard: [B, 1, Nk P] -> [B, Nk, D]."""
         params = self._encoding_span.gathered(self.stem.ready).params
         features = ops.conv_stem(visible, params, training=False, impl=self.impl)
         x = self._patch_kernel(features, self.pos[:, : features.shape[-1] // self.patch_len])
@@ -155,8 +162,9 @@ class SinglePath(Accelerated):
         """Queries of the bridge: the encoder's token for every visible patch, a learned vector for every other.
 
         Args:
-            tokens: [B, Nk, D], of the encoder. ids_keep: [B, Nk], the patches that they are of.
-            tokens_of_the_other: of the other modality; not needed, part of the published call.
+            tokens: [B, Nk, D], from the encoder.
+            ids_keep: [B, Nk], the patch of each token.
+            tokens_of_the_other: tokens of the other signal; not used, but part of the published call.
 
         Returns:
             [B, N, D].
@@ -217,7 +225,7 @@ class SinglePath(Accelerated):
         return self._head_span.fault(self)
 
     def foreign_parts(self, *, decodes: bool) -> Iterator[tuple[tuple[str, ...], str]]:
-        """(operators, '<name>: <reason>') of each part that stands where the kernels' operators are called.
+        """(operators, '<name>: <reason>') for each part of another class where the operators would be called.
 
         decodes: whether the decoder block runs.
         """
@@ -267,14 +275,16 @@ def _stems_go_together(parts: tuple[Encoding, ...]) -> bool:
 def whole_numbers(ids: Tensor | None) -> Tensor | None:
     """Patch indices of any integer type as int64."""
     if ids is None or ids.dtype == torch.int64 or ids.dtype == torch.bool or ids.is_floating_point():
-        return ids  # what is no integer is refused by whoever checks them
+        return ids  # ids that are no integers are refused where they are checked
     return ids.long()
 
 
 def identity_ids(B: int, N: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """ids_keep and ids_restore that hide nothing: [B, N] each."""
     ids = torch.arange(N, device=device).expand(B, -1)
     return ids, ids
 
 
 def truncated_normal(*shape: int) -> nn.Parameter:
+    """A parameter drawn from the normal distribution with standard deviation 0.02, cut at -2 and 2, as published."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))

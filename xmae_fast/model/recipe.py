@@ -1,4 +1,4 @@
-"""How PPG is prepared for a model: what travels with the weights."""
+"""How PPG is prepared for a model. The recipe travels with the weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class Recipe:
     """How PPG is prepared for a model; it travels with the weights as preprocessing.json.
 
     Attributes:
-        sampling_freq: Hz that the model takes. segment_s: length of its segments in seconds.
+        sampling_freq: rate of the model's signals in Hz.
+        segment_s: length of its segments in seconds.
         clean: "elgendi", the band-pass of neurokit2's ppg_clean, over each segment at its recorded rate; or "none".
-        low_hz, high_hz, filter_order: of that Butterworth band-pass.
+        low_hz, high_hz, filter_order: edges and order of that Butterworth band-pass.
         quality_percentile: a segment's quality is this percentile of its samples' template-matching quality.
-        quality_threshold: that segments of the pretraining reached.
+        quality_threshold: the least quality of the segments of pretraining.
         normalize_dtype: arithmetic of the min-max to [-1, 1] per segment, "float16" as published, or "float32".
 
     Raises:
@@ -80,7 +81,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Recipe from `to_dict`; ValueError for another version, signal, or key."""
+        """The recipe that `to_dict` described.
+
+        Raises:
+            ValueError: another version or signal, an unknown key, or a value out of range.
+        """
         if not isinstance(values, Mapping):
             raise ValueError(f"preprocessing: expected a mapping, got {type(values).__name__}")
         values = dict(values)

@@ -1,4 +1,4 @@
-"""What a walk over standard modules has looked at, compared at the next call without leaving C."""
+"""A record of all that a walk over standard modules has looked at; the next call compares it without leaving C."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Stamp:
         return self
 
     def _settings(self, own: list[dict]) -> Iterator[tuple[Callable, list[dict], list]]:
-        """How to read the settings of each run of modules of one kind, their dictionaries, and what was in them."""
+        """For each run of modules of one kind: a reader of its settings, the dictionaries, and the settings."""
         begin = 0
         for _, run in groupby(self.looked_at, key=lambda each: type(each[0])):
             run = list(run)

@@ -24,7 +24,7 @@ _FIELDS = tuple(field.name for field in fields(ModelCfg))
 
 
 class Shapes:
-    """What the shapes of a state dict tell of the configuration: `fields`, and for each field in `reasons` which key.
+    """The fields of the configuration that the shapes of a state dict tell; `reasons` names a key for each field.
 
     nhead and dropout leave no trace in the shapes (but lag biases show nhead), nor does a lag window. A field on which
     the tensors do not agree is left out.

@@ -28,7 +28,7 @@ _STARTS = {
 
 
 def read_file(path: Path) -> dict[Any, Any]:
-    """What lies in a file of weights, on the CPU; metadata of safetensors that hold a configuration under CFG_KEY.
+    """The content of a file of weights, on the CPU; a configuration in safetensors metadata comes under CFG_KEY.
 
     Raises:
         FileNotFoundError: no such file, or a folder. CheckpointError: empty, truncated, foreign, or not a dictionary.
@@ -164,7 +164,7 @@ def _kind(content: Any) -> str:
 
 
 def _foreign(path: Path) -> str:
-    """What a file is, as its first bytes tell."""
+    """A description of a foreign file from its first bytes."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:

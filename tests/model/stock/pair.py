@@ -194,3 +194,19 @@ def check_equal(got: Outcome, truth: Outcome) -> None:
     for key, far in distances(got, truth).items():
         bound = 1e-10 if exact else allowed(key)
         assert far <= bound, f"{key}: {far:.2e} from the control, {bound:.0e} allowed"
+
+
+def twins(which: str, **options) -> tuple[nn.Module, nn.Module]:
+    """The model, and the control in float64."""
+    return build(which, **options), build("stock", dtype=torch.float64, **options)
+
+
+def hint(error: BaseException, *words: str) -> None:
+    """An error is allowed where a tool cannot see into a kernel, if it says what to do."""
+    text = f"{error} {error.__cause__ or ''}"
+    assert all(word in text for word in words), text
+
+
+def names(which: str):
+    """The module with the public names of the control or of the library."""
+    return stock if which == "stock" else xmae_fast.model

@@ -47,7 +47,7 @@ def foreign(monkeypatch, name: str, attributes: dict) -> type:
 
 
 def omegaconf(monkeypatch, value):
-    """What `OmegaConf.create(value)` pickles as: containers with _content, nodes with _val, parents and metadata."""
+    """An object that pickles as OmegaConf.create(value) does: containers, nodes, parents and metadata."""
     DictConfig = foreign(monkeypatch, "omegaconf.dictconfig.DictConfig", {})
     ContainerMetadata = foreign(monkeypatch, "omegaconf.base.ContainerMetadata", {})
     AnyNode = foreign(monkeypatch, "omegaconf.nodes.AnyNode", {})

@@ -1,4 +1,4 @@
-"""The stem's C++ kernels and the whole model on them, beyond what every implementation is asked."""
+"""The stem's C++ kernels and the whole model on them, in what the tests of every implementation do not ask."""
 
 from __future__ import annotations
 

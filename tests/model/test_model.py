@@ -1,4 +1,4 @@
-"""The model as a user meets it: what it returns, when, and what it refuses. Values are in test_golden."""
+"""The model as a user meets it: its results, when it gives them, and what it refuses. test_golden checks values."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class _SelfAttentionBlock(Accelerated):
         return self.feed_forward_kernel(x)
 
     def kernel(self, x: Tensor) -> Tensor:
-        """`forward` in evaluation by the operators, whatever the mode. To be called after a check that it may be."""
+        """`forward` in evaluation by the operators, whatever the mode. Check first that they may."""
         return self.feed_forward_kernel(self.attention_kernel(x, inference=True), inference=True)
 
     def attention_kernel(self, x: Tensor, *, inference: bool = False) -> Tensor:
@@ -170,7 +170,7 @@ class CrossAttentionBlock(Accelerated):
         return self.feed_forward_kernel(q)
 
     def kernel(self, q: Tensor, kv: Tensor) -> Tensor:
-        """`forward` in evaluation by the operators, whatever the mode. To be called after a check that it may be."""
+        """`forward` in evaluation by the operators, whatever the mode. Check first that they may."""
         table = None if self.lag is None else self.lag()
         return self.feed_forward_kernel(self.attention_kernel(q, kv, table, None, inference=True), inference=True)
 

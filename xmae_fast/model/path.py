@@ -1,4 +1,4 @@
-"""One modality's half of the model: from a signal to tokens, and what decodes them."""
+"""The half of the model for one signal: it turns the signal into tokens, and tokens into a signal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _decoder(patch_len: int) -> Standard:
 
 
 class SinglePath(Accelerated):
-    """All of one modality: stem, patch embedding, encoder, embedding head, decoder.
+    """All parts for one signal: stem, patch embedding, encoder, embedding head, decoder.
 
     Attributes:
         seq_len: L, samples of the signal.

@@ -262,7 +262,7 @@ class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
         return checked_signal(name, signal, self.cfg, self.mask_token)
 
     def kept_ids(self, suffix: str, signal: Tensor, keep: Tensor | None) -> Tensor | None:
-        """ids_keep of one modality as int64, checked against its signal; None: all patches."""
+        """ids_keep [B, Nk] of one signal [B, 1, L] as int64, checked against it; None: all patches are visible."""
         if keep is not None:
             keep = whole_numbers(keep)
             validate_ids(suffix, keep, None, signal.shape[0], self.cfg.num_patches, signal.device)

@@ -118,7 +118,7 @@ def loss_of(results: dict[str, Tensor], ecg: Tensor) -> Tensor:
 
 
 class Outcome(NamedTuple):
-    """What one call gives: results by name, gradients of parameters, and the buffers after it."""
+    """The outcome of one call: results by name, gradients of parameters, and the buffers after it."""
 
     results: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -169,7 +169,7 @@ def distance(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
 
 
 def distances(got: Outcome, want: Outcome) -> dict[str, float]:
-    """How far results (each), gradients (together) and buffers (together) are from those wanted."""
+    """Distances from the wanted results (each), gradients (together) and buffers (together)."""
     far = {key: distance({key: got.results[key]}, {key: x}) for key, x in want.results.items()}
     assert list(got.results) == list(want.results)
     return far | {

@@ -13,7 +13,7 @@ from tests.model.stock.pair import IMPLEMENTATIONS, N, batch, build, create, ids
 
 
 def together(which: str, dtype: torch.dtype = torch.float64, *, changes: dict | None = None, **inputs):
-    """What the model and the control give for the same inputs in evaluation."""
+    """Results of the model and of the control for the same inputs in evaluation."""
     with torch.no_grad():
         return tuple(build(kind, dtype=dtype, **(changes or {}))(**inputs) for kind in (which, "stock"))
 

@@ -56,7 +56,7 @@ def test_averaged_models(which):
 
 
 class BothSignals(nn.Module):
-    """What update_bn calls with the first element of a batch."""
+    """A module that takes both signals as one argument, as update_bn calls it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def process_group():
 
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)
 def test_sync_batch_norm(which, process_group):
-    """Evaluation is the model's; training on a CPU is refused, as torch refuses it, not done without the others."""
+    """Evaluation is as before; training on a CPU is refused, as torch refuses it, and not done without the others."""
     model, control = twins(which)
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     check_equal(run(converted, training=False), run(control, training=False))
@@ -211,7 +211,7 @@ def test_several_dtypes_in_one_model(which):
 
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)
 def test_parts_of_two_models(which):
-    """A part of one model put into another one is what runs there."""
+    """A part of one model that is put into another one runs there."""
     found = []
     for model in twins(which):
         other = build(which if model.ppg_path.pos.dtype == torch.float32 else "stock", dtype=model.ppg_path.pos.dtype)
@@ -229,7 +229,7 @@ def test_parts_of_two_models(which):
 
 @pytest.mark.parametrize("which", IMPLEMENTATIONS)
 def test_alterations_are_undone(which):
-    """What was found out about a part before it is altered, or while it is, does not outlive that."""
+    """Findings about a part, from before an alteration or during it, do not outlive them."""
     model, control = twins(which)
     before = run(control, training=False)
     norm, block = model.ppg_path.stem.down1[1], model.ecg_path.dec_blk

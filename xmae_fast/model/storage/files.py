@@ -174,7 +174,7 @@ def _foreign(path: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The class that torch refused, or the sentence of its long message that says what else it is."""
+    """The class that torch refused, or the sentence of its long message that names another reason."""
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return found.group(1)
     return first_line(Exception(str(error).partition("WeightsUnpickler error:")[2] or str(error)))

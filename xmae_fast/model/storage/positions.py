@@ -1,4 +1,4 @@
-"""Positions of one segment length at another."""
+"""Positions of a model for one segment length, stretched to another length."""
 
 from __future__ import annotations
 

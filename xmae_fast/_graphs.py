@@ -1,4 +1,4 @@
-"""CUDA graphs: a function of static tensors, recorded once and replayed with one launch."""
+"""CUDA graphs: a function of tensors that stay where they are is recorded once and replayed with one launch."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Replay:
 
 
 def places(model: nn.Module) -> tuple:
-    """Where a model's parameters and buffers lie, and in which layout: a replay reads and writes them there."""
+    """Addresses and layouts of a model's parameters and buffers, which a replay reads and writes."""
     tensors = (*model.parameters(), *model.buffers())
     return (*map(Tensor.data_ptr, tensors), *map(Tensor.size, tensors), *map(Tensor.stride, tensors))
 
 
 def on_side_stream(function: Callable[[], Any], device: torch.device) -> Any:
-    """Run it as a capture will: on a stream of its own, ordered with the current one."""
+    """`function()`, run as a capture runs it: on a stream of its own, ordered with the current one."""
     current = torch.cuda.current_stream(device)
     side = torch.cuda.Stream(device)
     side.wait_stream(current)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from xmae_fast._conversions import expect, is_number, is_whole, plain, to_real, to_truth, to_whole
+from xmae_fast._config_checks import (
+    did_you_mean,
+    expect,
+    is_number,
+    is_whole,
+    nearest,
+    one_of,
+    plain,
+    to_real,
+    to_truth,
+    to_whole,
+)
 
 SOURCES = ("ppg+ecg", "ppg", "ecg")
 STEM_TYPES = ("unet",)
@@ -48,7 +58,7 @@ class LagCfg:
     max_s: float | None = None
 
     def __post_init__(self) -> None:
-        expect(self.kind in LAG_KINDS, "lag", f"'none' or one of {', '.join(map(repr, LAG_KINDS))}", self.kind)
+        expect(self.kind in LAG_KINDS, "lag", f"'none' or {one_of(*LAG_KINDS)[1]}", self.kind)
         if self.kind == "window":
             for key in ("min_s", "max_s"):
                 object.__setattr__(self, key, plain(getattr(self, key)))
@@ -64,7 +74,7 @@ class LagCfg:
 
     @classmethod
     def parse(cls, value: LagCfg | Mapping[str, Any] | str | None) -> LagCfg | None:
-        """`value` in any accepted form -> LagCfg, or None for the published attention. ValueError otherwise."""
+        """LagCfg from `value` in any accepted form; None is the published attention. ValueError for other values."""
         if value is None or isinstance(value, cls):
             return value
         if isinstance(value, Mapping):
@@ -151,8 +161,8 @@ class ModelCfg:
         )
         expect(self.d_model % self.nhead == 0, "nhead", f"a divisor of d_model = {self.d_model}", self.nhead)
         expect(is_number(self.dropout) and 0 <= self.dropout <= 1, "dropout", "a number in [0, 1]", self.dropout)
-        expect(self.source in SOURCES, "source", f"one of {', '.join(map(repr, SOURCES))}", self.source)
-        expect(self.stem_type in STEM_TYPES, "stem_type", f"one of {', '.join(map(repr, STEM_TYPES))}", self.stem_type)
+        for key, (fits, expected) in (("source", one_of(*SOURCES)), ("stem_type", one_of(*STEM_TYPES))):
+            expect(fits(getattr(self, key)), key, expected, getattr(self, key))
         expect(
             is_number(self.sampling_freq) and self.sampling_freq > 0,
             "sampling_freq",
@@ -187,9 +197,9 @@ def cfg_from_dict(cfg: Mapping[str, Any]) -> ModelCfg:
 
     The published form has `sampling_freq` (Hz) and `seg_len` (s), with seq_len = int(sampling_freq) * int(seg_len),
     `source` (None means "ppg+ecg"), and `model_params`; other top-level keys belong to training and are not looked at.
-    Missing keys take the published defaults, which differ from the dataclass's. Numbers may be texts or of NumPy, and
-    foreign keys of `model_params` are ignored, all as published. A warning names a key that looks like a known one
-    misspelt, and a number that loses its fraction.
+    Missing keys take the published defaults, which differ from the dataclass's. Numbers may be texts or numbers of
+    NumPy, and foreign keys of `model_params` are ignored, all as published. A warning names a key that looks like a
+    misspelt known one, and a number that loses its fraction.
 
     Raises:
         ValueError: a value is wrong; a truth value is a text such as "False", which the published code takes for True;
@@ -211,7 +221,7 @@ def cfg_from_dict(cfg: Mapping[str, Any]) -> ModelCfg:
     expect(whole_rate >= 1, "sampling_freq", "at least 1 Hz", rate)
     expect(whole_seconds >= 1, "seg_len", "at least 1 second", seconds)
     source = cfg.get("source")
-    expect(source is None or isinstance(source, str), "source", f"one of {', '.join(map(repr, SOURCES))}", source)
+    expect(source is None or isinstance(source, str), "source", one_of(*SOURCES)[1], source)
     values = {}
     for key, (field, default, convert) in MODEL_PARAMS.items():
         value = params.get(key, default)
@@ -225,17 +235,17 @@ def cfg_from_dict(cfg: Mapping[str, Any]) -> ModelCfg:
 
 
 def _check_top_level(cfg: Mapping[str, Any]) -> None:
-    """Keys of others are welcome there, but not ours in the wrong place or slightly misspelt."""
+    """Raise ValueError for a known key in the wrong place or slightly misspelt; other keys belong to training."""
     for key in cfg:
         if "model_params" not in cfg and key in MODEL_PARAMS:
             raise ValueError(f"cfg: expected {key!r} under 'model_params', got it at the top level")
-        near = difflib.get_close_matches(str(key), _TOP_LEVEL, n=1, cutoff=0.8)
-        if key not in _TOP_LEVEL and near and near[0] not in cfg:
-            raise ValueError(f"cfg: unknown key {key!r} (did you mean {near[0]!r}?)")
+        near = nearest(key, _TOP_LEVEL, cutoff=0.8)
+        if key not in _TOP_LEVEL and near is not None and near not in cfg:
+            raise ValueError(f"cfg: unknown key {key!r} (did you mean {near!r}?)")
 
 
 def _warn_of_misspellings(params: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-    """Foreign keys are ignored, as published; one that looks like a known key, which is missing, is worth a word."""
+    """Warn of foreign keys (they are ignored, as published) that look like a known key which is missing."""
     for key in params:
         hint = None
         if key == "seq_len":
@@ -243,17 +253,15 @@ def _warn_of_misspellings(params: Mapping[str, Any], cfg: Mapping[str, Any]) -> 
         elif key in _TOP_LEVEL:
             hint = "it belongs beside 'model_params'" if key not in cfg else None
         elif key not in MODEL_PARAMS:
-            near = difflib.get_close_matches(str(key).lower(), MODEL_PARAMS, n=1, cutoff=0.7)
-            meant = "latent_dim" if key == "proj_dim" else near[0] if near else None
+            meant = "latent_dim" if key == "proj_dim" else nearest(str(key).lower(), MODEL_PARAMS, cutoff=0.7)
             hint = f"did you mean {meant!r}?" if meant is not None and meant not in params else None
         if hint is not None:
             warnings.warn(f"model_params: {key!r} is ignored, as in the published code ({hint})", stacklevel=3)
 
 
 def _check_fields(got: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that is no field of ModelCfg."""
     known = [field.name for field in fields(ModelCfg)]
     for key in got:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"cfg: unknown key {key!r}{hint}; known keys are {', '.join(known)}")
+            raise ValueError(f"cfg: unknown key {key!r}{did_you_mean(key, known)}; known keys are {', '.join(known)}")

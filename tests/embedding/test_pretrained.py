@@ -13,7 +13,7 @@ import torch
 import xmae_fast
 from tests.embedding.conftest import CFG
 from xmae_fast import Recipe, from_pretrained, save_checkpoint, xMAE
-from xmae_fast.model import pretrained
+from xmae_fast.model.storage.hub import import_hub
 
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessing.json"]
 
@@ -131,7 +131,7 @@ def test_to_the_hub_and_back(model, tmp_path, monkeypatch):
 
     errors = SimpleNamespace(RepositoryNotFoundError=NotThere, LocalEntryNotFoundError=NotThere)
     played = SimpleNamespace(HfApi=Api, snapshot_download=snapshot_download, errors=errors)
-    monkeypatch.setattr(pretrained, "_import_hub", lambda *_: played)
+    monkeypatch.setattr("xmae_fast.model.storage.hub.import_hub", lambda *_: played)
     assert model.push_to_hub("me/tiny", token="t") == "https://hub/me/tiny/commit/1"
     assert same(from_pretrained("me/tiny"), model)
     assert "# tiny" in (hub / "me" / "tiny" / "README.md").read_text()
@@ -145,6 +145,6 @@ def test_the_hubs_own_package_has_what_is_used():
     hub = pytest.importorskip("huggingface_hub")
     assert callable(hub.snapshot_download)
     assert hasattr(hub.HfApi, "upload_folder")
-    assert issubclass(pretrained._import_hub().errors.RepositoryNotFoundError, Exception)
+    assert issubclass(import_hub().errors.RepositoryNotFoundError, Exception)
     assert issubclass(hub.errors.LocalEntryNotFoundError, Exception)
     assert xmae_fast.from_pretrained is from_pretrained

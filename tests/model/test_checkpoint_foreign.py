@@ -22,7 +22,7 @@ import torch
 from tests.model.checkpoint_files import CFG, PARAMS, PUBLISHED, assert_same, made, saved, with_prefix
 from xmae_fast import ModelCfg, load_checkpoint
 from xmae_fast.model.checkpoint import CheckpointError
-from xmae_fast.model.checkpoint.files import read_file
+from xmae_fast.model.storage.files import read_file
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def foreign(monkeypatch, name: str, attributes: dict) -> type:
 
 
 def omegaconf(monkeypatch, value):
-    """What `OmegaConf.create(value)` pickles as: containers with _content, nodes with _val, parents and metadata."""
+    """An object that pickles as OmegaConf.create(value) does: containers, nodes, parents and metadata."""
     DictConfig = foreign(monkeypatch, "omegaconf.dictconfig.DictConfig", {})
     ContainerMetadata = foreign(monkeypatch, "omegaconf.base.ContainerMetadata", {})
     AnyNode = foreign(monkeypatch, "omegaconf.nodes.AnyNode", {})
@@ -81,7 +81,7 @@ class Slotted:
 
 
 class Public:
-    """As the published ModelCfg: a plain object of the fields."""
+    """A plain object of the fields, as the published ModelCfg is."""
 
     def __init__(self, **values):
         self.__dict__.update(values)

@@ -38,7 +38,7 @@ def make_model(cfg: dict, impl: str = "cpu") -> xMAE:
 
 
 def tensors_of(model: xMAE, unused: tuple[str, ...]) -> dict[str, Tensor]:
-    """Float parameters and buffers by name, but those that are not read."""
+    """Float parameters and buffers by name, without those that are not read."""
     named = dict(model.named_parameters()) | dict(model.named_buffers())
     return {name: x for name, x in named.items() if x.is_floating_point() and not name.startswith(unused)}
 
@@ -58,7 +58,7 @@ def forward(model: xMAE, cfg: dict) -> Tensor:
 
 
 def fresh(call) -> Tensor:
-    """What `call` returns when nothing is packed."""
+    """The result of `call` when nothing is packed."""
     release_cpu_memory()
     return call()
 
@@ -84,7 +84,7 @@ def published():
 
 
 def test_each_tensor_of_the_published_model(kernels, published):
-    """One after another, and none is put back."""
+    """Change one tensor after another; none is put back."""
     model, ppg = make_model(PUBLISHED), make_batch(PUBLISHED)[0]
     tensors, last = tensors_of(model, NOT_EMBED), published[""]
     assert ["", *tensors] == list(published)
@@ -98,7 +98,7 @@ def test_each_tensor_of_the_published_model(kernels, published):
 
 
 def test_each_tensor_of_a_forward():
-    """One after another, and none is put back: each shows at once, and in the end nothing stale is left."""
+    """Change one tensor after another and put none back: each shows at once, and in the end nothing stale is left."""
     model = make_model(TINY)
     last, unseen = forward(model, TINY), []
     for name, x in tensors_of(model, NOT_FORWARD).items():

@@ -1,4 +1,4 @@
-"""The stem's C++ kernels and the whole model on them, beyond what every implementation is asked."""
+"""The stem's C++ kernels and the whole model on them, in what the tests of every implementation do not ask."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def change_in_place(model):
             x.mul_(1.5)
 
 
-def change_behind_autograd(model):
+def change_unseen_by_autograd(model):
     for x in model.parameters():
         x.data *= 1.25
 
@@ -103,7 +103,7 @@ def change_by_loading(model):
 
 
 CHANGES = (
-    change_in_place, change_behind_autograd, change_through_numpy, change_statistics, change_one_weight,
+    change_in_place, change_unseen_by_autograd, change_through_numpy, change_statistics, change_one_weight,
     change_by_loading,
 )  # fmt: skip
 

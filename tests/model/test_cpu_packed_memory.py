@@ -1,4 +1,4 @@
-"""What the CPU kernels keep packed goes with the model whose weights it was packed of, and never a bit too little."""
+"""The weights that the CPU kernels keep packed are freed with their model, and all of them are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PPG = torch.linspace(-1, 1, 160).view(2, 80)
 
 @pytest.fixture(autouse=True)
 def _built(need_impl):
-    """Starts and ends with nothing packed, whatever other tests keep alive."""
+    """Start and end with nothing packed, whatever other tests keep alive."""
     for op in MODEL_OPS:
         need_impl(op, "cpu")
     gc.collect()
@@ -204,7 +204,7 @@ def test_half_made_models_are_no_obstacle():
 
 
 def test_a_part_that_outlives_its_model():
-    """Its packed weights are dropped with the model: it packs them again, and its results stay."""
+    """Packed weights of a part that outlives its model are dropped; the part packs them again, and its results stay."""
     model = make_model()
     path = model.ppg_path
     with torch.no_grad():

@@ -109,7 +109,7 @@ def budgets_of_vanishing_gradients(case: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("case", ["tiny_ppg_masked_too", "tiny_all_ecg_masked", "tiny_source_ecg"])
 def test_wrong_gradients_are_refused(case):
-    """Some of the parameters in turn off by a hundredth, those whose gradient all but vanishes among them."""
+    """The check fails when a gradient is off by a hundredth, also one that all but vanishes."""
     golden, model = read(case), build(case, "reference").train()
     training_loss(model, golden.inputs)[0].backward()
     right = gradients_of(model)

@@ -1,4 +1,4 @@
-"""The model as a user meets it: what it returns, when, and what it refuses. Values are in test_golden."""
+"""The model as a user meets it: its results, when it gives them, and what it refuses. test_golden checks values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_public_names():
     names = {
         "ModelCfg", "xMAE", "build_model_from_cfg", "load_checkpoint", "save_checkpoint", "random_masking", "PatchMask",
         "masked_mse", "available", "explain", "ops", "from_pretrained", "Recipe", "Embedder", "embed_files",
-        "read_embeddings", "reconstruct",
+        "read_embeddings", "reconstruct", "__version__",
     }  # fmt: skip
     assert set(xmae_fast.__all__) == names
     assert all(hasattr(xmae_fast, name) for name in names)

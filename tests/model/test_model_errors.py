@@ -85,3 +85,10 @@ def test_forward_refuses(changes, error, message):
     arguments = {"ppg": torch.zeros(B, L), "ecg": torch.zeros(B, L)} | ids_for()
     with pytest.raises(error, match=message):
         tiny()(**(arguments | changes))
+
+
+def test_the_warning_about_lone_ids_points_at_the_call():
+    keep = ids_for()["ids_keep_ecg"]
+    with pytest.warns(UserWarning, match="ids_keep_ecg without ids_restore_ecg hides nothing") as said:
+        tiny()(torch.zeros(B, L), torch.zeros(B, L), ids_keep_ecg=keep)
+    assert said[0].filename == __file__

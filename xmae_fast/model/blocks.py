@@ -72,7 +72,7 @@ class _SelfAttentionBlock(Accelerated):
         return self.feed_forward_kernel(x)
 
     def kernel(self, x: Tensor) -> Tensor:
-        """`forward` in evaluation by the operators, whatever the mode. To be called after a check that it may be."""
+        """`forward` in evaluation by the operators, whatever the mode. Check first that they may."""
         return self.feed_forward_kernel(self.attention_kernel(x, inference=True), inference=True)
 
     def attention_kernel(self, x: Tensor, *, inference: bool = False) -> Tensor:
@@ -170,7 +170,7 @@ class CrossAttentionBlock(Accelerated):
         return self.feed_forward_kernel(q)
 
     def kernel(self, q: Tensor, kv: Tensor) -> Tensor:
-        """`forward` in evaluation by the operators, whatever the mode. To be called after a check that it may be."""
+        """`forward` in evaluation by the operators, whatever the mode. Check first that they may."""
         table = None if self.lag is None else self.lag()
         return self.feed_forward_kernel(self.attention_kernel(q, kv, table, None, inference=True), inference=True)
 
@@ -194,10 +194,10 @@ class CrossAttentionBlock(Accelerated):
     def _attend(
         self, q: Tensor, kv: Tensor, table: Tensor | None, key_pos: Tensor | None, **options: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """What `attn` returns for the normalised tokens, with the lag's bias as its mask."""
+        """Output [B, Nq, D] and weights of `attn` for the normalised tokens, with the lag's bias as its mask."""
         options.setdefault("need_weights", False)
         queries, keys = self.nq(q), self.nkv(kv)
-        if table is None:
+        if table is None or kv.shape[1] == 0:  # without keys there is no lag to bias
             return self.attn(queries, keys, keys, **options)
         (B, Nq, _), Nk = q.shape, kv.shape[1]
         query_pos = torch.arange(Nq, device=q.device)[None]
@@ -224,7 +224,7 @@ class CrossAttentionBlock(Accelerated):
 
 
 class Bridger(nn.Module):
-    """Cross-attention between the modalities. `ppg2ecg` is part of the published state dict and never runs."""
+    """Cross-attention of ECG tokens to PPG tokens. `ppg2ecg` is part of the published state dict and never runs."""
 
     def __init__(
         self, d_model: int, nhead: int, depth: int = 1, dropout: float = 0.1, *, lag: LagCfg | None = None,
@@ -255,13 +255,13 @@ class Bridger(nn.Module):
         Args:
             t_ppg: [B, Nk, D], the keys and values; None: nothing to attend to.
             t_ecg: [B, Nq, D].
-            alpha: by which the update of each block is scaled; at most 0: no update.
+            alpha: factor on the update of each block; at 0 and below there is no update.
             q_ecg_override: [B, N, D], queries in place of t_ecg.
-            q_ppg_override: what is returned in place of t_ppg.
+            q_ppg_override: [B, Nk, D], returned in place of t_ppg.
             key_pos: [B, Nk] int64, the patches of the PPG tokens, for blocks with a lag; None: 0..Nk-1.
 
         Returns:
-            PPG tokens, unchanged, and ECG tokens.
+            The PPG tokens, unchanged, and the updated ECG tokens [B, Nq or N, D].
         """
         ppg = t_ppg if q_ppg_override is None else q_ppg_override
         ecg = t_ecg if q_ecg_override is None else q_ecg_override
@@ -274,7 +274,7 @@ class Bridger(nn.Module):
         return ppg, ecg
 
     def foreign_parts(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As `SinglePath.foreign_parts`."""
+        """(operators, '<name>: <reason>') for each block that is not the standard one, as in `SinglePath`."""
         for number, block in enumerate(self.ecg2ppg):
             if why := own_forward(block, CrossAttentionBlock):
                 yield BLOCK_OPS, f"bridger.ecg2ppg.{number}: {why}"

@@ -1,4 +1,4 @@
-"""What a call of a module does beside the `forward` of its class: hooks, patched methods, a compiled call."""
+"""Whether a call of a module does more than the `forward` of its class: hooks, patched methods, a compiled call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def own_forward(module: nn.Module, kind: type[nn.Module]) -> str:
 
 
 def heads_of(model: nn.Module) -> tuple[int, ...]:
-    """How many heads each attention has: a setting that kernels take as it is."""
+    """The number of heads of each attention, a setting that kernels take as it is."""
     return tuple(part.num_heads for part in model.modules() if isinstance(part, nn.MultiheadAttention))
 
 
@@ -34,6 +34,7 @@ def first_hook(model: nn.Module) -> str:
 
 
 def global_reason() -> str:
+    """Why a call of any module does more than the `forward` of its class, or ''."""
     if any(GLOBAL_HOOKS):
         return "a hook of all modules is registered (torch.nn.modules.module.register_module_*_hook)"
     if torch.compiler.is_compiling() or calls() == CALLS:
@@ -42,11 +43,12 @@ def global_reason() -> str:
 
 
 def calls() -> tuple[Callable, ...]:
+    """The methods of torch through which every call goes, as they are now."""
     return nn.Module.__call__, nn.Module._call_impl, nn.Conv1d._conv_forward
 
 
 def own_reason(module: nn.Module) -> str:
-    """What makes a call of `module` more than its class's `forward`, or ''."""
+    """Why a call of `module` does more than the `forward` of its class, or ''."""
     own = module.__dict__
     for name in HOOKS:
         if own.get(name):

@@ -21,10 +21,18 @@ _SETTINGS = (
 
 
 def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[str] | None = None) -> str:
-    """The card of `model`. run: folder of `xmae-fast pretrain`; without it the card says that it knows no training.
+    """The card of `model` as Markdown.
+
+    Args:
+        model: the model that is described.
+        recipe: how PPG is prepared for it.
+        name: its name in the card.
+        run: the folder of the run of `xmae-fast pretrain` that trained it; None: the card says that it knows no run.
 
     Raises:
-        FileNotFoundError: `run` has no run.json. ValueError: that file is damaged. ImportError: PyYAML is missing.
+        FileNotFoundError: `run` has no run.json.
+        ValueError: that file is damaged.
+        ImportError: PyYAML is missing.
     """
     cfg, steps = model.cfg, "\n".join(f"{i}. {step}" for i, step in enumerate(recipe.to_dict()["steps"], 1))
     parts = [

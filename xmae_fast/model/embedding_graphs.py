@@ -1,4 +1,4 @@
-"""Embedding by CUDA graphs: one per batch-size bucket, made by itself when a bucket has been used a few times."""
+"""Embedding by CUDA graphs: one for each bucket of batch sizes, captured after the bucket was used a few times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 102
 
 
 class _Bucket:
-    """Runs of one batch size: a few eager ones, a capture, then replays. `where`: what a replay relies on."""
+    """The runs of one batch size: a few eager ones, a capture, then replays. where: the weights that a replay reads."""
 
     def __init__(self, rows: int, where: tuple) -> None:
         self.rows, self.where = rows, where
@@ -38,8 +38,11 @@ _of_model: WeakKeyDictionary[nn.Module, _ModelGraphs] = WeakKeyDictionary()
 
 
 def usable(model: nn.Module, signal: Tensor) -> bool:
-    """Whether embedding `signal` may go by graph: on a GPU, by our kernels, of standard modules without hooks,
-    and outside of another capture or a compile."""
+    """Whether a CUDA graph may embed `signal` [B, 1, L].
+
+    It may on a GPU, by this library's kernels, with standard modules that have no hooks, and outside of another capture
+    or a compilation.
+    """
     return (
         signal.device.type == "cuda"
         and 0 < signal.shape[0] <= BUCKETS[-1]
@@ -54,10 +57,12 @@ def embed(
     model: nn.Module, signal: Tensor, function: Callable[[Tensor], Tensor], output: str = "projected"
 ) -> Tensor:
     """`function(signal)`, replayed where it has been captured: signal [B, 1, L] -> [B, ...], a tensor of its own.
-    `output` names what the function computes.
 
     A captured run reads the weights where they lie, so values may change; after a weight has moved (`to`,
     `load_state_dict(assign=True)`) or lies there in another layout (`.data = .data.t()`) the bucket is captured again.
+
+    Args:
+        output: the name of what the function computes; each has graphs of its own.
     """
     B, device = signal.shape[0], signal.device
     rows = BUCKETS[bisect_left(BUCKETS, B)]

@@ -17,8 +17,8 @@ START_WIDTH_S = 0.4
 class LagBias(nn.Module):
     """Table [H, 2N - 1] by the kind of `lag`, for N = num_patches patches that are `patch_seconds` apart.
 
-    window: fixed, no parameters. gaussian: `center` [H] in seconds, `log_width` [H] (width = exp(log_width) seconds).
-    table: `table` [H, 2N - 1], started at zero, which is the attention without lag.
+    A window is fixed and has no parameters. A gaussian has `center` [H] in seconds and `log_width` [H], where the width
+    is exp(log_width) seconds. A table has `table` [H, 2N - 1], which starts at zero: the attention without lag.
     """
 
     def __init__(self, lag: LagCfg, nhead: int, num_patches: int, patch_seconds: float) -> None:

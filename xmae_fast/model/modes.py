@@ -1,4 +1,4 @@
-"""Evaluation for a while, of modules that may be in training mode."""
+"""Evaluation of modules that may be in training mode, and are in it again afterwards."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 _lock = threading.Lock()
-_evaluations: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how many need this module out of training mode
+_evaluations: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how many threads evaluate this module now
 
 
 @contextmanager
 def evaluating(*parts: nn.Module | None) -> Iterator[None]:
-    """Within it `parts` and all their modules are in evaluation mode; then each is in its own mode again.
+    """Put `parts` and all their modules into evaluation mode, and each back into its own mode afterwards.
 
     Several threads may do so with the same modules. One that trains them meanwhile would find them in evaluation mode.
     """
@@ -38,7 +38,7 @@ def evaluating(*parts: nn.Module | None) -> Iterator[None]:
 
 
 def _enter(modules: list[nn.Module]) -> list[nn.Module]:
-    """Those of `modules` that are in training mode, or would be if no other thread evaluated them."""
+    """Evaluate `modules`; returns those in training mode, or that would be in it if no other thread evaluated them."""
     with _lock:
         modules = [module for module in modules if module.training or module in _evaluations]
         for module in modules:
@@ -48,6 +48,7 @@ def _enter(modules: list[nn.Module]) -> list[nn.Module]:
 
 
 def _leave(modules: list[nn.Module]) -> None:
+    """Undo `_enter` for the modules that it returned; the last thread to leave brings training mode back."""
     with _lock:
         for module in modules:
             _evaluations[module] -= 1

@@ -1,4 +1,4 @@
-"""What a PPG encoder gives for segments: pooled tokens, their projection, or the tokens themselves."""
+"""The outputs of a PPG encoder for segments: pooled tokens, their projection, or the tokens themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ OUTPUTS = ("pooled", "projected", "tokens")
 
 
 def output_shape(model: xMAE, output: str) -> tuple[int, ...]:
-    """Shape of one segment's `output`; ValueError for an unknown one, and for a model without a PPG encoder."""
+    """Shape of `output` for one segment.
+
+    Raises:
+        ValueError: `output` is unknown, or the model has no PPG encoder.
+    """
     if output not in OUTPUTS:
         raise ValueError(f"output: expected one of {', '.join(map(repr, OUTPUTS))}, got {output!r}")
     cfg = model.cfg
@@ -29,12 +33,17 @@ def encode(model: xMAE, ppg: Tensor, output: str = "pooled") -> Tensor:
     """Features of prepared PPG, with evaluation statistics and without dropout, whatever the model's mode.
 
     Args:
+        model: an xMAE with a PPG encoder.
         ppg: [B, L] or [B, 1, L] in the model's dtype and on its device.
-        output: "pooled" [B, D], mean over the encoder's tokens, which pretraining trains; "projected" [B, proj_dim],
-            `ppg_embedding`, the same through a projection to which pretraining sends no gradient; "tokens" [B, N, D].
+        output: "pooled", the mean over the encoder's tokens, which pretraining trains; "projected", `ppg_embedding`,
+            which is that mean after a projection to which pretraining sends no gradient; or "tokens".
+
+    Returns:
+        [B, D] pooled, [B, proj_dim] projected, [B, N, D] tokens.
 
     Raises:
         ValueError, TypeError: naming the argument.
+        BackendError: `model.impl` names kernels that cannot compute this model.
     """
     output_shape(model, output)
     model.refuse_foreign_parts()

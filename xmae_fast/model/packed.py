@@ -1,9 +1,9 @@
-"""Weights that the CPU kernels keep packed for inference go when the model goes that they belong to.
+"""Weights that the CPU kernels keep packed for inference are freed together with their model.
 
-The kernels know weights by their addresses and cannot tell whether a model still has them. So as soon as a model is
-gone or its weights have moved, what was packed of weights that no living model has is dropped. That may be too much (a
-part of a model that is used alone, tensors of the caller's own): the next call that takes it packs it again.
-What nobody drops is bounded: each operator keeps the 32 sets of weights that were used last.
+The kernels know weights by their addresses and cannot tell whether a model still has them. So when a model is freed or
+its weights move, the packed copies of all weights that no living model has are dropped. That may drop too much (a part
+of a model that is used alone, tensors that the caller owns): the next call that uses such weights packs them again.
+The copies are bounded even where nobody drops them: each operator keeps the 32 sets of weights that were used last.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def packed_bytes() -> int:
 
 
 def drop_packed() -> None:
-    """Free what was packed of weights that no living model has."""
+    """Free the packed copies of weights that no living model has."""
     library = _library()
     if library is None or library.xmae_fast_packed_bytes() == 0:
         return
@@ -40,7 +40,7 @@ def drop_packed() -> None:
 
 
 class FreesPackedWeights:
-    """Of an `nn.Module`: `drop_packed` follows when it is gone, when its weights are moved or replaced."""
+    """Makes an `nn.Module` call `drop_packed` when it is freed, and when its weights move or are replaced."""
 
     def __new__(cls, *args: Any, **options: Any):
         """Copies, replicas and unpickled models are made here too, without `__init__`."""
@@ -63,7 +63,7 @@ class FreesPackedWeights:
 
 
 def _library() -> ctypes.CDLL | None:
-    """The loaded extension, for its plain functions: a model may go in the middle of an operator's dispatch."""
+    """The loaded extension, for its plain C functions, because a model may be freed in the middle of a dispatch."""
     global _loaded
     if _loaded is None and not backend.cpu_reason():
         library = ctypes.CDLL(str(backend.extension_file("_C_cpu")))
@@ -80,7 +80,10 @@ _loaded: ctypes.CDLL | None = None
 
 
 def _places(model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Address and size of what the kernels may have packed. A model may be half made, or changing in another thread."""
+    """Address and size of each tensor that the kernels may have packed.
+
+    It also serves a model that is half made, or that changes in another thread.
+    """
     modules, seen = [model], set()
     while modules:
         module = modules.pop()

@@ -1,4 +1,4 @@
-"""One modality's half of the model: from a signal to tokens, and what decodes them."""
+"""The half of the model for one signal: it turns the signal into tokens, and tokens into a signal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from xmae_fast import ops
+from xmae_fast import backend, ops
 from xmae_fast.backend import choice_of
 from xmae_fast.model import standard
 from xmae_fast.model.blocks import (
@@ -18,10 +18,10 @@ from xmae_fast.model.blocks import (
     TransformerEncoderBlock,
     WaveformDecoder,
 )
-from xmae_fast.model.calls import own_forward, own_reason
+from xmae_fast.model.calls import own_forward
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.standard import Accelerated, Span, Standard
-from xmae_fast.model.stem import STEM, PatchEmbed1D, UNetHalfInceptionStem1D
+from xmae_fast.model.stem import STEM, PatchEmbed1D, UNetHalfInceptionStem1D, is_one_operator
 
 _ENCODING_OPS = ("conv_stem", "patch_embed", *BLOCK_OPS)
 
@@ -41,10 +41,13 @@ def _decoder(patch_len: int) -> Standard:
 
 
 class SinglePath(Accelerated):
-    """All of one modality: stem, patch embedding, encoder, embedding head, decoder.
+    """All parts for one signal: stem, patch embedding, encoder, embedding head, decoder.
 
     Attributes:
-        seq_len: L. patch_len: P. n_patches: N = L / P. d_model: D.
+        seq_len: L, samples of the signal.
+        patch_len: P, samples of one patch.
+        n_patches: N = L / P.
+        d_model: D, width of the tokens.
     """
 
     def __init__(
@@ -86,7 +89,10 @@ class SinglePath(Accelerated):
         return self.tokens(self.features(self.visible(x, ids_keep)))
 
     def encode(self, signal: Tensor, ids_keep: Tensor | None = None, *, inference: bool = False) -> Tensor:
-        """`visible_tokens_from_wave`; with `inference` by running statistics and without dropout, whatever the mode."""
+        """`visible_tokens_from_wave`: signal [B, 1, L], ids_keep [B, Nk] or None (all) -> [B, Nk, D].
+
+        inference: by running statistics and without dropout, whatever the mode.
+        """
         if not inference:
             return self.visible_tokens_from_wave(signal, ids_keep)
         if self._is_encoded_by_operators():
@@ -125,6 +131,7 @@ class SinglePath(Accelerated):
         return ops.patch_embed(features, proj.weight, proj.bias, pos, impl=self.impl)
 
     def _is_encoded_by_operators(self) -> bool:
+        """Whether kernels may compute stem, patch embedding and encoder in evaluation, all of them."""
         chosen = {choice_of(self.impl, op) for op in _ENCODING_OPS}
         if "reference" in chosen or ("auto" in chosen and standard.is_watched()):
             return False
@@ -137,7 +144,7 @@ class SinglePath(Accelerated):
         return method in self.__dict__ or getattr(type(self), method) is not getattr(SinglePath, method)
 
     def _encoded(self, visible: Tensor) -> Tensor:
-        """Tokens in evaluation, of modules that are all standard: [B, 1, Nk P] -> [B, Nk, D]."""
+        """Tokens in evaluation by the operators, for modules that are all standard: [B, 1, Nk P] -> [B, Nk, D]."""
         params = self._encoding_span.gathered(self.stem.ready).params
         features = ops.conv_stem(visible, params, training=False, impl=self.impl)
         x = self._patch_kernel(features, self.pos[:, : features.shape[-1] // self.patch_len])
@@ -155,8 +162,9 @@ class SinglePath(Accelerated):
         """Queries of the bridge: the encoder's token for every visible patch, a learned vector for every other.
 
         Args:
-            tokens: [B, Nk, D], of the encoder. ids_keep: [B, Nk], the patches that they are of.
-            tokens_of_the_other: of the other modality; not needed, part of the published call.
+            tokens: [B, Nk, D], from the encoder.
+            ids_keep: [B, Nk], the patch of each token.
+            tokens_of_the_other: tokens of the other signal; not used, but part of the published call.
 
         Returns:
             [B, N, D].
@@ -208,15 +216,6 @@ class SinglePath(Accelerated):
         """[B, L] or [B, 1, L] -> [B, 1, L]."""
         return x[:, None] if x.dim() == 2 else x
 
-    def stem_joins(self) -> bool:
-        """Whether an operator may take this path's stem together with another one's."""
-        stem, choice = self.stem, choice_of(self.impl, "conv_stem")
-        if choice == "reference" or (choice == "auto" and standard.is_watched()):
-            return False
-        if self.overrides("visible_tokens_from_wave") or own_forward(stem, UNetHalfInceptionStem1D):
-            return False
-        return not (own_reason(stem) or stem.fault())
-
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from standard.pairs("patch_embed", self._patcher_span.faults(self))
         yield from standard.pairs("waveform_loss", self._decoder_span.faults(self))
@@ -226,7 +225,7 @@ class SinglePath(Accelerated):
         return self._head_span.fault(self)
 
     def foreign_parts(self, *, decodes: bool) -> Iterator[tuple[tuple[str, ...], str]]:
-        """(operators, '<name>: <reason>') of each part that stands where the kernels' operators are called.
+        """(operators, '<name>: <reason>') for each part of another class where the operators would be called.
 
         decodes: whether the decoder block runs.
         """
@@ -241,17 +240,51 @@ class SinglePath(Accelerated):
                 yield operators, self.named(f"{name}: {why}")
 
 
+Encoding = tuple[SinglePath, Tensor, Tensor | None]  # a path, its signal [B, 1, L], its ids_keep [B, Nk] or None: all
+
+
+def encode_paths(*parts: Encoding) -> tuple[Tensor, ...]:
+    """Tokens of the visible patches of one path's signal or of both paths' signals: [B, Nk, D] each.
+
+    Stems that kernels on a GPU compute go to one operator, which trains both in one set of launches.
+    """
+    if len(parts) < 2 or not _stems_go_together(parts):
+        return tuple(path.visible_tokens_from_wave(signal, keep) for path, signal, keep in parts)
+    visible = [path.visible(signal, keep) for path, signal, keep in parts]
+    stems = [path.stem for path, _, _ in parts]
+    params, training = tuple(stem.params() for stem in stems), stems[0].uses_batch_statistics()
+    features = ops.conv_stems(visible, params, training=training, impl=stems[0].impl)
+    return tuple(path.tokens(x) for (path, _, _), x in zip(parts, features, strict=True))
+
+
+def _stems_go_together(parts: tuple[Encoding, ...]) -> bool:
+    """Whether one call of an operator computes what the calls of all these stems would, and is faster."""
+    paths = [path for path, _, _ in parts]
+    if not all(isinstance(path, SinglePath) for path in paths):
+        return False
+    signal = parts[0][1]
+    if backend.resolve("conv_stem", paths[0].impl, signal.device, signal.dtype) in ("reference", "cpu"):
+        return False
+    if any(keep is not None and keep.shape[1] == 0 for _, _, keep in parts):
+        return False
+    if any(path.overrides("visible_tokens_from_wave") or not is_one_operator(path.stem) for path in paths):
+        return False
+    return len({(path.stem.impl, path.stem.uses_batch_statistics()) for path in paths}) == 1
+
+
 def whole_numbers(ids: Tensor | None) -> Tensor | None:
     """Patch indices of any integer type as int64."""
     if ids is None or ids.dtype == torch.int64 or ids.dtype == torch.bool or ids.is_floating_point():
-        return ids  # what is no integer is refused by whoever checks them
+        return ids  # ids that are no integers are refused where they are checked
     return ids.long()
 
 
 def identity_ids(B: int, N: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """ids_keep and ids_restore that hide nothing: [B, N] each."""
     ids = torch.arange(N, device=device).expand(B, -1)
     return ids, ids
 
 
 def truncated_normal(*shape: int) -> nn.Parameter:
+    """A parameter drawn from the normal distribution with standard deviation 0.02, cut at -2 and 2, as published."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))

@@ -1,12 +1,12 @@
-"""How PPG is prepared for a model: what travels with the weights."""
+"""How PPG is prepared for a model. The recipe travels with the weights."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from xmae_fast._config_checks import expect, is_number
 from xmae_fast.config import ModelCfg
 
 CLEANINGS = ("elgendi", "none")
@@ -18,11 +18,12 @@ class Recipe:
     """How PPG is prepared for a model; it travels with the weights as preprocessing.json.
 
     Attributes:
-        sampling_freq: Hz that the model takes. segment_s: length of its segments in seconds.
+        sampling_freq: rate of the model's signals in Hz.
+        segment_s: length of its segments in seconds.
         clean: "elgendi", the band-pass of neurokit2's ppg_clean, over each segment at its recorded rate; or "none".
-        low_hz, high_hz, filter_order: of that Butterworth band-pass.
+        low_hz, high_hz, filter_order: edges and order of that Butterworth band-pass.
         quality_percentile: a segment's quality is this percentile of its samples' template-matching quality.
-        quality_threshold: that segments of the pretraining reached.
+        quality_threshold: the least quality of the segments of pretraining.
         normalize_dtype: arithmetic of the min-max to [-1, 1] per segment, "float16" as published, or "float32".
 
     Raises:
@@ -40,17 +41,19 @@ class Recipe:
     normalize_dtype: str = "float16"
 
     def __post_init__(self) -> None:
-        expect = self._expect
+        def check(ok: bool, name: str, expected: str) -> None:
+            expect(ok, f"preprocessing.{name}", expected, getattr(self, name))
+
         for name in ("sampling_freq", "segment_s", "low_hz"):
-            expect(_number(getattr(self, name)) and getattr(self, name) > 0, name, "a positive number")
-        expect(self.clean in CLEANINGS, "clean", "'elgendi' or 'none'")
-        expect(_number(self.high_hz) and self.high_hz > self.low_hz, "high_hz", f"more than low_hz = {self.low_hz}")
+            check(is_number(getattr(self, name)) and getattr(self, name) > 0, name, "a positive number")
+        check(self.clean in CLEANINGS, "clean", "'elgendi' or 'none'")
+        check(is_number(self.high_hz) and self.high_hz > self.low_hz, "high_hz", f"more than low_hz = {self.low_hz}")
         order = self.filter_order
-        expect(isinstance(order, int) and order > 0, "filter_order", "a whole number >= 1")
+        check(isinstance(order, int) and order > 0, "filter_order", "a whole number >= 1")
         percentile = self.quality_percentile
-        expect(_number(percentile) and 0 <= percentile <= 100, "quality_percentile", "0 to 100")
-        expect(_number(self.quality_threshold), "quality_threshold", "a number")
-        expect(self.normalize_dtype in ("float16", "float32"), "normalize_dtype", "'float16' or 'float32'")
+        check(is_number(percentile) and 0 <= percentile <= 100, "quality_percentile", "0 to 100")
+        check(is_number(self.quality_threshold), "quality_threshold", "a number")
+        check(self.normalize_dtype in ("float16", "float32"), "normalize_dtype", "'float16' or 'float32'")
 
     @classmethod
     def for_model(cls, cfg: ModelCfg) -> Recipe:
@@ -78,7 +81,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Recipe from `to_dict`; ValueError for another version, signal, or key."""
+        """The recipe that `to_dict` described.
+
+        Raises:
+            ValueError: another version or signal, an unknown key, or a value out of range.
+        """
         if not isinstance(values, Mapping):
             raise ValueError(f"preprocessing: expected a mapping, got {type(values).__name__}")
         values = dict(values)
@@ -90,11 +97,3 @@ class Recipe:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"preprocessing: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(known))}")
         return cls(**values)
-
-    def _expect(self, ok: bool, name: str, expected: str) -> None:
-        if not ok:
-            raise ValueError(f"preprocessing.{name}: expected {expected}, got {getattr(self, name)!r}")
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

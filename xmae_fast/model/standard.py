@@ -6,8 +6,8 @@ not: a module of another class, another setting (the eps of a BatchNorm), a hook
 weight.
 
 Comparing 140 modules one by one takes longer than a kernel takes for a segment. Therefore a span that has passed leaves
-a stamp: flat lists of all that was looked at, which the next call compares without leaving C. Whatever differs in any
-way is looked at anew. Nothing is assumed to stay as it was.
+a stamp: flat lists of all that was looked at, which the next call compares without leaving C. Where anything differs,
+the modules are looked at again. Nothing is assumed to stay as it was.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from xmae_fast.model.calls import global_reason, own_reason
 from xmae_fast.model.stamp import FORWARD_OF, Stamp
 
 _PLAIN_TENSORS = {nn.Parameter, Tensor}
-_FORWARDS: dict[type[nn.Module], tuple] = {}  # of each standard class, before anybody could patch it
+_FORWARDS: dict[type[nn.Module], tuple] = {}  # the methods of each standard class, before anybody could patch them
 
 
 @dataclass(frozen=True)
 class Standard:
-    """What a module must be for a kernel to compute it.
+    """The class, settings and tensors that a module must have for a kernel to compute it.
 
     Attributes:
         kind: its exact class.
@@ -87,7 +87,7 @@ class Accelerated(nn.Module):
     """A part of the model whose standard form a kernel computes.
 
     Attributes:
-        impl: the choice of implementation, as everywhere; `xMAE` sets it.
+        impl: the choice of implementation; `xMAE` sets it.
         where: its dotted name in the model, for messages; `xMAE` sets it.
     """
 
@@ -98,7 +98,9 @@ class Accelerated(nn.Module):
         """Whether the modules of `span` compute now, and not the operator `op`.
 
         Args:
-            more: says why no kernel may take the modules, though each is a standard one; '' if one may.
+            op: the operator that a kernel serves.
+            span: the modules that it would compute.
+            more: gives a further reason why no kernel may take the modules, though each is standard, or ''.
 
         Raises:
             BackendError: a kernel was asked for by name, and the modules are not those that it computes.
@@ -117,7 +119,7 @@ class Accelerated(nn.Module):
         return f"{self.where}.{fault}" if self.where else fault
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """(operator, '<name>: <reason>') of each module because of which no kernel takes a span of this part."""
+        """(operator, '<name>: <reason>') for each module that keeps a kernel from a span of this part."""
         return iter(())
 
 
@@ -129,14 +131,14 @@ def is_watched() -> bool:
 
 
 def pairs(op: str, found: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The faults of one operator's span, '' left out."""
+    """(op, fault) for each fault of its span that is not ''."""
     return ((op, fault) for fault in found if fault)
 
 
 class Span:
     """The children of a part that one kernel computes together.
 
-    standard: what they must be, by name. Copies and pickles of it know nothing of earlier calls.
+    standard: by name, what each child must be. Copies and pickles of a span know nothing of earlier calls.
     """
 
     def __init__(self, standard: Mapping[str, Standard]) -> None:
@@ -162,11 +164,11 @@ class Span:
         return found[0] if found else ""
 
     def faults(self, root: nn.Module) -> list[str]:
-        """As `fault`, of every child."""
+        """The faults of all children of `root`, each as `fault` gives the first."""
         return _faults(self.standard, root, all_of_them=True)
 
     def gathered(self, gather: Callable[[], Any]) -> Any:
-        """`gather()`, kept for as long as the stamp holds. To be called right after `fault` returned ''."""
+        """`gather()`, or its earlier result while the stamp holds. Call it right after `fault` returned ''."""
         stamp = self._stamp
         if stamp is None or torch.compiler.is_compiling():
             return gather()

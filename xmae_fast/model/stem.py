@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmae_fast import ops
+from xmae_fast.backend import choice_of
 from xmae_fast.model import standard
+from xmae_fast.model.calls import own_forward, own_reason
 from xmae_fast.model.standard import Accelerated, Span, Standard
 from xmae_fast.ops.conv_stem import ConvBN, Inception, StemParams
 
@@ -73,7 +75,7 @@ STEM_CHILDREN = {
 
 
 class Ready(NamedTuple):
-    """What the kernels are called with."""
+    """The arguments of the kernels: weights, the BatchNorms in their order, and why the widths do not fit, or ''."""
 
     params: StemParams
     norms: list[nn.BatchNorm1d]
@@ -111,7 +113,7 @@ class UNetHalfInceptionStem1D(Accelerated):
         return ops.conv_stem(x, self._ready().params, training=self.uses_batch_statistics(), impl=self.impl)
 
     def uses_batch_statistics(self) -> bool:
-        """Whether the BatchNorms are in training mode; they are all in one where `mode_fault` says nothing."""
+        """Whether the BatchNorms are in training mode; all are in one mode where `_mode_fault` finds nothing."""
         return self.skip_bn.training
 
     def fault(self) -> str:
@@ -119,8 +121,10 @@ class UNetHalfInceptionStem1D(Accelerated):
         return self._span.fault(self) or self._mode_fault()
 
     def _mode_fault(self) -> str:
-        """Why the kernels do not compute these widths, modes and momenta, of layers which are standard otherwise. To be
-        called right after the span was found to be standard."""
+        """Why the kernels do not compute these layers with their widths, modes and momenta, or ''.
+
+        Call it right after the span was found to be standard.
+        """
         return next(self._mode_faults(), "")
 
     def _mode_faults(self) -> Iterator[str]:
@@ -159,7 +163,7 @@ class UNetHalfInceptionStem1D(Accelerated):
         return self._span.gathered(self.ready)
 
     def ready(self) -> Ready:
-        """Parameters as they are now, of standard layers."""
+        """The arguments of the kernels as they are now; the layers must be standard."""
         params = self.params()
         return Ready(params, list(self._norms()), _width_fault(params))
 
@@ -177,8 +181,18 @@ class UNetHalfInceptionStem1D(Accelerated):
         return standard.pairs("conv_stem", self._span.faults(self) if self._span.fault(self) else self._mode_faults())
 
 
+def is_one_operator(stem: nn.Module) -> bool:
+    """Whether a call of `stem` is one call of the operator conv_stem, and nothing else happens in it."""
+    if own_forward(stem, UNetHalfInceptionStem1D):
+        return False
+    choice = choice_of(stem.impl, "conv_stem")
+    if choice == "reference" or (choice == "auto" and standard.is_watched()):
+        return False
+    return not (own_reason(stem) or stem.fault())
+
+
 def _width_fault(params: StemParams) -> str:
-    """Where the widths of a stem are not those of three levels, each of one width, which the kernels compute."""
+    """Why the kernels do not compute these widths, or ''. They compute three levels, each of one width."""
     widths = [level[0].fuse.weight.shape[0] for level in (params.enc1, params.enc2, params.enc3)]
     c1, c2, c3 = widths
     wanted = [("down1", params.down1, c1, c2), ("down2", params.down2, c2, c3), ("smooth2", params.smooth2, c2, c2),
@@ -211,7 +225,7 @@ def _merge(fine: Tensor, coarse: Tensor) -> Tensor:
 
 
 def attribute(module: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer as `getattr` finds it, five times as fast: a stem has 150, and a segment takes 2 ms."""
+    """The parameter or buffer that `getattr` finds, five times as fast: a stem has 150, and a segment takes 2 ms."""
     found = module._parameters.get(name)
     if found is None:
         found = module._buffers.get(name)

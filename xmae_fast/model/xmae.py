@@ -1,34 +1,34 @@
-"""The drop-in xMAE model, composed of operators."""
+"""The drop-in xMAE model: checks its arguments, encodes the visible patches of each signal, and decodes the ECG."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xmae_fast import backend, ops
-from xmae_fast.backend import check_choice, choice_of
+from xmae_fast import ops
+from xmae_fast.backend import check_choice
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.blocks import Bridger
-from xmae_fast.model.calls import own_forward
+from xmae_fast.model.implementation import ChoosesImplementation
+from xmae_fast.model.inputs import Inputs, check_signals, checked_ids, checked_signal
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.packed import FreesPackedWeights
-from xmae_fast.model.path import SinglePath, identity_ids, truncated_normal, whole_numbers
-from xmae_fast.model.pretrained import Pretrained
-from xmae_fast.model.standard import Accelerated
-from xmae_fast.ops._checks import check_like
+from xmae_fast.model.path import SinglePath, encode_paths, identity_ids, truncated_normal, whole_numbers
+from xmae_fast.model.storage.folders import Pretrained, load_pretrained
 from xmae_fast.ops.token_gather import validate_ids
 
-# `xmae_fast.Embedder`, which is built on models and therefore imports this module: the package's __init__ puts it here.
+# `xmae_fast.Embedder`, for `embed` of whole recordings. It is built on models and imports this module, so this module
+# cannot import it: the package's __init__, which has run before anybody can make a model, puts it here.
 make_embedder: Callable[..., Any] | None = None
 
 
-class xMAE(FreesPackedWeights, Pretrained, nn.Module):
+class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
     """Cross-modal masked autoencoder of PPG and ECG (arXiv 2605.00973), same state-dict keys as the published one.
 
     Args:
@@ -37,7 +37,9 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             single operators then another choice, as in "auto, conv_stem=cuda".
 
     Raises:
-        ValueError: unknown `impl`. BackendError: `impl` cannot serve this model here.
+        TypeError: `cfg` is no ModelCfg.
+        ValueError: `impl` is unknown.
+        BackendError: `impl` cannot serve this model here.
     """
 
     def __init__(self, cfg: ModelCfg, impl: str = "auto") -> None:
@@ -46,7 +48,7 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             raise TypeError(
                 f"cfg: expected a ModelCfg (build_model_from_cfg takes dictionaries), got {type(cfg).__name__}"
             )
-        self.cfg = cfg = replace(cfg)  # a copy, checked anew: later changes to the caller's do not reach the model
+        self.cfg = cfg = replace(cfg)  # a checked copy: later changes to the caller's do not reach the model
         check_choice(impl)
         paths = {
             "seq_len": cfg.seq_len, "patch_len": cfg.patch_len, "d_model": cfg.d_model, "nhead": cfg.nhead,
@@ -63,6 +65,11 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             )  # fmt: skip
         self.mask_token = truncated_normal(1, 1, cfg.d_model)
         self.impl = impl
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | os.PathLike[str], **options: Any) -> xMAE:
+        """See `xmae_fast.from_pretrained`."""
+        return load_pretrained(xMAE, path_or_hub_id, **options)
 
     @property
     def source(self) -> str:
@@ -81,59 +88,6 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
     def has_bridge(self) -> bool:
         return self.bridger is not None
 
-    @property
-    def impl(self) -> str:
-        """Which implementation the operators use; setting it checks that they can, and tells every part."""
-        return self._impl
-
-    @impl.setter
-    def impl(self, value: str) -> None:
-        for op in backend.MODEL_OPS:
-            backend.check_usable(op, value)
-        self._impl = value
-        for name, part in self.named_modules():
-            if isinstance(part, Accelerated):
-                part.impl, part.where = value, name
-
-    def irregular(self) -> Iterator[tuple[str, str]]:
-        """(operator, '<module>: <reason>') of each module because of which a span of modules runs itself."""
-        yield from ((", ".join(operators), fault) for operators, fault in self._foreign_parts())
-        for name, part in self.named_modules():
-            if isinstance(part, Accelerated) and not name.startswith("bridger.ppg2ecg"):  # these never run
-                yield from ((op, part.named(fault)) for op, fault in part.faults())
-
-    def _foreign_parts(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """(operators, '<name>: <reason>') of each part of another class, which runs as it is."""
-        for name, kind in (("ppg_path", SinglePath), ("ecg_path", SinglePath), ("bridger", Bridger)):
-            part = getattr(self, name)
-            if isinstance(part, kind):
-                decodes = {"decodes": name == "ecg_path"} if kind is SinglePath else {}
-                yield from part.foreign_parts(**decodes)
-            if part is not None and (why := own_forward(part, kind)):
-                yield backend.MODEL_OPS, f"{name}: {why}"
-
-    def refuse_foreign_parts(self) -> None:
-        """BackendError where kernels were asked for by name and another part stands in their place.
-
-        Parts that were put in since `impl` was set are told of it.
-        """
-        if self._impl == "auto":
-            return
-        for name in ("ppg_path", "ecg_path", "bridger"):
-            part = getattr(self, name)
-            blocks = getattr(getattr(part, "encoder", None), "blocks", ()) or getattr(part, "ecg2ppg", ())
-            for each in (part, getattr(part, "stem", None), getattr(part, "dec_blk", None), *blocks):
-                if isinstance(each, Accelerated) and each.impl != self._impl:
-                    self.impl = self._impl
-        if self._impl == "reference":
-            return
-        for operators, fault in self._foreign_parts():
-            for op in operators:
-                if (choice := choice_of(self._impl, op)) not in ("auto", "reference"):
-                    raise backend.BackendError(
-                        f"impl={choice!r} was asked for {op}, but {fault}; impl='auto' runs it as it is"
-                    )
-
     def forward(
         self,
         ppg: Tensor | None = None,
@@ -151,9 +105,10 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
 
         Args:
             ppg, ecg: [B, L] or [B, 1, L], L = cfg.seq_len; min-max normalised to [-1, 1] per segment in the published
-                recipe. A modality that cfg.source leaves out is ignored; at least one must remain.
-            ids_keep_*: [B, Nk] of an integer type, visible patches; None, or without ids_restore: all.
-            ids_restore_*: [B, N], inverse of the permutation [kept..., masked...].
+                recipe. A signal that cfg.source leaves out is ignored; at least one must remain.
+            ids_keep_ppg, ids_keep_ecg: [B, Nk] of an integer type, the visible patches; None, or without ids_restore:
+                all patches are visible.
+            ids_restore_ppg, ids_restore_ecg: [B, N], inverse of the permutation [kept..., masked...].
             return_embeddings, return_recon: override cfg's.
             return_loss: also `loss`, a scalar: `masked_mse` of the reconstruction, by one operator that need not write
                 it; embedding and reconstruction are then left out unless asked for by name.
@@ -164,51 +119,81 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             `seq_mask_used_ecg` [B, 1, L] float32, 1 on masked samples.
 
         Raises:
-            ValueError, TypeError: naming the argument. BackendError: impl.
+            ValueError, TypeError: naming the argument.
+            BackendError: `impl` names kernels that cannot compute this model.
         """
         self.refuse_foreign_parts()
-        want_embedding, want_recon = return_embeddings, return_recon
-        if want_embedding is None:
-            want_embedding = self.cfg.return_embeddings and not return_loss
-        if want_recon is None:
-            want_recon = self.cfg.return_recon and not return_loss
-        ppg, ecg = self.as_signal("ppg", ppg), self.as_signal("ecg", ecg)
-        if ppg is None and ecg is None:
-            raise ValueError(f"ppg, ecg: expected at least one signal that source={self.cfg.source!r} uses, got none")
-        if ppg is not None and ecg is not None and ppg.shape[0] != ecg.shape[0]:
-            raise ValueError(f"ecg: expected the batch size of ppg, {ppg.shape[0]}, got {ecg.shape[0]}")
-        if return_loss and ecg is None:
-            raise ValueError(f"return_loss: expected an ecg that source={self.cfg.source!r} uses, got none")
-        keep_ppg, _ = self._ids("_ppg", ppg, ids_keep_ppg, ids_restore_ppg)
-        keep_ecg, restore_ecg = self._ids("_ecg", ecg, ids_keep_ecg, ids_restore_ecg)
-
-        decoding = ecg is not None and (want_recon or return_loss)
-        with_ppg = ppg is not None and (want_embedding or (decoding and self.has_bridge))
-        ppg_tokens, ecg_tokens = self._encode(
-            ppg if with_ppg else None, keep_ppg, ecg if decoding else None, keep_ecg
-        )
+        wants = return_embeddings, return_recon, return_loss
+        inputs = self._check(ppg, ecg, ids_keep_ppg, ids_restore_ppg, ids_keep_ecg, ids_restore_ecg, *wants)
+        ppg_tokens, ecg_tokens = self._encode(inputs)
         result: dict[str, Tensor] = {}
-        if want_embedding and ppg_tokens is not None and ppg_tokens.shape[1]:
+        if inputs.embedding and ppg_tokens is not None and ppg_tokens.shape[1]:
             result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
-        if decoding:
-            path, mask = self.ecg_path, self._sample_mask(ecg, keep_ecg, restore_ecg)
-            ecg_tokens = self._bridged(ppg_tokens, keep_ppg, ecg_tokens, keep_ecg)
-            if path.overrides("decode_full_wave"):
-                waveform = path.decode_full_wave(ecg_tokens, restore_ecg, self.mask_token)
-                loss = ops.masked_mse(waveform, ecg, mask, impl=self.impl) if return_loss else None
-            else:
-                decoded = path.decoded(ecg_tokens, restore_ecg, self.mask_token)
-                loss = path.loss(decoded, ecg, mask) if return_loss else None
-                waveform = path.waveform(decoded) if want_recon else None
-            if return_loss:
-                result["loss"] = loss
-            if want_recon:
-                result["ecg_reconstructed"], result["seq_mask_used_ecg"] = waveform, mask
+        if ecg_tokens is not None:
+            result |= self._decode(inputs, ppg_tokens, ecg_tokens)
+        return result
+
+    def _check(
+        self,
+        ppg: Tensor | None,
+        ecg: Tensor | None,
+        ids_keep_ppg: Tensor | None,
+        ids_restore_ppg: Tensor | None,
+        ids_keep_ecg: Tensor | None,
+        ids_restore_ecg: Tensor | None,
+        return_embeddings: bool | None,
+        return_recon: bool | None,
+        return_loss: bool,
+    ) -> Inputs:
+        """The arguments of `forward`, checked; signals that nothing needs are None in the result."""
+        embedding = (self.cfg.return_embeddings and not return_loss) if return_embeddings is None else return_embeddings
+        recon = (self.cfg.return_recon and not return_loss) if return_recon is None else return_recon
+        ppg, ecg = self.as_signal("ppg", ppg), self.as_signal("ecg", ecg)
+        check_signals(ppg, ecg, self.cfg.source, return_loss)
+        N = self.cfg.num_patches
+        keep_ppg, _ = checked_ids("_ppg", ppg, ids_keep_ppg, ids_restore_ppg, N)
+        keep_ecg, restore_ecg = checked_ids("_ecg", ecg, ids_keep_ecg, ids_restore_ecg, N)
+        if not (recon or return_loss):
+            ecg = None
+        if not (embedding or (ecg is not None and self.has_bridge)):
+            ppg = None
+        return Inputs(ppg, ecg, keep_ppg, keep_ecg, restore_ecg, embedding, recon, return_loss)
+
+    def _encode(self, inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens of the visible patches of PPG and of ECG, [B, Nk, D] each; None for a signal that is None."""
+        ppg = (self.ppg_path, inputs.ppg, inputs.keep_ppg)
+        ecg = (self.ecg_path, inputs.ecg, inputs.keep_ecg)
+        if inputs.ppg is None or inputs.ecg is None:
+            return tuple(None if part[1] is None else encode_paths(part)[0] for part in (ppg, ecg))
+        return encode_paths(ppg, ecg)
+
+    def _decode(self, inputs: Inputs, ppg_tokens: Tensor | None, ecg_tokens: Tensor) -> dict[str, Tensor]:
+        """Those of `loss`, `ecg_reconstructed` and `seq_mask_used_ecg` that are asked for, from tokens [B, Nk, D]."""
+        path, ecg, restore = self.ecg_path, inputs.ecg, inputs.restore_ecg
+        mask = self._sample_mask(ecg, inputs.keep_ecg, restore)
+        tokens = self._bridged(ppg_tokens, inputs.keep_ppg, ecg_tokens, inputs.keep_ecg)
+        loss = waveform = None
+        if path.overrides("decode_full_wave"):
+            waveform = path.decode_full_wave(tokens, restore, self.mask_token)
+            if inputs.loss:
+                loss = ops.masked_mse(waveform, ecg, mask, impl=self.impl)
+        else:
+            decoded = path.decoded(tokens, restore, self.mask_token)
+            if inputs.loss:
+                loss = path.loss(decoded, ecg, mask)
+            if inputs.recon:
+                waveform = path.waveform(decoded)
+        result = {"loss": loss} if inputs.loss else {}
+        if inputs.recon:
+            result["ecg_reconstructed"], result["seq_mask_used_ecg"] = waveform, mask
         return result
 
     @torch.no_grad()
     def embed(self, ppg: Tensor, fs: float | None = None, **options: Any) -> Tensor:
         """Embeddings for inference: `ppg_embedding` with evaluation statistics, whatever the model's mode.
+
+        On a GPU a batch size (rounded up to one of `embedding_graphs.BUCKETS`) that has been used three times becomes a
+        CUDA graph.
 
         Args:
             ppg: [B, L] or [B, 1, L], prepared: min-max scaled to [-1, 1] per segment.
@@ -216,12 +201,12 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
                 default pooled tokens.
 
         Returns:
-            [B, proj_dim], without gradient; nothing else is computed, no state changes. On a GPU a batch size (rounded
-            up to one of `embedding_graphs.BUCKETS`) that has been used three times becomes a CUDA graph. With `fs`
-            an `Embeddings`.
+            [B, proj_dim], without gradient; nothing else is computed, no state changes. With `fs` an `Embeddings`.
 
         Raises:
-            ValueError: source="ecg" has no PPG encoder, or the shape is wrong. TypeError: dtype or device.
+            ValueError: source="ecg" has no PPG encoder, or the shape is wrong.
+            TypeError: dtype or device.
+            BackendError: `impl` names kernels that cannot compute this model.
         """
         if fs is not None or options:
             return make_embedder(self, **options)(ppg, fs)
@@ -240,36 +225,6 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
             return path.embedding(tokens)
         with evaluating(path.proj):
             return path.embedding(tokens)
-
-    def _encode(
-        self, ppg: Tensor | None, keep_ppg: Tensor | None, ecg: Tensor | None, keep_ecg: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens of the visible patches, signals [B, 1, L] -> [B, Nk, D] each; None for a signal that is None."""
-        if ppg is None or ecg is None:
-            return (
-                None if ppg is None else self.ppg_path.visible_tokens_from_wave(ppg, keep_ppg),
-                None if ecg is None else self.ecg_path.visible_tokens_from_wave(ecg, keep_ecg),
-            )
-        if not self._stems_join(ppg, keep_ppg, ecg, keep_ecg):
-            return (
-                self.ppg_path.visible_tokens_from_wave(ppg, keep_ppg),
-                self.ecg_path.visible_tokens_from_wave(ecg, keep_ecg),
-            )
-        paths = self.ppg_path, self.ecg_path
-        seen = [path.visible(x, keep) for path, x, keep in zip(paths, (ppg, ecg), (keep_ppg, keep_ecg), strict=True)]
-        params = tuple(path.stem.params() for path in paths)
-        features = ops.conv_stems(seen, params, training=paths[0].stem.uses_batch_statistics(), impl=self.impl)
-        return tuple(path.tokens(x) for path, x in zip(paths, features, strict=True))
-
-    def _stems_join(self, ppg: Tensor, keep_ppg: Tensor | None, ecg: Tensor, keep_ecg: Tensor | None) -> bool:
-        """Whether both stems may be handed to one operator: its kernels on a GPU train them in one set of launches."""
-        paths = self.ppg_path, self.ecg_path
-        chosen = backend.resolve("conv_stem", self.impl, ppg.device, ppg.dtype)
-        hidden = any(keep is not None and keep.shape[1] == 0 for keep in (keep_ppg, keep_ecg))
-        if chosen in ("reference", "cpu") or hidden:
-            return False
-        alike = paths[0].stem.uses_batch_statistics() == paths[1].stem.uses_batch_statistics()
-        return alike and all(path.stem_joins() for path in paths)
 
     def _bridged(
         self, ppg_tokens: Tensor | None, keep_ppg: Tensor | None, ecg_tokens: Tensor, keep_ecg: Tensor | None
@@ -304,43 +259,14 @@ class xMAE(FreesPackedWeights, Pretrained, nn.Module):
 
     def as_signal(self, name: str, signal: Tensor | None) -> Tensor | None:
         """`signal` [B, L] or [B, 1, L], checked, as [B, 1, L]; None where it is missing or the source leaves it out."""
-        if signal is None or name not in self.cfg.source:
-            return None
-        if not isinstance(signal, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(signal).__name__}")
-        L = self.cfg.seq_len
-        if signal.dim() == 2 and signal.shape[1] == L:
-            signal = signal[:, None]
-        if signal.dim() != 3 or signal.shape[1:] != (1, L):
-            raise ValueError(f"{name}: expected shape [B, {L}] or [B, 1, {L}], got {list(signal.shape)}")
-        check_like(name, signal, "the model", self.mask_token)
-        return signal
+        return checked_signal(name, signal, self.cfg, self.mask_token)
 
     def kept_ids(self, suffix: str, signal: Tensor, keep: Tensor | None) -> Tensor | None:
-        """ids_keep of one modality as int64, checked against its signal; None: all patches."""
+        """ids_keep [B, Nk] of one signal [B, 1, L] as int64, checked against it; None: all patches are visible."""
         if keep is not None:
             keep = whole_numbers(keep)
             validate_ids(suffix, keep, None, signal.shape[0], self.cfg.num_patches, signal.device)
         return keep
-
-    def _ids(
-        self, suffix: str, signal: Tensor | None, keep: Tensor | None, restore: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The ids of one modality as int64, checked against its signal (see `validate_ids`); twice None where all
-        patches are visible."""
-        if signal is None or (keep is None and restore is None):
-            return None, None
-        if keep is None:
-            raise ValueError(f"ids_keep{suffix}: expected with ids_restore{suffix}, got None")
-        keep, restore = whole_numbers(keep), whole_numbers(restore)
-        validate_ids(suffix, keep, restore, signal.shape[0], self.cfg.num_patches, signal.device)
-        if restore is None:
-            warnings.warn(
-                f"ids_keep{suffix} without ids_restore{suffix} hides nothing, as published: all patches are visible",
-                stacklevel=3,
-            )
-            return None, None
-        return keep, restore
 
 
 def build_model_from_cfg(cfg: Mapping[str, Any], impl: str = "auto") -> xMAE:

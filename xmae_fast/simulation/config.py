@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from xmae_fast._config_checks import between, check_all, expect
+
 RR_MIN = 0.4  # s; the shortest sinus interval, which limits the number of beats in a segment
 
 
@@ -77,14 +79,11 @@ class SimulationCfg:
     pvc_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, low, high in _BOUNDS:
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"SimulationCfg.{name}: expected a number in [{low}, {high}], got {value!r}")
+        check_all({name: between(low, high) for name, low, high in _BOUNDS}, self, "SimulationCfg.")
         for name, low, high in (("heart_rate_range", 35, 140), ("respiration_rate_range", 4, 40)):
             value = getattr(self, name)
-            if not (len(value) == 2 and low <= value[0] < value[1] <= high):
-                raise ValueError(f"SimulationCfg.{name}: expected {low} <= low < high <= {high}, got {value!r}")
+            fits = len(value) == 2 and low <= value[0] < value[1] <= high
+            expect(fits, f"SimulationCfg.{name}", f"{low} <= low < high <= {high}", value)
         probability, pat = zip(*self.pat_quantiles, strict=True)
         rising = all(a < b for knots in (probability, pat) for a, b in pairwise(knots))
         if not (rising and probability[0] == 0 and probability[-1] == 1 and pat[0] >= 0.03 and pat[-1] <= 0.6):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from xmae_fast._config_checks import (
+    Check,
+    between,
+    check_all,
+    is_number,
+    one_of,
+    positive,
+    refuse_unknown,
+    whole,
+)
 from xmae_fast._yaml import read_yaml, with_overrides
 from xmae_fast.backend import IMPLS, check_choice
 from xmae_fast.config import MODEL_PARAMS, ModelCfg, cfg_from_dict
@@ -122,10 +130,7 @@ class TrainCfg:
         for name in ("data", "val_data"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
-        for name, (fits, expected) in _CHECKS.items():
-            value = getattr(self, name)
-            if not fits(value):
-                raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        check_all(_CHECKS, self)
         if self.augment == "published" and self.val_data is not None:
             raise ValueError("augment: 'published' belongs to the split of data, expected true or false with val_data")
         quality_pair(self.quality)
@@ -136,7 +141,7 @@ class TrainCfg:
     def model_cfg(self) -> ModelCfg:
         """The configuration of the model. Unknown `model_params` are refused, as they may be misspelt."""
         if isinstance(self.model_params, Mapping):
-            _refuse_unknown(self.model_params, list(MODEL_PARAMS), "model_params")
+            refuse_unknown(self.model_params, list(MODEL_PARAMS), "model_params")
         cfg = cfg_from_dict(
             {"sampling_freq": self.sampling_freq, "seg_len": self.seg_len, "source": self.source,
              "model_params": self.model_params}
@@ -149,7 +154,7 @@ class TrainCfg:
         """The layout of the shards; None where it is to be found."""
         if self.layout is None:
             return None
-        _refuse_unknown(self.layout, [f.name for f in fields(Layout)], "layout")
+        refuse_unknown(self.layout, [f.name for f in fields(Layout)], "layout")
         return Layout(**self.layout)
 
     def make_curriculum(self) -> Curriculum:
@@ -182,7 +187,7 @@ def train_cfg_from_dict(cfg: Mapping[str, Any]) -> TrainCfg:
         if name in values:
             raise ValueError(f"{name}: expected once, got it under two names ({key!r} means {name!r})")
         values[name] = value
-    _refuse_unknown(values, known, "configuration", [*known, *SYNONYMS])
+    refuse_unknown(values, known, "configuration", [*known, *SYNONYMS])
     for f in fields(TrainCfg):  # an empty YAML value means the default where None means nothing
         if f.name in values and values[f.name] is None and not _allows_none(f.name):
             del values[f.name]
@@ -198,38 +203,6 @@ def _allows_none(name: str) -> bool:
     return default is None and default is not MISSING
 
 
-def _refuse_unknown(got: Mapping[str, Any], known: list[str], where: str, hints: list[str] | None = None) -> None:
-    for key in got:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), hints or known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else f"; known keys are {', '.join(known)}"
-            raise ValueError(f"{where}: unknown key {key!r}{hint}")
-
-
-def _is_number(x: object) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-
-
-def _whole(low: int, none: bool = False) -> tuple[Callable[[Any], bool], str]:
-    return (
-        lambda x: (x is None and none) or (isinstance(x, int) and not isinstance(x, bool) and x >= low),
-        f"a whole number >= {low}" + (" or null" if none else ""),
-    )
-
-
-def _between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
-    return lambda x: _is_number(x) and low <= x <= high, f"a number in [{low:g}, {high:g}]"
-
-
-def _positive(none: bool = False) -> tuple[Callable[[Any], bool], str]:
-    return lambda x: (x is None and none) or (_is_number(x) and x > 0), "a positive number" + " or null" * none
-
-
-def _one_of(*allowed: object) -> tuple[Callable[[Any], bool], str]:
-    fits = lambda x: any(x is a or (isinstance(a, str) and x == a) for a in allowed)  # noqa: E731 - 1 is not True
-    return fits, f"one of {', '.join('null' if a is None else repr(a) for a in allowed)}"
-
-
 def _is_choice(x: object) -> bool:
     try:
         check_choice(x)
@@ -242,48 +215,48 @@ def _is_strings(x: object) -> bool:
     return isinstance(x, (list, tuple)) and all(isinstance(item, str) for item in x)
 
 
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+_CHECKS: dict[str, Check] = {
     "data": (lambda x: _is_strings(x) and len(x) > 0, "a list of files, folders, patterns or addresses"),
     "val_data": (lambda x: x is None or (_is_strings(x) and len(x) > 0), "a list like data's, or null"),
     "model_params": (lambda x: isinstance(x, Mapping), "a mapping"),
     "layout": (lambda x: x is None or isinstance(x, Mapping), "a mapping or null"),
-    "augment": _one_of(True, False, "published"),
-    "swap_signals": _one_of(True, False),
-    "shuffle": _one_of(True, False, "blocks"),
+    "augment": one_of(True, False, "published"),
+    "swap_signals": one_of(True, False),
+    "shuffle": one_of(True, False, "blocks"),
     "exclude_prefixes": (_is_strings, "a list of beginnings of subjects' names"),
     "cache_dir": (lambda x: x is None or isinstance(x, str), "a folder or null"),
-    "num_threads": _whole(1, none=True),
-    "mask_mode": _one_of(*MODES),
-    "mask_ratio_ecg": _between(0, 1),
-    "mask_ratio_ppg": _between(0, 1),
-    "mwm_ecg": _positive(),
-    "use_cl": _one_of(None, True, False),
+    "num_threads": whole(1, none=True),
+    "mask_mode": one_of(*MODES),
+    "mask_ratio_ecg": between(0, 1),
+    "mask_ratio_ppg": between(0, 1),
+    "mwm_ecg": positive(),
+    "use_cl": one_of(None, True, False),
     "curriculum": (lambda x: x is None or isinstance(x, Mapping), "a mapping or null"),
-    "lr": _positive(),
-    "weight_decay": _between(0, 1),
+    "lr": positive(),
+    "weight_decay": between(0, 1),
     "betas": (
-        lambda x: isinstance(x, (list, tuple)) and len(x) == 2 and all(_is_number(b) and 0 <= b < 1 for b in x),
+        lambda x: isinstance(x, (list, tuple)) and len(x) == 2 and all(is_number(b) and 0 <= b < 1 for b in x),
         "two numbers in [0, 1)",
     ),
-    "warmup": _between(0, 1),
-    "batch_size": _whole(1),
-    "accumulate": _whole(1),
-    "epochs": _whole(1),
-    "max_steps": _whole(1, none=True),
-    "max_minutes": _positive(none=True),
-    "patience": _whole(1, none=True),
-    "sync_batchnorm": _one_of(True, False),
+    "warmup": between(0, 1),
+    "batch_size": whole(1),
+    "accumulate": whole(1),
+    "epochs": whole(1),
+    "max_steps": whole(1, none=True),
+    "max_minutes": positive(none=True),
+    "patience": whole(1, none=True),
+    "sync_batchnorm": one_of(True, False),
     "impl": (_is_choice, "'auto' or one of " + ", ".join(map(repr, IMPLS)) + ", then 'conv_stem=cuda' or the like"),
-    "precision": _one_of(*PRECISIONS),
-    "graph": _one_of(True, False),
-    "seed": _whole(0),
+    "precision": one_of(*PRECISIONS),
+    "graph": one_of(True, False),
+    "seed": whole(0),
     "accelerator": (lambda x: isinstance(x, str), "a name such as 'cpu' or 'cuda'"),
-    "devices": (lambda x: x == "auto" or _whole(1)[0](x), "a whole number >= 1 or 'auto'"),
-    "num_nodes": _whole(1),
-    "checkpoint_every": _whole(1),
-    "keep_every": _whole(0),
-    "log_every": _whole(1),
-    "tensorboard": _one_of(True, False),
+    "devices": (lambda x: x == "auto" or whole(1)[0](x), "a whole number >= 1 or 'auto'"),
+    "num_nodes": whole(1),
+    "checkpoint_every": whole(1),
+    "keep_every": whole(0),
+    "log_every": whole(1),
+    "tensorboard": one_of(True, False),
     "wandb": (lambda x: isinstance(x, (bool, Mapping)), "true, false or a mapping"),
 }
 

@@ -1,8 +1,8 @@
 """BatchNorm statistics over all processes that share a batch.
 
 The kernels of a stem take the statistics of their own process, and torch.nn.SyncBatchNorm trains on GPUs alone. Here
-each BatchNorm of the stems becomes one that combines the processes' means and variances on any device; the stems then
-run as modules.
+each BatchNorm of the stems is replaced by one that combines the processes' means and variances on any device; the stems
+then run as modules.
 """
 
 from __future__ import annotations
@@ -38,21 +38,38 @@ class SynchronisedBatchNorm1d(nn.BatchNorm1d):
 def synchronise_batch_norm(model: xMAE) -> None:
     """Let the stems of `model` normalise, in training, by the statistics of all processes of torch.distributed.
 
-    Both stems then run as modules, with one small all_reduce for each of the 30 BatchNorms of a stem, forward and
-    backward. Parameters, state dict and evaluation stay as they are.
+    Each BatchNorm1d of the stems is replaced. Its parameters and buffers are the same objects as before, under the same
+    keys of the state dict, so that an optimiser made before still trains them; its hooks, its settings and its mode
+    stay, and so does what evaluation computes. Both stems then run as modules (`explain` says so), with one small
+    all_reduce for each of the 30 BatchNorms of a stem, forward and backward.
     """
+    replaced: dict[nn.Module, SynchronisedBatchNorm1d] = {}  # one for each, also where a layer stands in two places
     for path in (model.ppg_path, model.ecg_path):
-        for module in () if path is None else path.stem.modules():
-            if type(module) is nn.BatchNorm1d:
-                module.__class__ = SynchronisedBatchNorm1d
+        parents = () if path is None else list(path.stem.modules())
+        for parent in parents:
+            for name, child in list(parent._modules.items()):  # named_children leaves out a second name of one child
+                if type(child) is nn.BatchNorm1d:
+                    if child not in replaced:
+                        replaced[child] = _synchronised(child)
+                    setattr(parent, name, replaced[child])
+
+
+def _synchronised(norm: nn.BatchNorm1d) -> SynchronisedBatchNorm1d:
+    """A layer with all that `norm` has: parameters, buffers, settings, mode, hooks and other attributes."""
+    made = SynchronisedBatchNorm1d(norm.num_features, device="meta")
+    made.__dict__.update(norm.__dict__)  # hooks too: handles that were given out remove them from these dictionaries
+    return made
 
 
 def _normalised(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x [B, C, L] normalised by the mean and variance of all processes' B L values a channel; both, the variance
-    unbiased, [C] each."""
-    values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # of autocast
+    """Normalise x [B, C, L] by the mean and variance of each channel over the B L values of all processes.
+
+    Returns:
+        The normalised x [B, C, L], the mean [C] and the unbiased variance [C].
+    """
+    values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # under autocast
     own = values.mean((0, 2))
     spread = (values - own[:, None]).square().sum((0, 2))
     own = torch.stack([own, spread, torch.full_like(own, len(x) * x.shape[2])])

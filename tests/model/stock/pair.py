@@ -118,7 +118,7 @@ def loss_of(results: dict[str, Tensor], ecg: Tensor) -> Tensor:
 
 
 class Outcome(NamedTuple):
-    """What one call gives: results by name, gradients of parameters, and the buffers after it."""
+    """The outcome of one call: results by name, gradients of parameters, and the buffers after it."""
 
     results: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -169,7 +169,7 @@ def distance(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
 
 
 def distances(got: Outcome, want: Outcome) -> dict[str, float]:
-    """How far results (each), gradients (together) and buffers (together) are from those wanted."""
+    """Distances from the wanted results (each), gradients (together) and buffers (together)."""
     far = {key: distance({key: got.results[key]}, {key: x}) for key, x in want.results.items()}
     assert list(got.results) == list(want.results)
     return far | {
@@ -194,3 +194,19 @@ def check_equal(got: Outcome, truth: Outcome) -> None:
     for key, far in distances(got, truth).items():
         bound = 1e-10 if exact else allowed(key)
         assert far <= bound, f"{key}: {far:.2e} from the control, {bound:.0e} allowed"
+
+
+def twins(which: str, **options) -> tuple[nn.Module, nn.Module]:
+    """The model, and the control in float64."""
+    return build(which, **options), build("stock", dtype=torch.float64, **options)
+
+
+def hint(error: BaseException, *words: str) -> None:
+    """An error is allowed where a tool cannot see into a kernel, if it says what to do."""
+    text = f"{error} {error.__cause__ or ''}"
+    assert all(word in text for word in words), text
+
+
+def names(which: str):
+    """The module with the public names of the control or of the library."""
+    return stock if which == "stock" else xmae_fast.model

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 
 
 class Outcomes(NamedTuple):
-    """What an altered model gives in evaluation, then in training (None where the alteration has no such mode)."""
+    """Outcomes of an altered model in evaluation and in training (None where the alteration has no such mode)."""
 
     evaluation: Outcome | None
     training: Outcome | None

@@ -1,4 +1,4 @@
-"""Programs around the published model, written anew from its description, run with the library's model unchanged."""
+"""Programs around the published model, written again from its description, run with the library's model unchanged."""
 
 from __future__ import annotations
 

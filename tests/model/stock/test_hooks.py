@@ -20,7 +20,7 @@ def head_apart(events: list[str]) -> tuple[list[str], list[str]]:
 
 
 def events_of(model: nn.Module, training: bool) -> list[str]:
-    """What forward hooks and pre-hooks on all modules see during one call."""
+    """The events that forward hooks and pre-hooks on all modules see during one call."""
     events: list[str] = []
     handles = []
     for name, module in model.named_modules():
@@ -112,7 +112,7 @@ def test_backward_hooks_fire(which):
 
 
 def sizes_at(model: nn.Module, name: str) -> tuple[list[Tensor], Tensor]:
-    """What a hook on one module sees, and what the model returns."""
+    """The inputs and the output that a hook on one module sees, and the result of the model."""
     seen: list[Tensor] = []
     handle = model.get_submodule(name).register_forward_hook(
         lambda module, arguments, out: seen.extend(

@@ -55,7 +55,7 @@ def single_parameters_frozen(model):
 
 
 class Wrapped(nn.Module):
-    """What several libraries put around a part: its own parameters are those of the part."""
+    """A wrapper as several libraries use it, whose parameters are those of the part within."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ each("lora_of_ends", "ppg_path.proj.1", "ecg_path.decoder.deconv", kernels=True)
 
 
 class AdaptedAttention(nn.Module):
-    """What stands around an attention layer whose output is adapted."""
+    """A wrapper of an attention layer that adapts its output."""
 
     def __init__(self, base: nn.MultiheadAttention) -> None:
         super().__init__()

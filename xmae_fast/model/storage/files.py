@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from xmae_fast.model.checkpoint.errors import CheckpointError, first_line, in_a_row
-from xmae_fast.model.checkpoint.stand_ins import DAMAGES, StandIn, foreign_names, load_with_stand_ins
+from xmae_fast.model.storage.errors import CheckpointError, first_line, in_a_row
+from xmae_fast.model.storage.stand_ins import DAMAGES, StandIn, foreign_names, load_with_stand_ins
 
 CFG_KEY = "xmae_fast_cfg"  # in a safetensors file's metadata and at the top of our own torch checkpoints
 _INDEX = ".index.json"
@@ -28,7 +28,7 @@ _STARTS = {
 
 
 def read_file(path: Path) -> dict[Any, Any]:
-    """What lies in a file of weights, on the CPU; metadata of safetensors that hold a configuration under CFG_KEY.
+    """The content of a file of weights, on the CPU; a configuration in safetensors metadata comes under CFG_KEY.
 
     Raises:
         FileNotFoundError: no such file, or a folder. CheckpointError: empty, truncated, foreign, or not a dictionary.
@@ -164,7 +164,7 @@ def _kind(content: Any) -> str:
 
 
 def _foreign(path: Path) -> str:
-    """What a file is, as its first bytes tell."""
+    """A description of a foreign file from its first bytes."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -174,7 +174,7 @@ def _foreign(path: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The class that torch refused, or the sentence of its long message that says what else it is."""
+    """The class that torch refused, or the sentence of its long message that names another reason."""
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return found.group(1)
     return first_line(Exception(str(error).partition("WeightsUnpickler error:")[2] or str(error)))

@@ -29,7 +29,12 @@ _NUMBER = re.compile(r"[biuf]\d+")
 
 
 class StandIn:
-    """An object that was not made. `name`: its class or function; `arguments`, `state`: what the file says of it."""
+    """It takes the place of an object that was not made.
+
+    Attributes:
+        name: the object's class or function.
+        arguments, state: what the file says about the object.
+    """
 
     name = ""
     arguments: tuple[Any, ...] = ()

@@ -1,4 +1,4 @@
-"""Positions of one segment length at another."""
+"""Positions of a model for one segment length, stretched to another length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from xmae_fast.model.checkpoint.errors import CheckpointError
+from xmae_fast.model.storage.errors import CheckpointError
 
 
 def resized_positions(path: Path, state: Mapping[str, Any], patches: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The error of checkpoints, and how their messages list what is wrong."""
+"""The error of checkpoints, and lists of what is wrong for its message."""
 
 from __future__ import annotations
 

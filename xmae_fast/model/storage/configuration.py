@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from xmae_fast.config import MODEL_PARAMS, LagCfg, ModelCfg, cfg_from_dict
-from xmae_fast.model.checkpoint.errors import CheckpointError, first_line
-from xmae_fast.model.checkpoint.files import CFG_KEY
-from xmae_fast.model.checkpoint.stand_ins import plain
+from xmae_fast.model.storage.errors import CheckpointError, first_line
+from xmae_fast.model.storage.files import CFG_KEY
+from xmae_fast.model.storage.stand_ins import plain
 
 _PLACES = ("hyper_parameters", "hparams", "cfg", "config", "model_cfg", "model_config", "args", "model")
 _MAX_DEPTH = 4
@@ -24,7 +24,7 @@ _FIELDS = tuple(field.name for field in fields(ModelCfg))
 
 
 class Shapes:
-    """What the shapes of a state dict tell of the configuration: `fields`, and for each field in `reasons` which key.
+    """The fields of the configuration that the shapes of a state dict tell; `reasons` names a key for each field.
 
     nhead and dropout leave no trace in the shapes (but lag biases show nhead), nor does a lag window. A field on which
     the tensors do not agree is left out.

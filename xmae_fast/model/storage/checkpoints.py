@@ -1,24 +1,23 @@
-"""Reading and writing checkpoints as people save them; strict, atomic, no code executed."""
+"""Reading and writing one file of weights; `xmae_fast.model.checkpoint` has the public functions."""
 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from xmae_fast._files import atomic_path, check_replaceable
 from xmae_fast.config import ModelCfg, cfg_from_dict
-from xmae_fast.model.checkpoint.configuration import Shapes, stored_cfg
-from xmae_fast.model.checkpoint.errors import CheckpointError, listed
-from xmae_fast.model.checkpoint.files import CFG_KEY, read_file
-from xmae_fast.model.checkpoint.positions import resized_positions
-from xmae_fast.model.checkpoint.weights import (
+from xmae_fast.model.storage.configuration import Shapes, stored_cfg
+from xmae_fast.model.storage.errors import CheckpointError, listed
+from xmae_fast.model.storage.files import CFG_KEY, read_file
+from xmae_fast.model.storage.positions import resized_positions
+from xmae_fast.model.storage.weights import (
     PREFIX,
     Weights,
     common_dtype,
@@ -26,27 +25,13 @@ from xmae_fast.model.checkpoint.weights import (
     hint_of_keys,
     problems_of_fit,
 )
-from xmae_fast.model.xmae import xMAE
 
-__all__ = ["CFG_KEY", "PREFIX", "CheckpointError", "load_checkpoint", "save_checkpoint"]
+if TYPE_CHECKING:
+    from xmae_fast.model.xmae import xMAE
 
 
-def save_checkpoint(model: xMAE, path: str | os.PathLike[str]) -> None:
-    """Write weights, statistics and configuration to one file; `load_checkpoint(path)` gives the model back.
-
-    Args:
-        model: what to save.
-        path: ends in ".safetensors" for safetensors (keys as in the state dict); any other ending gives the published
-            Lightning form (torch.save of {"state_dict": {"model.<key>": ...}}).
-
-    Nothing is left half-written: the file appears under its name when it is complete, or not at all. A checkpoint that
-    is there is replaced, any other file is not: FileExistsError.
-    """
-    if not isinstance(model, xMAE):
-        inner = next((name for name in ("module", "_orig_mod") if isinstance(getattr(model, name, None), xMAE)), None)
-        hint = f"; save its .{inner}" if inner else ""
-        raise TypeError(f"model: expected an xMAE, got {type(model).__name__}{hint}")
-    path = Path(path)
+def save_checkpoint(model: xMAE, path: Path) -> None:
+    """See `xmae_fast.save_checkpoint`."""
     check_replaceable(path, _is_checkpoint, "a checkpoint", "path")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     cfg = json.dumps(model.cfg.to_dict())
@@ -70,7 +55,8 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str],
+    make: Callable[..., xMAE],
+    path: Path,
     cfg: ModelCfg | Mapping[str, Any] | None = None,
     impl: str = "auto",
     *,
@@ -81,31 +67,7 @@ def load_checkpoint(
     dropout: float | None = None,
     sampling_freq: float | None = None,
 ) -> xMAE:
-    """A model from a file of weights, in evaluation mode, on the CPU, in the (widest) dtype that was saved.
-
-    Args:
-        path: a file of torch.save or safetensors (or the index of several): a state dict, under whatever keys it lies
-            ("state_dict", "model", "model_state_dict", "module", ...) and whatever prefixes its keys have ("model.",
-            "module.", "_orig_mod.", nested). Read with `weights_only=True`: no code in it is run, and objects of
-            foreign classes beside the weights are not made.
-        cfg: ModelCfg or the dictionary form; may be None where the file holds its configuration, as Lightning files do
-            under `hyper_parameters`.
-        impl: as for xMAE.
-        weights: which, of several sets of weights in one file; the errors and warnings about them give the names.
-        strict: False leaves out unexpected keys and keeps the initial values of missing ones, with a warning.
-        resize_positions: stretch the positions of another segment length to cfg's, by linear interpolation.
-        nhead, dropout, sampling_freq: for files without a configuration; their weights tell the rest, except a lag
-            window. sampling_freq is 100 Hz unless given.
-
-    A warning says what is left out or chosen: tensors that belong to no model, other sets of weights.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: truncated or foreign file, no configuration or one that the weights contradict, or keys or
-            shapes that do not match (listed). Where another call would do, the message gives it.
-        ValueError, TypeError: `cfg` or another argument is wrong.
-    """
-    path = Path(path)
+    """`make(cfg, impl=impl)` with the weights of a file, in evaluation mode; see `xmae_fast.load_checkpoint`."""
     content = read_file(path)
     chosen = find_weights(path, content, weights)
     shapes = Shapes(chosen.state)
@@ -129,7 +91,7 @@ def load_checkpoint(
                     stored = f"{getattr(cfg, name)!r}, as the file has it under {place!r}; give cfg for another"
                     raise ValueError(f"{name}: expected None or {stored}, got {value!r}")
             _check_agreement(path, shapes, cfg, f"the configuration under {place!r}", strict, False)
-    model = xMAE(cfg, impl=impl)
+    model = make(cfg, impl=impl)
     if resize_positions:
         chosen.state = resized_positions(path, chosen.state, cfg.num_patches)
     _load(path, model, chosen, strict)
@@ -137,7 +99,7 @@ def load_checkpoint(
 
 
 def _warn_of_stored(path: Path, content: Mapping[Any, Any], shapes: Shapes, cfg: ModelCfg) -> None:
-    """Say where `cfg` differs from the file's own configuration in what no shape shows."""
+    """Warn where `cfg` differs from the file's own configuration in a field that leaves no trace in the shapes."""
     try:
         stored, place = stored_cfg(path, content, shapes)
     except CheckpointError:
@@ -146,7 +108,7 @@ def _warn_of_stored(path: Path, content: Mapping[Any, Any], shapes: Shapes, cfg:
         if getattr(stored, name) != getattr(cfg, name):
             was, now = getattr(stored, name), getattr(cfg, name)
             text = f"{name}: {path} was saved with {was!r} (under {place!r}), cfg has {now!r}, which is taken"
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, stacklevel=4)
 
 
 def _check_agreement(
@@ -192,9 +154,9 @@ def _load(path: Path, model: xMAE, chosen: Weights, strict: bool) -> None:
         raise CheckpointError(f"{path}: {count}:{listed(problems + wrong)}{hint}")
     if problems:
         text = f"{path}: strict=False left out unexpected keys and kept initial values of missing ones"
-        warnings.warn(text + listed(problems), stacklevel=3)
+        warnings.warn(text + listed(problems), stacklevel=4)
     if chosen.beside:
         text = f"{path}: left out {len(chosen.beside)} tensors that lie beside the model's"
-        warnings.warn(text + listed(chosen.beside), stacklevel=3)
+        warnings.warn(text + listed(chosen.beside), stacklevel=4)
     model.to(common_dtype(chosen.state))
     model.load_state_dict({key: value for key, value in chosen.state.items() if key not in set(unexpected)}, strict)

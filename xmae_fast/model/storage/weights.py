@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmae_fast.model.checkpoint.errors import CheckpointError, in_a_row, listed
+from xmae_fast.model.storage.errors import CheckpointError, in_a_row, listed
 
 PREFIX = "model."
 _STATE_DICT = "state_dict"
@@ -30,8 +30,14 @@ _HINTS = {
 
 @dataclass
 class Weights:
-    """Tensors that look like one model's. label: where they lie, keys and prefix; state: under the model's own keys;
-    beside: keys of other tensors in the same dictionary that belong to no model."""
+    """Tensors that look like those of one model.
+
+    Attributes:
+        label: where they lie, as keys and prefix.
+        state: the tensors under the model's own keys.
+        published: whether they lie where the published code puts them.
+        beside: keys of other tensors in the same dictionary that belong to no model.
+    """
 
     label: str
     state: dict[str, Any]
@@ -39,7 +45,7 @@ class Weights:
     beside: list[str] = field(default_factory=list)
 
     def equals(self, other: Weights) -> bool:
-        """Whether both hold the same tensors, as of a model that hangs in its module under two names."""
+        """Whether both hold the same tensors, which is so where a module holds one model under two names."""
         return self.state.keys() == other.state.keys() and all(
             isinstance(value, Tensor) and isinstance(other.state[key], Tensor) and torch.equal(value, other.state[key])
             for key, value in self.state.items()
@@ -47,11 +53,13 @@ class Weights:
 
 
 def find_weights(path: Path, content: Mapping[Any, Any], wanted: str | None) -> Weights:
-    """The weights in `content`. Of several, the ones that `wanted` names; unless given, those of the published form
+    """The weights in `content`.
+
+    Where there are several sets, it is the one that `wanted` names; if that is None, the set in the published form
     ("state_dict", prefix "model."), with a warning that names the others.
 
     Raises:
-        CheckpointError: there are none, none of that name, or several of which none has the published form.
+        CheckpointError: there are no weights, none has that name, or there are several and none has the published form.
     """
     found = [weights for place, state in _dictionaries(content) for weights in _models(path, place, state)]
     if not found:
@@ -69,7 +77,7 @@ def find_weights(path: Path, content: Mapping[Any, Any], wanted: str | None) -> 
     if chosen is None:
         raise CheckpointError(f"{path}: expected one model, got the weights of {len(found)}; choose:{listed(calls)}")
     others = in_a_row([call for call, weights in zip(calls, found, strict=True) if weights is not chosen])
-    warnings.warn(f"{path}: took the weights {chosen.label!r} of {len(found)} sets; others: {others}", stacklevel=3)
+    warnings.warn(f"{path}: took the weights {chosen.label!r} of {len(found)} sets; others: {others}", stacklevel=4)
     return chosen
 
 
@@ -156,7 +164,7 @@ def problems_of_fit(weights: Weights, wanted: Mapping[str, Tensor]) -> tuple[lis
 
 
 def hint_of_keys(unexpected: list[str]) -> str:
-    """What made keys that the model does not have, where their names tell."""
+    """A hint at the tool that made keys which the model does not have, where their names tell it, or ''."""
     hints = [hint for part, hint in _HINTS.items() if any(part in key for key in unexpected)]
     return f"\n  ({'; '.join(hints)})" if hints else ""
 

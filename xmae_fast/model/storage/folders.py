@@ -1,0 +1,176 @@
+"""Folders of pretrained models: weights, configuration, preprocessing recipe and model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xmae_fast._files import atomic_path, check_replaceable, is_json_of, read_json
+from xmae_fast.config import ModelCfg
+from xmae_fast.model.card import model_card
+from xmae_fast.model.recipe import Recipe
+from xmae_fast.model.storage import hub
+from xmae_fast.model.storage.checkpoints import load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from xmae_fast.model.xmae import xMAE
+
+WEIGHTS, CONFIG, PREPROCESSING, CARD = "model.safetensors", "config.json", "preprocessing.json", "README.md"
+_BEST = Path("checkpoints") / "best.ckpt"  # in the folder of a run of pretraining
+_WEIGHT_FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".index.json")
+
+
+def load_pretrained(
+    make: Callable[..., xMAE],
+    path_or_hub_id: str | os.PathLike[str],
+    *,
+    cfg: ModelCfg | Mapping[str, Any] | None = None,
+    impl: str = "auto",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    **loading: Any,
+) -> xMAE:
+    """`make(cfg, impl=impl)` with the weights and the recipe of a folder; see `xmae_fast.from_pretrained`."""
+    path = Path(path_or_hub_id)
+    if not path.exists():
+        options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        path = hub.download(str(path_or_hub_id), [WEIGHTS, CONFIG, PREPROCESSING, CARD], options)
+    candidates = [path / WEIGHTS, path / f"{WEIGHTS}.index.json", path / _BEST] if path.is_dir() else [path]
+    weights = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if weights is None:
+        expected = f"{WEIGHTS} (as save_pretrained writes it) or {_BEST} (a run of pretraining)"
+        files = sorted(entry for entry in path.iterdir() if entry.name.endswith(_WEIGHT_FILES)) if path.is_dir() else []
+        hint = f"; from_pretrained({str(files[0])!r}) takes a file" if files else ""
+        raise FileNotFoundError(f"path_or_hub_id: expected a folder with {expected}, {str(path)!r} has neither{hint}")
+    model = load_checkpoint(make, weights, cfg, impl, **loading)
+    resized = bool(loading.get("resize_positions"))
+    model.preprocessing = _read_recipe(weights.parent / PREPROCESSING, model.cfg, resized)
+    return model
+
+
+class Pretrained:
+    """The part of xMAE that writes folders and uploads them to the Hugging Face Hub.
+
+    Attributes:
+        preprocessing: how PPG is prepared for these weights, or None where no recipe came with them.
+    """
+
+    preprocessing: Recipe | None = None
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        run: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        recipe: Recipe | None = None,
+        overwrite_card: bool = False,
+    ) -> Path:
+        """Write model.safetensors, config.json, preprocessing.json and README.md (the model card) to `folder`.
+
+        Args:
+            folder: made if it does not exist; each file appears whole, the weights first.
+            run: the folder of the run of `xmae-fast pretrain` that the weights are from; the card then tells its data,
+                settings and losses.
+            name: the model's name in the card; the folder's name unless given.
+            recipe: how PPG is prepared; the model's own recipe unless given, or else the published one.
+            overwrite_card: also replace a README.md that is there (it may have been edited).
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError, FileNotFoundError: `run` is no such folder.
+            FileExistsError: files of these names are there that do not belong to an xMAE.
+            OSError: a file cannot be written.
+        """
+        folder, recipe = Path(folder), recipe or recipe_of(self)
+        _check_recipe(recipe, self.cfg)
+        card = model_card(self, recipe, name or folder.resolve().name, run)
+        what = "of an xMAE that save_pretrained wrote"
+        check_replaceable(folder / CONFIG, _is_own_config, what, "folder")
+        check_replaceable(folder / PREPROCESSING, lambda file: is_json_of(file, "steps"), what, "folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(self, folder / WEIGHTS)
+        _write(folder / CONFIG, json.dumps({"model_type": "xmae", **self.cfg.to_dict()}, indent=2) + "\n")
+        _write(folder / PREPROCESSING, json.dumps(recipe.to_dict(), indent=2) + "\n")
+        if overwrite_card or not (folder / CARD).exists():
+            _write(folder / CARD, card)
+        return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        run: str | os.PathLike[str] | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str = "Upload xMAE",
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub.
+
+        Args:
+            repo_id: "owner/name"; the repository is made if it does not exist.
+            run: as for `save_pretrained`.
+            private, token, revision, create_pr, commit_message: for `huggingface_hub.HfApi`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: `repo_id` has another form.
+            ImportError: huggingface_hub is missing.
+            Exception: errors of the Hub come as they are.
+        """
+        hub.check_repo_id(repo_id)
+        api = hub.import_hub().HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, run=run, name=repo_id.partition("/")[2])
+            done = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, revision=revision, create_pr=create_pr,
+                commit_message=commit_message,
+            )  # fmt: skip
+        return str(done)
+
+
+def recipe_of(model: xMAE) -> Recipe:
+    """The recipe that came with the weights, or else the published one at the model's rate and segment length."""
+    return model.preprocessing or Recipe.for_model(model.cfg)
+
+
+def _read_recipe(path: Path, cfg: ModelCfg, resized: bool) -> Recipe:
+    if not path.is_file():
+        return Recipe.for_model(cfg)
+    try:
+        recipe = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if resized:
+            recipe = replace(recipe, segment_s=Recipe.for_model(cfg).segment_s)
+        _check_recipe(recipe, cfg)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return recipe
+
+
+def _is_own_config(path: Path) -> bool:
+    return (read_json(path) or {}).get("model_type") == "xmae"
+
+
+def _check_recipe(recipe: Recipe, cfg: ModelCfg) -> None:
+    if (recipe.sampling_freq, recipe.samples) != (cfg.sampling_freq, cfg.seq_len):
+        expected = f"segments of {cfg.seq_len} samples at {cfg.sampling_freq:g} Hz, as the model takes them"
+        raise ValueError(f"preprocessing: expected {expected}, got {recipe.samples} at {recipe.sampling_freq:g} Hz")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

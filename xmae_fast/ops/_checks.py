@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-from xmae_fast import backend
 
 
 def dims(name: str, x: Tensor, letters: str, **known: int) -> tuple[int, ...]:
@@ -58,29 +53,6 @@ def is_autocast_on(device_type: str) -> bool:
 def kernel_dtype(*tensors: Tensor) -> torch.dtype:
     """The dtype that a kernel must serve to take all of them: float32 if all are, else the first other floating one."""
     return next((x.dtype for x in tensors if x.is_floating_point() and x.dtype != torch.float32), torch.float32)
-
-
-def wants_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd will ask for a gradient of one of them."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-
-
-def once_differentiable(backward: Callable) -> Callable:
-    """For the backward of an autograd.Function whose gradients have no gradients of their own.
-
-    torch's decorator of this name alone lets a second derivative of some inputs vanish without a word.
-    """
-    once = torch.autograd.function.once_differentiable(backward)
-
-    @functools.wraps(backward)
-    def checked(ctx, *gradients):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise backend.BackendError(
-                "create_graph=True: the gradients of the kernels cannot be differentiated again; impl='reference' can"
-            )
-        return once(ctx, *gradients)
-
-    return checked
 
 
 def check_probability(name: str, p: float) -> None:

@@ -60,7 +60,3 @@ def seeds_from(table: Tensor) -> Iterator[list[int]]:
     finally:
         _pool = before
 
-
-def bits(flags: tuple[bool, ...]) -> int:
-    """Flag i as bit i: how the backward kernels are told which gradients are asked for."""
-    return sum(1 << i for i, flag in enumerate(flags) if flag)

@@ -77,12 +77,12 @@ def recording(
     global _recorded, _recorded_capability, _watch
     before = _recorded, _recorded_capability, _watch
     _recorded, _recorded_capability, _watch = [], capability, watch
-    backend._recording_launches = True
+    backend.record_launches(True)
     try:
         yield _recorded
     finally:
         _recorded, _recorded_capability, _watch = before
-        backend._recording_launches = _recorded is not None
+        backend.record_launches(_recorded is not None)
 
 
 def recorded_launches() -> list[Any] | None:

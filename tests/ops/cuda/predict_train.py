@@ -17,7 +17,7 @@ import torch
 from tests.ops.cuda.predict import CLOCK, HMMA_CLOCKS, MULTIPROCESSORS, TANH_PER_CLOCK
 from tests.ops.cuda.test_train_host import inputs_of, step
 from tests.ops.cuda.train_host import HostTrain
-from xmae_fast.ops.conv_stem.cuda import schema_train as schema_cuda_train
+from xmae_fast.ops.conv_stem import operators
 from xmae_fast.ops.conv_stem.triton.layout import lengths
 
 SIZES = ((512, 1000), (512, 200))  # B and L of PPG and of the visible ECG
@@ -109,7 +109,7 @@ def counted() -> tuple[dict[int, float], dict[int, float], list]:
         step(stems)
         backward = host.banks()
         xs, params = [stem["x"] for stem in stems], [stem["params"] for stem in stems]
-        schema_cuda_train.train(xs, params, True, torch.bfloat16)
+        operators.train(xs, params, True, torch.bfloat16, "cuda")
         forward = host.banks()
     names = [re.sub(r".*cuda::(\w+Shape)<(.*?)>.*", r"\1<\2>", one.kernel) for one in host.launched]
     assert "ForwardShape<128, 128, 7" in names[11]

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from xmae_fast.ops.cases import Maker
 from xmae_fast.ops.conv_stem.cases import make_stem
-from xmae_fast.ops.conv_stem.cuda.schema import TRAINED_CHANNELS, WIDTHS
-from xmae_fast.ops.conv_stem.cuda.schema_train import PACKED_NUMBERS
+from xmae_fast.ops.conv_stem.cuda.limits import TRAINED_CHANNELS, WIDTHS
+from xmae_fast.ops.conv_stem.cuda.schema import PACKED_NUMBERS
+from xmae_fast.ops.conv_stem.params import TRAINED, flatten
 from xmae_fast.ops.conv_stem.reference import EPS
-from xmae_fast.ops.conv_stem.schema import TRAINED, flatten
 
 WEIGHT_SHAPES = [weight.shape for weight in flatten(make_stem(Maker(0), TRAINED_CHANNELS, WIDTHS))]
 UNIT_CHANNELS = ([32] * 4, [64] * 5, [128] * 5, [64], [32, 32])  # of units 0 to 16, by level 1, 2, 3, 2, 1

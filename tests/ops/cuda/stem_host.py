@@ -17,7 +17,7 @@ from filelock import FileLock  # torch needs it
 from torch import Tensor
 
 from xmae_fast.ops.conv_stem import StemParams
-from xmae_fast.ops.conv_stem.schema import flatten
+from xmae_fast.ops.conv_stem.params import flatten
 
 ROOT = Path(__file__).parents[3]
 VARIANTS = (256, 512, 1024)  # the most samples that each instantiation of the kernel takes

@@ -12,7 +12,7 @@ from tests.ops.interpreted.checks import check, each, poisoned_memory
 from tests.ops.test_cpu_blocks_dropout import lag_attention_with_mask
 from xmae_fast import backend
 from xmae_fast.ops import lag_attention
-from xmae_fast.ops._dropout import bits
+from xmae_fast.ops._gradients import bits
 from xmae_fast.ops._launch import forced_config
 from xmae_fast.ops.cases import Maker, cases
 from xmae_fast.ops.lag_attention import reference

@@ -16,8 +16,8 @@ from xmae_fast.ops.conv_stem.triton.backward import (
     stem_sums_kernel,
     stem_waveform_gradient_kernel,
 )
-from xmae_fast.ops.conv_stem.triton.launch import MERGE_CONFIGS, Stem, tile_configs
 from xmae_fast.ops.conv_stem.triton.layout import Layer
+from xmae_fast.ops.conv_stem.triton.stem import MERGE_CONFIGS, Stem, tile_configs
 from xmae_fast.ops.conv_stem.triton.weights import stem_reduce_kernel, stem_weight_gradient_kernel
 
 _MIX_OF = {at.SMOOTH2: (at.LAT2, at.E2, at.E3), at.SMOOTH1: (at.LAT1, at.E1, at.SMOOTH2)}  # lateral, fine, coarse
@@ -235,7 +235,7 @@ def conv_stem_backward(
     grads: Sequence[Tensor], x: Tensor, norms: Tensor, kept: Sequence[Tensor], sizes: Sequence[int],
     batch_statistics: bool, want_x: bool, dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of the weights in `dtype`, [stems, numbers in the order of `schema.flatten`], and of x (or nothing).
+    """Gradients of the weights in `dtype`, [stems, numbers in the order of `params.flatten`], and of x (or nothing).
 
     grads: of the features, [B, L, S] of each stem; the rest as in `conv_stem_train`.
     """

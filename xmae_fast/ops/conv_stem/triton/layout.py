@@ -2,7 +2,7 @@
 
 The kernels run 17 convolutions with BatchNorm: the branches of an Inception, padded to seven taps, are one, because on
 tensor cores each branch alone would be padded to as many columns. With skip and the four 1x1 convolutions of the
-mixes these are the layers, in the order of `schema.flatten`, so that a layer's weights are one range of the flat
+mixes these are the layers, in the order of `params.flatten`, so that a layer's weights are one range of the flat
 buffer and its channels one range of the published order. Buffers:
 
     flat    weights, mixes, gammas, betas (, running means, running variances), concatenated
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from xmae_fast.ops import _triton
-from xmae_fast.ops.conv_stem.schema import CONVS
+from xmae_fast.ops.conv_stem.params import CONVS
 
 UNITS = 17  # convolutions with BatchNorm and SiLU; unit u reads unit u - 1, but the first and those below
 DOWN1, DOWN2, SMOOTH2, SMOOTH1, HEAD = 4, 9, 14, 15, 16
@@ -113,7 +113,7 @@ def layout(widths: tuple[int, int, int], S: int) -> Layout:
 
 
 def layout_of(weights: Sequence[Tensor]) -> Layout:
-    """The layout of weights in the order of `schema.flatten`; of several stems, that of the first."""
+    """The layout of weights in the order of `params.flatten`; of several stems, that of the first."""
     c1, (c2, c3) = weights[CONVS + 1].shape[0], weights[CONVS + 2].shape[:2]
     return layout((c1, c2, c3), weights[CONVS - 1].shape[0])
 

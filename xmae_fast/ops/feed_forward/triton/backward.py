@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from xmae_fast.ops._device import gelu_grad, sum_parts
+from xmae_fast.ops._gradients import empty_gradients
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
-from xmae_fast.ops.feed_forward import schema
 from xmae_fast.ops.feed_forward.triton.rows import choices, dropout_tile, hidden_chunk, layer_norm_rows
 from xmae_fast.ops.feed_forward.triton.weights import weight_shares
 
@@ -163,16 +163,17 @@ def gradients(
     grad: Tensor, x: Tensor, weights: list[Tensor], products: tuple[Tensor, Tensor], stats: Tensor,
     dropout: dict[str, Any], needs: int, compute: torch.dtype,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of x and of the weights; those whose bit in `needs` is not set are empty.
+    """Gradients of x and of the weights; those whose bit in `needs` is not set have no elements.
 
     Args:
-        products: up and down weight in `compute`. dropout: the kernels' arguments about it.
+        products: up and down weight in `compute`.
+        dropout: the arguments of the kernels that say what is dropped.
     """
     rows, D, F = x.shape[0] * x.shape[1], x.shape[2], weights[2].shape[0]
     grad, x = grad.contiguous(), x.contiguous()
     up, down = products
     norm_weight, norm_bias, up_bias = (weights[i].contiguous() for i in (0, 1, 3))
-    found = schema.empty_gradients(x, weights, needs)
+    found = empty_gradients((x, *weights), needs)
     dx, *dweights = (out if needs >> i & 1 else None for i, out in enumerate(found))
     d_norm_weight, d_norm_bias, d_up, d_up_bias, d_down, d_down_bias = dweights
     with_weights = any(out is not None for out in (d_up, d_up_bias, d_down))

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from xmae_fast.ops._device import gelu
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
-from xmae_fast.ops.feed_forward import schema
 from xmae_fast.ops.feed_forward.triton import backward as triton_backward
+from xmae_fast.ops.feed_forward.triton import schema
 from xmae_fast.ops.feed_forward.triton.rows import choices, dropout_tile, hidden_chunk, layer_norm_rows
 
 EPS = 1e-5
@@ -178,8 +178,8 @@ def feed_forward_train(
 
 
 def feed_forward_backward(
-    grad: Tensor, x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float,
-    stats: Tensor, packed: Tensor, needs: int, compute: torch.dtype,
+    grad: Tensor, x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype,
+    stats: Tensor, packed: Tensor, needs: int,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of x and of the weights; those whose bit in `needs` is not set are empty."""
     products = (packed[0], packed[1]) if packed.numel() else (weights[2].contiguous(), weights[4].contiguous())

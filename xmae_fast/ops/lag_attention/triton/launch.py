@@ -20,13 +20,15 @@ import torch
 import triton
 from torch import Tensor
 
+from xmae_fast.ops._gradients import empty_gradients
 from xmae_fast.ops._launch import block, dot_precision
-from xmae_fast.ops.lag_attention.schema import empty_gradients, empty_kept, out_dtype
+from xmae_fast.ops.lag_attention.schema import Inputs
 from xmae_fast.ops.lag_attention.triton.core import attention, samples_of_tile
 from xmae_fast.ops.lag_attention.triton.core_backward import attention_backward
 from xmae_fast.ops.lag_attention.triton.gradients import norm_backward, norm_rows, splits_of, weight_gradient
 from xmae_fast.ops.lag_attention.triton.linear import linear
 from xmae_fast.ops.lag_attention.triton.reduce import reduce_parts
+from xmae_fast.ops.lag_attention.triton.schema import empty_kept, out_dtype
 
 
 class _Side(NamedTuple):
@@ -42,11 +44,8 @@ class _Side(NamedTuple):
 class _Call:
     """One call's tensors, contiguous, and the kept ones taken apart."""
 
-    def __init__(
-        self, x: Tensor, key_value: Tensor | None, weights: list[Tensor], num_heads: int, table: Tensor | None,
-        query_pos: Tensor | None, key_pos: Tensor | None, seed: Tensor | None, p: float, compute: torch.dtype,
-        kept: Tensor, stats: Tensor, masks: Tensor,
-    ) -> None:  # fmt: skip
+    def __init__(self, inputs: Inputs, compute: torch.dtype, kept: Tensor, stats: Tensor, masks: Tensor) -> None:
+        x, key_value, weights, num_heads, table, query_pos, key_pos, seed, p = inputs
         (B, queries, D), cross = x.shape, key_value is not None
         keys = key_value.shape[1] if cross else queries
         self.x = x.contiguous()
@@ -127,34 +126,32 @@ def _forward(call: _Call, training: bool) -> Tensor:
     return out
 
 
-def lag_attention_eval(
-    x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute
-) -> Tensor:
-    """out [B, Nq, D] of `schema`'s arguments."""
-    kept = empty_kept(x, key_value, num_heads, seed, compute)
-    call = _Call(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute, *kept)
-    return _forward(call, training=False)
+def lag_attention_eval(*args: Any) -> Tensor:
+    """The output [B, Nq, D]. The arguments are `Inputs`, compute."""
+    *inputs, compute = args
+    inputs = Inputs(*inputs)
+    return _forward(_Call(inputs, compute, *empty_kept(inputs, compute)), training=False)
 
 
-def lag_attention_train(
-    x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """out [B, Nq, D], and what the backward needs: `schema.empty_kept`."""
-    kept = empty_kept(x, key_value, num_heads, seed, compute)
-    call = _Call(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute, *kept)
-    return _forward(call, training=True), *kept
+def lag_attention_train(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output [B, Nq, D], then what the backward needs, as in `empty_kept`. The arguments are `Inputs`, compute."""
+    *inputs, compute = args
+    inputs = Inputs(*inputs)
+    kept = empty_kept(inputs, compute)
+    return _forward(_Call(inputs, compute, *kept), training=True), *kept
 
 
-def lag_attention_backward(
-    grad, x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute, kept, stats, masks, needs
-) -> list[Tensor]:
-    """Gradients of x, key_value, the weights and bias_table, empty where none is asked for."""
-    call = _Call(
-        x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute, kept, stats, masks
-    )
-    gradients = empty_gradients(x, key_value, weights, bias_table, needs)
+def lag_attention_backward(grad: Tensor, *args: Any) -> list[Tensor]:
+    """Gradients of x, key_value, the weights and bias_table, without elements where none is asked for.
+
+    The arguments after `grad` are `Inputs`, compute, what `lag_attention_train` kept, needs.
+    """
+    *inputs, compute, kept, stats, masks, needs = args
+    inputs = Inputs(*inputs)
+    call = _Call(inputs, compute, kept, stats, masks)
+    gradients = empty_gradients(inputs.differentiable(), needs)
     names = ["x", "key_value", "norm_q_weight", "norm_q_bias", "norm_kv_weight", "norm_kv_bias"]
-    names = [*names[: len(weights) - 2], "in_weight", "in_bias", "out_weight", "out_bias", "table"]
+    names = [*names[: len(inputs.weights) - 2], "in_weight", "in_bias", "out_weight", "out_bias", "table"]
     wanted = {name: g if needs >> i & 1 else None for i, (name, g) in enumerate(zip(names, gradients, strict=True))}
     _backward(call, grad.contiguous().view(-1, call.D), wanted)
     return gradients

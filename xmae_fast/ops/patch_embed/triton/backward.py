@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from xmae_fast.ops._device import sum_parts
+from xmae_fast.ops._gradients import empty_gradients
 from xmae_fast.ops._launch import TL_DTYPE, Config, dot_precision, launch
-from xmae_fast.ops.patch_embed import schema
 
 _PROGRAMS = 160  # of the weight's gradient: somewhat more than a GPU has multiprocessors
 _ROWS = 64  # shares of rows are multiples of this
@@ -137,7 +137,7 @@ def gradients(
     grad, features = grad.contiguous(), features.contiguous()
     (B, N, D), (_, S, P), compute = grad.shape, weight.shape, packed.dtype
     rows, K = B * N, S * P
-    found = schema.empty_gradients(features, weight, bias, pos, needs)
+    found = empty_gradients((features, weight, bias, pos), needs)
     d_features, d_weight, d_bias, d_pos = (out if needs >> i & 1 else None for i, out in enumerate(found))
     constants = {"COMPUTE": TL_DTYPE[compute], "PRECISION": dot_precision(compute)}
     if d_features is not None:

@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
-from xmae_fast.ops.patch_embed import schema
 from xmae_fast.ops.patch_embed.triton import backward as triton_backward
+from xmae_fast.ops.patch_embed.triton import schema
 
 _PACK = {80: ({"num_warps": 4}, {"num_warps": 8})}
 
@@ -112,7 +112,8 @@ def patch_embed(
 
 
 def patch_embed_backward(
-    grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, packed: Tensor, needs: int
-) -> list[Tensor]:
+    grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype,
+    packed: Tensor, needs: int,
+) -> list[Tensor]:  # fmt: skip
     """Gradients of features [B, L, S], weight, bias, pos; those whose bit in `needs` is not set are empty."""
     return triton_backward.gradients(grad, features, weight, bias, pos, packed, needs)

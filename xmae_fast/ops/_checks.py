@@ -1,4 +1,4 @@
-"""Checks that read as algebra and fail in the user's words: argument, what was expected, what came."""
+"""Checks that read as algebra and fail in the user's words: the argument, what was expected, what was given."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from torch import Tensor
 
 
 def dims(name: str, x: Tensor, letters: str, **known: int) -> tuple[int, ...]:
-    """Sizes of `x`, which must have the shape `letters`, e.g. dims("tokens", x, "B N D", D=256).
+    """The sizes of `x`, after a check of its shape, e.g. dims("tokens", x, "B N D", D=256).
 
-    A number among the letters, or a letter given in `known`, fixes that size.
+    Args:
+        name: of the argument, for errors.
+        x: the tensor.
+        letters: one for each dimension; a number fixes the size of its dimension.
+        known: sizes that letters must have.
 
     Raises:
         TypeError: `x` is no tensor.
@@ -51,7 +55,10 @@ def is_autocast_on(device_type: str) -> bool:
 
 
 def kernel_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype that a kernel must serve to take all of them: float32 if all are, else the first other floating one."""
+    """The dtype that a kernel must serve to take all of them: float32 if all are that, else the first other one.
+
+    Tensors that are not floating-point do not count.
+    """
     return next((x.dtype for x in tensors if x.is_floating_point() and x.dtype != torch.float32), torch.float32)
 
 

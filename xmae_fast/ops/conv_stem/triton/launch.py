@@ -1,8 +1,9 @@
 """conv_stem on a GPU: the launchers of the forward, of one stem or of two; gradients.py has that of the backward.
 
-Evaluation: BatchNorm and SiLU in the epilogue of each convolution, and the 1x1 convolution of an Inception with them.
-Training: a convolution stores what it computed and moments of each tile; a small kernel merges them into the
-normalisation of its channels, which the next kernel applies on load, or where it has many taps finds applied.
+In evaluation BatchNorm, SiLU and the 1x1 convolution that ends an Inception are applied in the epilogue of the
+convolution before them. In training a convolution stores its output before BatchNorm and the moments of each tile; a
+small kernel merges the moments into the normalisation of the channels. The next kernel applies that on load, but one
+with many taps reads activations that another kernel has stored.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ __all__ = ["conv_stem_backward", "conv_stem_eval", "conv_stem_train"]
 def _packed_stem(
     x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int], compute: torch.dtype, running: bool
 ) -> tuple[Stem, Tensor]:
-    """Pack the weights; running: also normalisation from running statistics. -> the call and the flat weights."""
+    """Pack the weights; return the call and the flat weights.
+
+    running: whether the normalisation of all channels is computed from running statistics too.
+    """
     plan, count, used = at.layout_of(weights), len(sizes) // 2, WEIGHTS if running else TRAINED
     flat = torch.cat([weight.reshape(-1) for number, weight in enumerate(weights) if number % WEIGHTS < used])
     packed = x.new_empty((count, plan.packed), dtype=compute)
@@ -52,12 +56,12 @@ def _packed_stem(
 
 
 def conv_stem_eval(x: Tensor, weights: Sequence[Tensor], compute: torch.dtype) -> Tensor:
-    """Features [B, L, S] with running statistics: x [B, 1, L], weights in the order of `params.flatten`."""
+    """Features [B, L, S] by running statistics, of x [B, 1, L]; weights come in the order of `params.flatten`."""
     B, _, L = x.shape
     stem, _ = _packed_stem(x.contiguous(), weights, (B, L), compute, running=True)
     outputs: dict[int, Tensor] = {}
     source = stem.x
-    widest = 64 if compute == torch.float32 else 128  # of a second product in registers
+    widest = 64 if compute == torch.float32 else 128  # a second product in registers can be this wide
     unit = 0
     while unit < at.UNITS:
         if unit == at.SMOOTH2:
@@ -75,10 +79,18 @@ def conv_stem_eval(x: Tensor, weights: Sequence[Tensor], compute: torch.dtype) -
 def conv_stem_train(
     x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int], batch_statistics: bool, compute: torch.dtype
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Features [rows, S], `norms`, and what backward needs: 17 outputs before BatchNorm, mix2, mix1, the activations
-    of `ACTIVATED`, packed weights.
+    """The launcher of `conv_stem_train_triton`, of one stem or two.
 
-    x: the samples of one or two stems, flat; sizes: B and L of each; weights of each, in the order of `params.flatten`.
+    Args:
+        x: the samples of all stems, flat.
+        weights: those of each stem in the order of `params.flatten`.
+        sizes: B and L of each stem.
+        batch_statistics: normalise by the batch's statistics instead of the running ones.
+        compute: the dtype of matrix products.
+
+    Returns:
+        Features [rows, S]; `norms` (see layout.py); what the backward needs: 17 outputs before BatchNorm, mix2, mix1,
+        the activations of `ACTIVATED`, packed weights.
     """
     stem, flat = _packed_stem(x, weights, sizes, compute, running=not batch_statistics)
     pre: list[Tensor] = []

@@ -13,7 +13,8 @@ from xmae_fast.ops.conv_stem.triton import layout as at
 from xmae_fast.ops.conv_stem.triton.forward import stem_conv_kernel, stem_mix_kernel
 from xmae_fast.ops.conv_stem.triton.layout import Layer, Layout
 
-# Of kernels that merge what tiles left: one channel a program is quickest on a GPU with more multiprocessors than that.
+# For kernels that merge the partial results of tiles: one channel per program is quickest where a GPU has more
+# multiprocessors than there are channels.
 MERGE_CONFIGS = {
     arch: tuple({"BLOCK_C": many, "BLOCK_T": tiles, "num_warps": 4} for many, tiles in options)
     for arch, options in ((80, ((8, 128), (4, 256), (1, 1024))), (90, ((1, 2048), (1, 1024), (4, 512))))
@@ -23,8 +24,10 @@ MERGE_CONFIGS = {
 def tile_configs(
     block_m: int, block_n: int, compute: torch.dtype, depth: int, heavy: bool = False
 ) -> dict[int, tuple[dict[str, int], ...]]:
-    """Configurations of a kernel with a [block_m, block_n] product whose loop goes over `depth` columns; heavy: more
-    is done to it than BatchNorm."""
+    """Configurations of a kernel with a [block_m, block_n] product whose loop goes over `depth` columns.
+
+    heavy: whether the kernel does more to the product than BatchNorm.
+    """
     if compute == torch.float32:
         return {80: tuple({"BLOCK_K": k, "num_warps": 8, "num_stages": 2} for k in (16, min(depth, 32)))}
     warps = 8 if heavy and block_m * block_n >= 8192 else 4
@@ -45,13 +48,13 @@ def tile_configs(
 class Stem:
     """One call: its layout, lengths and buffers, and the launches that forward and backward share.
 
-    Of two stems the second's rows, packed weights and norms lie behind the first's.
+    The rows, packed weights and norms of a second stem follow those of the first.
     """
 
     def __init__(
         self, plan: Layout, x: Tensor, sizes: Sequence[int], compute: torch.dtype, packed: Tensor, norms: Tensor
     ) -> None:
-        """x: all samples of all stems, flat; sizes: B and L of each stem."""
+        """x holds all samples of all stems, flat; sizes are B and L of each stem."""
         self.plan, self.x, self.compute, self.packed, self.norms = plan, x, compute, packed, norms
         self.batches = tuple(sizes[::2])
         self.levels = tuple(zip(*(at.lengths(L) for L in sizes[1::2]), strict=True))  # [level][stem]
@@ -60,11 +63,12 @@ class Stem:
         self.precision = dot_precision(compute)
 
     def rows(self, level: int) -> tuple[int, ...]:
-        """Of each stem."""
+        """How many rows each stem has on a level."""
         return tuple(B * L for B, L in zip(self.batches, self.levels[level], strict=True))
 
     def sizes(self, level: int, **lengths: int) -> dict[str, int]:
-        """Arguments of a kernel: rows of a level, and by their names the lengths of other levels."""
+        """The arguments of a kernel that are sizes: the rows of a level, and by the names of `lengths` the lengths of
+        the levels that these give."""
         both = {"rows": self.rows(level), **{name: self.levels[of] for name, of in lengths.items()}}
         missing = {name: int(name != "rows") for name in both}
         return {
@@ -73,29 +77,34 @@ class Stem:
         }
 
     def tiles(self, level: int, block_m: int) -> int:
-        """Of all stems."""
+        """How many tiles of block_m rows all stems have on a level."""
         return sum(triton.cdiv(rows, block_m) for rows in self.rows(level))
 
     def level_in(self, layer: Layer) -> int:
         return layer.level - (layer.stride == 2)
 
     def block_m(self, block_n: int) -> int:
-        """Rows of a tile; the moments and sums of tiles need it to be the same for all configurations."""
+        """Rows of a tile. All configurations have the same, since moments and sums are stored for each tile."""
         return 128 if self.compute != torch.float32 and block_n <= 64 else 64
 
     def empty(self, level: int, channels: int) -> Tensor:
         return self.x.new_empty((sum(self.rows(level)), channels), dtype=self.compute)
 
     def partial(self, channels: int, tiles: int) -> Tensor:
-        """[2, channels, tiles], float32."""
+        """An uninitialised tensor for partial results of tiles: [2, channels, tiles], float32."""
         return self.x.new_empty((2, channels, tiles), dtype=torch.float32)
 
     def convolve(
         self, number: int, source: Tensor, norm_of: int | None = None, *,
         statistics: bool = False, activate: bool = False, fuse: bool = False, skip: bool = False,
     ) -> tuple[Tensor, Tensor | None, int]:  # fmt: skip
-        """Output of layer `number`, moments of its tiles and the rows of a tile; norm_of: the unit that `source` is
-        the pre-BatchNorm output of."""
+        """The output of layer `number`, the moments of its tiles (None without `statistics`), the rows of a tile.
+
+        Args:
+            number: of the layer.
+            source: its input; the output of unit `norm_of` before BatchNorm, where that is given.
+            statistics, activate, fuse, skip: see the kernel.
+        """
         layer, layers = self.plan.layers[number], self.plan.layers
         block_n = min(layer.cout_pad, 128)
         block_m = self.block_m(block_n)
@@ -126,8 +135,10 @@ class Stem:
         return out, partial, block_m
 
     def mix(self, number: int, fine: Tensor, coarse: Tensor, units: tuple[int, int] | None) -> Tensor:
-        """lateral(fine) + up(reduce(coarse)) of the mix whose lateral layer is `number`; units: of pre-BatchNorm
-        sources, None: they are activations."""
+        """lateral(fine) + up(reduce(coarse)) of the mix whose lateral layer is `number`.
+
+        units: the units of which fine and coarse are the outputs before BatchNorm; None where they are activations.
+        """
         lateral, reduce = self.plan.layers[number], self.plan.layers[number + 2]
         block_n = min(lateral.cout_pad, 128)
         block_m = self.block_m(block_n)

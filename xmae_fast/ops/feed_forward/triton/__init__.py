@@ -1,1 +1,1 @@
-"""Triton kernels of feed_forward; launch.py holds the launchers, which the dispatcher imports at the first call."""
+"""Triton kernels of feed_forward: schema.py has their operators, launch.py (imported at the first call) launches them."""

@@ -1,4 +1,4 @@
-"""Backward of the feed-forward sublayer: three launches, and the hidden layer is made again in two of them.
+"""Backward of the feed-forward sublayer in three launches, two of which compute the hidden layer again.
 
     g' = dropout(g),  pre = LN(x) W1^T + b1,  dpre = (g' W2) * gelu'(pre)
 
@@ -193,7 +193,7 @@ def gradients(
     tiles = 0
 
     def grid(c: Config) -> tuple[int]:
-        nonlocal tiles  # the configuration that counts comes last
+        nonlocal tiles  # tuning may run several configurations; the one that counts comes last
         tiles = triton.cdiv(rows, c["BLOCK_M"])
         return (tiles,)
 

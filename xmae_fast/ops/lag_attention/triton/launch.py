@@ -1,14 +1,14 @@
 """lag_attention on a GPU.
 
-    forward    qkv = LN(x) in_weight^T + in_bias (cross: q, then k | v)    triton_linear.py
-               context = attention(q, k, v)                               triton_core.py
-               out = x + context out_weight^T + out_bias                  triton_linear.py
-    backward   dcontext = dout out_weight                                 triton_linear.py
-               dq, dk, dv, dtable's parts                                 triton_core_backward.py
-               dx = LN's backward of dqkv in_weight, + dout               triton_gradients.py
-               weights: sums over rows in parts, added up at the end      triton_gradients.py, triton_reduce.py
+    forward    qkv = LN(x) in_weight^T + in_bias (cross: q, then k | v)    linear.py
+               context = attention(q, k, v)                               core.py
+               out = x + context out_weight^T + out_bias                  linear.py
+    backward   dcontext = dout out_weight                                 linear.py
+               dq, dk, dv, parts of dtable                                core_backward.py
+               dx = LN's backward of dqkv in_weight, + dout               gradients.py
+               weights: sums over rows in parts, added up at the end      gradients.py, reduce.py
 
-Products take `compute` numbers and sum in float32; what is kept for the backward is in `compute` too.
+Products take numbers of the dtype `compute` and sum in float32; what is kept for the backward is in `compute` too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from xmae_fast.ops.lag_attention.triton.schema import empty_kept, out_dtype
 
 
 class _Side(NamedTuple):
-    """What is normalised and projected in one product: tokens, or keys and values alone."""
+    """What one product normalises and projects: the tokens of self-attention, the queries, or the keys and values."""
 
     x: Tensor  # [rows, D]
     norm: tuple[Tensor, Tensor]
@@ -42,7 +42,7 @@ class _Side(NamedTuple):
 
 
 class _Call:
-    """One call's tensors, contiguous, and the kept ones taken apart."""
+    """The tensors of one call, contiguous, with what is kept for the backward split into its parts."""
 
     def __init__(self, inputs: Inputs, compute: torch.dtype, kept: Tensor, stats: Tensor, masks: Tensor) -> None:
         x, key_value, weights, num_heads, table, query_pos, key_pos, seed, p = inputs
@@ -82,7 +82,7 @@ class _Call:
         return _Side(x.view(rows, self.D), tuple(norm), columns, projected, (mean, rstd))
 
     def projections(self, sides: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The first columns of q, k and v within the sides' projections: same memory, strides in `sizes`."""
+        """q, k and v from their first numbers on, in the memory of the sides' projections; `sizes` has the strides."""
         if len(sides) == 1:
             return tuple(sides[0].view(-1)[first * self.D :] for first in range(3))
         return sides[0], sides[1], sides[1].view(-1)[self.D :]
@@ -96,7 +96,7 @@ class _Call:
         }  # fmt: skip
 
     def draw_masks(self) -> dict[str, Any] | None:
-        """Arguments of the product that draws the masks."""
+        """Arguments of the product that draws the masks; None where nothing is dropped."""
         if self.seed is None:
             return None
         return {
@@ -107,7 +107,7 @@ class _Call:
 
 
 def _padded(elements: int) -> int:
-    """Elements of a row of masks: whole groups of 16 draws, 64 elements."""
+    """Length of a row of masks: `elements` rounded up to whole groups of 16 draws, which are 64 elements."""
     return triton.cdiv(elements, 64) * 64
 
 
@@ -158,7 +158,7 @@ def lag_attention_backward(grad: Tensor, *args: Any) -> list[Tensor]:
 
 
 def _backward(call: _Call, grad: Tensor, wanted: dict[str, Tensor | None]) -> None:
-    """Write the gradients that are `wanted`; grad [B Nq, D]."""
+    """Write the gradients that are `wanted`, by name; grad [B Nq, D]."""
     compute, D = call.compute, call.D
     outputs = {
         f"{name}_ptr": wanted.get(name)
@@ -201,7 +201,7 @@ def _backward(call: _Call, grad: Tensor, wanted: dict[str, Tensor | None]) -> No
 
 
 def _core_backward(call: _Call, grad: Tensor, with_table: bool) -> tuple[list[Tensor], Tensor | None]:
-    """Gradients of the sides' projections, and parts of the table's, [tiles, H, lags]."""
+    """Gradients of the sides' projections, and the parts of the table's gradient, [tiles, H, lags]."""
     sizes, compute = call.sizes, call.compute
     block_d = block(sizes["head_size"])
     dcontext = torch.empty_like(call.context)

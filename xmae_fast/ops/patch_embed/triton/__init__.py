@@ -1,1 +1,1 @@
-"""Triton kernels of patch_embed; launch.py holds the launchers, which the dispatcher imports at the first call."""
+"""Triton kernels of patch_embed: schema.py has their operators, launch.py (imported at the first call) launches them."""

@@ -1,1 +1,1 @@
-"""Triton kernels of random_masking; launch.py holds the launchers, which the dispatcher imports at the first call."""
+"""Triton kernels of random_masking: schema.py has their operators, launch.py (imported at the first call) launches them."""

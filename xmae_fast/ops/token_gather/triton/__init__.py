@@ -1,1 +1,1 @@
-"""Triton kernels of token_gather; launch.py holds the launchers, which the dispatcher imports at the first call."""
+"""Triton kernels of token_gather: schema.py has their operators, launch.py (imported at the first call) launches them."""

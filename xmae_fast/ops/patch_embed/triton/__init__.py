@@ -1,1 +1,1 @@
-"""Triton kernels of patch_embed: schema.py has their operators, launch.py (imported at the first call) launches them."""
+"""Triton kernels of patch_embed: operators in schema.py, launchers in launch.py, which the first call imports."""

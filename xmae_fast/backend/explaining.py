@@ -6,7 +6,7 @@ import torch
 
 from xmae_fast.backend.choices import check_choice, choice_of
 from xmae_fast.backend.errors import BackendError
-from xmae_fast.backend.registry import IMPLS, NOT_AUTOMATIC, has, is_usable, operator_names, why_not
+from xmae_fast.backend.registry import IMPLS, NOT_AUTOMATIC, USABLE, has, operator_names, why_not
 from xmae_fast.backend.resolving import DEVICE_OF, resolve
 
 
@@ -50,7 +50,7 @@ def _explain_op(op: str, impl: str, device: torch.device, dtype: torch.dtype | N
     existing = [name for name in IMPLS[1:] if name not in missing and name != chosen]
     others += [f"{name} not: {why}" for name in existing if (why := _not_here(op, name, device))]
     if choice_of(impl, op) == "auto":
-        passed_over = [name for name in IMPLS[1:] if (op, name) in NOT_AUTOMATIC and is_usable(op, name)]
+        passed_over = [name for name in IMPLS[1:] if (op, name) in NOT_AUTOMATIC and USABLE[op, name]]
         others += [f"{name} only if asked for: {NOT_AUTOMATIC[op, name]}" for name in passed_over]
     return f"{op}: {chosen} (impl={impl!r}, {device})" + (f"; {'; '.join(others)}" if others else "")
 

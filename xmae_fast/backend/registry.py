@@ -16,8 +16,8 @@ from xmae_fast.backend.extensions import EXTENSION_REASON
 IMPLS = ("reference", "cpu", "triton", "cuda")
 _IN_MODEL: dict[str, bool] = {}  # every operator, in the order of declaration: whether a model's forward runs it
 _OPERATORS: dict[tuple[str, str], tuple[str, ...]] = {}
-_LIMITS: dict[tuple[str, str], Callable[..., str]] = {}
-_USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
+LIMITS: dict[tuple[str, str], Callable[..., str]] = {}  # see `register`
+USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
 # Implementations that "auto" passes over, and why; an explicit choice takes them. They serve a part of an operator's
 # cases, so generic tests and benchmarks leave them out and have others for them.
 NOT_AUTOMATIC: dict[tuple[str, str], str] = {}
@@ -61,11 +61,11 @@ def register(
     if op not in _IN_MODEL:
         raise ValueError(f"register: expected a declared operator ({', '.join(_IN_MODEL)}), got {op!r}")
     _OPERATORS[op, impl] = operators
-    _USABLE[op, impl] = not why_not(op, impl)
+    USABLE[op, impl] = not why_not(op, impl)
     if automatic is not True:
         NOT_AUTOMATIC[op, impl] = automatic
     if limit is not None:
-        _LIMITS[op, impl] = limit
+        LIMITS[op, impl] = limit
 
 
 def operator_names(*, in_model: bool = False) -> tuple[str, ...]:
@@ -76,17 +76,6 @@ def operator_names(*, in_model: bool = False) -> tuple[str, ...]:
 def has(op: str, impl: str) -> bool:
     """Whether this version of xmae_fast has kernels of `impl` for `op`."""
     return (op, impl) in _OPERATORS
-
-
-def is_usable(op: str, impl: str) -> bool:
-    """Whether `op` has kernels of `impl` that can run in this installation."""
-    return _USABLE.get((op, impl), False)
-
-
-def limit_of(op: str, impl: str, call: tuple | None) -> str:
-    """Why the kernels do not serve a call, '' if they do or if `call` is None."""
-    limit = None if call is None else _LIMITS.get((op, impl))
-    return "" if limit is None else limit(*call)
 
 
 def why_not(op: str, impl: str) -> str:

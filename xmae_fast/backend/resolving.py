@@ -9,7 +9,7 @@ import torch
 
 from xmae_fast.backend.choices import check_choice, choice_of
 from xmae_fast.backend.errors import BackendError
-from xmae_fast.backend.registry import NOT_AUTOMATIC, is_usable, limit_of, why_not
+from xmae_fast.backend.registry import LIMITS, NOT_AUTOMATIC, USABLE, why_not
 
 # The only device type that each implementation serves (None: any). Triton's interpreter runs kernels on the CPU.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -67,7 +67,7 @@ def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: 
     impl = choice_of(impl, op)
     if impl in ("auto", "reference"):
         return
-    if not is_usable(op, impl):
+    if not USABLE.get((op, impl)):
         raise BackendError(f"impl={impl!r} was asked for {op}, but {why_not(op, impl)}")
     wanted = None if impl == "triton" and _recording_launches else DEVICE_OF[impl]
     if device is not None and wanted is not None and device.type != wanted:
@@ -114,14 +114,16 @@ def resolve(
             raise BackendError(f"impl={impl!r} was asked for {op}, but {watcher}; impl='reference' takes it")
     if impl != "auto":
         check_usable(op, impl, device, dtype)
-        if why := limit_of(op, impl, call):
+        limit = LIMITS.get((op, impl))
+        if call is not None and limit is not None and (why := limit(*call)):
             raise BackendError(f"impl={impl!r} was asked for {op}, but {why}; impl={_NEXT[impl]!r} takes it")
         return impl
     for candidate in _FASTEST_FIRST.get(device.type, ()):
-        if (op, candidate) in NOT_AUTOMATIC or not is_usable(op, candidate) or not _serves(candidate, dtype):
+        key = op, candidate
+        if key in NOT_AUTOMATIC or not USABLE.get(key) or not _serves(candidate, dtype):
             continue
-        why = limit_of(op, candidate, call)
-        if not why:
+        limit = None if call is None else LIMITS.get(key)
+        if limit is None or not (why := limit(*call)):
             return candidate
         if _NEXT[candidate] == "reference":
             warnings.warn(f"{op} runs in plain PyTorch: {why}", stacklevel=3)

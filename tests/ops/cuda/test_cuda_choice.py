@@ -43,7 +43,7 @@ def test_a_torch_without_cuda_says_so():
 
 def test_auto_passes_it_over_and_says_why(monkeypatch):
     for impl in ("triton", "cuda"):
-        monkeypatch.setitem(registry._USABLE, ("conv_stem", impl), True)
+        monkeypatch.setitem(registry.USABLE, ("conv_stem", impl), True)
     device = torch.device("cuda")
     assert backend.resolve("conv_stem", "auto", device, torch.bfloat16) == "triton"
     assert backend.resolve("conv_stem", "cuda", device, torch.bfloat16) == "cuda"
@@ -52,7 +52,7 @@ def test_auto_passes_it_over_and_says_why(monkeypatch):
 
 
 def test_explain_names_what_auto_passes_over(monkeypatch):
-    monkeypatch.setitem(registry._USABLE, ("conv_stem", "cuda"), True)
+    monkeypatch.setitem(registry.USABLE, ("conv_stem", "cuda"), True)
     text = explain("conv_stem", device="cuda")
     assert "cuda only if asked for: " + backend.NOT_AUTOMATIC["conv_stem", "cuda"] in text
 
@@ -124,7 +124,7 @@ def test_limits_of_the_weights(inputs, training, said):
 def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said):
     """As the operator asks, of a GPU that is said to be there; where "auto" may take them it takes Triton's then."""
     for impl in ("triton", "cuda"):
-        monkeypatch.setitem(registry._USABLE, ("conv_stem", impl), True)
+        monkeypatch.setitem(registry.USABLE, ("conv_stem", impl), True)
     monkeypatch.setattr(limits, "gpu_of", lambda device: gpu)
     inputs = make_inputs({"B": 1, "L": 600, "S": 32, "training": training}, Maker(0, dtype))
     inputs["x"].requires_grad_(gradients)
@@ -155,7 +155,7 @@ def test_a_library_without_the_training_kernels_is_too_old(monkeypatch):
 
 
 def test_dtypes_that_no_gpu_kernel_has_name_the_reference(monkeypatch):
-    monkeypatch.setitem(registry._USABLE, ("conv_stem", "cuda"), True)
+    monkeypatch.setitem(registry.USABLE, ("conv_stem", "cuda"), True)
     with pytest.raises(backend.BackendError, match="got torch.float64; impl='reference' takes it"):
         backend.resolve("conv_stem", "cuda", torch.device("cuda"), torch.float64)
 
@@ -167,7 +167,7 @@ def test_generic_tests_leave_it_out():
 
 def test_benchmarks_give_it_groups_of_its_own(monkeypatch):
     for impl in ("triton", "cuda"):
-        monkeypatch.setitem(registry._USABLE, ("conv_stem", impl), True)
+        monkeypatch.setitem(registry.USABLE, ("conv_stem", impl), True)
     device = torch.device("cuda")
     assert suite.usable_impls("conv_stem", device) == ["reference", "triton"]
     groups = list(suite._bfloat16_groups(CASES, SimpleNamespace(device=device, quick=False)))

@@ -56,34 +56,36 @@ class _ConvStem(torch.autograd.Function):
 
 def conv_stem(x: Tensor, params: StemParams, training: bool, impl: str) -> Tensor:
     """`reference.conv_stem` by the kernels of `impl`: x [B, 1, L] -> [B, S, L]."""
+    if not training:
+        weights = flatten(params)
+        if not wants_gradient(x, *weights):
+            return OPERATORS[impl].evaluate(x, weights, compute_dtype(x, impl)).transpose(1, 2)
     return conv_stems((x,), (params,), training, impl)[0]
 
 
 def conv_stems(xs: Sequence[Tensor], params: Sequence[StemParams], training: bool, impl: str) -> tuple[Tensor, ...]:
-    """`reference.conv_stem` of one stem, or of two that `may_join`, by the kernels of `impl`.
-
-    Args:
-        xs: [B, 1, L] of each stem; B and L may differ.
-        params: the weights of each; in training the running statistics in them are updated in place.
-        training: normalise by the batch's statistics instead of the running ones.
-        impl: the name of an implementation.
-
-    Returns:
-        [B, S, L] of each stem.
-    """
-    weights, compute = [flatten(stem) for stem in params], compute_dtype(xs[0])
-    if not training and not any(wants_gradient(x, *some) for x, some in zip(xs, weights, strict=True)):
-        each = zip(xs, weights, strict=True)
-        return tuple(OPERATORS[impl].evaluate(x, some, compute).transpose(1, 2) for x, some in each)
+    """`reference.conv_stem` of one stem, or of two that `may_join`, by the kernels of `impl` that keep what a backward
+    needs: [B, 1, L] of each stem -> [B, S, L] of each."""
     for x in xs:
         _check_values(x, training)
-    return train(xs, params, training, compute, impl)
+    return train(xs, params, training, compute_dtype(xs[0], impl), impl)
 
 
 def train(
     xs: Sequence[Tensor], params: Sequence[StemParams], training: bool, compute: torch.dtype, impl: str
 ) -> tuple[Tensor, ...]:
-    """As `conv_stems`, by the kernels that keep what a backward needs; `compute` is the dtype of matrix products."""
+    """`conv_stems` without its check.
+
+    Args:
+        xs: [B, 1, L] of each stem; B and L may differ.
+        params: the weights of each; in training the running statistics in them are updated in place.
+        training: normalise by the batch's statistics instead of the running ones.
+        compute: the dtype of matrix products.
+        impl: the name of an implementation.
+
+    Returns:
+        [B, S, L] of each stem.
+    """
     weights = [weight for stem in params for weight in flatten(stem)]
     norms, *features = _ConvStem.apply(impl, len(xs), training, compute, *xs, *weights)
     if training:

@@ -36,7 +36,7 @@ class _FeedForward(torch.autograd.Function):
 
 def feed_forward(x: Tensor, params: FeedForwardParams, p: float, impl: str) -> Tensor:
     """`reference.feed_forward` by the kernels of `impl`: x [B, N, D] -> [B, N, D]."""
-    seed, compute = draw_seed(p, x.device), compute_dtype(x)
+    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl)
     if wants_gradient(x, *params):
         return _FeedForward.apply(impl, compute, p, seed, x, *params)
     return OPERATORS[impl].evaluate(x, list(params), seed, p, compute)

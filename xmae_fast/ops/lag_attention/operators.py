@@ -55,7 +55,7 @@ def lag_attention(
     impl: str,
 ) -> Tensor:
     """`reference.lag_attention` by the kernels of `impl`: x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
-    seed, compute = draw_seed(p, x.device), compute_dtype(x)  # now: in the backward autocast is off
+    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl)  # now: in the backward autocast is off
     weights = kernel_weights(params, key_value is not None)
     if impl == "cpu" and table is not None:
         table = table.to(x.dtype)  # the C++ kernels take a table in float32 alone

@@ -75,7 +75,7 @@ def _loss_dtype(prediction: torch.dtype, target: Tensor, mask: Tensor) -> torch.
 
 def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor, impl: str) -> Tensor:
     """`reference.decode_waveform` by the kernels of `impl`."""
-    compute = compute_dtype(tokens)
+    compute = compute_dtype(tokens, impl)
     if wants_gradient(tokens, weight, bias):
         return _DecodeWaveform.apply(impl, compute, tokens, weight, bias)
     return OPERATORS[impl].decode_waveform(tokens, weight, bias, compute)
@@ -91,7 +91,7 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, impl: str) -> T
 
 def waveform_loss(tokens: Tensor, weight: Tensor, bias: Tensor, target: Tensor, mask: Tensor, impl: str) -> Tensor:
     """`reference.waveform_loss` by the kernels of `impl`."""
-    compute = compute_dtype(tokens)
+    compute = compute_dtype(tokens, impl)
     dtype = _loss_dtype(torch.promote_types(compute, bias.dtype), target, mask)
     if wants_gradient(tokens, weight, bias):
         return _WaveformLoss.apply(impl, compute, dtype, tokens, weight, bias, target, mask)

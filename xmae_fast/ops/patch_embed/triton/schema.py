@@ -44,4 +44,4 @@ backward = define_triton(
 
 
 def evaluate(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype) -> Tensor:
-    return train(features, weight, bias, pos, compute)[0]
+    return train(features.contiguous(), weight, bias, pos, compute)[0]

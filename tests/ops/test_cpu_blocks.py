@@ -58,7 +58,7 @@ def test_split_work_matches_the_oracle(op, case):
     check_op(CASES[op], case, lambda inputs: CASES[op].call(inputs, "cpu"))
 
 
-# Weights are packed once and packed anew when their bytes change
+# Weights are packed once, and packed again when their bytes change
 
 
 def make_block() -> TransformerDecoderLite:

@@ -1,7 +1,7 @@
 """The Triton kernels of the published model compiled for real GPUs, without one: resources, launches, offsets.
 
 `benchmarks/results/triton_resources.json` says what each kernel may use; after a change that is meant to move it, write
-it anew: `python -m benchmarks.triton_resources --out benchmarks/results/triton_resources.json`, and read its diff.
+it again: `python -m benchmarks.triton_resources --out benchmarks/results/triton_resources.json`, and read its diff.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MORE_REGISTERS = 16  # than committed: another Triton allocates a little differe
 
 @pytest.fixture(scope="module")
 def resources():
-    """Of every distinct launch of a training step and an embedding in bfloat16, for sm_90 and sm_80."""
+    """The resources of every distinct launch of a training step and an embedding in bfloat16, for sm_90 and sm_80."""
     from benchmarks.triton_resources import compile_all
 
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -41,7 +41,7 @@ def test_no_spills_and_shared_memory_within_limits(resources):
 
 def test_tensor_cores_and_registers_as_committed(resources):
     entries = sorted(json.loads(COMMITTED.read_text()), key=lambda entry: entry["registers"])
-    committed = {entry["key"]: entry for entry in entries}  # of variants by alignment alone, the largest
+    committed = {entry["key"]: entry for entry in entries}  # where variants differ by alignment alone, the largest
     assert {found.key for found in resources} == set(committed), "launches have changed: write the file anew"
     for found in resources:
         assert found.tensor_cores == committed[found.key]["tensor_cores"], found

@@ -66,7 +66,7 @@ def products(k: int, c_in: int, c_out: int, level: int) -> float:
 
 
 class Work(NamedTuple):
-    """Of a launch: bytes of HBM traffic, products of m16n8k16, SiLUs or derivatives, shared-memory wavefronts."""
+    """The work of a launch: bytes to and from HBM, products of m16n8k16, SiLUs or derivatives, shared-memory wavefronts."""
 
     bytes: float
     products: float
@@ -74,7 +74,7 @@ class Work(NamedTuple):
     wavefronts: float
 
     def seconds(self) -> float:
-        """Whatever bounds it, as if everything else went on beside it."""
+        """The time of what bounds the launch, as if everything else went on beside it."""
         clocks = max(self.products * HMMA_CLOCKS, self.wavefronts, self.silu / TANH_PER_CLOCK) / MULTIPROCESSORS
         return LAUNCH + max(self.bytes / HBM, clocks / CLOCK)
 

@@ -21,7 +21,7 @@ UNIT_CHANNELS = ([32] * 4, [64] * 5, [128] * 5, [64], [32, 32])  # of units 0 to
 
 
 class StemDouble:
-    """By the CPU kernels, which compute in float32; a backward computes the forward again.
+    """The operators by means of the CPU kernels, which compute in float32; a backward computes the forward again.
 
     Attributes:
         calls: names of the operators called, in order.
@@ -94,7 +94,7 @@ def _xs(x: Tensor, sizes: list[int]) -> list[Tensor]:
 
 
 def _weights(flat: Tensor) -> list[list[Tensor]]:
-    """Of each stem; with zeros for running statistics that are not there."""
+    """The weights of each stem, with zeros for running statistics that are not there."""
     numbers = sum(shape.numel() for shape in WEIGHT_SHAPES)
     missing = numbers - flat.shape[1]
     assert missing in (0, 2 * sum(shape.numel() for shape in WEIGHT_SHAPES[-30:]))

@@ -41,7 +41,7 @@ def host_library(name: str) -> ctypes.CDLL:
     """host/<name>.cpp, compiled once: the library stays in build/ until a source or the compiler changes."""
     host, cuda = Path(__file__).parent / "host", ROOT / "csrc" / "cuda"
     command = [
-        COMPILER, "-std=c++20", "-O2", "-U_FORTIFY_SOURCE",  # which takes a jump between stacks for an error
+        COMPILER, "-std=c++20", "-O2", "-U_FORTIFY_SOURCE",  # which would take a jump between stacks for an error
         "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{cuda}", f"-I{host}", str(host / f"{name}.cpp"),
     ]  # fmt: skip
     version = subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout
@@ -98,7 +98,7 @@ class HostStem:
         weights = [weight.detach().float().contiguous() for weight in flatten(params)]
         pointers = (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights))
         S = params.head.weight.shape[0]
-        margin = 64  # numbers before and behind that must stay as they are
+        margin = 64  # numbers before and after the features that must stay as they are
         memory = torch.full((B * L * S + 2 * margin,), 7.0, dtype=dtype)
         message = self.library.stem_host(
             pointers, ctypes.c_void_p(x.data_ptr()), int(x.dtype == torch.float32),
@@ -109,7 +109,7 @@ class HostStem:
         )  # fmt: skip
         assert message == b"", message.decode()
         assert (memory[:margin] == 7).all(), "written before the features"
-        assert (memory[margin + B * L * S :] == 7).all(), "written behind the features"
+        assert (memory[margin + B * L * S :] == 7).all(), "written after the features"
         return memory[margin : margin + B * L * S].view(B, L, S)
 
     def barriers(self) -> int:

@@ -84,7 +84,7 @@ def test_explain_names_what_auto_passes_over(monkeypatch):
     ],
 )
 def test_limits(changes, said):
-    """Of two stems with the same x."""
+    """The limits of a call with two stems that have the same x."""
     call = {"B": 3, "L": 200, "compute": torch.bfloat16, "training": False, "gradients": False, "gpu": None} | changes
     x = torch.zeros(1).expand(call.pop("B"), 1, call.pop("L"))
     why = limits.limit(inputs_of()["params"], (x, x), **call)
@@ -122,7 +122,8 @@ def test_limits_of_the_weights(inputs, training, said):
     ],
 )
 def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said):
-    """As the operator asks, of a GPU that is said to be there; where "auto" may take them it takes Triton's then."""
+    """The limits are asked as the operator asks them, of a GPU that is said to be there. Where "auto" may choose these
+    kernels, it then chooses Triton's."""
     for impl in ("triton", "cuda"):
         monkeypatch.setitem(registry.USABLE, ("conv_stem", impl), True)
     monkeypatch.setattr(limits, "gpu_of", lambda device: gpu)
@@ -180,7 +181,7 @@ def test_benchmarks_give_it_groups_of_its_own(monkeypatch):
 
 
 def test_a_group_in_bfloat16_is_checked_and_runs(monkeypatch):
-    """With plain PyTorch in the kernel's place."""
+    """Plain PyTorch stands in for the kernel."""
     monkeypatch.setattr(backend, "NOT_AUTOMATIC", {("conv_stem", "reference"): "pretended"})
     cases = replace(CASES, benches=CASES.tests[:1])
     (group,) = suite._bfloat16_groups(cases, SimpleNamespace(device=torch.device("cpu"), quick=False))

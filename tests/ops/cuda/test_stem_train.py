@@ -1,4 +1,4 @@
-"""The Python side of training the stem by CUDA C++ kernels: operators, autograd, routing; kernels are a double's."""
+"""The Python side of training the stem by CUDA C++ kernels: operators, autograd, choice; a double computes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_without_gradients_nothing_is_kept(double):
     [(True, True, ["train", "backward"]), (False, True, ["train", "backward"]), (True, False, ["train"])],
 )
 def test_routing_of_two_stems(double, monkeypatch, training, gradients, calls):
-    """Both in one set of launches, by autocast, with a GPU that is said to be there."""
+    """Both stems go into one set of launches, under autocast, with a GPU that is said to be there."""
     monkeypatch.setattr(backend, "resolve", lambda *args, **kwargs: "cuda")
     stems = [inputs_of(3, 37, training, 1), inputs_of(2, 20, training, 2)]
     weight = stems[0]["params"].head.weight
@@ -169,7 +169,7 @@ def test_operators(double, batch_statistics):
 
 
 def test_fakes():
-    """Of the published sizes; numbers of `kept` are counted by hand."""
+    """The fakes at the published sizes; the numbers of `kept` were counted by hand."""
     numbers = sum(shape.numel() for shape in WEIGHT_SHAPES[:TRAINED])
     with FakeTensorMode():
         sizes = [512, 1000, 512, 200]

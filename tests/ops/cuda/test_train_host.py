@@ -87,7 +87,7 @@ def test_several_tiles_for_a_cta(host_train, training):
 @pytest.mark.parametrize("sizes", [((2, 37), (3, 20)), ((1, 12), (30, 9)), ((5, 40), (1, 8))])
 @pytest.mark.parametrize("training", [True, False])
 def test_two_stems_in_one_set_of_launches(host_train, sizes, training):
-    """Each as alone but for the order of sums, which depends on how CTAs are dealt to stems."""
+    """Each stem gives what it gives alone, but for the order of sums, which depends on how CTAs are dealt to stems."""
 
     def stems():
         return [inputs_of(*size, training, seed) for seed, size in enumerate(sizes)]
@@ -119,7 +119,7 @@ def test_any_order_of_threads_copies_and_ctas_gives_the_same_bits(host_train, or
 
 @pytest.mark.parametrize("barrier", [0, 1, 2, 3, 4, 5])
 def test_a_missing_barrier_is_found(host_train, barrier):
-    """Of every CTA of every launch; in the first that has a use for it the run stops."""
+    """A barrier is left out in every CTA of every launch; the run stops in the first launch that needs it."""
     with (
         host_train.registered(without=barrier),
         pytest.raises(AssertionError, match=r"races, the first: thread|deadlock"),

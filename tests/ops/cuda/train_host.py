@@ -116,6 +116,6 @@ class Guarded:
     def checked(self) -> Tensor:
         """The tensor, of which every number was written."""
         assert (self.memory[: self.MARGIN] == 7).all(), "written before a tensor"
-        assert (self.memory[-self.MARGIN :] == 7).all(), "written behind a tensor"
+        assert (self.memory[-self.MARGIN :] == 7).all(), "written after a tensor"
         assert not self.tensor.isnan().any()
         return self.tensor

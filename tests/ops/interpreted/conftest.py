@@ -1,6 +1,6 @@
 """These tests run Triton's kernels in its interpreter, which must be switched on before Triton is imported.
 
-So they have a process of their own: `TRITON_INTERPRET=1 python -m pytest tests/interpreted`, which
+So they have a process of their own: `TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted`, which
 tests/ops/test_triton_interpreted.py starts. In any other process they are not collected.
 """
 

@@ -21,7 +21,7 @@ TILED = cases({"B": 8, "L": 61, "training": True, **NARROW}, {"B": 9, "L": 40, "
 SMALL = [case for case in CASES.tests if case.sizes["widths"] != (32, 64, 128) and "signal" not in case.sizes]
 FLAT = [case for case in CASES.tests if case.sizes.get("signal") in ("constants", "zeros")]  # all seven: 80 seconds
 WIDE = [case for case in CASES.tests if case.sizes["L"] == 37]
-FEW = OpCases(**{**CASES.__dict__, "tests": (*SMALL, *WIDE, *FLAT)})  # of two wide ones, those of odd length
+FEW = OpCases(**{**CASES.__dict__, "tests": (*SMALL, *WIDE, *FLAT)})  # only the wide cases of odd length
 
 
 @each(FEW, TILED)
@@ -85,7 +85,7 @@ def test_runs_repeat_bit_for_bit():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_two_stems_in_one_set_of_launches_are_each_alone(training):
-    """Of different lengths and batch sizes, several tiles and splits each, bit for bit; so are running statistics."""
+    """Lengths and batch sizes differ, and each has several tiles and splits: results and statistics are equal bits."""
     sizes = [{"B": 5, "L": 61, "training": training, **NARROW}, {"B": 7, "L": 26, "training": training, **NARROW}]
 
     def results(together: bool) -> dict[str, list[torch.Tensor]]:

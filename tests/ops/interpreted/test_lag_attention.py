@@ -45,7 +45,7 @@ def test_other_configurations(case, config, dtype):
 
 
 def under_autocast(inputs):
-    """The oracle; in float32 as autocast runs it."""
+    """The oracle; in float32 it runs as under autocast."""
     plain = inputs["x"].dtype == torch.float64
     with contextlib.nullcontext() if plain else torch.autocast("cpu", dtype=torch.float16):
         return CASES.oracle(inputs)

@@ -66,7 +66,7 @@ def products(k: int, c_in: int, c_out: int, level: int) -> float:
 
 
 class Work(NamedTuple):
-    """The work of a launch: bytes to and from HBM, products of m16n8k16, SiLUs or derivatives, shared-memory wavefronts."""
+    """The work of a launch: bytes of HBM traffic, products of m16n8k16, SiLUs or derivatives, wavefronts of memory."""
 
     bytes: float
     products: float

@@ -3,7 +3,7 @@
 Nothing is measured unless asked for:
 
     with xmae_fast.tuning.tune():
-        step(ppg, ecg)  # every kernel of the step tries its few configurations, once per kind of size
+        step(ppg, ecg)  # every kernel of the step tries its few configurations, once for each set of sizes
 
 What was found is kept for this kind of GPU and this Triton in `$XDG_CACHE_HOME/xmae_fast/tuning` (or `~/.cache/...`)
 and used from then on, in later processes too. A choice changes how sums are cut into blocks, so results may differ in
@@ -38,9 +38,14 @@ def choose(
     """The configuration for a launch on a CUDA device.
 
     Args:
-        kernel, key: its name, and the sizes that the best configuration depends on.
-        candidates: what there is, best guess first.
-        run: launches the kernel with a configuration; may be called often.
+        kernel: the kernel's name.
+        key: the sizes on which the best configuration depends.
+        candidates: the configurations to choose from, best guess first.
+        device: the GPU of the launch.
+        run: launches the kernel with a configuration; it may be called often.
+
+    Returns:
+        One of `candidates`: the quickest one where it is known or `tune` is on, else the first.
     """
     table, name = _table(device), json.dumps([kernel, *key], default=str)
     found = table.get(name)
@@ -55,9 +60,10 @@ def choose(
 
 @contextlib.contextmanager
 def tune() -> Iterator[None]:
-    """Within it, launches whose best configuration is not known yet measure it; kept when it ends without an error.
+    """Within it, launches whose best configuration is not known yet measure it.
 
-    Never inside the capture of a CUDA graph: run the function once eagerly within it, then capture.
+    What was found is written to `cache_file` when the block ends without an error. Nothing is measured while a CUDA
+    graph is captured: run the function once eagerly within the block, then capture.
     """
     global _tuning
     before, _tuning = _tuning, True
@@ -70,12 +76,12 @@ def tune() -> Iterator[None]:
 
 
 def forget() -> None:
-    """Drop what this process knows; files are read again when a launch needs them."""
+    """Forget the configurations that this process knows; files are read again when a launch needs them."""
     _tables.clear()
 
 
 def cache_file(device: torch.device) -> Path:
-    """Where choices for the kind of GPU that `device` is are kept."""
+    """The file of the best configurations for GPUs of the kind of `device`."""
     parts = torch.cuda.get_device_name(device), f"triton-{importlib.metadata.version('triton')}"
     name = re.sub(r"[^\w.-]+", "-", "-".join(parts))
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xmae_fast" / "tuning" / f"{name}.json"

@@ -33,7 +33,8 @@ COMPILE_LIMIT_S = 240
 STATE = """
 import json, torch, xmae_fast
 from xmae_fast import backend
-said = {impl: next((why for op in backend.OPS if (op, impl) in backend._KERNELS
+from xmae_fast.backend import registry
+said = {impl: next((why for op in backend.OPS if registry.has(op, impl)
                     and (why := backend.available()[op][impl].reason)), "") for impl in ("cpu", "cuda")}
 try:
     import xmae_fast._C_io

@@ -17,7 +17,7 @@ from xmae_fast import available, backend
 from xmae_fast.ops import conv_stems
 from xmae_fast.ops.cases import Maker, all_cases
 from xmae_fast.ops.conv_stem.cases import make_inputs
-from xmae_fast.ops.conv_stem.schema import TRAINED, flatten
+from xmae_fast.ops.conv_stem.params import TRAINED, flatten
 from xmae_fast.testing import named_tensors
 
 BOTH_STEMS = (((3, 37), (2, 5)), ((2, 300), (5, 70)))  # B, L of each

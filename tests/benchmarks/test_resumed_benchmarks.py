@@ -20,6 +20,7 @@ from benchmarks.harness.machine import Machine
 from benchmarks.harness.timing import Effort
 from benchmarks.suites import train
 from xmae_fast import available, backend
+from xmae_fast.backend import registry, resolving
 from xmae_fast.testing import Error
 
 CPU = torch.device("cpu")
@@ -226,9 +227,9 @@ def test_a_fault_and_a_hang_cost_their_own_rows(tmp_path, capsys):
 
 
 def test_an_implementation_is_left_out(monkeypatch):
-    monkeypatch.setattr(backend, "_LEFT_OUT", {})
-    monkeypatch.setattr(backend, "_USABLE", dict(backend._USABLE))
-    monkeypatch.setitem(backend._DEVICE_OF, "triton", None)
+    monkeypatch.setattr(registry, "_LEFT_OUT", {})
+    monkeypatch.setitem(registry.USABLE, ("token_gather", "triton"), True)
+    monkeypatch.setitem(resolving.DEVICE_OF, "triton", None)
     backend.leave_out("token_gather", "triton", WITHOUT)
     assert available()["token_gather"]["triton"] == (False, WITHOUT)
     with pytest.raises(backend.BackendError, match=WITHOUT) as caught:

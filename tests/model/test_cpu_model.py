@@ -15,7 +15,7 @@ from xmae_fast import ModelCfg, masked_mse, random_masking, xMAE
 from xmae_fast.backend import MODEL_OPS, BackendError, cpu_kernels, use_cpu_kernels
 from xmae_fast.ops import conv_stem
 from xmae_fast.ops.cases import Maker
-from xmae_fast.ops.conv_stem import schema
+from xmae_fast.ops.conv_stem import params as stem_params
 from xmae_fast.ops.conv_stem.cases import CASES
 from xmae_fast.testing import named_tensors
 
@@ -166,13 +166,13 @@ def test_compiles_without_a_graph_break():
 @pytest.mark.parametrize("batch_statistics", [False, True])
 def test_opcheck_stem(batch_statistics):
     inputs = CASES.make_inputs({"B": 2, "L": 21, "S": 3, "training": True, "widths": (4, 7, 9)}, Maker(0))
-    x, weights = inputs["x"], schema.flatten(inputs["params"])
+    x, weights = inputs["x"], stem_params.flatten(inputs["params"])
     stem = torch.ops.xmae_fast
     torch.library.opcheck(stem.conv_stem_eval.default, (x, weights))
     torch.library.opcheck(stem.conv_stem_train.default, (x, weights, batch_statistics))
     features, statistics, kept = stem.conv_stem_train(x, weights, batch_statistics)
     for want_x in (False, True):
-        trained = weights[: schema.TRAINED]
+        trained = weights[: stem_params.TRAINED]
         arguments = (torch.randn_like(features), x, trained, statistics, kept, batch_statistics, want_x)
         torch.library.opcheck(stem.conv_stem_backward.default, arguments)
 

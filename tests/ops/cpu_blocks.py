@@ -9,7 +9,7 @@ from xmae_fast.ops.cases import all_cases, cases
 
 CASES = {op: all_cases()[op] for op in ("feed_forward", "lag_attention")}
 KERNELS = torch.ops.xmae_fast
-# Groups of rows, split columns and single samples: several groups, fewer rows than threads want, one sample.
+# Sizes with several groups of rows, with fewer rows than threads want (so columns are split), and with one sample.
 SPLITS = {
     "feed_forward": cases(
         {"B": 9, "N": 25, "D": 40, "F": 72}, {"B": 1, "N": 25, "D": 64, "F": 96}, {"B": 2, "N": 1, "D": 5, "F": 7}

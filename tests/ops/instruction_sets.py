@@ -1,4 +1,4 @@
-"""The CPU kernels of one instruction set, for the length of a block."""
+"""Runs the CPU kernels of one instruction set within a `with` block."""
 
 from __future__ import annotations
 

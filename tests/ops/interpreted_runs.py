@@ -1,4 +1,4 @@
-"""Processes that run the files of tests/interpreted while the session goes on."""
+"""Processes that run the files of tests/ops/interpreted while the session goes on."""
 
 from __future__ import annotations
 

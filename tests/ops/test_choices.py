@@ -1,4 +1,4 @@
-"""impl= of a model: one implementation for all operators, or others for single ones."""
+"""`impl=` of a model: one implementation for all operators, or another one for single operators."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from xmae_fast.model.blocks import TransformerDecoderLite
 from xmae_fast.ops.cases import Case, Maker
 from xmae_fast.ops.feed_forward import reference as feed_forward_reference
 from xmae_fast.ops.lag_attention import reference as attention_reference
-from xmae_fast.ops.lag_attention.schema import kernel_weights
+from xmae_fast.ops.lag_attention.params import kernel_weights
 from xmae_fast.testing import check_op, named_tensors
 
 
@@ -58,7 +58,7 @@ def test_split_work_matches_the_oracle(op, case):
     check_op(CASES[op], case, lambda inputs: CASES[op].call(inputs, "cpu"))
 
 
-# Weights are packed once and packed anew when their bytes change
+# Weights are packed once, and packed again when their bytes change
 
 
 def make_block() -> TransformerDecoderLite:

@@ -83,7 +83,7 @@ BASES = {
 
 
 def signs(bits: np.ndarray) -> Iterator[np.ndarray]:
-    """Of all, of every second one, of one row, of one column, of every pair at every distance."""
+    """Signs flipped: of all numbers, every second one, one row, one column, every pair at every distance."""
     n = bits.size
     yield bits ^ SIGN
     for step in (2, 4, 8, 16, 32, 64):
@@ -144,7 +144,7 @@ def moved(bits: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def cancelling(bits: np.ndarray) -> Iterator[np.ndarray]:
-    """What is added to one number is taken from another: to the value, to its bits, to 64-bit words."""
+    """Something is added to one number and taken from another: to the value, to its bits, to 64-bit words."""
     n = bits.size
     for distance in (1, 2, 3, 4, 8, 15, 16, 17, 32, 64, 128, 256):
         for first in range(0, n - distance, max(1, n // 16)):
@@ -179,7 +179,7 @@ FAMILIES = (signs, every_bit, same_bit_twice, moved, cancelling, not_a_number)
 
 @functools.cache
 def contents(base: str, count: int) -> np.ndarray:
-    """uint32 [contents, count]: numbers and all that the families make of them, each once."""
+    """uint32 [contents, count]: the numbers, and everything that the families make of them, each once."""
     bits = BASES[base](count).view(np.uint32)
     with np.errstate(invalid="ignore", over="ignore"):
         found = {bits.tobytes()} | {changed.tobytes() for family in FAMILIES for changed in family(bits)}

@@ -1,4 +1,4 @@
-"""The C++ kernels of patch_embed, token_gather and waveform_loss, beyond what every implementation is asked."""
+"""The C++ kernels of patch_embed, token_gather and waveform_loss, beyond what the generic tests ask of every op."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make(name, case, seed=0, **sizes):
 
 
 def run(name, inputs, impl="cpu"):
-    """Results and gradients of what requires one; as a flat list, None where there is no gradient."""
+    """Results, then gradients of what requires one, as a flat list; None where there is no gradient."""
     outputs = SUBJECTS[name].call(inputs, impl)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     leaves = [x for _, x in named_tensors(inputs) if x.requires_grad]
@@ -176,7 +176,7 @@ def test_ids_out_of_range(wrong):
 
 
 def test_repeated_ids_add_up():
-    """Refused by validate_ids; the gradients are the reference's all the same."""
+    """`validate_ids` refuses repeated ids; the gradients are nevertheless those of the reference."""
     x = {"signal": torch.randn(1, 1, 12), "tokens": torch.randn(1, 3, 5), "pos": torch.randn(1, 6, 5)}
     x |= {"mask_loc": torch.randn(6, 5), "mask_token": torch.randn(1, 1, 5), "patch_len": 2}
     x |= {"ids_keep": torch.tensor([[1, 1, 4]]), "ids_restore": torch.tensor([[0, 0, 1, 5, 5, 2]])}

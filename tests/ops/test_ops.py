@@ -1,4 +1,4 @@
-"""Every operator x implementation x case against the float64 oracle, on friendly and hostile inputs."""
+"""Every case of every implementation of every operator against the float64 oracle, on friendly and hostile inputs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from xmae_fast.testing import check_op, hostile_layout, named_tensors
 
 CASES = all_cases()
 DEVICE = {"reference": "cpu", "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
-# Implementations that this version has for each operator, usable on this machine or not; without those that serve a
-# part of the cases only, which have tests of their own (tests/cuda).
+# Implementations that this version has for each operator, usable on this machine or not, without those that serve only
+# a part of the cases, which have tests of their own (tests/ops/cuda).
 EXISTING = [
     (op, impl)
     for op, entry in available().items()
@@ -23,7 +23,7 @@ EXISTING = [
 
 
 def on_its_device(impl: str) -> list[pytest.MarkDecorator]:
-    """Marks of a test of that implementation."""
+    """The marks of a test of that implementation."""
     return [pytest.mark.gpu] if DEVICE[impl] == "cuda" else []
 
 

@@ -41,7 +41,7 @@ def test_no_spills_and_shared_memory_within_limits(resources):
 
 def test_tensor_cores_and_registers_as_committed(resources):
     entries = sorted(json.loads(COMMITTED.read_text()), key=lambda entry: entry["registers"])
-    committed = {entry["key"]: entry for entry in entries}  # of variants by alignment alone, the largest
+    committed = {entry["key"]: entry for entry in entries}  # where variants differ by alignment alone, the largest
     assert {found.key for found in resources} == set(committed), "launches have changed: write the file anew"
     for found in resources:
         assert found.tensor_cores == committed[found.key]["tensor_cores"], found

@@ -1,4 +1,4 @@
-"""Triton's kernels in its interpreter, on the CPU: tests/interpreted, which needs processes of its own.
+"""Triton's kernels in its interpreter, on the CPU: tests/ops/interpreted, which needs processes of its own.
 
 The interpreter is slow and uses one core, so one such process runs from the start of the session, beside the other
 tests, and a second one once this module's turn has come; with pytest-xdist, both once its turn has come.

@@ -75,7 +75,7 @@ def test_bf16_accumulation(op):
 
 @pytest.mark.parametrize("op", ["conv_stem", "patch_embed", "feed_forward", "lag_attention", "waveform_loss"])
 def test_operands_of_16_bits(op):
-    """float32 without its last 8 bits in every number that comes in: the budget is far below bfloat16's error."""
+    """Every number that comes in loses its last 8 bits: the budget must be far below bfloat16's error."""
     cases = CASES[op]
 
     def cut(x):

@@ -18,6 +18,7 @@ import xmae_fast
 from tests.ops.cuda import predict_train
 from tests.ops.cuda.stem_host import COMPILER
 from xmae_fast import available, backend, cli
+from xmae_fast.backend import extensions
 from xmae_fast.cli import version
 from xmae_fast.ops.lag_attention import picture
 
@@ -210,7 +211,7 @@ def test_the_version_of_everything(module, monkeypatch, capsys):
 
 
 def test_the_version_says_what_is_missing(monkeypatch):
-    monkeypatch.setitem(backend._EXTENSION_REASON, "cpu", "they were not built")
+    monkeypatch.setitem(extensions.EXTENSION_REASON, "cpu", "they were not built")
     monkeypatch.setattr(torch.version, "cuda", None)
     told = version.describe_versions().splitlines()
     assert told[2:] == [

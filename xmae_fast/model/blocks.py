@@ -25,9 +25,13 @@ _FEED_FORWARD = standard.LINEAR, standard.GELU, standard.LINEAR, standard.DROPOU
 _MLP = standard.sequential(*_FEED_FORWARD)
 
 
-def attention_params(norm_q: nn.LayerNorm, norm_kv: nn.LayerNorm, attn: nn.MultiheadAttention) -> AttentionParams:
+def attention_params(
+    norm_q: nn.LayerNorm, norm_kv: nn.LayerNorm | None, attn: nn.MultiheadAttention
+) -> AttentionParams:
+    """The weights of an attention sublayer; norm_kv is None for self-attention."""
+    kv_weight, kv_bias = (None, None) if norm_kv is None else (norm_kv.weight, norm_kv.bias)
     return AttentionParams(
-        norm_q.weight, norm_q.bias, norm_kv.weight, norm_kv.bias,
+        norm_q.weight, norm_q.bias, kv_weight, kv_bias,
         attn.in_proj_weight, attn.in_proj_bias, attn.out_proj.weight, attn.out_proj.bias,
     )  # fmt: skip
 
@@ -78,7 +82,7 @@ class _SelfAttentionBlock(Accelerated):
     def attention_kernel(self, x: Tensor, *, inference: bool = False) -> Tensor:
         norm, attn = self._modules[self.NORMS[0]], self._modules["attn"]
         p = 0.0 if inference else attention_dropout(attn)
-        params = attention_params(norm, norm, attn)
+        params = attention_params(norm, None, attn)
         return ops.lag_attention(x, None, params, num_heads=attn.num_heads, dropout_p=p, impl=self.impl)
 
     def feed_forward_kernel(self, x: Tensor, *, inference: bool = False) -> Tensor:

@@ -1,20 +1,19 @@
-"""Checks that read as algebra and fail in the user's words: argument, what was expected, what came."""
+"""Checks that read as algebra and fail in the user's words: the argument, what was expected, what was given."""
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from xmae_fast import backend
-
 
 def dims(name: str, x: Tensor, letters: str, **known: int) -> tuple[int, ...]:
-    """Sizes of `x`, which must have the shape `letters`, e.g. dims("tokens", x, "B N D", D=256).
+    """The sizes of `x`, after a check of its shape, e.g. dims("tokens", x, "B N D", D=256).
 
-    A number among the letters, or a letter given in `known`, fixes that size.
+    Args:
+        name: of the argument, for errors.
+        x: the tensor.
+        letters: one for each dimension; a number fixes the size of its dimension.
+        known: sizes that letters must have.
 
     Raises:
         TypeError: `x` is no tensor.
@@ -56,31 +55,11 @@ def is_autocast_on(device_type: str) -> bool:
 
 
 def kernel_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype that a kernel must serve to take all of them: float32 if all are, else the first other floating one."""
-    return next((x.dtype for x in tensors if x.is_floating_point() and x.dtype != torch.float32), torch.float32)
+    """The dtype that a kernel must serve to take all of them: float32 if all are that, else the first other one.
 
-
-def wants_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd will ask for a gradient of one of them."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-
-
-def once_differentiable(backward: Callable) -> Callable:
-    """For the backward of an autograd.Function whose gradients have no gradients of their own.
-
-    torch's decorator of this name alone lets a second derivative of some inputs vanish without a word.
+    Tensors that are not floating-point do not count.
     """
-    once = torch.autograd.function.once_differentiable(backward)
-
-    @functools.wraps(backward)
-    def checked(ctx, *gradients):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise backend.BackendError(
-                "create_graph=True: the gradients of the kernels cannot be differentiated again; impl='reference' can"
-            )
-        return once(ctx, *gradients)
-
-    return checked
+    return next((x.dtype for x in tensors if x.is_floating_point() and x.dtype != torch.float32), torch.float32)
 
 
 def check_probability(name: str, p: float) -> None:

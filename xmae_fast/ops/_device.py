@@ -12,9 +12,9 @@ INV_SQRT_2PI = tl.constexpr(0.3989422804014327)
 
 @triton.jit
 def philox_words(seed_ptr, block, row):
-    """Philox4x32-10 with key seed[0] and counter (block, row, seed[1]); seed_ptr: int64 [2]. -> four uint32 words.
+    """Four uint32 words of Philox4x32-10 with key seed[0] and counter (block, row, seed[1]); seed_ptr is int64 [2].
 
-    `block` and `row` broadcast; one of them may be a number. The same stream as csrc/cpu/philox.h and
+    `block` and `row` broadcast; one of them may be a number. The stream is that of the C++ kernels and of
     ops/random_masking/reference.py.
     """
     seed = tl.load(seed_ptr)

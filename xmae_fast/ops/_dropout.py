@@ -1,7 +1,8 @@
-"""Counter-based dropout of the C++ kernels: a mask depends on (seed, offset) and an element's place alone.
+"""Counter-based dropout of all kernels: a mask depends on (seed, offset) and on the place of an element alone.
 
-Philox4x32-10 with key `seed`; the counter is (block, row, offset): 64 columns of a row are made of 16 draws,
-column 64 g + 16 w + lane taking word w of the draw for block 16 g + lane. Kept where word >= p 2^32.
+The random words are those of Philox4x32-10 with key `seed` and counter (block, row, offset). 16 draws serve 64 columns
+of a row: column 64 g + 16 w + lane takes word w of the draw for block 16 g + lane. An element is kept where its word is
+at least p 2^32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
-# 0 or 1 / (1 - p), [rows, columns]. feed_forward: rows B N, columns D; lag_attention: rows B H, columns Nq Nk.
+# 0 or 1 / (1 - p) of every element, [rows, columns]: [B N, D] for feed_forward, [B H, Nq Nk] for lag_attention.
 _library.define("dropout_mask(Tensor seed, SymInt rows, SymInt columns, float p) -> Tensor")
 
 
@@ -26,9 +27,9 @@ _pool: tuple[Tensor, list[int]] | None = None  # seeds [sites, 2] of one step, a
 
 
 def draw_seed(p: float, device: torch.device | str = "cpu") -> Tensor | None:
-    """(seed, offset), int64 [2] on `device`, from its default generator; for p = 0 nothing is drawn.
+    """(seed, offset), int64 [2] on `device`, drawn from its default generator; None, with nothing drawn, for p = 0.
 
-    Within `seeds_from` the next row of its table instead, which costs no launch.
+    Within `seeds_from` it is the next row of the table, which costs no launch.
     """
     if p <= 0:
         return None
@@ -38,7 +39,7 @@ def draw_seed(p: float, device: torch.device | str = "cpu") -> Tensor | None:
 
 
 def next_seed() -> Tensor:
-    """The next row of the table of `seeds_from`, within it."""
+    """The next row of the table of `seeds_from`; to be called within it."""
     table, taken = _pool
     if taken[0] == len(table):
         raise RuntimeError(f"seeds_from: a step asked for more than the {len(table)} seeds that it was given")
@@ -60,7 +61,3 @@ def seeds_from(table: Tensor) -> Iterator[list[int]]:
     finally:
         _pool = before
 
-
-def bits(flags: tuple[bool, ...]) -> int:
-    """Flag i as bit i: how the backward kernels are told which gradients are asked for."""
-    return sum(1 << i for i, flag in enumerate(flags) if flag)

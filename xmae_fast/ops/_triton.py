@@ -57,8 +57,13 @@ def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.
     return getattr(torch.ops.xmae_fast, full).default
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products on `x`: autocast's where it is on, else that of `x`."""
+def compute_dtype(x: Tensor, impl: str = "") -> torch.dtype:
+    """The dtype of matrix products on `x`: autocast's where it is on, else that of `x`.
+
+    impl: the implementation that computes; "cpu" computes in the dtype of `x`, whatever autocast asks.
+    """
+    if impl == "cpu":
+        return x.dtype
     device = x.device.type
     return torch.get_autocast_dtype(device) if is_autocast_on(device) else x.dtype
 
@@ -77,12 +82,12 @@ def recording(
     global _recorded, _recorded_capability, _watch
     before = _recorded, _recorded_capability, _watch
     _recorded, _recorded_capability, _watch = [], capability, watch
-    backend._recording_launches = True
+    backend.record_launches(True)
     try:
         yield _recorded
     finally:
         _recorded, _recorded_capability, _watch = before
-        backend._recording_launches = _recorded is not None
+        backend.record_launches(_recorded is not None)
 
 
 def recorded_launches() -> list[Any] | None:

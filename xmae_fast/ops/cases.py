@@ -1,4 +1,4 @@
-"""How an operator's inputs, sizes and cost are described, once, for tests and for benchmarks.
+"""The form in which an operator's inputs, sizes and cost are described once, for tests and for benchmarks.
 
 Each `ops/<op>/cases.py` defines `CASES: OpCases`; `all_cases()` collects them.
 """
@@ -47,8 +47,8 @@ class Maker:
 
 
 def flat_rows(x: Tensor) -> Tensor:
-    """Rows that hardly vary, from x [B, N, D]: the first number of each row in all columns, in every other row changed
-    by about 1e-4 of it."""
+    """Rows that hardly vary, from x [B, N, D]: all columns have the first number of the row, and in every other row
+    they are changed by about 1e-4 of it."""
     first, varies = x[..., :1], (torch.arange(x.shape[1], device=x.device) % 2).to(x.dtype)[:, None]
     return first * (1 + 1e-4 * varies * x)
 
@@ -72,7 +72,8 @@ class OpCases:
         oracle: keyword arguments -> the same results from reference.py, without checks or dispatch.
         tests: small and hostile cases.
         benches: the sizes worth measuring.
-        flops, bytes_moved: sizes -> floating-point operations, and the fewest bytes (float32) that must move.
+        flops: sizes -> number of floating-point operations.
+        bytes_moved: sizes -> the fewest bytes that must move, in float32.
         no_grad: names of arguments (or fields of nested tuples) whose gradient is not asked for.
         exact: results must be equal bit for bit (copies and integers).
         differentiable: whether a backward exists.

@@ -15,7 +15,7 @@ from xmae_fast.ops.cases import Maker
 from xmae_fast.ops.conv_stem.cases import make_inputs, stem_macs
 
 L, S, B = 1000, 32, 512
-FULL = 1024  # samples with which all lanes of every access take part
+FULL = 1024  # samples for which all lanes of every access take part
 CLOCK, MULTIPROCESSORS = 1.75e9, 132
 HMMA_CLOCKS = 1.6  # of one mma.m16n8k16 on a multiprocessor: mma.sync at 62 % of the dense rate of wgmma
 TANH_PER_CLOCK = 16
@@ -44,7 +44,7 @@ NAMES = {-1: "x", **{layer: name for name, layers, *_ in GROUPS for layer in lay
 
 
 def pieces(host: HostStem) -> dict[int, tuple[int, int]]:
-    """Of each layer: bytes of its pieces in the stream, and tiles of weights among them."""
+    """For each layer: the bytes of its pieces in the stream, and the tiles of weights among them."""
     found: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for layer, _tap, _part, piece, _offset, size in host.records(S):
         total, tiles = found[layer]

@@ -17,7 +17,7 @@ import torch
 from tests.ops.cuda.predict import CLOCK, HMMA_CLOCKS, MULTIPROCESSORS, TANH_PER_CLOCK
 from tests.ops.cuda.test_train_host import inputs_of, step
 from tests.ops.cuda.train_host import HostTrain
-from xmae_fast.ops.conv_stem.cuda import schema_train as schema_cuda_train
+from xmae_fast.ops.conv_stem import operators
 from xmae_fast.ops.conv_stem.triton.layout import lengths
 
 SIZES = ((512, 1000), (512, 200))  # B and L of PPG and of the visible ECG
@@ -66,7 +66,7 @@ def products(k: int, c_in: int, c_out: int, level: int) -> float:
 
 
 class Work(NamedTuple):
-    """Of a launch: bytes of HBM traffic, products of m16n8k16, SiLUs or derivatives, shared-memory wavefronts."""
+    """The work of a launch: bytes of HBM traffic, products of m16n8k16, SiLUs or derivatives, wavefronts of memory."""
 
     bytes: float
     products: float
@@ -74,7 +74,7 @@ class Work(NamedTuple):
     wavefronts: float
 
     def seconds(self) -> float:
-        """Whatever bounds it, as if everything else went on beside it."""
+        """The time of what bounds the launch, as if everything else went on beside it."""
         clocks = max(self.products * HMMA_CLOCKS, self.wavefronts, self.silu / TANH_PER_CLOCK) / MULTIPROCESSORS
         return LAUNCH + max(self.bytes / HBM, clocks / CLOCK)
 
@@ -109,7 +109,7 @@ def counted() -> tuple[dict[int, float], dict[int, float], list]:
         step(stems)
         backward = host.banks()
         xs, params = [stem["x"] for stem in stems], [stem["params"] for stem in stems]
-        schema_cuda_train.train(xs, params, True, torch.bfloat16)
+        operators.train(xs, params, True, torch.bfloat16, "cuda")
         forward = host.banks()
     names = [re.sub(r".*cuda::(\w+Shape)<(.*?)>.*", r"\1<\2>", one.kernel) for one in host.launched]
     assert "ForwardShape<128, 128, 7" in names[11]

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from xmae_fast.ops.cases import Maker
 from xmae_fast.ops.conv_stem.cases import make_stem
-from xmae_fast.ops.conv_stem.cuda.schema import TRAINED_CHANNELS, WIDTHS
-from xmae_fast.ops.conv_stem.cuda.schema_train import PACKED_NUMBERS
+from xmae_fast.ops.conv_stem.cuda.limits import TRAINED_CHANNELS, WIDTHS
+from xmae_fast.ops.conv_stem.cuda.schema import PACKED_NUMBERS
+from xmae_fast.ops.conv_stem.params import TRAINED, flatten
 from xmae_fast.ops.conv_stem.reference import EPS
-from xmae_fast.ops.conv_stem.schema import TRAINED, flatten
 
 WEIGHT_SHAPES = [weight.shape for weight in flatten(make_stem(Maker(0), TRAINED_CHANNELS, WIDTHS))]
 UNIT_CHANNELS = ([32] * 4, [64] * 5, [128] * 5, [64], [32, 32])  # of units 0 to 16, by level 1, 2, 3, 2, 1
 
 
 class StemDouble:
-    """By the CPU kernels, which compute in float32; a backward computes the forward again.
+    """The operators by means of the CPU kernels, which compute in float32; a backward computes the forward again.
 
     Attributes:
         calls: names of the operators called, in order.
@@ -94,7 +94,7 @@ def _xs(x: Tensor, sizes: list[int]) -> list[Tensor]:
 
 
 def _weights(flat: Tensor) -> list[list[Tensor]]:
-    """Of each stem; with zeros for running statistics that are not there."""
+    """The weights of each stem, with zeros for running statistics that are not there."""
     numbers = sum(shape.numel() for shape in WEIGHT_SHAPES)
     missing = numbers - flat.shape[1]
     assert missing in (0, 2 * sum(shape.numel() for shape in WEIGHT_SHAPES[-30:]))

@@ -17,7 +17,7 @@ from filelock import FileLock  # torch needs it
 from torch import Tensor
 
 from xmae_fast.ops.conv_stem import StemParams
-from xmae_fast.ops.conv_stem.schema import flatten
+from xmae_fast.ops.conv_stem.params import flatten
 
 ROOT = Path(__file__).parents[3]
 VARIANTS = (256, 512, 1024)  # the most samples that each instantiation of the kernel takes
@@ -98,7 +98,7 @@ class HostStem:
         weights = [weight.detach().float().contiguous() for weight in flatten(params)]
         pointers = (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights))
         S = params.head.weight.shape[0]
-        margin = 64  # numbers before and behind that must stay as they are
+        margin = 64  # numbers before and after the features that must stay as they are
         memory = torch.full((B * L * S + 2 * margin,), 7.0, dtype=dtype)
         message = self.library.stem_host(
             pointers, ctypes.c_void_p(x.data_ptr()), int(x.dtype == torch.float32),
@@ -109,7 +109,7 @@ class HostStem:
         )  # fmt: skip
         assert message == b"", message.decode()
         assert (memory[:margin] == 7).all(), "written before the features"
-        assert (memory[margin + B * L * S :] == 7).all(), "written behind the features"
+        assert (memory[margin + B * L * S :] == 7).all(), "written after the features"
         return memory[margin : margin + B * L * S].view(B, L, S)
 
     def barriers(self) -> int:

@@ -13,12 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.gpu import small_cases as gpu_small_cases
 from tests.ops.test_ops import EXISTING
 from xmae_fast import available, backend, explain, ops
+from xmae_fast.backend import extensions, registry
 from xmae_fast.ops.cases import Maker
-from xmae_fast.ops.conv_stem import _cuda_limit
 from xmae_fast.ops.conv_stem.cases import CASES, make_inputs
-from xmae_fast.ops.conv_stem.cuda import schema as schema_cuda
-from xmae_fast.ops.conv_stem.cuda.schema import Gpu
-from xmae_fast.ops.conv_stem.schema import flatten
+from xmae_fast.ops.conv_stem.cuda import limits
+from xmae_fast.ops.conv_stem.cuda.limits import Gpu
+from xmae_fast.ops.conv_stem.params import flatten
 
 pytest.importorskip("rich", reason="the benchmarks need rich (pip install xmae-fast[bench])")
 
@@ -43,7 +43,7 @@ def test_a_torch_without_cuda_says_so():
 
 def test_auto_passes_it_over_and_says_why(monkeypatch):
     for impl in ("triton", "cuda"):
-        monkeypatch.setitem(backend._USABLE, ("conv_stem", impl), True)
+        monkeypatch.setitem(registry.USABLE, ("conv_stem", impl), True)
     device = torch.device("cuda")
     assert backend.resolve("conv_stem", "auto", device, torch.bfloat16) == "triton"
     assert backend.resolve("conv_stem", "cuda", device, torch.bfloat16) == "cuda"
@@ -52,7 +52,7 @@ def test_auto_passes_it_over_and_says_why(monkeypatch):
 
 
 def test_explain_names_what_auto_passes_over(monkeypatch):
-    monkeypatch.setitem(backend._USABLE, ("conv_stem", "cuda"), True)
+    monkeypatch.setitem(registry.USABLE, ("conv_stem", "cuda"), True)
     text = explain("conv_stem", device="cuda")
     assert "cuda only if asked for: " + backend.NOT_AUTOMATIC["conv_stem", "cuda"] in text
 
@@ -84,10 +84,10 @@ def test_explain_names_what_auto_passes_over(monkeypatch):
     ],
 )
 def test_limits(changes, said):
-    """Of two stems with the same x."""
+    """The limits of a call with two stems that have the same x."""
     call = {"B": 3, "L": 200, "compute": torch.bfloat16, "training": False, "gradients": False, "gpu": None} | changes
     x = torch.zeros(1).expand(call.pop("B"), 1, call.pop("L"))
-    why = schema_cuda.limit(inputs_of()["params"], (x, x), **call)
+    why = limits.limit(inputs_of()["params"], (x, x), **call)
     assert said in why
     assert bool(why) == bool(said)
 
@@ -104,7 +104,7 @@ def test_limits(changes, said):
 )
 def test_limits_of_the_weights(inputs, training, said):
     params = inputs_of(**inputs)["params"]
-    why = schema_cuda.limit(params, (torch.zeros(2, 1, 40),), torch.bfloat16, training=training, gradients=False)
+    why = limits.limit(params, (torch.zeros(2, 1, 40),), torch.bfloat16, training=training, gradients=False)
     assert said in why
     assert bool(why) == bool(said)
 
@@ -118,23 +118,22 @@ def test_limits_of_the_weights(inputs, training, said):
         (AMPERE, torch.bfloat16, True, True, "give no gradient of x"),
         (AMPERE, torch.bfloat16, False, True, "give no gradient of x"),
         (AMPERE, torch.float32, True, False, "compute in bfloat16 or float16"),
-        (ADA, torch.bfloat16, True, False, f"training needs {schema_cuda.TRAIN_SHARED_BYTES:,} bytes of shared memory"),
+        (ADA, torch.bfloat16, True, False, f"training needs {limits.TRAIN_SHARED_BYTES:,} bytes of shared memory"),
     ],
 )
 def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said):
-    """As the operator asks, of a GPU that is said to be there; where "auto" may take them it takes Triton's then."""
+    """The limits are asked as the operator asks them, of a GPU that is said to be there. Where "auto" may choose these
+    kernels, it then chooses Triton's."""
     for impl in ("triton", "cuda"):
-        monkeypatch.setitem(backend._USABLE, ("conv_stem", impl), True)
-    monkeypatch.setattr(schema_cuda, "gpu_of", lambda device: gpu)
+        monkeypatch.setitem(registry.USABLE, ("conv_stem", impl), True)
+    monkeypatch.setattr(limits, "gpu_of", lambda device: gpu)
     inputs = make_inputs({"B": 1, "L": 600, "S": 32, "training": training}, Maker(0, dtype))
     inputs["x"].requires_grad_(gradients)
 
-
     def chosen(impl: str) -> str:
         return backend.resolve(
-            "conv_stem", impl, torch.device("cuda"), dtype,
-            cuda_limit=lambda: _cuda_limit(inputs["x"], inputs["params"], training),
-        )  # fmt: skip
+            "conv_stem", impl, torch.device("cuda"), dtype, (inputs["x"], inputs["params"], training)
+        )
 
     with pytest.raises(backend.BackendError, match=re.escape(said)) as refused:
         chosen("cuda")
@@ -142,13 +141,13 @@ def test_refusals_name_triton(monkeypatch, gpu, dtype, training, gradients, said
     assert str(refused.value).endswith("; impl='triton' takes it")
     monkeypatch.delitem(backend.NOT_AUTOMATIC, ("conv_stem", "cuda"))
     assert chosen("auto") == chosen("auto, conv_stem=auto") == "triton"
-    monkeypatch.setattr(schema_cuda, "limit", lambda *args, **kwargs: "")
+    monkeypatch.setattr(limits, "limit", lambda *args, **kwargs: "")
     assert chosen("auto") == chosen("reference, conv_stem=cuda") == "cuda"
     assert chosen("cuda, conv_stem=reference") == "reference"
 
 
 def test_a_library_without_the_training_kernels_is_too_old(monkeypatch):
-    monkeypatch.setitem(backend._EXTENSION_REASON, "cuda", "")
+    monkeypatch.setitem(extensions.EXTENSION_REASON, "cuda", "")
     ask = "_dispatch_has_kernel_for_dispatch_key"
     monkeypatch.setattr(torch._C, ask, lambda name, key: name.endswith("eval_cuda"))
     usable, reason = available()["conv_stem"]["cuda"]
@@ -157,7 +156,7 @@ def test_a_library_without_the_training_kernels_is_too_old(monkeypatch):
 
 
 def test_dtypes_that_no_gpu_kernel_has_name_the_reference(monkeypatch):
-    monkeypatch.setitem(backend._USABLE, ("conv_stem", "cuda"), True)
+    monkeypatch.setitem(registry.USABLE, ("conv_stem", "cuda"), True)
     with pytest.raises(backend.BackendError, match="got torch.float64; impl='reference' takes it"):
         backend.resolve("conv_stem", "cuda", torch.device("cuda"), torch.float64)
 
@@ -169,7 +168,7 @@ def test_generic_tests_leave_it_out():
 
 def test_benchmarks_give_it_groups_of_its_own(monkeypatch):
     for impl in ("triton", "cuda"):
-        monkeypatch.setitem(backend._USABLE, ("conv_stem", impl), True)
+        monkeypatch.setitem(registry.USABLE, ("conv_stem", impl), True)
     device = torch.device("cuda")
     assert suite.usable_impls("conv_stem", device) == ["reference", "triton"]
     groups = list(suite._bfloat16_groups(CASES, SimpleNamespace(device=device, quick=False)))
@@ -182,7 +181,7 @@ def test_benchmarks_give_it_groups_of_its_own(monkeypatch):
 
 
 def test_a_group_in_bfloat16_is_checked_and_runs(monkeypatch):
-    """With plain PyTorch in the kernel's place."""
+    """Plain PyTorch stands in for the kernel."""
     monkeypatch.setattr(backend, "NOT_AUTOMATIC", {("conv_stem", "reference"): "pretended"})
     cases = replace(CASES, benches=CASES.tests[:1])
     (group,) = suite._bfloat16_groups(cases, SimpleNamespace(device=torch.device("cpu"), quick=False))

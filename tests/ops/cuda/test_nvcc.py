@@ -112,7 +112,7 @@ def test_no_spills_no_stack_and_registers_for_the_stated_occupancy(built, arch):
     for kernel in found:
         assert kernel.stack == kernel.spilled == 0, kernel
         # Four warps share a multiprocessor's 65,536 registers with another CTA of four; eight have them alone, but two
-        # CTAs of eight where a launch of training says so (the 2 behind the name of its class).
+        # CTAs of eight where a launch of training says so (the 2 after the name of its class).
         together = re.search(r"Launch.*?Li([12])E", kernel.name)
         assert kernel.registers <= (128 if together and together[1] == "2" else 255), kernel
 

@@ -10,7 +10,8 @@ import torch
 from xmae_fast import ops
 from xmae_fast.ops.cases import Case, Maker
 from xmae_fast.ops.conv_stem.cases import CASES, make_inputs
-from xmae_fast.ops.conv_stem.cuda import schema as schema_cuda
+from xmae_fast.ops.conv_stem.cuda import schema as cuda_schema
+from xmae_fast.ops.conv_stem.params import flatten
 from xmae_fast.testing import check_op, hostile_layout
 
 pytestmark = pytest.mark.gpu
@@ -45,8 +46,8 @@ def test_visible_patches():
     inputs = make_inputs({"B": 9, "L": 1000, "S": 32, "training": False}, Maker(0, device="cuda"))
     ids_keep, _ = Maker(1, device="cuda").ids(9, 25, 5)
     visible = ops.gather_patches(inputs["x"], ids_keep, 40)
-    want = schema_cuda.evaluate(visible, inputs["params"], torch.bfloat16)
-    assert torch.equal(schema_cuda.evaluate(inputs["x"], inputs["params"], torch.bfloat16, ids_keep, 40), want)
+    want = cuda_schema.evaluate(visible, flatten(inputs["params"]), torch.bfloat16)
+    assert torch.equal(cuda_schema.evaluate(inputs["x"], flatten(inputs["params"]), torch.bfloat16, ids_keep, 40), want)
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def test_repeats_bit_for_bit_and_in_a_graph():
     inputs = make_inputs({"B": 512, "L": 1000, "S": 32, "training": False}, Maker(0, device="cuda"))
 
     def run():
-        return schema_cuda.evaluate(inputs["x"], inputs["params"], torch.bfloat16)
+        return cuda_schema.evaluate(inputs["x"], flatten(inputs["params"]), torch.bfloat16)
 
     want = run()
     for _ in range(20):

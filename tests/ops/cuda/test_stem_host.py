@@ -12,7 +12,7 @@ from xmae_fast.ops import gather_patches
 from xmae_fast.ops.cases import Case, Maker
 from xmae_fast.ops.conv_stem import reference
 from xmae_fast.ops.conv_stem.cases import CASES, make_inputs
-from xmae_fast.ops.conv_stem.cuda import schema as schema_cuda
+from xmae_fast.ops.conv_stem.cuda import limits
 from xmae_fast.testing import check_op, hostile_layout, relative_error
 
 EVALUATION = replace(CASES, differentiable=False)
@@ -128,7 +128,7 @@ def test_silu_by_approximate_tanh():
 
 
 def test_shared_memory_is_as_the_python_side_says(host):
-    for most, need in schema_cuda.SHARED_BYTES.items():
+    for most, need in limits.SHARED_BYTES.items():
         assert host.shared_bytes(most, keep1_in_global=True) == need
     assert host.shared_bytes(1024, keep1_in_global=False) <= 227 * 1024  # sm_90
     assert host.shared_bytes(1024, keep1_in_global=True) <= 163 * 1024  # sm_80

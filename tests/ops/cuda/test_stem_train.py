@@ -1,4 +1,4 @@
-"""The Python side of training the stem by CUDA C++ kernels: operators, autograd, routing; kernels are a double's."""
+"""The Python side of training the stem by CUDA C++ kernels: operators, autograd, choice; a double computes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from xmae_fast import backend
 from xmae_fast.ops import conv_stem as conv_stem_of
 from xmae_fast.ops import conv_stems
 from xmae_fast.ops.cases import Case, Maker
-from xmae_fast.ops.conv_stem import _cuda_limit
+from xmae_fast.ops.conv_stem import _cuda_limit, operators
 from xmae_fast.ops.conv_stem.cases import CASES, make_inputs
-from xmae_fast.ops.conv_stem.cuda import schema_train as schema_cuda_train
-from xmae_fast.ops.conv_stem.schema import TRAINED, flatten
+from xmae_fast.ops.conv_stem.cuda import schema as cuda_schema
+from xmae_fast.ops.conv_stem.params import TRAINED, flatten
 from xmae_fast.testing import check_op, hostile_layout
 
 TRAINING = replace(CASES, no_grad=(*CASES.no_grad, "x"))
@@ -34,7 +34,7 @@ def inputs_of(B: int, L: int, training: bool = True, seed: int = 0, dtype: torch
 
 
 def train(inputs, compute: torch.dtype = torch.float32):
-    return schema_cuda_train.train((inputs["x"],), (inputs["params"],), inputs["training"], compute)[0]
+    return operators.train((inputs["x"],), (inputs["params"],), inputs["training"], compute, "cuda")[0]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -56,7 +56,7 @@ def test_two_stems_are_each_alone(double, training):
     def results(together: bool) -> list[torch.Tensor]:
         xs, params = [stem["x"] for stem in stems], [stem["params"] for stem in stems]
         if together:
-            features = schema_cuda_train.train(xs, params, training, torch.bfloat16)
+            features = operators.train(xs, params, training, torch.bfloat16, "cuda")
         else:
             features = [train(stem, torch.bfloat16) for stem in stems]
         assert [x.shape for x in features] == [(3, 32, 37), (2, 32, 20)]
@@ -71,7 +71,7 @@ def test_running_statistics_of_two_stems(double):
     stems = [inputs_of(3, 37, seed=1), inputs_of(2, 20, seed=2)]
     again = [inputs_of(3, 37, seed=1), inputs_of(2, 20, seed=2)]
     params = [stem["params"] for stem in stems]
-    schema_cuda_train.train([stem["x"] for stem in stems], params, True, torch.float32)
+    operators.train([stem["x"] for stem in stems], params, True, torch.float32, "cuda")
     for stem in again:
         CASES.call(stem, "reference")
     for got, want in zip(params, [stem["params"] for stem in again], strict=True):
@@ -119,7 +119,7 @@ def test_without_gradients_nothing_is_kept(double):
     [(True, True, ["train", "backward"]), (False, True, ["train", "backward"]), (True, False, ["train"])],
 )
 def test_routing_of_two_stems(double, monkeypatch, training, gradients, calls):
-    """Both in one set of launches, by autocast, with a GPU that is said to be there."""
+    """Both stems go into one set of launches, under autocast, with a GPU that is said to be there."""
     monkeypatch.setattr(backend, "resolve", lambda *args, **kwargs: "cuda")
     stems = [inputs_of(3, 37, training, 1), inputs_of(2, 20, training, 2)]
     weight = stems[0]["params"].head.weight
@@ -161,27 +161,27 @@ def test_operators(double, batch_statistics):
     used = TRAINED if batch_statistics else None
     flat = torch.stack([torch.cat([w.flatten() for w in flatten(stem["params"])[:used]]) for stem in stems])
     arguments = (x, flat, [3, 37, 2, 18], batch_statistics, torch.bfloat16)
-    torch.library.opcheck(schema_cuda_train.TRAIN, arguments, test_utils=which)
-    _, norms, kept, moments = schema_cuda_train.TRAIN(*arguments)
+    torch.library.opcheck(cuda_schema.TRAIN, arguments, test_utils=which)
+    _, norms, kept, moments = cuda_schema.TRAIN(*arguments)
     grads = [torch.ones(3, 37, 32, dtype=torch.bfloat16), torch.ones(2, 18, 32, dtype=torch.bfloat16)]
     arguments = (grads, x, flat, norms, kept, moments, [3, 37, 2, 18], batch_statistics)
-    torch.library.opcheck(schema_cuda_train.BACKWARD, arguments, test_utils=which)
+    torch.library.opcheck(cuda_schema.BACKWARD, arguments, test_utils=which)
 
 
 def test_fakes():
-    """Of the published sizes; numbers of `kept` are counted by hand."""
+    """The fakes at the published sizes; the numbers of `kept` were counted by hand."""
     numbers = sum(shape.numel() for shape in WEIGHT_SHAPES[:TRAINED])
     with FakeTensorMode():
         sizes = [512, 1000, 512, 200]
         rows = 512 * 1200
         x, flat = torch.empty(rows), torch.empty(2, numbers)
-        features, norms, kept, moments = schema_cuda_train.TRAIN(x, flat, sizes, True, torch.float16)
+        features, norms, kept, moments = cuda_schema.TRAIN(x, flat, sizes, True, torch.float16)
         assert (features.shape, features.dtype) == ((rows, 32), torch.float16)
         channels = 4 * 32 + 5 * 64 + 5 * 128 + 64 + 32 + 32 + 32
         assert (norms.shape, norms.dtype) == ((2, 5, channels + 1), torch.float32)
-        packed = 2 * schema_cuda_train.PACKED_NUMBERS
+        packed = 2 * cuda_schema.PACKED_NUMBERS
         assert (kept.shape, kept.dtype) == ((rows * (3 + 5 + 5 + 1 + 2 + 1 + 1) * 32 + packed,), torch.float16)
         assert (moments.shape, moments.dtype) == ((2, 36), torch.float32)
         grads = [torch.empty(512, L, 32, dtype=torch.float16) for L in (1000, 200)]
-        gradients = schema_cuda_train.BACKWARD(grads, x, flat, norms, kept, moments, sizes, True)
+        gradients = cuda_schema.BACKWARD(grads, x, flat, norms, kept, moments, sizes, True)
         assert (gradients.shape, gradients.dtype) == ((2, numbers), torch.float32)

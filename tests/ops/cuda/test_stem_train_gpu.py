@@ -13,7 +13,7 @@ from torch import Tensor
 from xmae_fast import ops
 from xmae_fast.ops.cases import Case, Maker
 from xmae_fast.ops.conv_stem.cases import CASES, make_inputs
-from xmae_fast.ops.conv_stem.schema import TRAINED, flatten
+from xmae_fast.ops.conv_stem.params import TRAINED, flatten
 from xmae_fast.testing import check_op, hostile_layout, relative_error
 
 pytestmark = pytest.mark.gpu

@@ -13,10 +13,11 @@ import torch
 from tests.ops.cuda.stem_host import ROOT
 from tests.ops.cuda.train_host import HostTrain
 from xmae_fast.ops.cases import Case, Maker
+from xmae_fast.ops.conv_stem import operators
 from xmae_fast.ops.conv_stem.cases import CASES, make_inputs
-from xmae_fast.ops.conv_stem.cuda import schema as schema_cuda
-from xmae_fast.ops.conv_stem.cuda import schema_train as schema_cuda_train
-from xmae_fast.ops.conv_stem.schema import TRAINED, flatten
+from xmae_fast.ops.conv_stem.cuda import limits
+from xmae_fast.ops.conv_stem.cuda import schema as cuda_schema
+from xmae_fast.ops.conv_stem.params import TRAINED, flatten
 from xmae_fast.testing import check_op, hostile_layout
 
 TRAINING = replace(CASES, no_grad=(*CASES.no_grad, "x"))
@@ -33,7 +34,7 @@ def step(stems: list[dict], dtype: torch.dtype = torch.bfloat16) -> list[torch.T
     for weight in weights:
         weight.requires_grad_()
     params = [stem["params"] for stem in stems]
-    features = schema_cuda_train.train([stem["x"] for stem in stems], params, stems[0]["training"], dtype)
+    features = operators.train([stem["x"] for stem in stems], params, stems[0]["training"], dtype, "cuda")
     cotangents = [Maker(9).normal(*x.shape).to(dtype) for x in features]
     gradients = torch.autograd.grad(features, weights, cotangents)
     running = [x.clone() for stem in params for x in flatten(stem)[TRAINED:]]
@@ -49,7 +50,7 @@ def test_matches_the_oracle(host_train: HostTrain, B, L, training, dtype):
     case = Case(f"B{B}-L{L}", {"B": B, "L": L, "S": 32, "training": training})
 
     def run(inputs):
-        return schema_cuda_train.train((inputs["x"],), (inputs["params"],), inputs["training"], dtype)[0]
+        return operators.train((inputs["x"],), (inputs["params"],), inputs["training"], dtype, "cuda")[0]
 
     with host_train.registered():
         check_op(TRAINING, case, run, dtype=dtype, prepare=hostile_layout)
@@ -63,7 +64,7 @@ def test_signals_that_hardly_vary(host_train: HostTrain, signal, dtype):
     case = Case(signal, {"B": 3, "L": 60, "S": 32, "training": True, "signal": signal})
 
     def run(inputs):
-        return schema_cuda_train.train((inputs["x"],), (inputs["params"],), True, dtype)[0]
+        return operators.train((inputs["x"],), (inputs["params"],), True, dtype, "cuda")[0]
 
     with host_train.registered():
         check_op(TRAINING, case, run, dtype=dtype)
@@ -75,7 +76,7 @@ def test_several_tiles_for_a_cta(host_train, training):
     case = Case("tiles", {"B": 9, "L": 301, "S": 32, "training": training})
 
     def run(inputs):
-        return schema_cuda_train.train((inputs["x"],), (inputs["params"],), training, torch.bfloat16)[0]
+        return operators.train((inputs["x"],), (inputs["params"],), training, torch.bfloat16, "cuda")[0]
 
     with host_train.registered(multiprocessors=1):
         check_op(TRAINING, case, run, dtype=torch.bfloat16)
@@ -86,7 +87,7 @@ def test_several_tiles_for_a_cta(host_train, training):
 @pytest.mark.parametrize("sizes", [((2, 37), (3, 20)), ((1, 12), (30, 9)), ((5, 40), (1, 8))])
 @pytest.mark.parametrize("training", [True, False])
 def test_two_stems_in_one_set_of_launches(host_train, sizes, training):
-    """Each as alone but for the order of sums, which depends on how CTAs are dealt to stems."""
+    """Each stem gives what it gives alone, but for the order of sums, which depends on how CTAs are dealt to stems."""
 
     def stems():
         return [inputs_of(*size, training, seed) for seed, size in enumerate(sizes)]
@@ -118,7 +119,7 @@ def test_any_order_of_threads_copies_and_ctas_gives_the_same_bits(host_train, or
 
 @pytest.mark.parametrize("barrier", [0, 1, 2, 3, 4, 5])
 def test_a_missing_barrier_is_found(host_train, barrier):
-    """Of every CTA of every launch; in the first that has a use for it the run stops."""
+    """A barrier is left out in every CTA of every launch; the run stops in the first launch that needs it."""
     with (
         host_train.registered(without=barrier),
         pytest.raises(AssertionError, match=r"races, the first: thread|deadlock"),
@@ -131,7 +132,7 @@ def test_approximate_tanh_stays_within_the_budget(host_train, tanh):
     case = Case("tanh", {"B": 2, "L": 100, "S": 32, "training": True})
 
     def run(inputs):
-        return schema_cuda_train.train((inputs["x"],), (inputs["params"],), True, torch.bfloat16)[0]
+        return operators.train((inputs["x"],), (inputs["params"],), True, torch.bfloat16, "cuda")[0]
 
     with host_train.registered(tanh=tanh):
         check_op(TRAINING, case, run, dtype=torch.bfloat16)
@@ -143,9 +144,9 @@ def test_statistics_from_lag_products(host_train, offset):
     stem = inputs_of(5, 61)
     x, params = (stem["x"] + offset).bfloat16(), stem["params"]
     weights = torch.cat([weight.detach().flatten() for weight in flatten(params)[:TRAINED]])[None]
-    plan = schema_cuda_train.layout()
+    plan = cuda_schema.layout()
     with host_train.registered():
-        _, norms, _, _ = schema_cuda_train.TRAIN(x.flatten(), weights, [5, 61], True, torch.bfloat16)
+        _, norms, _, _ = cuda_schema.TRAIN(x.flatten(), weights, [5, 61], True, torch.bfloat16)
     skip = plan.layers[17].channel
     at = 0
     for conv in [*params.enc1[0].branches, params.skip]:
@@ -162,24 +163,24 @@ def test_statistics_from_lag_products(host_train, offset):
 
 
 def test_sizes_are_as_the_python_side_says(host_train):
-    assert host_train.library.packed_numbers() == schema_cuda_train.PACKED_NUMBERS
+    assert host_train.library.packed_numbers() == cuda_schema.PACKED_NUMBERS
     for sizes in ([3, 37], [2, 1000, 5, 201], [1, 1]):
-        assert schema_cuda_train.kept_numbers(sizes) == host_train.kept_numbers(sizes)
+        assert cuda_schema.kept_numbers(sizes) == host_train.kept_numbers(sizes)
 
 
 def test_shared_memory_leaves_room_for_the_stated_occupancy(host_train):
     with host_train.registered():
         step([inputs_of(2, 8), inputs_of(2, 8)])
         backward = host_train.launched
-        schema_cuda_train.train((inputs_of(2, 8)["x"],), (inputs_of(2, 8)["params"],), True, torch.bfloat16)
+        operators.train((inputs_of(2, 8)["x"],), (inputs_of(2, 8)["params"],), True, torch.bfloat16, "cuda")
     launched = [*host_train.launched, *backward]
     assert len(launched) == 43
     for one in launched:
         # A multiprocessor of an H200 has 228 KB for CTAs, each of which the system takes 1 KB more for.
         assert one.together * (one.shared_bytes + 1024) <= 228 * 1024, one
-    assert max(one.shared_bytes for one in launched) == schema_cuda.TRAIN_SHARED_BYTES
+    assert max(one.shared_bytes for one in launched) == limits.TRAIN_SHARED_BYTES
     shapes = {re.sub(r".*<|>.*", "", one.kernel) for one in launched if "Shape" in one.kernel}
     assert len(shapes) == 26
     page = (ROOT / "xmae_fast" / "ops" / "conv_stem" / "cuda" / "TRAINING.md").read_text()
-    assert f"{schema_cuda.TRAIN_SHARED_BYTES:,} bytes" in page
+    assert f"{limits.TRAIN_SHARED_BYTES:,} bytes" in page
     assert f"{len(host_train.launched)} forward, {len(backward)} backward" in page

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.ops.cuda.stem_host import KINDS, Banks, host_library
-from xmae_fast.ops.conv_stem.cuda import schema_train as schema_cuda_train
+from xmae_fast.ops.conv_stem.cuda import schema as cuda_schema
 
 
 class Launched(NamedTuple):
@@ -56,7 +56,7 @@ class HostTrain:
     def train(
         self, x: Tensor, flat: Tensor, sizes: list[int], batch_statistics: bool, compute: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        stems, plan = len(sizes) // 2, schema_cuda_train.layout()
+        stems, plan = len(sizes) // 2, cuda_schema.layout()
         features = Guarded((len(x), 32), compute)
         norms = Guarded((stems, 5, plan.channels + 1), torch.float32)
         kept = Guarded((self.kept_numbers(sizes),), compute)
@@ -69,7 +69,7 @@ class HostTrain:
         sizes: list[int], batch_statistics: bool,
     ) -> Tensor:  # fmt: skip
         assert all(grad.is_contiguous() and grad.dtype == kept.dtype for grad in grads)
-        plan, before = schema_cuda_train.layout(), [tensor.clone() for tensor in (kept, norms, moments)]
+        plan, before = cuda_schema.layout(), [tensor.clone() for tensor in (kept, norms, moments)]
         out = Guarded((len(sizes) // 2, plan.weights + 2 * plan.channels), torch.float32)
         self._run(x, flat, sizes, batch_statistics, kept.dtype, kept, norms, moments, None, grads, out.tensor)
         for tensor, old in zip((kept, norms, moments), before, strict=True):
@@ -116,6 +116,6 @@ class Guarded:
     def checked(self) -> Tensor:
         """The tensor, of which every number was written."""
         assert (self.memory[: self.MARGIN] == 7).all(), "written before a tensor"
-        assert (self.memory[-self.MARGIN :] == 7).all(), "written behind a tensor"
+        assert (self.memory[-self.MARGIN :] == 7).all(), "written after a tensor"
         assert not self.tensor.isnan().any()
         return self.tensor

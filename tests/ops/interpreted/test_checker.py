@@ -32,7 +32,7 @@ def reject(op: str, **sizes) -> None:
 
 
 def other_arguments(monkeypatch, module, change) -> None:
-    """From now on launches of `module` get the arguments that `change` makes of theirs."""
+    """From now on the arguments of launches of `module` are changed by `change`."""
     right = module.launch
 
     def wrong(kernel, grid, args, constants, configs, key=()):
@@ -57,7 +57,7 @@ def test_ids_off_by_one(monkeypatch):
 
 
 def test_positions_of_kept_patches_forgotten_in_the_backward(monkeypatch):
-    """The published quirk: without it pos gets the whole gradient of every row."""
+    """The published system subtracts positions; without that, pos would get the whole gradient of every row."""
     right = gather_backward.assemble_queries_backward
 
     def wrong(grad, ids_keep, want_sums):

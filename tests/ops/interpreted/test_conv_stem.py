@@ -8,9 +8,10 @@ import torch
 from tests.ops.interpreted.checks import check, each, poisoned_memory
 from xmae_fast.ops._launch import forced_config
 from xmae_fast.ops.cases import Maker, OpCases, cases
-from xmae_fast.ops.conv_stem import conv_stem, conv_stems, reference, schema
+from xmae_fast.ops.conv_stem import conv_stem, conv_stems, reference
 from xmae_fast.ops.conv_stem.cases import CASES
-from xmae_fast.ops.conv_stem.triton import schema as schema_triton
+from xmae_fast.ops.conv_stem.params import TRAINED, flatten
+from xmae_fast.ops.conv_stem.triton import schema as triton_schema
 from xmae_fast.testing import hostile_layout, relative_error
 from xmae_fast.testing.numerics import _map_tensors, _run
 
@@ -23,7 +24,7 @@ NARROWEST = {"S": 3, "widths": (5, 9, 20)}
 SMALL = [case for case in CASES.tests if case.sizes["widths"] != (32, 64, 128) and "signal" not in case.sizes]
 FLAT = [case for case in CASES.tests if case.sizes.get("signal") in ("constants", "zeros")]  # all seven: 80 seconds
 WIDE = [case for case in CASES.tests if case.sizes["L"] == 37]
-FEW = OpCases(**{**CASES.__dict__, "tests": (*SMALL, *WIDE, *FLAT)})  # of two wide ones, those of odd length
+FEW = OpCases(**{**CASES.__dict__, "tests": (*SMALL, *WIDE, *FLAT)})  # only the wide cases of odd length
 
 
 @each(FEW, TILED)
@@ -96,8 +97,8 @@ def test_two_stems_in_one_set_of_launches_are_each_alone(training):
 
     def results(together: bool) -> dict[str, list[torch.Tensor]]:
         first, second = (hostile_layout(CASES.make_inputs(size, Maker(8 + i))) for i, size in enumerate(sizes))
-        weights = [schema.flatten(stem["params"]) for stem in (first, second)]
-        leaves = [first["x"], second["x"], *weights[0][: schema.TRAINED], *weights[1][: schema.TRAINED]]
+        weights = [flatten(stem["params"]) for stem in (first, second)]
+        leaves = [first["x"], second["x"], *weights[0][: TRAINED], *weights[1][: TRAINED]]
         for leaf in leaves:
             leaf.requires_grad_()
         with poisoned_memory(), forced_config(0):
@@ -107,7 +108,7 @@ def test_two_stems_in_one_set_of_launches_are_each_alone(training):
             else:
                 features = [conv_stem(**stem, impl="triton") for stem in (first, second)]
             gradients = torch.autograd.grad([x.square().sum() + x[..., 0].sum() for x in features], leaves)
-        running = [x for some in weights for x in some[schema.TRAINED :]]
+        running = [x for some in weights for x in some[TRAINED :]]
         return {"features": [*features], "gradients": [*gradients], "running statistics": running}
 
     together, alone = results(True), results(False)
@@ -118,16 +119,16 @@ def test_two_stems_in_one_set_of_launches_are_each_alone(training):
 @pytest.mark.parametrize("batch_statistics", [False, True])
 def test_operators(batch_statistics):
     inputs = CASES.make_inputs({"B": 2, "L": 9, "S": 4, "widths": (4, 8, 8), "training": False}, Maker(7))
-    x, weights = inputs["x"], schema.flatten(inputs["params"])
+    x, weights = inputs["x"], flatten(inputs["params"])
     which = ("test_schema", "test_faketensor")
     sizes = [x.shape[0], x.shape[2]]
     arguments = (x.reshape(-1), weights, sizes, batch_statistics, torch.float32)
-    torch.library.opcheck(schema_triton.TRAIN, arguments, test_utils=which)
-    torch.library.opcheck(schema_triton.EVAL, (x, weights, torch.float32), test_utils=which)
-    _, norms, kept = schema_triton.TRAIN(*arguments)
+    torch.library.opcheck(triton_schema.TRAIN, arguments, test_utils=which)
+    torch.library.opcheck(triton_schema.EVAL, (x, weights, torch.float32), test_utils=which)
+    _, norms, kept = triton_schema.TRAIN(*arguments)
     grads = [torch.ones(2, 9, 4)]
     arguments = (grads, x.reshape(-1), norms, kept, sizes, batch_statistics, True, torch.float32)
-    torch.library.opcheck(schema_triton.BACKWARD, arguments, test_utils=which)
+    torch.library.opcheck(triton_schema.BACKWARD, arguments, test_utils=which)
 
 
 def test_one_value_in_training_is_refused():

@@ -123,7 +123,7 @@ def test_operators_keep_their_contract(p, compute):
     torch.library.opcheck(ops.feed_forward_train_triton, (x, weights, seed, p, compute), test_utils=utils)
     out, stats, packed = ops.feed_forward_train_triton(x, weights, seed, p, compute)
     for needs in (0b1111111, 0b0000001):
-        args = (out, x, weights, seed, p, stats, packed, needs, compute)
+        args = (out, x, weights, seed, p, compute, stats, packed, needs)
         torch.library.opcheck(ops.feed_forward_backward_triton, args, test_utils=utils)
 
 

@@ -12,7 +12,7 @@ from tests.ops.interpreted.checks import check, each, poisoned_memory
 from tests.ops.test_cpu_blocks_dropout import lag_attention_with_mask
 from xmae_fast import backend
 from xmae_fast.ops import lag_attention
-from xmae_fast.ops._dropout import bits
+from xmae_fast.ops._gradients import bits
 from xmae_fast.ops._launch import forced_config
 from xmae_fast.ops.cases import Maker, cases
 from xmae_fast.ops.lag_attention import reference
@@ -45,7 +45,7 @@ def test_other_configurations(case, config, dtype):
 
 
 def under_autocast(inputs):
-    """The oracle; in float32 as autocast runs it."""
+    """The oracle; in float32 it runs as under autocast."""
     plain = inputs["x"].dtype == torch.float64
     with contextlib.nullcontext() if plain else torch.autocast("cpu", dtype=torch.float16):
         return CASES.oracle(inputs)

@@ -95,4 +95,5 @@ def test_operators_keep_their_contract(compute):
     torch.library.opcheck(ops.patch_embed_triton, (*tensors, compute), test_utils=utils)
     out, packed = ops.patch_embed_triton(*tensors, compute)
     for needs in (0b1111, 0b0010):
-        torch.library.opcheck(ops.patch_embed_backward_triton, (out, *tensors, packed, needs), test_utils=utils)
+        args = (out, *tensors, compute, packed, needs)
+        torch.library.opcheck(ops.patch_embed_backward_triton, args, test_utils=utils)

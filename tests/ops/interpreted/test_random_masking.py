@@ -1,4 +1,4 @@
-"""Mask kernels: bit for bit those of the oracle, and so of the CPU."""
+"""Mask kernels give the masks of the oracle, and so of the CPU kernels, bit for bit."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_masks_of_any_dtype_and_value(subject, dtype):
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_views_of_one_recording(subject, dtype):
-    """Target and mask as they come: a channel of [B, C, L], a mask that is the same for all samples, [B, L]."""
+    """Target and mask in the forms that callers have: a channel of [B, C, L], one mask for all samples, [B, L]."""
     x = CASES.make_inputs(CASES.tests[0].sizes, Maker(5, dtype))
     B, _, L = x["target"].shape
     x["target"] = torch.randn(B, 2, L).to(dtype)[:, 1:]

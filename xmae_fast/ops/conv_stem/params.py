@@ -1,4 +1,4 @@
-"""The stem's parameters as plain tuples of tensors, so that an implementation sees no modules."""
+"""The stem's parameters as plain tuples of tensors, and the order in which its kernels take them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class ConvBN(NamedTuple):
-    """A convolution without bias and the BatchNorm behind it. c_out = len(gamma)."""
+    """A convolution without bias and the BatchNorm after it. c_out = len(gamma)."""
 
     weight: Tensor  # [c_out, c_in, k]
     gamma: Tensor  # [c_out]
@@ -41,3 +41,26 @@ class StemParams(NamedTuple):
     smooth1: ConvBN
     head: ConvBN  # c1 -> S
     skip: ConvBN  # 1 -> S, k = 1, no activation
+
+
+CONVS, MIXES = 30, 4
+TRAINED = CONVS + MIXES + 2 * CONVS  # so many of the flattened weights are trained; running statistics follow them
+WEIGHTS = TRAINED + 2 * CONVS
+
+
+def conv_bns(params: StemParams) -> list[ConvBN]:
+    """The 30 ConvBN in the order of the kernels: levels from fine to coarse, smooth2, smooth1, head, skip."""
+    layers: list[ConvBN] = []
+    for level, down in ((params.enc1, None), (params.enc2, params.down1), (params.enc3, params.down2)):
+        layers += [down] if down is not None else []
+        for block in level:
+            layers += [*block.branches, block.fuse]
+    return [*layers, params.smooth2, params.smooth1, params.head, params.skip]
+
+
+def flatten(params: StemParams) -> list[Tensor]:
+    """Convolution weights, then gammas, betas, running means and running variances, each of all layers."""
+    layers = conv_bns(params)
+    mixes = [params.lat2, params.lat1, params.red3to2, params.red2to1]
+    norms = [getattr(layer, name) for name in ("gamma", "beta", "running_mean", "running_var") for layer in layers]
+    return [*(layer.weight for layer in layers), *mixes, *norms]

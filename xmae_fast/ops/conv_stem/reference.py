@@ -32,7 +32,10 @@ def inception(x: Tensor, block: Inception, training: bool) -> Tensor:
 
 
 def merge_levels(fine: Tensor, lateral: Tensor, coarse: Tensor, reduce: Tensor) -> Tensor:
-    """1x1 lateral of the fine level + linearly interpolated 1x1 reduction of the coarse level."""
+    """1x1 convolution of the fine level + linearly interpolated 1x1 convolution of the coarse level.
+
+    fine [B, c, L], coarse [B, c', L'] -> [B, c, L].
+    """
     up = F.interpolate(F.conv1d(coarse, reduce), size=fine.shape[-1], mode="linear", align_corners=False)
     return F.conv1d(fine, lateral) + up
 

@@ -10,14 +10,23 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, check_probability, dims
-from xmae_fast.ops.lag_attention import reference, schema
+from xmae_fast.ops.lag_attention import operators, reference
 from xmae_fast.ops.lag_attention.params import AttentionParams
 from xmae_fast.ops.lag_attention.tables import gaussian_table, lag_seconds, window_table
 
 __all__ = ["AttentionParams", "attention_weights", "gaussian_table", "lag_attention", "lag_seconds", "window_table"]
 
-backend.register("lag_attention", "cpu", "lag_attention_eval")
-backend.register("lag_attention", "triton", "lag_attention_eval_triton")
+
+def _triton_limit(D: int, num_heads: int) -> str:
+    if D > 1024 or D // num_heads > 256:
+        return f"its kernels serve D <= 1024 and D / num_heads <= 256, got D = {D} and {num_heads} heads"
+    return ""
+
+
+_OPERATORS = ("lag_attention_eval", "lag_attention_train", "lag_attention_backward")
+backend.declare("lag_attention")
+backend.register("lag_attention", "cpu", _OPERATORS)
+backend.register("lag_attention", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 
 
 def lag_attention(
@@ -39,33 +48,31 @@ def lag_attention(
     Args:
         x: [B, Nq, D], the queries and the residual.
         key_value: [B, Nk, D], or None for self-attention.
-        params: the weights.
+        params: the weights; for self-attention norm_kv_* may be None.
         num_heads: H, a divisor of D.
         bias_table: [H, 2N - 1] or None for plain attention. -inf makes a lag inadmissible; a query without any
             admissible key gets zeros from attention (so x + out_bias).
         query_pos: [Nq] or [B, Nq] int64, patch index of each query in 0..N-1; default 0..Nq-1.
-        key_pos: [Nk] or [B, Nk] int64, likewise for keys; default 0..Nk-1.
-        dropout_p: of the attention probabilities, in [0, 1); 0 in evaluation.
+        key_pos: [Nk] or [B, Nk] int64, patch index of each key in 0..N-1; default 0..Nk-1.
+        dropout_p: probability that an attention probability is dropped, in [0, 1); 0 in evaluation.
+        impl: which implementation runs, see `xmae_fast.backend`.
 
     Returns:
         [B, Nq, D] = x + out_proj(attention(LayerNorm(x), LayerNorm(key_value))).
 
     Raises:
-        ValueError: shapes or num_heads do not fit, positions out of range, dropout_p. TypeError: dtype or device.
-        BackendError: impl.
+        ValueError: shapes or num_heads do not fit, or positions or dropout_p are out of their range.
+        TypeError: dtype or device differ from the weights'.
+        BackendError: `impl` cannot serve this call.
     """
     query_pos, key_pos = _check(x, key_value, params, num_heads, bias_table, query_pos, key_pos)
     check_probability("dropout_p", dropout_p)
-    limit = _triton_limit(x.shape[-1], num_heads)
-    chosen = backend.resolve("lag_attention", impl, x.device, x.dtype, triton_limit=limit)
-    if chosen == "cpu":
-        table = None if bias_table is None else bias_table.to(x.dtype)
-        return schema.lag_attention(x, key_value, params, num_heads, table, query_pos, key_pos, float(dropout_p))
-    if chosen == "triton":
-        return schema.lag_attention(
-            x, key_value, params, num_heads, bias_table, query_pos, key_pos, float(dropout_p), "triton"
-        )
-    return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
+    chosen = backend.resolve("lag_attention", impl, x.device, x.dtype, (x.shape[-1], num_heads))
+    if chosen == "reference":
+        return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
+    return operators.lag_attention(
+        x, key_value, params, num_heads, bias_table, query_pos, key_pos, float(dropout_p), chosen
+    )
 
 
 def attention_weights(
@@ -78,15 +85,19 @@ def attention_weights(
     query_pos: Tensor | None = None,
     key_pos: Tensor | None = None,
 ) -> Tensor:
-    """The attention probabilities of `lag_attention`, for looking at: arguments as there -> [B, H, Nq, Nk]."""
+    """The attention probabilities of `lag_attention`, to look at them.
+
+    Args:
+        x, key_value, params, num_heads, bias_table, query_pos, key_pos: as in `lag_attention`.
+
+    Returns:
+        [B, H, Nq, Nk], by plain PyTorch and without dropout.
+
+    Raises:
+        ValueError, TypeError: as in `lag_attention`.
+    """
     query_pos, key_pos = _check(x, key_value, params, num_heads, bias_table, query_pos, key_pos)
     return reference.attention_weights(x, key_value, params, num_heads, bias_table, query_pos, key_pos)
-
-
-def _triton_limit(D: int, num_heads: int) -> str:
-    if D > 1024 or D // num_heads > 256:
-        return f"its kernels serve D <= 1024 and D / num_heads <= 256, got D = {D} and {num_heads} heads"
-    return ""
 
 
 def _check(
@@ -119,7 +130,7 @@ def _check(
 
 
 def _positions(name: str, pos: Tensor | None, B: int, count: int, N: int, device: torch.device) -> Tensor:
-    """Positions as [B, count] or [1, count]; values are checked for eager CPU tensors only (see validate_ids)."""
+    """Positions as [B, count] or [1, count]; values are checked for eager CPU tensors only, as by `validate_ids`."""
     if pos is None:
         if count > N:
             raise ValueError(f"{name}: needed, because there are {count} tokens and bias_table is made for N = {N}")

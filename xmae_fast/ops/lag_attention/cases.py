@@ -18,7 +18,9 @@ def make_inputs(sizes, make):
         make.weight(3 * D, D), make.normal(3 * D, std=0.1), make.weight(D, D), make.normal(D, std=0.1),
     )  # fmt: skip
     inputs = {"x": make.normal(B, queries, D), "key_value": None, "params": params, "num_heads": H}
-    if keys != "self":
+    if keys == "self":
+        inputs["params"] = params._replace(norm_kv_weight=None, norm_kv_bias=None)
+    else:
         inputs["key_value"] = make.normal(B, keys, D)
         inputs["key_pos"] = make.ids(B, queries, keys)[0]
     if sizes.get("rows") == "flat":

@@ -29,9 +29,9 @@ def gaussian_table(lags: Tensor, center: Tensor, log_width: Tensor) -> Tensor:
 
 
 def gather_bias(table: Tensor, query_pos: Tensor, key_pos: Tensor) -> Tensor:
-    """The table read at every pair: table [H, 2N - 1], query_pos [B, Nq], key_pos [B, Nk] -> [B, H, Nq, Nk].
+    """The bias of every pair: table [H, 2N - 1], query_pos [B, Nq], key_pos [B, Nk] -> [B, H, Nq, Nk].
 
-    A batch size of 1 in both positions stands for "the same for all samples".
+    Where both positions have a batch size of 1, all samples have the same.
     """
     N = (table.shape[1] + 1) // 2
     column = key_pos[:, None, :] - query_pos[:, :, None] + N - 1

@@ -6,23 +6,31 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, dims, kernel_dtype
-from xmae_fast.ops.patch_embed import reference, schema
+from xmae_fast.ops.patch_embed import operators, reference
 
-backend.register("patch_embed", "cpu", "patch_embed")
-backend.register("patch_embed", "triton", "patch_embed_triton")
+_OPERATORS = ("patch_embed", "patch_embed_backward")
+backend.declare("patch_embed")
+backend.register("patch_embed", "cpu", _OPERATORS)
+backend.register("patch_embed", "triton", tuple(f"{name}_triton" for name in _OPERATORS))
 
 
 def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, impl: str = "auto") -> Tensor:
     """Linear map of every patch, plus its position.
 
     Args:
-        features: [B, S, N * P]. weight: [D, S, P]. bias: [D]. pos: [1, N, D].
+        features: [B, S, N * P].
+        weight: [D, S, P].
+        bias: [D].
+        pos: [1, N, D].
+        impl: which implementation runs, see `xmae_fast.backend`.
 
     Returns:
         [B, N, D] = Conv1d(features, weight, bias, stride P) + pos.
 
     Raises:
-        ValueError: shapes do not fit. TypeError: dtype or device differ. BackendError: impl.
+        ValueError: shapes do not fit.
+        TypeError: dtype or device differ.
+        BackendError: `impl` cannot serve this call.
     """
     D, S, P = dims("weight", weight, "D S P")
     _, N, _ = dims("pos", pos, "1 N D", D=D)
@@ -31,8 +39,6 @@ def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, 
     check_like("features", features, "weight", weight)
     dtype = kernel_dtype(features, weight, bias, pos)
     chosen = backend.resolve("patch_embed", impl, features.device, dtype)
-    if chosen == "cpu":
-        return schema.patch_embed(features, weight, bias, pos)
-    if chosen == "triton":
-        return schema.patch_embed_triton(features, weight, bias, pos)
-    return reference.patch_embed(features, weight, bias, pos)
+    if chosen == "reference":
+        return reference.patch_embed(features, weight, bias, pos)
+    return operators.patch_embed(features, weight, bias, pos, chosen)

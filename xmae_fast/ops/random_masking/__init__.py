@@ -10,24 +10,22 @@ import torch
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops.random_masking import reference, schema
+from xmae_fast.ops.random_masking import reference
+from xmae_fast.ops.random_masking.operators import OPERATORS
 
-backend.register("random_masking", "cpu", "masks_philox")
-backend.register("random_masking", "triton", "masks_philox_triton")
+backend.declare("random_masking", in_model=False)
+backend.register("random_masking", "cpu", ("masks_philox", "masks_from_draws"))
+backend.register("random_masking", "triton", ("masks_philox_triton", "masks_from_draws_triton"))
 
 MODES = tuple(reference.MODES)
 
 
 class PatchMask(NamedTuple):
-    """Result of `random_masking`.
+    """Result of `random_masking`."""
 
-    patch_mask: [B, N] bool, True = masked. ids_keep: [B, N - k] int64, visible patches ascending.
-    ids_restore: [B, N] int64, the inverse of the permutation [kept..., masked...].
-    """
-
-    patch_mask: Tensor
-    ids_keep: Tensor
-    ids_restore: Tensor
+    patch_mask: Tensor  # [B, N] bool, True where a patch is masked
+    ids_keep: Tensor  # [B, N - k] int64, the visible patches in ascending order
+    ids_restore: Tensor  # [B, N] int64, the inverse of the permutation [kept..., masked...]
 
 
 def random_masking(
@@ -46,21 +44,21 @@ def random_masking(
     k = round(ratio * N) patches are masked (Python's rounding), V = N - k stay visible.
 
     Args:
-        B: samples, >= 0.
-        N: patches of a sample, >= 1.
-        ratio: masked share, in [0, 1].
-        mode: "scatter" k random patches; "block" one contiguous masked run; "anchor" one contiguous visible run;
-            "mixed" each row block or scatter, half and half.
+        B: number of samples, >= 0.
+        N: number of patches of a sample, >= 1.
+        ratio: the share of patches that is masked, in [0, 1].
+        mode: "scatter" masks k random patches; "block" masks one contiguous run; "anchor" leaves one contiguous run
+            visible; "mixed" does to each row either what "block" or what "scatter" does, with equal chances.
         rng: "fast" draws one seed from `generator` and takes counter-based numbers from it (Philox4x32-10): the same on
             every device and for any number of threads. "exact" makes the random calls of the published code, so a given
             generator state gives its masks bit for bit; there, as published, any other mode name means "anchor".
         generator: where random numbers come from; default: torch's default generator (of the CPU for "fast", of
             `device` for "exact").
         device: where the result lies; default: torch's default device.
-        impl: "auto", "reference", "cpu", "triton" or "cuda".
+        impl: which implementation runs, see `xmae_fast.backend`.
 
     Returns:
-        PatchMask(patch_mask, ids_keep, ids_restore).
+        patch_mask [B, N], ids_keep [B, N - k] and ids_restore [B, N].
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
@@ -82,16 +80,28 @@ def random_masking(
             draws = reference.published_draws(B, N, k, mode, generator, device)
         if chosen == "reference":
             return PatchMask(*reference.masks_from_draws(*draws, k, mode))
-        return PatchMask(*schema.MASKS_FROM_DRAWS[chosen](*draws, k, reference.MODES[mode]))
+        return PatchMask(*OPERATORS[chosen].masks_from_draws(*draws, k, reference.MODES[mode]))
     seed = _draw_seed(generator, device) if 0 < k < N else torch.zeros(2, dtype=torch.int64, device=device)
     return _masks_from_seed(seed, B, N, k, mode, chosen)
 
 
 def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: str = "auto") -> PatchMask:
-    """`random_masking(rng="fast")` with the seed given: int64 [2], (seed, offset), on the device of the result.
+    """`random_masking(rng="fast")` with the seed given.
 
     One seed with offsets 0, 1, 2, ... gives independent masks without asking a generator (and so without
-    synchronising a GPU). k is the number of masked patches, 0 <= k <= N. ValueError names a wrong argument.
+    synchronising a GPU).
+
+    Args:
+        seed: [2] int64, (seed, offset), on the device on which the result is to be.
+        B, N, mode, impl: as in `random_masking`.
+        k: number of masked patches, 0 <= k <= N.
+
+    Returns:
+        patch_mask [B, N], ids_keep [B, N - k] and ids_restore [B, N].
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+        BackendError: `impl` cannot serve this call.
     """
     _check(B, N, 0.0, mode, "fast")
     if not 0 <= k <= N:
@@ -104,7 +114,7 @@ def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: st
 def _masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, chosen: str) -> PatchMask:
     if chosen == "reference":
         return PatchMask(*reference.masks_philox(seed, B, N, k, mode))
-    return PatchMask(*schema.MASKS_PHILOX[chosen](seed, B, N, k, reference.MODES[mode]))
+    return PatchMask(*OPERATORS[chosen].masks_philox(seed, B, N, k, reference.MODES[mode]))
 
 
 def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:

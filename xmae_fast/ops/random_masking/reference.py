@@ -16,10 +16,10 @@ _WORD = 0xFFFFFFFF
 def published_draws(
     B: int, N: int, k: int, mode: str, generator: torch.Generator | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The random numbers of the published code, in its order, whatever the mode: scores [B, N], start [B], coin [B].
+    """The random numbers of the published code, drawn in its order: scores [B, N], start [B], coin [B].
 
-    `start` is the anchor's for mode "anchor" and the block's otherwise; both are drawn. `coin` is empty unless the mode
-    is "mixed".
+    The starts of the anchor and of the block are both drawn, whatever the mode; `start` is the anchor's for mode
+    "anchor" and the block's otherwise. `coin` has no elements unless the mode is "mixed".
     """
     scores = torch.rand(B, N, generator=generator, device=device)
     block_start = torch.randint(0, N - k + 1, (B,), generator=generator, device=device)
@@ -32,10 +32,10 @@ def masks_from_draws(scores: Tensor, start: Tensor, coin: Tensor, k: int, mode: 
     """Masks of one batch from its random numbers.
 
     Args:
-        scores: [B, N]; the k smallest of a row are its scatter mask.
-        start: [B]; where the run begins (the visible one for "anchor", the masked one for "block").
-        coin: [B] in [0, 1); a row of "mixed" is a block where it is below one half.
-        k: masked patches per row.
+        scores: [B, N]; "scatter" masks the k patches with the smallest scores of a row.
+        start: [B], where the run begins, which is visible for "anchor" and masked for "block".
+        coin: [B] in [0, 1); a row of "mixed" is a block where its coin is below one half.
+        k: number of masked patches of a row.
         mode: a key of MODES.
 
     Returns:

@@ -7,10 +7,20 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, dims, kernel_dtype
-from xmae_fast.ops.token_gather import reference, schema
+from xmae_fast.ops.token_gather import operators, reference
 
-backend.register("token_gather", "cpu", "gather_patches")
-backend.register("token_gather", "triton", "gather_patches_triton")
+_OPERATORS = (
+    "gather_patches",
+    "gather_patches_backward",
+    "assemble_queries",
+    "assemble_queries_backward",
+    "restore_tokens",
+    "restore_tokens_backward",
+    "masked_samples",
+)
+backend.declare("token_gather")
+backend.register("token_gather", "cpu", _OPERATORS)
+backend.register("token_gather", "triton", tuple(f"{name}_triton" for name in _OPERATORS))
 
 
 def gather_patches(signal: Tensor, ids_keep: Tensor, patch_len: int, *, impl: str = "auto") -> Tensor:
@@ -34,7 +44,7 @@ def gather_patches(signal: Tensor, ids_keep: Tensor, patch_len: int, *, impl: st
     chosen = backend.resolve("token_gather", impl, signal.device, signal.dtype)
     if chosen == "reference":
         return reference.gather_patches(signal, ids_keep, patch_len)
-    return schema.gather_patches(signal, ids_keep, patch_len, chosen)
+    return operators.gather_patches(signal, ids_keep, patch_len, chosen)
 
 
 def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Tensor, *, impl: str = "auto") -> Tensor:
@@ -59,7 +69,7 @@ def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Te
     chosen = backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, pos, mask_loc))
     if chosen == "reference":
         return reference.assemble_queries(tokens, ids_keep, pos, mask_loc)
-    return schema.assemble_queries(tokens, ids_keep, pos, mask_loc, chosen)
+    return operators.assemble_queries(tokens, ids_keep, pos, mask_loc, chosen)
 
 
 def restore_tokens(
@@ -86,7 +96,7 @@ def restore_tokens(
     chosen = backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, mask_token, pos))
     if chosen == "reference":
         return reference.restore_tokens(tokens, ids_restore, mask_token, pos)
-    return schema.restore_tokens(tokens, ids_restore, mask_token, pos, chosen)
+    return operators.restore_tokens(tokens, ids_restore, mask_token, pos, chosen)
 
 
 def masked_samples(
@@ -104,7 +114,7 @@ def masked_samples(
     chosen = backend.resolve("token_gather", impl, ids_restore.device, dtype)
     if chosen == "reference":
         return reference.masked_samples(ids_restore, kept, patch_len, dtype)
-    return schema.masked_samples(ids_restore, kept, patch_len, dtype, chosen)
+    return operators.masked_samples(ids_restore, kept, patch_len, dtype, chosen)
 
 
 def validate_ids(

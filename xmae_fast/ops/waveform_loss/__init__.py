@@ -6,46 +6,58 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.backend import choice_of
-from xmae_fast.ops._checks import check_floating, check_like, dims, kernel_dtype, wants_gradient
-from xmae_fast.ops.waveform_loss import reference, schema
-from xmae_fast.ops.waveform_loss.triton import schema as schema_triton
+from xmae_fast.ops._checks import check_floating, check_like, dims, kernel_dtype
+from xmae_fast.ops._gradients import wants_gradient
+from xmae_fast.ops.waveform_loss import operators, reference
 
-backend.register("waveform_loss", "cpu", "waveform_loss")
-backend.register("waveform_loss", "triton", "waveform_loss_triton")
-
-_FUNCTIONS = {"reference": reference, "cpu": schema, "triton": schema_triton}
+_OPERATORS = ("waveform_loss", "decode_waveform", "decode_waveform_backward", "masked_mse")
+_TRITON_OPERATORS = (*_OPERATORS, "masked_mse_backward")
+backend.declare("waveform_loss")
+backend.register("waveform_loss", "cpu", _OPERATORS)
+backend.register("waveform_loss", "triton", tuple(f"{name}_triton" for name in _TRITON_OPERATORS))
 
 
 def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor, *, impl: str = "auto") -> Tensor:
     """Each token becomes the P samples of its patch.
 
     Args:
-        tokens: [B, N, D]. weight: [D, 1, P]. bias: [1].
+        tokens: [B, N, D].
+        weight: [D, 1, P].
+        bias: [1].
+        impl: which implementation runs, see `xmae_fast.backend`.
 
     Returns:
         [B, 1, N * P] = ConvTranspose1d(tokens, weight, bias, stride P).
 
     Raises:
-        ValueError: shapes do not fit. TypeError: dtype or device differ. BackendError: impl.
+        ValueError: shapes do not fit.
+        TypeError: dtype or device differ.
+        BackendError: `impl` cannot serve this call.
     """
     _check_decoder(tokens, weight, bias)
     chosen = backend.resolve("waveform_loss", impl, tokens.device, kernel_dtype(tokens, weight, bias))
-    return _FUNCTIONS[chosen].decode_waveform(tokens, weight, bias)
+    if chosen == "reference":
+        return reference.decode_waveform(tokens, weight, bias)
+    return operators.decode_waveform(tokens, weight, bias, chosen)
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = "auto") -> Tensor:
     """Mean squared error over the masked samples: sum(mask * (prediction - target)^2) / max(sum(mask), 1).
 
     Args:
-        prediction: [B, 1, L] or [B, L]. target: likewise. mask: likewise, 1 where the error counts.
+        prediction: [B, 1, L] or [B, L].
+        target: [B, 1, L] or [B, L].
+        mask: [B, 1, L] or [B, L], 1 where the error counts.
+        impl: which implementation runs, see `xmae_fast.backend`.
 
     Returns:
-        A scalar tensor; 0 where nothing is masked. The kernels have no gradients of target and mask: where one is asked
-        for, impl="auto" takes plain PyTorch, and impl="cpu" and impl="triton" raise.
+        [], 0 where nothing is masked. The kernels have no gradients of target and mask: where one is asked for,
+        impl="auto" takes plain PyTorch, and impl="cpu" and impl="triton" raise.
 
     Raises:
-        ValueError: the three do not hold the same [B, L] samples. TypeError: prediction or target not floating, or on
-        different devices. BackendError: impl.
+        ValueError: the three do not hold the same [B, L] samples.
+        TypeError: prediction or target is not floating, or the devices differ.
+        BackendError: `impl` cannot serve this call.
     """
     B, L = _as_samples("prediction", prediction).shape
     check_floating("prediction", prediction)
@@ -59,7 +71,10 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = 
     prediction, target, mask = (
         _as_samples(name, x) for name, x in (("prediction", prediction), ("target", target), ("mask", mask))
     )
-    return _FUNCTIONS[_choose(impl, target, mask, prediction)].masked_mse(prediction, target, mask)
+    chosen = _chosen(impl, target, mask, prediction)
+    if chosen == "reference":
+        return reference.masked_mse(prediction, target, mask)
+    return operators.masked_mse(prediction, target, mask, chosen)
 
 
 def waveform_loss(
@@ -68,23 +83,32 @@ def waveform_loss(
     """`masked_mse` of `decode_waveform`, in one operator.
 
     Args:
-        tokens: [B, N, D]. weight: [D, 1, P]. bias: [1]. target, mask: [B, 1, L], L = N * P.
+        tokens: [B, N, D].
+        weight: [D, 1, P].
+        bias: [1].
+        target: [B, 1, L], L = N * P.
+        mask: [B, 1, L], 1 where the error counts.
+        impl: which implementation runs, see `xmae_fast.backend`.
 
     Returns:
-        A scalar tensor. In the C++ kernels patches whose mask is all zero are not even decoded. In all kernels target
-        and mask get no gradient: where one is asked for, impl="auto" takes plain PyTorch, "cpu" and "triton" raise.
+        []. The C++ kernels do not even decode patches whose mask is all zero. The kernels have no gradients of target
+        and mask: where one is asked for, impl="auto" takes plain PyTorch, and impl="cpu" and impl="triton" raise.
 
     Raises:
-        ValueError: shapes do not fit. TypeError: dtype or device differ. BackendError: impl.
+        ValueError: shapes do not fit.
+        TypeError: dtype or device differ.
+        BackendError: `impl` cannot serve this call.
     """
     B, L = _check_decoder(tokens, weight, bias)
     dims("target", target, "B 1 L", B=B, L=L)
     dims("mask", mask, "B 1 L", B=B, L=L)
-    chosen = _choose(impl, target, mask, tokens, weight, bias)
-    return _FUNCTIONS[chosen].waveform_loss(tokens, weight, bias, target, mask)
+    chosen = _chosen(impl, target, mask, tokens, weight, bias)
+    if chosen == "reference":
+        return reference.waveform_loss(tokens, weight, bias, target, mask)
+    return operators.waveform_loss(tokens, weight, bias, target, mask, chosen)
 
 
-def _choose(impl: str, target: Tensor, mask: Tensor, *tensors: Tensor) -> str:
+def _chosen(impl: str, target: Tensor, mask: Tensor, *tensors: Tensor) -> str:
     """The implementation that takes the loss; only the reference has gradients of target and mask."""
     chosen = backend.resolve("waveform_loss", impl, tensors[0].device, kernel_dtype(*tensors, target, mask))
     for name, x in (("target", target), ("mask", mask)):

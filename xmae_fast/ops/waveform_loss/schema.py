@@ -1,15 +1,13 @@
-"""torch.library schemas of waveform_loss' kernels, their fakes, and the autograd functions around them.
+"""The C++ kernels of waveform_loss as operators: their schemas and the shapes of their results.
 
 The denominator of the loss is known before the waveform, so a forward that will be followed by a backward returns the
-loss and its gradient by the waveform together. Neither `target` nor `mask` gets a gradient here.
+loss and its gradient with respect to the waveform together. Neither `target` nor `mask` gets a gradient here.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from xmae_fast.ops._checks import once_differentiable, wants_gradient
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("decode_waveform(Tensor tokens, Tensor weight, Tensor bias) -> Tensor")
@@ -52,81 +50,57 @@ def _(tokens, weight, bias, target, mask, want_gradient):
     return tokens.new_empty(()), _waveform_like(tokens, weight) if want_gradient else tokens.new_empty((0,))
 
 
-_decode_waveform = torch.ops.xmae_fast.decode_waveform.default
-_decode_waveform_backward = torch.ops.xmae_fast.decode_waveform_backward.default
-_masked_mse = torch.ops.xmae_fast.masked_mse.default
-_waveform_loss = torch.ops.xmae_fast.waveform_loss.default
-
-
-def _decoder_gradients(ctx, gradient: Tensor, scale: Tensor | None) -> tuple[Tensor | None, ...]:
-    tokens, weight = ctx.saved_tensors[:2]
-    want_tokens, want_weight, want_bias = ctx.needs_input_grad[:3]
-    d_tokens, d_weight, d_bias = _decode_waveform_backward(
-        gradient, scale, tokens, weight, want_tokens, want_weight or want_bias
-    )
-    return d_tokens if want_tokens else None, d_weight if want_weight else None, d_bias if want_bias else None
-
-
-class _DecodeWaveform(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(tokens, weight)
-        return _decode_waveform(tokens, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _decoder_gradients(ctx, grad, None)
-
-
-class _MaskedMSE(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        loss, gradient = _masked_mse(prediction, target, mask, True)
-        ctx.save_for_backward(gradient)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad, None, None
-
-
-class _WaveformLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tokens: Tensor, weight: Tensor, bias: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        loss, gradient = _waveform_loss(tokens, weight, bias, target, mask, True)
-        ctx.save_for_backward(tokens, weight, gradient)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *_decoder_gradients(ctx, ctx.saved_tensors[2], grad), None, None
+_DECODE = torch.ops.xmae_fast.decode_waveform.default
+_DECODE_BACKWARD = torch.ops.xmae_fast.decode_waveform_backward.default
+_MASKED_MSE = torch.ops.xmae_fast.masked_mse.default
+_WAVEFORM_LOSS = torch.ops.xmae_fast.waveform_loss.default
 
 
 def _as_weights(mask: Tensor, like: Tensor) -> Tensor:
     return mask if mask.is_floating_point() else mask.to(like.dtype)
 
 
-def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`reference.decode_waveform` by the kernels."""
-    function = _DecodeWaveform.apply if wants_gradient(tokens, weight, bias) else _decode_waveform
-    return function(tokens, weight, bias)
+def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor, compute: torch.dtype) -> Tensor:
+    return _DECODE(tokens, weight, bias)
 
 
-def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """`reference.masked_mse` of [B, L] by the kernels, with a gradient of `prediction` alone."""
-    mask = _as_weights(mask, prediction)
-    if wants_gradient(prediction):
-        return _MaskedMSE.apply(prediction, target, mask)
-    return _masked_mse(prediction, target, mask, False)[0]
+def decode_waveform_backward(
+    grad: Tensor, tokens: Tensor, weight: Tensor, bias_dtype: torch.dtype, compute: torch.dtype,
+    want_tokens: bool, want_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _DECODE_BACKWARD(grad, None, tokens, weight, want_tokens, want_weight)
 
 
-def waveform_loss(tokens: Tensor, weight: Tensor, bias: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """`reference.waveform_loss` by the kernels, without gradients of `target` and `mask`."""
-    mask = _as_weights(mask, tokens)
-    if wants_gradient(tokens, weight, bias):
-        return _WaveformLoss.apply(tokens, weight, bias, target, mask)
-    return _waveform_loss(tokens, weight, bias, target, mask, False)[0]
+def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return _MASKED_MSE(prediction, target, _as_weights(mask, prediction), False)[0]
+
+
+def masked_mse_train(
+    prediction: Tensor, target: Tensor, mask: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The loss and, for the backward, its gradient with respect to `prediction`."""
+    return _MASKED_MSE(prediction, target, _as_weights(mask, prediction), True)
+
+
+def masked_mse_backward(grad: Tensor, gradient: Tensor) -> Tensor:
+    return gradient * grad
+
+
+def waveform_loss(
+    tokens: Tensor, weight: Tensor, bias: Tensor, target: Tensor, mask: Tensor, compute: torch.dtype, dtype: torch.dtype
+) -> Tensor:
+    return _WAVEFORM_LOSS(tokens, weight, bias, target, _as_weights(mask, tokens), False)[0]
+
+
+def waveform_loss_train(
+    tokens: Tensor, weight: Tensor, bias: Tensor, target: Tensor, mask: Tensor, compute: torch.dtype, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The loss and, for the backward, its gradient with respect to the waveform."""
+    return _WAVEFORM_LOSS(tokens, weight, bias, target, _as_weights(mask, tokens), True)
+
+
+def waveform_loss_backward(
+    grad: Tensor, tokens: Tensor, weight: Tensor, bias_dtype: torch.dtype, compute: torch.dtype,
+    want_tokens: bool, want_weight: bool, gradient: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _DECODE_BACKWARD(gradient, grad, tokens, weight, want_tokens, want_weight)

@@ -1,1 +1,1 @@
-"""Triton kernels of conv_stem; launch.py holds the launchers, which the dispatcher imports at the first call."""
+"""Triton kernels of conv_stem: operators in schema.py, launchers in launch.py, which the first call imports."""

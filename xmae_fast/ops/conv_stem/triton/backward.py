@@ -1,9 +1,9 @@
-"""Kernels of the stem's backward: end, sums, input gradients, the waveform's; `triton_weights.py` has the weights'.
+"""Kernels of the stem's backward: the end, sums, gradients of inputs and of the waveform; weights.py has the weights'.
 
 For a unit a = silu(bn(pre)), pre = conv(a_in), xhat = (pre - mean) rstd:
     dz = da silu'(bn(pre)); dbeta = sum dz; dgamma = sum dz xhat
     dpre = gamma rstd (dz - dbeta / n - xhat dgamma / n), with running statistics gamma rstd dz
-`sums` is float32 [2, channels + S]: dbeta and dgamma of every channel, then sum g (x - mean of x) of skip's.
+`sums` is float32 [2, channels + S]: dbeta and dgamma of every channel, then sum g (x - mean of x) for skip's channels.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import triton
 import triton.language as tl
 
 from xmae_fast.ops._device import silu_grad
-from xmae_fast.ops.conv_stem.triton.device import MEAN, RSTD, before_norm, behind, normalised, part_of
+from xmae_fast.ops.conv_stem.triton.device import MEAN, RSTD, before_norm, normalised, offset_of_stem, part_of
 
 
 @triton.jit
 def _store_sums(first, second, partial_ptr, stride_p, c, mask_c, tiles):
-    """Store the sums over the rows of a tile of two [BLOCK_M, BLOCK_C] tensors, zero outside; channels c [BLOCK_C]."""
+    """Store the sums over the rows of a tile of two [BLOCK_M, BLOCK_C] tensors, which are zero outside; c [BLOCK_C] are
+    the channels."""
     at = c.to(tl.int64) * tiles + tl.program_id(0)
     tl.store(partial_ptr + at, tl.sum(first, axis=0), mask=mask_c)
     tl.store(partial_ptr + stride_p + at, tl.sum(second, axis=0), mask=mask_c)
@@ -28,7 +29,7 @@ def _load_gradient(
     grad_ptr, stride_gb, stride_gl, stride_gs, grad_2_ptr, stride_gb_2, stride_gl_2, stride_gs_2,
     second, sample, position, s, mask,
 ):  # fmt: skip
-    """Gradient of a stem's features at rows and channels s [1, BLOCK_S], float32: each stem has a tensor of its own."""
+    """Gradient of a stem's features at rows and channels s [1, BLOCK_S], float32; each stem has a tensor of its own."""
     sample, position, s = sample.to(tl.int64)[:, None], position.to(tl.int64)[:, None], s.to(tl.int64)
     if second:
         at = sample * stride_gb_2 + position * stride_gl_2 + s * stride_gs_2
@@ -46,15 +47,15 @@ def stem_end_backward_kernel(
     rows, rows_2, L, L_2, stride_w, stride_n, stride_p, head_at, skip_at, skip_channel, x_channel,
     S: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """dz of head; of each tile the sums of dz, dz xhat (head), g, g xhat (skip), g (x - mean of x): [2, 3 S, tiles]."""
+    """dz of head, and sums of dz, dz xhat (head), g, g xhat (skip), g (x - mean of x) of each tile, [2, 3 S, tiles]."""
     tiles = tl.cdiv(rows, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
     tiles += tl.cdiv(rows_2, BLOCK_M)
-    head_ptr += behind(second, rows) * S
-    x_ptr += behind(second, rows)
-    dz_ptr += behind(second, rows) * S
-    w_ptr += behind(second, stride_w)
-    norms_ptr += behind(second, 5 * stride_n)
+    head_ptr += offset_of_stem(second, rows) * S
+    x_ptr += offset_of_stem(second, rows)
+    dz_ptr += offset_of_stem(second, rows) * S
+    w_ptr += offset_of_stem(second, stride_w)
+    norms_ptr += offset_of_stem(second, 5 * stride_n)
     rows, L = tl.where(second, rows_2, rows), tl.where(second, L_2, L)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     s = tl.arange(0, BLOCK_S)
@@ -92,11 +93,11 @@ def stem_sums_kernel(
     partial_ptr, sums_ptr, columns, tiles, tiles_2, stride_p, stride_s, out_at,
     BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the tiles in a fixed order, one program for BLOCK_C channels, one of the two sums and a stem."""
+    """Sums over the tiles in a fixed order; a program has BLOCK_C channels of one of the two sums of one stem."""
     c, which = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C), tl.program_id(1)
     second = tl.program_id(2) > 0
-    partial_ptr += behind(second, tiles)
-    sums_ptr += behind(second, 2 * stride_s)
+    partial_ptr += offset_of_stem(second, tiles)
+    sums_ptr += offset_of_stem(second, 2 * stride_s)
     at = partial_ptr + which.to(tl.int64) * stride_p + c.to(tl.int64)[:, None] * (tiles + tiles_2)  # [BLOCK_C, 1]
     tiles = tl.where(second, tiles_2, tiles)
     total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
@@ -114,23 +115,24 @@ def stem_input_gradient_kernel(
     K: tl.constexpr, STRIDE: tl.constexpr, MIX: tl.constexpr, NORM: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a convolution's input, [rows, C_IN], from that of its output d.
+    """Gradient of a convolution's input, [rows, C_IN], from the gradient d of its output.
 
-    MIX: plus that of the 1x1 layer at lateral_at (C_IN -> C_IN) from mix. NORM: times silu'(bn(pre)) of the unit that
-    the input is the activation of; also the sums of dz and dz xhat of each tile, [2, C_IN, tiles].
+    With MIX the input gradient of the 1x1 layer at lateral_at (C_IN -> C_IN), from the gradient `mix` of its output, is
+    added. With NORM, where the input is the activation of a unit, the result is multiplied by silu'(bn(pre)) of that
+    unit, and the sums of dz and dz xhat of each tile are stored, [2, C_IN, tiles].
     """
     tiles = tl.cdiv(rows, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
     tiles += tl.cdiv(rows_2, BLOCK_M)
-    before = behind(second, rows)
-    d_ptr += behind(second, rows // L_in * L_out) * C_OUT
+    before = offset_of_stem(second, rows)
+    d_ptr += offset_of_stem(second, rows // L_in * L_out) * C_OUT
     out_ptr += before * C_IN
     if MIX:
         mix_ptr += before * C_IN
     if NORM:
         pre_ptr += before * C_IN
-    w_ptr += behind(second, stride_w)
-    norms_ptr += behind(second, 5 * stride_n)
+    w_ptr += offset_of_stem(second, stride_w)
+    norms_ptr += offset_of_stem(second, 5 * stride_n)
     rows, L_in, L_out = tl.where(second, rows_2, rows), tl.where(second, L_in_2, L_in), tl.where(second, L_out_2, L_out)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -182,12 +184,12 @@ def stem_waveform_gradient_kernel(
 ):  # fmt: skip
     """Gradient of x: through the first convolution (dpre [rows, C]) and through skip."""
     second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
-    dpre_ptr += behind(second, rows) * C
-    x_ptr += behind(second, rows)
-    out_ptr += behind(second, rows)
-    w_ptr += behind(second, stride_w)
-    norms_ptr += behind(second, 5 * stride_n)
-    sums_ptr += behind(second, 2 * stride_s)
+    dpre_ptr += offset_of_stem(second, rows) * C
+    x_ptr += offset_of_stem(second, rows)
+    out_ptr += offset_of_stem(second, rows)
+    w_ptr += offset_of_stem(second, stride_w)
+    norms_ptr += offset_of_stem(second, 5 * stride_n)
+    sums_ptr += offset_of_stem(second, 2 * stride_s)
     rows, L = tl.where(second, rows_2, rows), tl.where(second, L_2, L)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     mask_m = row < rows

@@ -1,8 +1,8 @@
 """What the stem's kernels share: normalisation on load, the convolution itself, linear interpolation.
 
-Activations are rows [B * L, C]; row r is sample r // L at position r % L. Products of compute dtype, sums of float32.
-A launch serves one stem or two. Of two, the rows of the second lie behind those of the first, and so do its weights,
-norms and sums; arguments that end in _2 are its (without one: no rows of length 1).
+Activations are rows [B * L, C]; row r is sample r // L at position r % L. Products are taken in the compute dtype and
+summed in float32. A launch serves one stem or two. The rows, weights, norms and sums of the second stem follow those of
+the first, and arguments that end in _2 belong to it; where there is no second stem they say 0 rows of length 1.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ MEAN, RSTD, UNBIASED, SCALE, BETA = (tl.constexpr(row) for row in range(5))  # r
 
 @triton.jit
 def part_of(program, programs):
-    """Whether a program serves the second stem, and its number among those that do; programs: of the first stem."""
+    """Whether a program serves the second stem, and its number among the programs of its stem.
+
+    programs: how many programs serve the first stem.
+    """
     second = program >= programs
     return second, tl.where(second, program - programs, program)
 
 
 @triton.jit
-def behind(second, size):
-    """How far the second stem's numbers lie behind the first's `size`: 0 for programs of the first. int64"""
+def offset_of_stem(second, size):
+    """Where a stem's numbers begin, int64: after `size` numbers of the first stem for the second, else at 0."""
     return tl.where(second, size, 0).to(tl.int64)
 
 
 @triton.jit
 def normalised(x, norms_ptr, stride_n, c, mask_c):
-    """BatchNorm of float32 values of channels c: (x - mean) gamma rstd + beta."""
+    """BatchNorm of float32 values x of the channels c: (x - mean) gamma rstd + beta."""
     mean = tl.load(norms_ptr + MEAN * stride_n + c, mask=mask_c, other=0.0)
     scale = tl.load(norms_ptr + SCALE * stride_n + c, mask=mask_c, other=0.0)
     beta = tl.load(norms_ptr + BETA * stride_n + c, mask=mask_c, other=0.0)
@@ -40,7 +43,7 @@ def normalised(x, norms_ptr, stride_n, c, mask_c):
 
 @triton.jit
 def before_norm(dz, pre, sums_ptr, stride_s, norms_ptr, stride_n, c, mask_c, n, BATCH: tl.constexpr):
-    """dpre of float32 dz and pre, channels c."""
+    """dpre (see backward.py) from float32 dz and pre of the channels c."""
     scale = tl.load(norms_ptr + SCALE * stride_n + c, mask=mask_c, other=0.0)
     if BATCH:
         mean = tl.load(norms_ptr + MEAN * stride_n + c, mask=mask_c, other=0.0)
@@ -53,7 +56,7 @@ def before_norm(dz, pre, sums_ptr, stride_s, norms_ptr, stride_n, c, mask_c, n, 
 
 @triton.jit
 def load_rows(x_ptr, at, mask, norms_ptr, stride_n, c, mask_c, NORM: tl.constexpr):
-    """Activations at offsets `at`, 0 outside of `mask`; NORM: x holds values before their BatchNorm and SiLU."""
+    """Activations at offsets `at`, 0 outside of `mask`; with NORM x holds values before their BatchNorm and SiLU."""
     x = tl.load(x_ptr + at, mask=mask, other=0.0)
     if NORM:
         return tl.where(mask, silu(normalised(x.to(tl.float32), norms_ptr, stride_n, c, mask_c)), 0.0)
@@ -69,7 +72,7 @@ def convolve(
 ):  # fmt: skip
     """Output rows `row` [BLOCK_M] of a convolution with padding K // 2 -> float32 [BLOCK_M, BLOCK_N].
 
-    norms_ptr: at the first channel of the input; used with NORM. w_ptr: at the layer's packed weights.
+    norms_ptr points at the first channel of the input and is used with NORM; w_ptr points at the packed weights.
     """
     compute = w_ptr.dtype.element_ty
     sample = row // L_out
@@ -98,7 +101,7 @@ def convolve(
 
 @triton.jit
 def between(position, L, L_coarse):
-    """Linear interpolation, align_corners=False: the two coarse positions that a fine one lies between, and the share
+    """Linear interpolation, align_corners=False: the two coarse positions between which a fine one lies, and the weight
     of the second."""
     source = (position + 0.5) * ((L_coarse * 1.0) / (L * 1.0)) - 0.5
     source = tl.maximum(source, 0.0)

@@ -13,11 +13,11 @@ from xmae_fast.ops.conv_stem.triton.device import (
     RSTD,
     SCALE,
     UNBIASED,
-    behind,
     between,
     convolve,
     load_rows,
     normalised,
+    offset_of_stem,
     part_of,
 )
 
@@ -37,7 +37,8 @@ def stem_pack_kernel(
     flat_ptr, map_ptr, packed_ptr, norms_ptr, packed_size, flat_size, weights, channels,
     RUNNING: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """packed[i] = flat[map[i]], 0 where map is -1; RUNNING: programs behind fill `norms` from running statistics.
+    """packed[i] = flat[map[i]], 0 where map is -1; with RUNNING the programs after these fill `norms` from running
+    statistics.
 
     The second axis of programs is the stem.
     """
@@ -64,10 +65,11 @@ def stem_pack_kernel(
 
 @triton.jit
 def _moments(values, mask, count, partial_ptr, stride_p, n, mask_n, tiles):
-    """Store mean and sum of squared distances of the rows of a tile: values [BLOCK_M, BLOCK_N], channels n.
+    """Store the mean and the sum of squared distances from it over the rows of a tile: values [BLOCK_M, BLOCK_N] of the
+    channels n.
 
-    Both are corrected by the mean distance from the first mean, whose rounding is many standard deviations where a
-    channel hardly varies.
+    Both are corrected by the mean distance from the mean that was computed first: where a channel hardly varies, the
+    rounding of that mean is many standard deviations.
     """
     mean = tl.sum(tl.where(mask, values, 0.0), axis=0) / count  # [BLOCK_N]
     away = tl.where(mask, values - mean[None, :], 0.0)
@@ -88,21 +90,22 @@ def stem_conv_kernel(
     FUSE: tl.constexpr, SKIP: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, C_OUT] = conv(x), x normalised and activated on load with NORM.
+    """out [rows, C_OUT] = conv(x); with NORM x is normalised and activated on load.
 
-    STATISTICS: also mean and squared distances of each tile, [2, channels, tiles]; of x too, where it has one channel.
-    ACTIVATE: out = silu(bn(conv(x))); with FUSE the 1x1 layer at fuse_at, its BatchNorm (channels that follow) and SiLU
-    are applied to that, with SKIP bn(w x) of the 1 -> C_OUT layer at skip_at is added.
+    With STATISTICS the mean and squared distances of each tile are stored too, [2, channels, tiles]; also those of x,
+    where it has one channel. With ACTIVATE out = silu(bn(conv(x))); then with FUSE the 1x1 layer at fuse_at, its
+    BatchNorm (of the channels that follow) and SiLU are applied to that, and with SKIP bn(w x) of the 1 -> C_OUT layer
+    at skip_at is added.
     """
     tiles = tl.cdiv(rows, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
     tiles += tl.cdiv(rows_2, BLOCK_M)
-    x_ptr += behind(second, rows // L_out * L_in) * C_IN
-    out_ptr += behind(second, rows) * C_OUT
-    w_ptr += behind(second, stride_w)
-    norms_ptr += behind(second, 5 * stride_n)
+    x_ptr += offset_of_stem(second, rows // L_out * L_in) * C_IN
+    out_ptr += offset_of_stem(second, rows) * C_OUT
+    w_ptr += offset_of_stem(second, stride_w)
+    norms_ptr += offset_of_stem(second, 5 * stride_n)
     if SKIP:
-        skip_x_ptr += behind(second, rows)
+        skip_x_ptr += offset_of_stem(second, rows)
     rows, L_in, L_out = tl.where(second, rows_2, rows), tl.where(second, L_in_2, L_in), tl.where(second, L_out_2, L_out)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -144,16 +147,16 @@ def stem_statistics_kernel(
 ):  # fmt: skip
     """Merge the moments of all tiles (Chan) and store the normalisation of BLOCK_C channels.
 
-    SKIP: the program behind has x, the channel behind the last: skip's values w x have its mean times w, its variance
-    times w^2. The second axis of programs is the stem.
+    With SKIP one more program has one more channel, x itself: the values w x of the layer skip have the mean of x times
+    w, and its variance times w^2. The second axis of programs is the stem.
     """
     second = tl.program_id(1) > 0
     tiles, tiles_2 = tl.cdiv(rows, TILE), tl.cdiv(rows_2, TILE)
     stride_c = tiles + tiles_2
-    partial_ptr += behind(second, tiles)
-    flat_ptr += behind(second, flat_size)
-    w_ptr += behind(second, stride_w)
-    norms_ptr += behind(second, 5 * (channels + 1))
+    partial_ptr += offset_of_stem(second, tiles)
+    flat_ptr += offset_of_stem(second, flat_size)
+    w_ptr += offset_of_stem(second, stride_w)
+    norms_ptr += offset_of_stem(second, 5 * (channels + 1))
     rows, tiles = tl.where(second, rows_2, rows), tl.where(second, tiles_2, tiles)
     of_x = tl.program_id(0) * BLOCK_C >= C_OUT
     c = tl.where(of_x, C_OUT, tl.program_id(0) * BLOCK_C) + tl.arange(0, BLOCK_C)
@@ -206,9 +209,9 @@ def stem_activation_kernel(
 ):  # fmt: skip
     """out = silu(bn(x)), [rows, C]."""
     second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
-    x_ptr += behind(second, rows) * C
-    out_ptr += behind(second, rows) * C
-    norms_ptr += behind(second, 5 * stride_n)
+    x_ptr += offset_of_stem(second, rows) * C
+    out_ptr += offset_of_stem(second, rows) * C
+    norms_ptr += offset_of_stem(second, 5 * stride_n)
     rows = tl.where(second, rows_2, rows)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.arange(0, BLOCK_C)[None, :]
@@ -225,14 +228,15 @@ def stem_mix_kernel(
     C: tl.constexpr, C_PAD: tl.constexpr, CC: tl.constexpr, CC_PAD: tl.constexpr,
     NORM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, C] = fine lateral + up(coarse) reduce: up commutes with the 1x1 convolution behind it."""
+    """out [rows, C] = fine lateral + up(coarse) reduce, which is up(coarse reduce): interpolation commutes with a 1x1
+    convolution."""
     compute = w_ptr.dtype.element_ty
     second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
-    fine_ptr += behind(second, rows) * C
-    coarse_ptr += behind(second, rows // L * L_coarse) * CC
-    out_ptr += behind(second, rows) * C
-    w_ptr += behind(second, stride_w)
-    norms_ptr += behind(second, 5 * stride_n)
+    fine_ptr += offset_of_stem(second, rows) * C
+    coarse_ptr += offset_of_stem(second, rows // L * L_coarse) * CC
+    out_ptr += offset_of_stem(second, rows) * C
+    w_ptr += offset_of_stem(second, stride_w)
+    norms_ptr += offset_of_stem(second, 5 * stride_n)
     rows, L = tl.where(second, rows_2, rows), tl.where(second, L_2, L)
     L_coarse = tl.where(second, L_coarse_2, L_coarse)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -267,11 +271,11 @@ def stem_end_kernel(
 ):  # fmt: skip
     """out [rows, S] = silu(bn(head)) + bn(w x)."""
     second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
-    head_ptr += behind(second, rows) * S
-    x_ptr += behind(second, rows)
-    out_ptr += behind(second, rows) * S
-    w_ptr += behind(second, stride_w)
-    norms_ptr += behind(second, 5 * stride_n)
+    head_ptr += offset_of_stem(second, rows) * S
+    x_ptr += offset_of_stem(second, rows)
+    out_ptr += offset_of_stem(second, rows) * S
+    w_ptr += offset_of_stem(second, stride_w)
+    norms_ptr += offset_of_stem(second, 5 * stride_n)
     rows = tl.where(second, rows_2, rows)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     s = tl.arange(0, BLOCK_S)[None, :]

@@ -1,4 +1,4 @@
-"""Launchers of the stem's backward: from the last unit to the first, each unit's sums, weight and input gradient."""
+"""The launcher of the stem's backward: sums, weight and input gradient of each unit, from the last to the first."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from xmae_fast.ops.conv_stem.triton.backward import (
     stem_sums_kernel,
     stem_waveform_gradient_kernel,
 )
-from xmae_fast.ops.conv_stem.triton.launch import MERGE_CONFIGS, Stem, tile_configs
 from xmae_fast.ops.conv_stem.triton.layout import Layer
+from xmae_fast.ops.conv_stem.triton.stem import MERGE_CONFIGS, Stem, tile_configs
 from xmae_fast.ops.conv_stem.triton.weights import stem_reduce_kernel, stem_weight_gradient_kernel
 
 _MIX_OF = {at.SMOOTH2: (at.LAT2, at.E2, at.E3), at.SMOOTH1: (at.LAT1, at.E1, at.SMOOTH2)}  # lateral, fine, coarse
 
 
 class Backward:
-    """One backward: what was kept, and the buffers that its launches fill."""
+    """One backward: what the forward kept, and the buffers that the launches of the backward fill."""
 
     def __init__(
         self, x: Tensor, norms: Tensor, kept: Sequence[Tensor], sizes: Sequence[int], batch_statistics: bool
@@ -49,7 +49,7 @@ class Backward:
         self.arena = x.new_empty(sum(room), dtype=torch.float32)
 
     def _tile(self, layer: Layer) -> tuple[int, int]:
-        """(tap, c_in) pairs and output channels of a program of the weight gradient."""
+        """How many (tap, c_in) pairs and output channels a program of the weight gradient has."""
         most_j, most_n = (64, 32) if self.stem.compute == torch.float32 else (128, 128)
         return min(block(layer.depth), most_j), min(layer.cout_pad, most_n)
 
@@ -65,12 +65,13 @@ class Backward:
         return {arch: tuple(dict(zip(names, option, strict=True)) for option in some) for arch, some in options.items()}
 
     def source(self, unit: int) -> tuple[Tensor, int | None]:
-        """An activation: as stored, or what it is made of and the unit whose BatchNorm and SiLU are missing."""
+        """The activation of a unit: as it was stored, with None, or its values before BatchNorm and SiLU, with the unit
+        whose BatchNorm and SiLU are to be applied."""
         stored = self.activations.get(unit)
         return (self.pre[unit], unit) if stored is None else (stored, None)
 
     def sum_tiles(self, partial: Tensor, channel: int, level: int, block_m: int) -> None:
-        """`sums` of the channels from `channel` on, from those of the tiles of block_m rows."""
+        """Fill `sums` of the channels from `channel` on from the partial sums of the tiles, of block_m rows each."""
         tiles, *tiles_2 = (triton.cdiv(rows, block_m) for rows in self.stem.rows(level))
         launch(
             stem_sums_kernel,
@@ -86,7 +87,7 @@ class Backward:
         )  # fmt: skip
 
     def end(self, grads: Sequence[Tensor]) -> Tensor:
-        """dz of head from the gradients of the features, any strides; sums of head and skip."""
+        """Return dz of head from the gradients of the features, of any strides; fill the sums of head and skip."""
         stem, layers = self.stem, self.stem.plan.layers
         head, skip = layers[at.HEAD], layers[at.SKIP]
         block_m = max(1, 4096 // skip.cout_pad)
@@ -112,7 +113,14 @@ class Backward:
     def weight_gradient(
         self, number: int, dz: Tensor, source: tuple[Tensor, int | None], out: str = "norm", keep: bool = True
     ) -> Tensor | None:
-        """Partial weight gradients of a layer into the arena -> gradient of its output (out, keep: see the kernel)."""
+        """Write a layer's partial weight gradients into the arena and return the gradient of its output.
+
+        Args:
+            number: of the layer.
+            dz: the gradient from which that of the output follows as `out` says (see the kernel).
+            source: the layer's input, as `source` returns it.
+            keep: whether the gradient of the output is wanted; else None is returned.
+        """
         stem, layer = self.stem, self.stem.plan.layers[number]
         a, norm_of = source
         rows, parts, (block_j, block_n) = stem.rows(layer.level), self.parts[number], self.tiles[number]
@@ -142,10 +150,13 @@ class Backward:
         return dpre
 
     def input_gradient(self, number: int, d: Tensor, onto: int | None, mix: tuple[int, Tensor] | None = None) -> Tensor:
-        """Gradient of a layer's input from that of its output.
+        """The gradient of a layer's input.
 
         Args:
-            onto: the unit whose activation the input is: then dz of that unit, and its sums.
+            number: of the layer.
+            d: the gradient of the layer's output.
+            onto: the unit whose activation the input is, if any: then dz of that unit is returned, and its sums are
+                filled.
             mix: a lateral layer that reads the same input, and the gradient of its output.
         """
         stem, layer = self.stem, self.stem.plan.layers[number]
@@ -179,7 +190,7 @@ class Backward:
         return out
 
     def waveform_gradient(self, grads: Sequence[Tensor], dpre: Tensor) -> Tensor:
-        """Gradient of x from those of the features and of the first convolution's output."""
+        """The gradient of x from the gradients of the features and of the first convolution's output."""
         stem, first, skip = self.stem, self.stem.plan.layers[0], self.stem.plan.layers[at.SKIP]
         out = torch.empty_like(stem.x)
         block_m = max(1, 2048 // max(first.cout_pad, skip.cout_pad))
@@ -201,7 +212,7 @@ class Backward:
         return out
 
     def reduce(self, dtype: torch.dtype) -> Tensor:
-        """All gradients of weights, in the layout of `flat`, of each stem: [stems, numbers]."""
+        """The gradients of all weights of each stem, in the layout of `flat`: [stems, numbers]."""
         plan, x = self.stem.plan, self.stem.x
         skip, chunks = plan.layers[at.SKIP], plan.packed // at.CHUNK
         out = x.new_empty((self.stem.count, plan.weights + 2 * plan.channels), dtype=dtype)
@@ -223,7 +234,7 @@ class Backward:
 
 
 def _gradients(grads: Sequence[Tensor]) -> dict[str, Tensor | int]:
-    """Arguments of a kernel: the gradients of the features, [B, L, S] of each stem."""
+    """The arguments of a kernel that are about the gradients of the features, [B, L, S] of each stem."""
     both = (("", grads[0]), ("_2", grads[-1]))
     tensors = {f"grad{suffix}_ptr": grad for suffix, grad in both}
     names = ("stride_gb", "stride_gl", "stride_gs")
@@ -235,9 +246,18 @@ def conv_stem_backward(
     grads: Sequence[Tensor], x: Tensor, norms: Tensor, kept: Sequence[Tensor], sizes: Sequence[int],
     batch_statistics: bool, want_x: bool, dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of the weights in `dtype`, [stems, numbers in the order of `schema.flatten`], and of x (or nothing).
+    """The launcher of `conv_stem_backward_triton`.
 
-    grads: of the features, [B, L, S] of each stem; the rest as in `conv_stem_train`.
+    Args:
+        grads: gradients of the features, [B, L, S] of each stem.
+        x, sizes, batch_statistics: as in `conv_stem_train`.
+        norms, kept: as `conv_stem_train` returns them.
+        want_x: whether the gradient of x is wanted.
+        dtype: of the gradients of the weights.
+
+    Returns:
+        Gradients of the trained weights in the order of `params.flatten`, [stems, numbers]; gradient of x, flat, [0]
+        where it is not wanted.
     """
     run = Backward(x, norms, kept, sizes, batch_statistics)
     dz = run.end(grads)

@@ -1,8 +1,9 @@
-"""conv_stem on a GPU: launchers of the forward, of one stem or of two; `triton_gradients.py` has the backward's.
+"""conv_stem on a GPU: the launchers of the forward, of one stem or of two; gradients.py has that of the backward.
 
-Evaluation: BatchNorm and SiLU in the epilogue of each convolution, and the 1x1 convolution of an Inception with them.
-Training: a convolution stores what it computed and moments of each tile; a small kernel merges them into the
-normalisation of its channels, which the next kernel applies on load, or where it has many taps finds applied.
+In evaluation BatchNorm, SiLU and the 1x1 convolution that ends an Inception are applied in the epilogue of the
+convolution before them. In training a convolution stores its output before BatchNorm and the moments of each tile; a
+small kernel merges the moments into the normalisation of the channels. The next kernel applies that on load, but one
+with many taps reads activations that another kernel has stored.
 """
 
 from __future__ import annotations
@@ -13,162 +14,28 @@ import torch
 import triton
 from torch import Tensor
 
-from xmae_fast.ops._launch import block, dot_precision, launch
-from xmae_fast.ops.conv_stem.schema import TRAINED, WEIGHTS
+from xmae_fast.ops._launch import block, launch
+from xmae_fast.ops.conv_stem.params import TRAINED, WEIGHTS
 from xmae_fast.ops.conv_stem.triton import layout as at
 from xmae_fast.ops.conv_stem.triton.forward import (
     stem_activation_kernel,
-    stem_conv_kernel,
     stem_end_kernel,
-    stem_mix_kernel,
     stem_pack_kernel,
     stem_statistics_kernel,
 )
-from xmae_fast.ops.conv_stem.triton.layout import Layer, Layout
+from xmae_fast.ops.conv_stem.triton.gradients import conv_stem_backward
+from xmae_fast.ops.conv_stem.triton.stem import MERGE_CONFIGS, Stem
 
-# Of kernels that merge what tiles left: one channel a program is quickest on a GPU with more multiprocessors than that.
-MERGE_CONFIGS = {
-    arch: tuple({"BLOCK_C": many, "BLOCK_T": tiles, "num_warps": 4} for many, tiles in options)
-    for arch, options in ((80, ((8, 128), (4, 256), (1, 1024))), (90, ((1, 2048), (1, 1024), (4, 512))))
-}
-
-
-def tile_configs(
-    block_m: int, block_n: int, compute: torch.dtype, depth: int, heavy: bool = False
-) -> dict[int, tuple[dict[str, int], ...]]:
-    """Configurations of a kernel with a [block_m, block_n] product whose loop goes over `depth` columns; heavy: more
-    is done to it than BatchNorm."""
-    if compute == torch.float32:
-        return {80: tuple({"BLOCK_K": k, "num_warps": 8, "num_stages": 2} for k in (16, min(depth, 32)))}
-    warps = 8 if heavy and block_m * block_n >= 8192 else 4
-    deep = min(depth, 64)
-    return {
-        80: (
-            {"BLOCK_K": min(depth, 32), "num_warps": warps, "num_stages": 4},
-            {"BLOCK_K": deep, "num_warps": warps, "num_stages": 2},
-        ),
-        90: (
-            {"BLOCK_K": deep, "num_warps": warps, "num_stages": 3},
-            {"BLOCK_K": deep, "num_warps": warps, "num_stages": 2},
-            {"BLOCK_K": min(depth, 32), "num_warps": warps, "num_stages": 4},
-        ),
-    }
-
-
-class Stem:
-    """One call: its layout, lengths and buffers, and the launches that forward and backward share.
-
-    Of two stems the second's rows, packed weights and norms lie behind the first's.
-    """
-
-    def __init__(
-        self, plan: Layout, x: Tensor, sizes: Sequence[int], compute: torch.dtype, packed: Tensor, norms: Tensor
-    ) -> None:
-        """x: all samples of all stems, flat; sizes: B and L of each stem."""
-        self.plan, self.x, self.compute, self.packed, self.norms = plan, x, compute, packed, norms
-        self.batches = tuple(sizes[::2])
-        self.levels = tuple(zip(*(at.lengths(L) for L in sizes[1::2]), strict=True))  # [level][stem]
-        self.count = len(self.batches)
-        self.stride_n = plan.channels + 1
-        self.precision = dot_precision(compute)
-
-    def rows(self, level: int) -> tuple[int, ...]:
-        """Of each stem."""
-        return tuple(B * L for B, L in zip(self.batches, self.levels[level], strict=True))
-
-    def sizes(self, level: int, **lengths: int) -> dict[str, int]:
-        """Arguments of a kernel: rows of a level, and by their names the lengths of other levels."""
-        both = {"rows": self.rows(level), **{name: self.levels[of] for name, of in lengths.items()}}
-        missing = {name: int(name != "rows") for name in both}
-        return {
-            **{name: sizes[0] for name, sizes in both.items()},
-            **{f"{name}_2": sizes[1] if self.count > 1 else missing[name] for name, sizes in both.items()},
-        }
-
-    def tiles(self, level: int, block_m: int) -> int:
-        """Of all stems."""
-        return sum(triton.cdiv(rows, block_m) for rows in self.rows(level))
-
-    def level_in(self, layer: Layer) -> int:
-        return layer.level - (layer.stride == 2)
-
-    def block_m(self, block_n: int) -> int:
-        """Rows of a tile; the moments and sums of tiles need it to be the same for all configurations."""
-        return 128 if self.compute != torch.float32 and block_n <= 64 else 64
-
-    def empty(self, level: int, channels: int) -> Tensor:
-        return self.x.new_empty((sum(self.rows(level)), channels), dtype=self.compute)
-
-    def partial(self, channels: int, tiles: int) -> Tensor:
-        """[2, channels, tiles], float32."""
-        return self.x.new_empty((2, channels, tiles), dtype=torch.float32)
-
-    def convolve(
-        self, number: int, source: Tensor, norm_of: int | None = None, *,
-        statistics: bool = False, activate: bool = False, fuse: bool = False, skip: bool = False,
-    ) -> tuple[Tensor, Tensor | None, int]:  # fmt: skip
-        """Output of layer `number`, moments of its tiles and the rows of a tile; norm_of: the unit that `source` is
-        the pre-BatchNorm output of."""
-        layer, layers = self.plan.layers[number], self.plan.layers
-        block_n = min(layer.cout_pad, 128)
-        block_m = self.block_m(block_n)
-        tiles = self.tiles(layer.level, block_m)
-        out = self.empty(layer.level, layer.c_out)
-        partial = self.partial(layer.c_out + layer.taps_inside, tiles) if statistics else None
-        launch(
-            stem_conv_kernel,
-            lambda c: (tiles, triton.cdiv(layer.c_out, block_n)),
-            {
-                "x_ptr": source, "w_ptr": self.packed, "norms_ptr": self.norms, "out_ptr": out, "partial_ptr": partial,
-                "skip_x_ptr": self.x if skip else None,
-                **self.sizes(layer.level, L_in=self.level_in(layer), L_out=layer.level),
-                "stride_w": self.plan.packed, "stride_n": self.stride_n,
-                "stride_p": partial.stride(0) if statistics else 0,
-                "in_at": 0 if norm_of is None else layers[norm_of].channel, "out_at": layer.channel,
-                "w_at": layer.packed, "fuse_at": layers[number + 1].packed if fuse else 0,
-                "skip_at": layers[at.SKIP].packed if skip else 0,
-                "skip_channel": layers[at.SKIP].channel if skip else 0,
-            },
-            {
-                **layer.constants, "NORM": norm_of is not None, "STATISTICS": statistics, "ACTIVATE": activate,
-                "FUSE": fuse, "SKIP": skip, "PRECISION": self.precision, "BLOCK_M": block_m, "BLOCK_N": block_n,
-            },
-            tile_configs(block_m, block_n, self.compute, max(layer.cin_pad, 16)),
-            key=(layer.k, layer.stride, layer.c_in, layer.c_out, self.rows(layer.level)),
-        )  # fmt: skip
-        return out, partial, block_m
-
-    def mix(self, number: int, fine: Tensor, coarse: Tensor, units: tuple[int, int] | None) -> Tensor:
-        """lateral(fine) + up(reduce(coarse)) of the mix whose lateral layer is `number`; units: of pre-BatchNorm
-        sources, None: they are activations."""
-        lateral, reduce = self.plan.layers[number], self.plan.layers[number + 2]
-        block_n = min(lateral.cout_pad, 128)
-        block_m = self.block_m(block_n)
-        out = self.empty(lateral.level, lateral.c_out)
-        fine_at, coarse_at = (self.plan.layers[unit].channel for unit in units or (0, 0))
-        launch(
-            stem_mix_kernel,
-            lambda c: (self.tiles(lateral.level, block_m), triton.cdiv(lateral.c_out, block_n)),
-            {
-                "fine_ptr": fine, "coarse_ptr": coarse, "w_ptr": self.packed, "norms_ptr": self.norms, "out_ptr": out,
-                **self.sizes(lateral.level, L=lateral.level, L_coarse=reduce.level),
-                "stride_w": self.plan.packed, "stride_n": self.stride_n, "fine_at": fine_at, "coarse_at": coarse_at,
-                "lateral_at": lateral.packed, "reduce_at": reduce.packed,
-            },
-            {
-                "C": lateral.c_out, "C_PAD": lateral.cout_pad, "CC": reduce.c_in, "CC_PAD": reduce.cin_pad,
-                "NORM": units is not None, "PRECISION": self.precision, "BLOCK_M": block_m, "BLOCK_N": block_n,
-            },
-            tile_configs(block_m, block_n, self.compute, min(lateral.cout_pad, reduce.cin_pad), heavy=True),
-            key=(lateral.c_out, reduce.c_in, self.rows(lateral.level)),
-        )  # fmt: skip
-        return out
+__all__ = ["conv_stem_backward", "conv_stem_eval", "conv_stem_train"]
 
 
 def _packed_stem(
     x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int], compute: torch.dtype, running: bool
 ) -> tuple[Stem, Tensor]:
-    """Pack the weights; running: also normalisation from running statistics. -> the call and the flat weights."""
+    """Pack the weights; return the call and the flat weights.
+
+    running: whether the normalisation of all channels is computed from running statistics too.
+    """
     plan, count, used = at.layout_of(weights), len(sizes) // 2, WEIGHTS if running else TRAINED
     flat = torch.cat([weight.reshape(-1) for number, weight in enumerate(weights) if number % WEIGHTS < used])
     packed = x.new_empty((count, plan.packed), dtype=compute)
@@ -189,12 +56,12 @@ def _packed_stem(
 
 
 def conv_stem_eval(x: Tensor, weights: Sequence[Tensor], compute: torch.dtype) -> Tensor:
-    """Features [B, L, S] with running statistics: x [B, 1, L], weights in the order of `schema.flatten`."""
+    """Features [B, L, S] by running statistics, of x [B, 1, L]; weights come in the order of `params.flatten`."""
     B, _, L = x.shape
     stem, _ = _packed_stem(x.contiguous(), weights, (B, L), compute, running=True)
     outputs: dict[int, Tensor] = {}
     source = stem.x
-    widest = 64 if compute == torch.float32 else 128  # of a second product in registers
+    widest = 64 if compute == torch.float32 else 128  # a second product in registers can be this wide
     unit = 0
     while unit < at.UNITS:
         if unit == at.SMOOTH2:
@@ -212,10 +79,18 @@ def conv_stem_eval(x: Tensor, weights: Sequence[Tensor], compute: torch.dtype) -
 def conv_stem_train(
     x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int], batch_statistics: bool, compute: torch.dtype
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Features [rows, S], `norms`, and what backward needs: 17 outputs before BatchNorm, mix2, mix1, the activations
-    of `ACTIVATED`, packed weights.
+    """The launcher of `conv_stem_train_triton`, of one stem or two.
 
-    x: the samples of one or two stems, flat; sizes: B and L of each; weights of each, in the order of `schema.flatten`.
+    Args:
+        x: the samples of all stems, flat.
+        weights: those of each stem in the order of `params.flatten`.
+        sizes: B and L of each stem.
+        batch_statistics: normalise by the batch's statistics instead of the running ones.
+        compute: the dtype of matrix products.
+
+    Returns:
+        Features [rows, S]; `norms` (see layout.py); what the backward needs: 17 outputs before BatchNorm, mix2, mix1,
+        the activations of `ACTIVATED`, packed weights.
     """
     stem, flat = _packed_stem(x, weights, sizes, compute, running=not batch_statistics)
     pre: list[Tensor] = []
@@ -290,10 +165,3 @@ def _end(stem: Stem, head: Tensor) -> Tensor:
         key=(skip.c_out, stem.rows(0)),
     )  # fmt: skip
     return out
-
-
-def conv_stem_backward(*args):
-    """See `triton_gradients.conv_stem_backward`."""
-    from xmae_fast.ops.conv_stem.triton.gradients import conv_stem_backward as run
-
-    return run(*args)

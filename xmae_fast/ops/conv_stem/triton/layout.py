@@ -1,8 +1,8 @@
-"""How the stem's layers lie in the buffers of its Triton kernels: depends on shapes alone; imports no Triton.
+"""How the stem's layers lie in the buffers of its Triton kernels. It follows from shapes alone. Imports no Triton.
 
 The kernels run 17 convolutions with BatchNorm: the branches of an Inception, padded to seven taps, are one, because on
 tensor cores each branch alone would be padded to as many columns. With skip and the four 1x1 convolutions of the
-mixes these are the layers, in the order of `schema.flatten`, so that a layer's weights are one range of the flat
+mixes these are the layers, in the order of `params.flatten`, so that a layer's weights are one range of the flat
 buffer and its channels one range of the published order. Buffers:
 
     flat    weights, mixes, gammas, betas (, running means, running variances), concatenated
@@ -10,8 +10,8 @@ buffer and its channels one range of the published order. Buffers:
     norms   float32 [5, channels + 1]: MEAN, RSTD, UNBIASED variance, SCALE = gamma rstd, BETA; last column: mean of x
     arena   float32, for each layer [splits][as packed]: partial weight gradients
 
-Two stems of one layout may share the launches: then `flat`, `packed` and `norms` exist twice, one behind the other, and
-the splits of the second follow those of the first.
+Two stems of one layout may share the launches: then the second's part of `flat`, `packed` and `norms` and its splits
+follow those of the first.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ import torch
 from torch import Tensor
 
 from xmae_fast.ops import _triton
-from xmae_fast.ops.conv_stem.schema import CONVS
+from xmae_fast.ops.conv_stem.params import CONVS
 
-UNITS = 17  # convolutions with BatchNorm and SiLU; unit u reads unit u - 1, but the first and those below
+UNITS = 17  # convolutions with BatchNorm and SiLU; unit u reads unit u - 1, except the first unit and those of mixes
 DOWN1, DOWN2, SMOOTH2, SMOOTH1, HEAD = 4, 9, 14, 15, 16
 E1, E2, E3 = 3, 8, 13  # the units that end the levels; mix2 = lat2(E2) + up(red3to2(E3)), mix1 likewise
 SKIP, LAT2, LAT1, RED3TO2, RED2TO1 = range(UNITS, UNITS + 5)
-ACTIVATED = (1, 4, 6, 9, 11, 15)  # units whose activation is stored: consumers take more than two taps per sample of it
-CHUNK = 256  # elements of packed that lie in one layer
-PROGRAMS = 264  # of a weight gradient, about: two on each of an H200's 132 multiprocessors
-ROWS_OF_SPLIT = 128  # at least
+# Units whose activation is stored, because its reader takes more than two taps of it per sample.
+ACTIVATED = (1, 4, 6, 9, 11, 15)
+CHUNK = 256  # elements of `packed` that are reduced together; all belong to one layer
+PROGRAMS = 264  # about so many for a weight gradient: two on each of an H200's 132 multiprocessors
+ROWS_OF_SPLIT = 128  # a split has at least so many rows
 
 
 def padded(size: int) -> int:
-    """The power of two that holds `size`, at least 16: what tl.dot takes. (As `_launch.block`, without Triton.)"""
+    """The least power of two that holds `size`, at least 16, which tl.dot needs; `_launch.block` without Triton."""
     return max(16, 1 << (size - 1).bit_length())
 
 
@@ -49,13 +50,13 @@ class Layer(NamedTuple):
     stride: int
     c_in: int
     c_out: int
-    level: int  # of its output: lengths L, L / 2, L / 4
+    level: int  # level of its output, which has length L, L / 2 or L / 4
     packed: int  # where its weights begin in `packed`
-    channel: int  # its first channel in `norms`, published order
+    channel: int  # its first channel in `norms`
 
     @property
     def taps_inside(self) -> bool:
-        """A single input channel: taps are the rows of its matrix."""
+        """Whether it has a single input channel, so that taps are the rows of its matrix."""
         return self.c_in == 1
 
     @property
@@ -84,7 +85,7 @@ class Layer(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """All layers; sizes of the buffers."""
+    """All layers, and the sizes of the buffers."""
 
     layers: tuple[Layer, ...]
     packed: int
@@ -113,18 +114,19 @@ def layout(widths: tuple[int, int, int], S: int) -> Layout:
 
 
 def layout_of(weights: Sequence[Tensor]) -> Layout:
-    """The layout of weights in the order of `schema.flatten`; of several stems, that of the first."""
+    """The layout of a stem with these weights, in the order of `params.flatten`; further stems' are not looked at."""
     c1, (c2, c3) = weights[CONVS + 1].shape[0], weights[CONVS + 2].shape[:2]
     return layout((c1, c2, c3), weights[CONVS - 1].shape[0])
 
 
 def lengths(L: int) -> tuple[int, int, int]:
-    """Of the three levels."""
+    """The lengths of the three levels."""
     return L, (L + 1) // 2, ((L + 1) // 2 + 1) // 2
 
 
 def kept_shapes(plan: Layout, sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """What training keeps: outputs of the units before BatchNorm, mix2, mix1, activations of `ACTIVATED`, packed.
+    """Shapes of what training keeps: outputs of the units before BatchNorm, mix2, mix1, activations of `ACTIVATED`,
+    packed weights.
 
     sizes: B and L of each stem.
     """
@@ -163,16 +165,16 @@ def _gather(plan: Layout) -> np.ndarray:
 
 
 def splits(layer: Layer, rows: int, block_j: int, block_co: int) -> int:
-    """How many parts the rows of a weight gradient are dealt to; the same on every device."""
+    """Into how many parts the rows of a weight gradient are split; the same on every device."""
     tiles = -(-layer.depth // block_j) * -(-layer.cout_pad // block_co)
     return max(1, min(PROGRAMS // tiles, -(-rows // ROWS_OF_SPLIT)))
 
 
 def _reductions(plan: Layout, parts: tuple[tuple[int, ...], ...]) -> np.ndarray:
-    """int32 [stems, packed / CHUNK, 3]: of each chunk of `packed` where its first part lies in the arena, the distance
-    to the next one and how many there are; 0 for skip, whose gradient has a formula.
+    """int32 [stems, packed / CHUNK, 3]: for each chunk of `packed` where its first part lies in the arena, the distance
+    to the next part, and how many parts there are (0 for skip, whose gradient has a formula).
 
-    parts: of each layer, how many each stem has.
+    parts: for each layer, how many parts each stem has.
     """
     stems: list[list[tuple[int, int, int]]] = [[] for _ in parts[0]]
     at = 0
@@ -189,7 +191,7 @@ def _kept_on(device: torch.device, make, *args) -> Tensor:
 
 
 def _on(like: Tensor, make, *args) -> Tensor:
-    """`make(*args)` on the device of `like`, once; while launches are recorded nothing is kept."""
+    """`make(*args)` on the device of `like`, made once and then kept; while launches are recorded nothing is kept."""
     if _triton.recorded_launches() is not None:
         return like.new_empty(make(*args).shape, dtype=torch.int32)
     return _kept_on(like.device, make, *args)

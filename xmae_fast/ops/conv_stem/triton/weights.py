@@ -1,19 +1,30 @@
-"""Kernels of the stem's weight gradients: partial sums of each layer, their reduction. Terms: `triton_backward.py`."""
+"""Kernels of the stem's weight gradients: partial sums of each layer, and their reduction. Terms are in backward.py."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from xmae_fast.ops.conv_stem.triton.device import EPS, RSTD, SCALE, before_norm, behind, between, load_rows, part_of
+from xmae_fast.ops.conv_stem.triton.device import (
+    EPS,
+    RSTD,
+    SCALE,
+    before_norm,
+    between,
+    load_rows,
+    offset_of_stem,
+    part_of,
+)
 
 
 @triton.jit
 def _up_adjoint(
     dy_ptr, sample, j, mask_m, L, L_coarse, c, mask_c, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
 ):
-    """What linear interpolation from coarse positions j takes from dy: sum of dy at fine positions with the weights
-    of j there; only 2 j - 2 .. 2 j + 2 have any. -> float32 [BLOCK_M, BLOCK_C]"""
+    """The adjoint of linear interpolation at coarse positions j -> float32 [BLOCK_M, BLOCK_C].
+
+    It sums dy at fine positions, each times the weight that j has there; only 2 j - 2 .. 2 j + 2 have one.
+    """
     total = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     for offset in tl.static_range(-2, 3):
         i = 2 * j + offset
@@ -38,16 +49,16 @@ def stem_weight_gradient_kernel(
 ):  # fmt: skip
     """arena [splits][DEPTH, COUT_PAD]: sums over a part of the rows of a[row, tap, c_in] dpre[row, c_out].
 
-    A program has BLOCK_J (tap, c_in) pairs and BLOCK_N output channels. OUT says what dpre is:
-    "norm": of dz through the BatchNorm; "plain": dz as it is; "up": dz is of an output that
-    interpolates the rows, dpre the adjoint's. KEEP: dpre is stored, for the input gradient.
-    The splits of the second stem come behind those of the first.
+    A program has BLOCK_J (tap, c_in) pairs and BLOCK_N output channels. OUT says how dpre follows from dz: "norm",
+    through the BatchNorm; "plain", it is dz; "up", dz belongs to an output that interpolates the rows, and dpre is the
+    adjoint's result. With KEEP dpre is stored, for the input gradient. The splits of the second stem follow those of
+    the first.
     """
     second, split = part_of(tl.program_id(1), splits)
-    # Numbers to add instead of pointers to move: those would take twice the registers, and one configuration spills.
+    # Offsets instead of moved pointers, which would take twice the registers: one configuration would spill.
     before, before_in = tl.where(second, rows, 0), tl.where(second, rows // L_out * L_in, 0)
     if OUT == "up":
-        dz_ptr += behind(second, rows // L_out * L_fine) * C_OUT
+        dz_ptr += offset_of_stem(second, rows // L_out * L_fine) * C_OUT
     in_at += tl.where(second, 5 * stride_n, 0)
     sums_at = out_at + tl.where(second, 2 * stride_s, 0)
     out_at += tl.where(second, 5 * stride_n, 0)
@@ -107,11 +118,11 @@ def stem_reduce_kernel(
     chunks, weights, channels, stride_s, skip_channel, skip_flat,
     BATCH: tl.constexpr, CHUNK: tl.constexpr, BLOCK_CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients in the layout of `flat` (out): chunks of the weights, summed over the parts, then gammas and betas.
+    """Gradients in the layout of `flat` (out): chunks of the weights, summed over their parts, then gammas and betas.
 
-    Skip's weight has a formula: dw = gamma rstd G in running statistics, G = sum g (x - mean of x); in the batch's,
-    where the mean and all but eps of the variance follow w, it is times eps rstd^2. The second axis of programs is the
-    stem.
+    The gradient of skip's weight has a formula: dw = gamma rstd G with running statistics, G = sum g (x - mean of x);
+    with the batch's, where the mean and all but eps of the variance follow w, that times eps rstd^2. The second axis of
+    programs is the stem.
     """
     dtype = out_ptr.dtype.element_ty
     stem = tl.program_id(1).to(tl.int64)
@@ -140,7 +151,7 @@ def stem_reduce_kernel(
     total = tl.where(skip, skip_gradient, total)
     tl.store(out_ptr + to, total.to(dtype), mask=to >= 0)
 
-    c = (chunk - chunks)[:, None] * CHUNK + offs  # the programs behind the weights
+    c = (chunk - chunks)[:, None] * CHUNK + offs  # the programs after those of the weights
     known = (c >= 0) & (c < channels)
     dgamma = tl.load(sums_ptr + stride_s + c, mask=known, other=0.0)
     dbeta = tl.load(sums_ptr + c, mask=known, other=0.0)

@@ -1,1 +1,1 @@
-"""Triton kernels of feed_forward; launch.py holds the launchers, which the dispatcher imports at the first call."""
+"""Triton kernels of feed_forward: operators in schema.py, launchers in launch.py, which the first call imports."""

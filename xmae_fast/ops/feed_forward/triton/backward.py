@@ -1,4 +1,4 @@
-"""Backward of the feed-forward sublayer: three launches, and the hidden layer is made again in two of them.
+"""Backward of the feed-forward sublayer in three launches, two of which compute the hidden layer again.
 
     g' = dropout(g),  pre = LN(x) W1^T + b1,  dpre = (g' W2) * gelu'(pre)
 
@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from xmae_fast.ops._device import gelu_grad, sum_parts
+from xmae_fast.ops._gradients import empty_gradients
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
-from xmae_fast.ops.feed_forward import schema
 from xmae_fast.ops.feed_forward.triton.rows import choices, dropout_tile, hidden_chunk, layer_norm_rows
 from xmae_fast.ops.feed_forward.triton.weights import weight_shares
 
@@ -163,16 +163,17 @@ def gradients(
     grad: Tensor, x: Tensor, weights: list[Tensor], products: tuple[Tensor, Tensor], stats: Tensor,
     dropout: dict[str, Any], needs: int, compute: torch.dtype,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of x and of the weights; those whose bit in `needs` is not set are empty.
+    """Gradients of x and of the weights; those whose bit in `needs` is not set have no elements.
 
     Args:
-        products: up and down weight in `compute`. dropout: the kernels' arguments about it.
+        products: up and down weight in `compute`.
+        dropout: the arguments of the kernels that say what is dropped.
     """
     rows, D, F = x.shape[0] * x.shape[1], x.shape[2], weights[2].shape[0]
     grad, x = grad.contiguous(), x.contiguous()
     up, down = products
     norm_weight, norm_bias, up_bias = (weights[i].contiguous() for i in (0, 1, 3))
-    found = schema.empty_gradients(x, weights, needs)
+    found = empty_gradients((x, *weights), needs)
     dx, *dweights = (out if needs >> i & 1 else None for i, out in enumerate(found))
     d_norm_weight, d_norm_bias, d_up, d_up_bias, d_down, d_down_bias = dweights
     with_weights = any(out is not None for out in (d_up, d_up_bias, d_down))
@@ -192,7 +193,7 @@ def gradients(
     tiles = 0
 
     def grid(c: Config) -> tuple[int]:
-        nonlocal tiles  # the configuration that counts comes last
+        nonlocal tiles  # tuning may run several configurations; the one that counts comes last
         tiles = triton.cdiv(rows, c["BLOCK_M"])
         return (tiles,)
 

@@ -4,8 +4,8 @@ Forward: a program owns BLOCK_M rows; it normalises them once and goes over the 
 
     h = gelu(LN(x) W1[chunk]^T + b1[chunk]),  acc += h W2[:, chunk]^T,  y = x + dropout(acc + b2)
 
-Weights of another dtype than the products' are cast by one launch before: every program reads all of them, from the L2
-cache, and half the bytes are worth more than a launch. The backward (triton_backward.py) reads the same copy.
+Where the weights have another dtype than the products, one launch casts them first: every program reads all weights
+from the L2 cache, and half the bytes are worth more than a launch. The backward (backward.py) reads the same copy.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from xmae_fast.ops._device import gelu
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
-from xmae_fast.ops.feed_forward import schema
 from xmae_fast.ops.feed_forward.triton import backward as triton_backward
+from xmae_fast.ops.feed_forward.triton import schema
 from xmae_fast.ops.feed_forward.triton.rows import choices, dropout_tile, hidden_chunk, layer_norm_rows
 
 EPS = 1e-5
@@ -55,7 +55,8 @@ def _forward_kernel(
     out_ptr += first.to(tl.int64) * D
 
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    # About the first number of each row: a sum of equal ones would leave the mean many deviations away.
+    # Distances from the first number of each row: the rounding of a sum of equal numbers would leave the mean many
+    # deviations away.
     about = tl.load(x_ptr + offs_m * D, mask=mask_m, other=0.0).to(tl.float32)
     mean = about + tl.sum(tl.where(mask_d[None, :], x - about[:, None], 0.0), axis=1) / D
     centred = tl.where(mask_d[None, :], x - mean[:, None], 0.0)
@@ -89,7 +90,7 @@ def _forward_kernel(
 
 
 def _forward_configs(compute: torch.dtype, BLOCK_D: int, rows: int) -> dict[int, tuple[Config, ...]]:
-    """More rows in a program ask for fewer bytes of weights; few rows in all need many programs instead."""
+    """Programs with more rows read fewer bytes of weights in all; few rows are better served by more programs."""
     if compute == torch.float32:
         return {80: choices(*([(32, 32, 8, 1), (16, 32, 4, 1)] if BLOCK_D <= 256 else [(16, 16, 8, 1)]), BLOCK_R=16)}
     if BLOCK_D > 512:
@@ -109,7 +110,7 @@ def _forward_configs(compute: torch.dtype, BLOCK_D: int, rows: int) -> dict[int,
 
 
 def _products(weights: list[Tensor], compute: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """up and down weight in the dtype of products, and the buffer that holds their copies (empty if there are none)."""
+    """up and down weight in the dtype of products, and the buffer that holds their copies, as in `empty_packed`."""
     up, down = weights[2].contiguous(), weights[4].contiguous()
     packed = schema.empty_packed(up, down, compute)
     if packed.numel() == 0:
@@ -126,7 +127,7 @@ def _products(weights: list[Tensor], compute: torch.dtype) -> tuple[Tensor, Tens
 
 
 def dropout_args(seed: Tensor | None, p: float) -> dict[str, Any]:
-    """Arguments of the kernels about dropout: kept where a word is at least `threshold`."""
+    """Arguments of the kernels that say what is dropped: an element is kept where its word is at least `threshold`."""
     return {
         "seed_ptr": seed if seed is None else seed.contiguous(),
         "threshold": 0 if seed is None else min(math.ceil(p * 2**32), 2**32 - 1),
@@ -166,21 +167,22 @@ def _forward(
 def feed_forward_eval(
     x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype
 ) -> Tensor:
-    """x [B, N, D] -> [B, N, D]; products in `compute`."""
+    """The launcher of `feed_forward_eval_triton`: x [B, N, D] -> [B, N, D]."""
     return _forward(x, weights, seed, p, compute, False)[0]
 
 
 def feed_forward_train(
     x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, with statistics [B N, 2] of the LayerNorm and the weights as products take them."""
+    """The launcher of `feed_forward_train_triton`: the output, statistics [B N, 2] of the LayerNorm, weights as in
+    `empty_packed`."""
     return _forward(x, weights, seed, p, compute, True)
 
 
 def feed_forward_backward(
-    grad: Tensor, x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float,
-    stats: Tensor, packed: Tensor, needs: int, compute: torch.dtype,
+    grad: Tensor, x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype,
+    stats: Tensor, packed: Tensor, needs: int,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of x and of the weights; those whose bit in `needs` is not set are empty."""
+    """The launcher of `feed_forward_backward_triton`: gradients of x and of the weights, as in `empty_gradients`."""
     products = (packed[0], packed[1]) if packed.numel() else (weights[2].contiguous(), weights[4].contiguous())
     return triton_backward.gradients(grad, x, weights, products, stats, dropout_args(seed, p), needs, compute)

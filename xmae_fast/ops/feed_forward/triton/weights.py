@@ -1,4 +1,4 @@
-"""Second launch of the feed-forward's backward: gradients of W1, b1 and W2, a share of the rows for each program."""
+"""The second launch of the feed-forward's backward: each program's share of the gradients of W1, b1 and W2."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _configs(compute: torch.dtype, BLOCK_D: int) -> dict[int, tuple[Config, ...]
 def weight_shares(
     g: Tensor, xn: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, compute: torch.dtype
 ) -> Tensor:
-    """Float32 [splits, 2 F D + F]: gradients of W1, W2, b1 over shares of the rows g, xn [rows, D]; they add up."""
+    """Gradients of W1, W2, b1 over shares of the rows g, xn [rows, D]: float32 [splits, 2 F D + F], to be added up."""
     (rows, D), F = xn.shape, up_bias.shape[0]
     tiles = triton.cdiv(rows, _ROWS)
     per_split = max(1, triton.cdiv(tiles, max(1, _PROGRAMS // triton.cdiv(F, 32)))) * _ROWS

@@ -1,7 +1,7 @@
 """The core of attention on a GPU: context = dropout(softmax(q k^T / sqrt(d) + bias)) v.
 
-A program has one head of GROUP samples packed into one tile, of which the blocks on the diagonal are used; GROUP is 1
-where a sample fills a tile, and then there are tiles of queries. Keys come in blocks, and the softmax is rescaled as
+A program has one head of GROUP samples packed into one tile, and uses the blocks on the diagonal of that tile; GROUP is
+1 where a sample fills a tile, and then there are tiles of queries. Keys come in blocks, and the softmax is rescaled as
 its maximum grows. A query without an admissible key has sum 0, context 0 and, for the backward, a log-sum-exp of +inf,
 which makes its probabilities 0.
 """
@@ -19,7 +19,7 @@ from xmae_fast.ops._launch import launch
 
 @triton.jit
 def places(group, offs, N, B, GROUP: tl.constexpr):
-    """Rows `offs` of a group of samples of N tokens each -> sample, token, row of the batch (int64), mask."""
+    """Rows `offs` of a group of samples with N tokens each -> sample, token, row within the batch (int64), mask."""
     divisor = tl.maximum(N, 1)
     sample = group * GROUP + offs // divisor
     token = offs % divisor
@@ -28,7 +28,7 @@ def places(group, offs, N, B, GROUP: tl.constexpr):
 
 @triton.jit
 def load_positions(pos_ptr, sample, token, stride, mask):
-    """Positions of tokens as int32, from int64 [B or 1, N]; stride 0 for the latter."""
+    """Positions of tokens as int32, from int64 [B or 1, N]; the stride is 0 where there is one row for all samples."""
     return tl.load(pos_ptr + sample.to(tl.int64) * stride + token, mask=mask, other=0).to(tl.int32)
 
 
@@ -81,7 +81,7 @@ def _attention_kernel(
     context = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    for first in range(0, BLOCK_J if ONE_BLOCK else GROUP * Nk, BLOCK_J):  # one block: no loop is left
+    for first in range(0, BLOCK_J if ONE_BLOCK else GROUP * Nk, BLOCK_J):  # with one block no loop is left
         sample_j, key, row_j, mask_j = places(group, first + tl.arange(0, BLOCK_J), Nk, B, GROUP)
         at = row_j[:, None] * stride_k + head * head_size + offs_d[None, :]
         k = tl.load(k_ptr + at, mask=mask_j[:, None] & mask_d[None, :], other=0.0)
@@ -119,7 +119,13 @@ def samples_of_tile(rows: int, queries: int, keys: int) -> int:
 
 
 def attention(pointers: Mapping[str, Any], sizes: Mapping[str, Any], block_d: int, precision: str, half: bool) -> None:
-    """Launch the core. pointers, sizes: arguments of the kernel; block_d: a power of two that holds a head."""
+    """Launch the core.
+
+    Args:
+        pointers, sizes: arguments of the kernel by name.
+        block_d: a power of two that holds a head.
+        precision: `input_precision` of the products.
+    """
     B, H, queries, keys = (sizes[name] for name in ("B", "H", "Nq", "Nk"))
     tiles = ((64, 8), (64, 4), (32, 4)) if half and block_d <= 128 else ((32, 4), (64, 8), (16, 4))
     if not half and block_d > 64:

@@ -1,6 +1,6 @@
 """The backward of the core on a GPU: README.md's formulas, with probabilities recomputed from the log-sum-exp.
 
-A program has one head of a group of samples (see triton_core.py). Where the group's queries and keys fit one tile, all
+A program has one head of a group of samples (see core.py). Where the group's queries and keys fit one tile, all
 gradients come from one pair of scores; otherwise it owns a block of keys (dk, dv: a loop over queries) and a block
 of queries (dq, table: loops over keys), so that nothing is added to memory that another program writes.
 
@@ -25,7 +25,7 @@ def _load_queries(
     q_ptr, query_pos_ptr, context_ptr, dcontext_ptr, lse_ptr, group, offs, head, B, H, Nq, D, head_size,
     stride_q, stride_query_pos, GROUP: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Rows of queries and what belongs to them; delta = dcontext . context."""
+    """Rows of queries and what belongs to them, such as delta = dcontext . context."""
     sample, query, row, mask = places(group, offs, Nq, B, GROUP)
     offs_d = tl.arange(0, BLOCK_D)[None, :]
     inside = mask[:, None] & (offs_d < head_size)
@@ -182,7 +182,14 @@ def _attention_backward_kernel(
 def attention_backward(
     pointers: Mapping[str, Any], sizes: Mapping[str, Any], tiling: tuple[int, int, int], block_d: int, precision: str
 ) -> None:
-    """Launch the core's backward. pointers, sizes: arguments of the kernel; tiling: of `backward_tiles`."""
+    """Launch the core's backward.
+
+    Args:
+        pointers, sizes: arguments of the kernel by name.
+        tiling: rows of a tile, samples of a group, tiles of a group.
+        block_d: a power of two that holds a head.
+        precision: `input_precision` of the products.
+    """
     rows, group, of_group = tiling
     configs = ({"num_warps": 4, "num_stages": 1}, {"num_warps": 8, "num_stages": 1})
     if rows > 32 and pointers["table_ptr"] is not None:  # two gathered tiles: 4 warps would spill

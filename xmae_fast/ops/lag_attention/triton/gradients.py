@@ -1,7 +1,7 @@
 """Gradients of a product's input and weight on a GPU, LayerNorm included.
 
-Every sum over rows is made of parts (of a tile of rows, of a split) that `reduce_parts` adds up in fixed order, all of
-them in one launch.
+Every sum over rows is made of parts, each the sum over a tile or a split of the rows, which `reduce_parts` adds up in
+fixed order, all of them in one launch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def _store_dx(
     at = offs_m[:, None] * D + offs_n[None, :]
     inside = mask_m[:, None] & mask_n[None, :]
     weight = tl.load(norm_weight_ptr + offs_n, mask=mask_n, other=0.0).to(tl.float32)
-    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)  # again: to hold it would take too many registers
+    # Loaded again, because to hold it would take too many registers.
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     dx = (x - mean[:, None]) * (-rstd * rstd * mean_nx)[:, None]
     if residual_ptr is not None:
         dx += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -61,8 +62,8 @@ def _norm_backward_kernel(
 ):  # fmt: skip
     """dx = rstd (n - mean(n) - xhat mean(n xhat)) + residual, n = normed w, normed = dy W.
 
-    dw = sum normed xhat and db = sum normed in parts, one of a tile. A program has whole rows, as two halves of
-    BLOCK_N columns: one after the other they take fewer registers.
+    dw = sum normed xhat and db = sum normed in parts, one for each tile. A program has whole rows, as two halves of
+    BLOCK_N columns, which take fewer registers one after the other.
     """
     tile = tl.program_id(0)
     offs_m = tl.arange(0, BLOCK_M)  # 32 bits within the tile
@@ -118,7 +119,19 @@ def norm_backward(
     dy: Tensor, weight: Tensor, x: Tensor, norm_weight: Tensor, stats: tuple[Tensor, Tensor], residual: Tensor | None,
     dx: Tensor | None, parts: Tensor | None, compute: torch.dtype,
 ) -> None:  # fmt: skip
-    """Gradients of x [rows, D] and (in parts) of the LayerNorm's parameters from dy [rows, K] of LN(x) weight^T."""
+    """Gradients of x and of the LayerNorm's parameters from dy, the gradient of LN(x) weight^T.
+
+    Args:
+        dy: [rows, K].
+        weight: [K, D].
+        x: [rows, D].
+        norm_weight: [D].
+        stats: means and 1 / deviations of the rows, [rows] each.
+        residual: [rows, D], what is added to the gradient of x, or None.
+        dx: [rows, D], where the gradient of x goes, or None.
+        parts: [tiles, 2, D], where the parts of the gradients of weight and bias go, or None.
+        compute: the dtype of products.
+    """
     rows, D = x.shape
     tile, wide = norm_rows(D, compute), block(D)
     shortest = 32 if wide <= 512 else 16
@@ -150,7 +163,7 @@ def _weight_gradient_kernel(
     COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """dy^T LN(x) and the sum of dy over the rows of one split; no norm: x itself."""
+    """dy^T LN(x) and the sum of dy over the rows of one split; x itself instead of LN(x) where there is no norm."""
     tiles_m = tl.cdiv(M, BLOCK_M)
     tiles_n = tl.cdiv(K, BLOCK_N)
     tile_n = tl.program_id(0) % tiles_n
@@ -184,7 +197,7 @@ def _weight_gradient_kernel(
 
 
 def splits_of(rows: int) -> int:
-    """In how many parts weight gradients over this many rows are made."""
+    """Of how many parts a weight gradient over so many rows is made."""
     return min(max(rows // 512, 1), 16)
 
 
@@ -192,9 +205,15 @@ def weight_gradient(
     dy: Tensor, x: Tensor, norm: tuple[Tensor, Tensor, Tensor, Tensor] | None, weight_parts: Tensor, bias_parts: Tensor,
     compute: torch.dtype,
 ) -> None:  # fmt: skip
-    """dy^T LN(x) and the sum of dy: dy [rows, M], x [rows, K] -> weight_parts [S, M, K], bias_parts [S, M], float32.
+    """dy^T LN(x) and the sum of dy, each in parts.
 
-    norm: weight, bias, means and 1 / deviations of the LayerNorm, or None for x itself.
+    Args:
+        dy: [rows, M].
+        x: [rows, K].
+        norm: weight, bias, means and 1 / deviations of the LayerNorm; None: x itself instead of LN(x).
+        weight_parts: [splits, M, K] float32, where the parts of the product go.
+        bias_parts: [splits, M] float32, where the parts of the sum go.
+        compute: the dtype of products.
     """
     (rows, M), K = dy.shape, x.shape[1]
     splits = weight_parts.shape[0]

@@ -1,14 +1,14 @@
 """lag_attention on a GPU.
 
-    forward    qkv = LN(x) in_weight^T + in_bias (cross: q, then k | v)    triton_linear.py
-               context = attention(q, k, v)                               triton_core.py
-               out = x + context out_weight^T + out_bias                  triton_linear.py
-    backward   dcontext = dout out_weight                                 triton_linear.py
-               dq, dk, dv, dtable's parts                                 triton_core_backward.py
-               dx = LN's backward of dqkv in_weight, + dout               triton_gradients.py
-               weights: sums over rows in parts, added up at the end      triton_gradients.py, triton_reduce.py
+    forward    qkv = LN(x) in_weight^T + in_bias (cross: q, then k | v)    linear.py
+               context = attention(q, k, v)                               core.py
+               out = x + context out_weight^T + out_bias                  linear.py
+    backward   dcontext = dout out_weight                                 linear.py
+               dq, dk, dv, parts of dtable                                core_backward.py
+               dx = LN's backward of dqkv in_weight, + dout               gradients.py
+               weights: sums over rows in parts, added up at the end      gradients.py, reduce.py
 
-Products take `compute` numbers and sum in float32; what is kept for the backward is in `compute` too.
+Products take numbers of the dtype `compute` and sum in float32; what is kept for the backward is in `compute` too.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ import torch
 import triton
 from torch import Tensor
 
+from xmae_fast.ops._gradients import empty_gradients
 from xmae_fast.ops._launch import block, dot_precision
-from xmae_fast.ops.lag_attention.schema import empty_gradients, empty_kept, out_dtype
+from xmae_fast.ops.lag_attention.schema import Inputs
 from xmae_fast.ops.lag_attention.triton.core import attention, samples_of_tile
 from xmae_fast.ops.lag_attention.triton.core_backward import attention_backward
 from xmae_fast.ops.lag_attention.triton.gradients import norm_backward, norm_rows, splits_of, weight_gradient
 from xmae_fast.ops.lag_attention.triton.linear import linear
 from xmae_fast.ops.lag_attention.triton.reduce import reduce_parts
+from xmae_fast.ops.lag_attention.triton.schema import empty_kept, out_dtype
 
 
 class _Side(NamedTuple):
-    """What is normalised and projected in one product: tokens, or keys and values alone."""
+    """What one product normalises and projects: the tokens of self-attention, the queries, or the keys and values."""
 
     x: Tensor  # [rows, D]
     norm: tuple[Tensor, Tensor]
@@ -40,13 +42,10 @@ class _Side(NamedTuple):
 
 
 class _Call:
-    """One call's tensors, contiguous, and the kept ones taken apart."""
+    """The tensors of one call, contiguous, with what is kept for the backward split into its parts."""
 
-    def __init__(
-        self, x: Tensor, key_value: Tensor | None, weights: list[Tensor], num_heads: int, table: Tensor | None,
-        query_pos: Tensor | None, key_pos: Tensor | None, seed: Tensor | None, p: float, compute: torch.dtype,
-        kept: Tensor, stats: Tensor, masks: Tensor,
-    ) -> None:  # fmt: skip
+    def __init__(self, inputs: Inputs, compute: torch.dtype, kept: Tensor, stats: Tensor, masks: Tensor) -> None:
+        x, key_value, weights, num_heads, table, query_pos, key_pos, seed, p = inputs
         (B, queries, D), cross = x.shape, key_value is not None
         keys = key_value.shape[1] if cross else queries
         self.x = x.contiguous()
@@ -83,7 +82,7 @@ class _Call:
         return _Side(x.view(rows, self.D), tuple(norm), columns, projected, (mean, rstd))
 
     def projections(self, sides: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The first columns of q, k and v within the sides' projections: same memory, strides in `sizes`."""
+        """q, k and v from their first numbers on, in the memory of the sides' projections; `sizes` has the strides."""
         if len(sides) == 1:
             return tuple(sides[0].view(-1)[first * self.D :] for first in range(3))
         return sides[0], sides[1], sides[1].view(-1)[self.D :]
@@ -97,7 +96,7 @@ class _Call:
         }  # fmt: skip
 
     def draw_masks(self) -> dict[str, Any] | None:
-        """Arguments of the product that draws the masks."""
+        """Arguments of the product that draws the masks; None where nothing is dropped."""
         if self.seed is None:
             return None
         return {
@@ -108,7 +107,7 @@ class _Call:
 
 
 def _padded(elements: int) -> int:
-    """Elements of a row of masks: whole groups of 16 draws, 64 elements."""
+    """Length of a row of masks: `elements` rounded up to whole groups of 16 draws, which are 64 elements."""
     return triton.cdiv(elements, 64) * 64
 
 
@@ -127,41 +126,39 @@ def _forward(call: _Call, training: bool) -> Tensor:
     return out
 
 
-def lag_attention_eval(
-    x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute
-) -> Tensor:
-    """out [B, Nq, D] of `schema`'s arguments."""
-    kept = empty_kept(x, key_value, num_heads, seed, compute)
-    call = _Call(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute, *kept)
-    return _forward(call, training=False)
+def lag_attention_eval(*args: Any) -> Tensor:
+    """The output [B, Nq, D]. The arguments are `Inputs`, compute."""
+    *inputs, compute = args
+    inputs = Inputs(*inputs)
+    return _forward(_Call(inputs, compute, *empty_kept(inputs, compute)), training=False)
 
 
-def lag_attention_train(
-    x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """out [B, Nq, D], and what the backward needs: `schema.empty_kept`."""
-    kept = empty_kept(x, key_value, num_heads, seed, compute)
-    call = _Call(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute, *kept)
-    return _forward(call, training=True), *kept
+def lag_attention_train(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output [B, Nq, D], then what the backward needs, as in `empty_kept`. The arguments are `Inputs`, compute."""
+    *inputs, compute = args
+    inputs = Inputs(*inputs)
+    kept = empty_kept(inputs, compute)
+    return _forward(_Call(inputs, compute, *kept), training=True), *kept
 
 
-def lag_attention_backward(
-    grad, x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute, kept, stats, masks, needs
-) -> list[Tensor]:
-    """Gradients of x, key_value, the weights and bias_table, empty where none is asked for."""
-    call = _Call(
-        x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, compute, kept, stats, masks
-    )
-    gradients = empty_gradients(x, key_value, weights, bias_table, needs)
+def lag_attention_backward(grad: Tensor, *args: Any) -> list[Tensor]:
+    """Gradients of x, key_value, the weights and bias_table, without elements where none is asked for.
+
+    The arguments after `grad` are `Inputs`, compute, what `lag_attention_train` kept, needs.
+    """
+    *inputs, compute, kept, stats, masks, needs = args
+    inputs = Inputs(*inputs)
+    call = _Call(inputs, compute, kept, stats, masks)
+    gradients = empty_gradients(inputs.differentiable(), needs)
     names = ["x", "key_value", "norm_q_weight", "norm_q_bias", "norm_kv_weight", "norm_kv_bias"]
-    names = [*names[: len(weights) - 2], "in_weight", "in_bias", "out_weight", "out_bias", "table"]
+    names = [*names[: len(inputs.weights) - 2], "in_weight", "in_bias", "out_weight", "out_bias", "table"]
     wanted = {name: g if needs >> i & 1 else None for i, (name, g) in enumerate(zip(names, gradients, strict=True))}
     _backward(call, grad.contiguous().view(-1, call.D), wanted)
     return gradients
 
 
 def _backward(call: _Call, grad: Tensor, wanted: dict[str, Tensor | None]) -> None:
-    """Write the gradients that are `wanted`; grad [B Nq, D]."""
+    """Write the gradients that are `wanted`, by name; grad [B Nq, D]."""
     compute, D = call.compute, call.D
     outputs = {
         f"{name}_ptr": wanted.get(name)
@@ -204,7 +201,7 @@ def _backward(call: _Call, grad: Tensor, wanted: dict[str, Tensor | None]) -> No
 
 
 def _core_backward(call: _Call, grad: Tensor, with_table: bool) -> tuple[list[Tensor], Tensor | None]:
-    """Gradients of the sides' projections, and parts of the table's, [tiles, H, lags]."""
+    """Gradients of the sides' projections, and the parts of the table's gradient, [tiles, H, lags]."""
     sizes, compute = call.sizes, call.compute
     block_d = block(sizes["head_size"])
     dcontext = torch.empty_like(call.context)

@@ -1,9 +1,9 @@
 """Products with a weight on a GPU: out = LN(x) W^T + bias + residual, each part but the product optional.
 
-One kernel serves the projections in (LayerNorm before them), the projection out (residual behind it) and, with the
-weight's strides exchanged, the gradient of the context. A program makes one tile [BLOCK_M, BLOCK_N] of `out`; the
-LayerNorm's statistics come from two passes over its rows, of which the second and the product's find them in L1. In
-training with dropout the first projection also draws the masks: every program writes an equal share of them.
+One kernel serves the projections in (with a LayerNorm before them), the projection out (with a residual after it) and,
+with the weight's strides exchanged, the gradient of the context. A program makes one tile [BLOCK_M, BLOCK_N] of `out`.
+The LayerNorm's statistics come from two passes over its rows; the second pass and the product find the rows in the L1
+cache. In training with dropout the first projection also draws the masks: every program writes an equal share of them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def normed_tile(x_ptr, norm_weight_ptr, norm_bias_ptr, row, mask_m, mean, rstd, 
 def _statistics(x_ptr, row, mask_m, K, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
     """Mean and 1 / sqrt(variance + eps) of rows of x [rows, K], by two passes.
 
-    The first is about the first number of each row: a sum of equal ones would leave the mean many deviations away.
+    The first pass adds distances from the first number of each row: the rounding of a sum of equal numbers would leave
+    the mean many deviations away.
     """
     about = tl.load(x_ptr + row * K, mask=mask_m, other=0.0).to(tl.float32)
     total = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
@@ -157,10 +158,17 @@ def linear(
     norm: tuple[Tensor, Tensor] | None = None, stats: tuple[Tensor, Tensor] | None = None,
     residual: Tensor | None = None, masks: dict[str, object] | None = None,
 ) -> None:  # fmt: skip
-    """out [rows, cols] = LN(x) weight^T + bias + residual: x [rows, K] and weight [cols, K], the latter of any strides.
+    """out = LN(x) weight^T + bias + residual.
 
     Args:
-        norm: weight and bias of the LayerNorm, or none. stats: where its means and 1 / deviations go.
+        x: [rows, K].
+        weight: [cols, K], of any strides.
+        out: [rows, cols], which is written.
+        compute: the dtype of products.
+        bias: [cols], or None.
+        residual: [rows, cols], or None.
+        norm: weight and bias of the LayerNorm; None: x itself instead of LN(x).
+        stats: [rows] twice, where the LayerNorm's means and 1 / deviations go, or None.
         masks: arguments of the kernel from seed_ptr to threshold, where masks of dropout are to be drawn.
     """
     rows, cols = out.shape

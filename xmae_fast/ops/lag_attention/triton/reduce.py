@@ -1,4 +1,4 @@
-"""The last step of lag_attention's backward on a GPU: parts of all sums over rows are added up, in one launch."""
+"""The last step of lag_attention's backward on a GPU: one launch adds up the parts of all sums over rows."""
 
 from __future__ import annotations
 
@@ -61,12 +61,14 @@ def reduce_parts(
     outputs: dict[str, Tensor | None], D: int, weight: Tensor, norm_q: Tensor | None, norm_kv: Tensor | None,
     table: Tensor | None,
 ) -> None:  # fmt: skip
-    """Add parts up, rows first to last.
+    """Add up the parts of every gradient, from the first part to the last.
 
     Args:
-        outputs: by the kernel's names, None where no gradient is asked for.
+        outputs: the gradients by the kernel's names, None where none is asked for.
+        D: width of the tokens.
         weight: [splits, (4 D + 4) D]: in_weight, in_bias, out_weight, out_bias of every split.
-        norm_q, norm_kv: [tiles, 2, D], weight and bias. table: [tiles, H, lags].
+        norm_q, norm_kv: [tiles, 2, D], weight and bias, or None.
+        table: [tiles, H, lags], or None.
     """
     wanted = [out for out in outputs.values() if out is not None]
     tiles = {

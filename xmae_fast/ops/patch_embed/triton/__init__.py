@@ -1,1 +1,1 @@
-"""Triton kernels of patch_embed; launch.py holds the launchers, which the dispatcher imports at the first call."""
+"""Triton kernels of patch_embed: operators in schema.py, launchers in launch.py, which the first call imports."""

@@ -1,4 +1,4 @@
-"""Backward of the patch embedding: at most four launches. G [rows, D] is the gradient, rows = B N, K = P * S.
+"""Backward of the patch embedding in at most four launches. G [rows, D] is the gradient, rows = B N, K = P * S.
 
     features: d rows = G W,   weight: dW = G^T rows,   pos: dpos[n] = sum_b G[b, n],   bias: dbias = sum_n dpos[n]
 
@@ -13,12 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from xmae_fast.ops._device import sum_parts
+from xmae_fast.ops._gradients import empty_gradients
 from xmae_fast.ops._launch import TL_DTYPE, Config, dot_precision, launch
-from xmae_fast.ops.patch_embed import schema
 
-_PROGRAMS = 160  # of the weight's gradient: somewhat more than a GPU has multiprocessors
+_PROGRAMS = 160  # for the weight's gradient; somewhat more than a GPU has multiprocessors
 _ROWS = 64  # shares of rows are multiples of this
-_SUM_SHARES = 8  # of samples, for the gradients of bias and pos
+_SUM_SHARES = 8  # shares of the samples, for the gradients of bias and pos
 
 
 @triton.jit
@@ -133,11 +133,11 @@ _SUMS = {80: ({"BLOCK": 128, "BLOCK_P": 8, "num_warps": 4}, {"BLOCK": 64, "BLOCK
 def gradients(
     grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, packed: Tensor, needs: int
 ) -> list[Tensor]:
-    """Gradients of features [B, L, S], weight, bias, pos; those whose bit in `needs` is not set are empty."""
+    """Gradients of features [B, L, S], weight, bias, pos, as in `empty_gradients`."""
     grad, features = grad.contiguous(), features.contiguous()
     (B, N, D), (_, S, P), compute = grad.shape, weight.shape, packed.dtype
     rows, K = B * N, S * P
-    found = schema.empty_gradients(features, weight, bias, pos, needs)
+    found = empty_gradients((features, weight, bias, pos), needs)
     d_features, d_weight, d_bias, d_pos = (out if needs >> i & 1 else None for i, out in enumerate(found))
     constants = {"COMPUTE": TL_DTYPE[compute], "PRECISION": dot_precision(compute)}
     if d_features is not None:

@@ -1,8 +1,8 @@
-"""Patch embedding on a GPU: a patch of the channels-last features is one row of K = P * S numbers, so it is a product.
+"""Patch embedding on a GPU as a matrix product: a patch of the channels-last features is one row of K = P * S numbers.
 
     out[b, n, :] = rows[b, n, :] W^T + bias + pos[n, :],   W [D, K] = weight[d, s, p] in the order (p, s)
 
-Forward: one launch writes W in the dtype of products, one multiplies. The backward is in triton_backward.py.
+Forward: one launch writes W in the dtype of products, one multiplies. The backward is in backward.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
-from xmae_fast.ops.patch_embed import schema
 from xmae_fast.ops.patch_embed.triton import backward as triton_backward
+from xmae_fast.ops.patch_embed.triton import schema
 
 _PACK = {80: ({"num_warps": 4}, {"num_warps": 8})}
 
@@ -61,7 +61,7 @@ def _forward_kernel(
 
 
 def _configs(compute: torch.dtype, rows: int) -> dict[int, tuple[Config, ...]]:
-    """Blocks of 128 x 128 fill two programs a multiprocessor; few rows ask for smaller blocks."""
+    """With blocks of 128 x 128 two programs fill a multiprocessor; few rows need smaller blocks."""
     choices = triton_backward.choices
     if compute == torch.float32:
         return {80: choices((64, 64, 16, 8, 2), (32, 64, 16, 4, 2))}
@@ -91,7 +91,7 @@ def pack(weight: Tensor, compute: torch.dtype) -> Tensor:
 def patch_embed(
     features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """features [B, L, S] -> tokens [B, N, D], and the weight [D, P * S] as products take it."""
+    """The launcher of `patch_embed_triton`: features [B, L, S] -> tokens [B, N, D], packed weight [D, P * S]."""
     features = features.contiguous()
     packed = pack(weight, compute)
     out = schema.empty_output(features, weight, pos, compute)
@@ -112,7 +112,8 @@ def patch_embed(
 
 
 def patch_embed_backward(
-    grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, packed: Tensor, needs: int
-) -> list[Tensor]:
-    """Gradients of features [B, L, S], weight, bias, pos; those whose bit in `needs` is not set are empty."""
+    grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype,
+    packed: Tensor, needs: int,
+) -> list[Tensor]:  # fmt: skip
+    """The launcher of `patch_embed_backward_triton`: gradients of features, weight, bias and pos."""
     return triton_backward.gradients(grad, features, weight, bias, pos, packed, needs)

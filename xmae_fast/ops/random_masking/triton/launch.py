@@ -17,7 +17,7 @@ from xmae_fast.ops.random_masking.reference import MODES
 from xmae_fast.ops.random_masking.schema import empty_masks
 
 SCATTER, BLOCK, ANCHOR, MIXED = (tl.constexpr(MODES[mode]) for mode in ("scatter", "block", "anchor", "mixed"))
-# Few rows a program: 512 rows should reach every multiprocessor.
+# A program has few rows, so that 512 rows reach every multiprocessor.
 _CONFIGS = {80: ({"BLOCK_B": 4, "num_warps": 4}, {"BLOCK_B": 8, "num_warps": 4}, {"BLOCK_B": 2, "num_warps": 2})}
 
 

@@ -1,1 +1,1 @@
-"""Triton kernels of token_gather; launch.py holds the launchers, which the dispatcher imports at the first call."""
+"""Triton kernels of token_gather: operators in schema.py, launchers in launch.py, which the first call imports."""

@@ -1,6 +1,6 @@
-"""Gradients of token_gather on a GPU. Sums over the batch: partial sums of slices of it, then one launch adds those.
+"""Gradients of token_gather on a GPU. Sums over the batch are taken in slices, whose partial sums one launch adds up.
 
-Patch indices must be distinct within a row, as the public functions ask.
+Patch indices must be distinct within a row, as the public functions demand.
 """
 
 from __future__ import annotations
@@ -169,7 +169,10 @@ def _backward(
     kernel: Any, grad: Tensor, ids: Tensor, Nk: int, hidden_shape: tuple[int, ...], hidden_rows: int,
     want_sums: bool, constants: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of tokens, of pos, and of what hidden patches show, of which a slice writes `hidden_rows` rows [D]."""
+    """Gradients of tokens, of pos, and of what is put in place of hidden patches.
+
+    hidden_rows: how many rows [D] each slice writes for the last of these.
+    """
     B, N, D = grad.shape
     tokens = grad.new_empty((B, Nk, D))
     pos, hidden = (grad.new_empty(shape if want_sums else (0,)) for shape in ((1, N, D), hidden_shape))

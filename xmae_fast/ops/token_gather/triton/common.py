@@ -1,4 +1,4 @@
-"""What the forward and backward kernels of token_gather share: how work is cut up, and the inverse of ids_keep."""
+"""What the forward and backward kernels of token_gather share: how work is divided, and the inverse of ids_keep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import triton.language as tl
 
 from xmae_fast.ops._launch import Grid, block
 
-# Width of a tile of patches, in samples.
+# Configurations of kernels that move samples of patches.
 PATCHES = {
     80: ({"BLOCK_D": 64, "num_warps": 4}, {"BLOCK_D": 128, "num_warps": 8}, {"BLOCK_D": 32, "num_warps": 2}),
 }
@@ -26,7 +26,7 @@ def place_among(ids_ptr, n, count, BLOCK_K: tl.constexpr):
 
 
 def rows_at_once(rows: int) -> int:
-    """BLOCK_N: patches of a program."""
+    """BLOCK_N, the number of patches of a program."""
     return min(block(rows, 1), 32)
 
 

@@ -1,9 +1,9 @@
-"""token_gather on a GPU: one launch for each result, nothing is synchronised. The gradients are in triton_backward.py.
+"""token_gather on a GPU: one launch for each result, nothing is synchronised. The gradients are in backward.py.
 
-A program serves BLOCK_N patches of one sample, in slices of BLOCK_D of their samples or of their tokens' width. Where
-a patch stands among ids_keep is found by comparing, since ids_keep is short. Sums are rounded where PyTorch rounds
-them, so results are those of the reference bit for bit. A patch index outside 0..N-1 reads no foreign memory: it gives
-NaN, or, in `assemble_queries`, a token that stands nowhere.
+A program serves BLOCK_N patches of one sample, and BLOCK_D of their samples or columns. It finds the place of a patch
+among ids_keep by comparing, since ids_keep is short. Sums are rounded where PyTorch rounds them, so results are those
+of the reference bit for bit. A patch index outside 0..N-1 reads no foreign memory: the result is NaN there, or, in
+`assemble_queries`, the token is put nowhere.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def gather_patches(signal: Tensor, ids_keep: Tensor, patch_len: int) -> Tensor:
 
 
 def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Tensor) -> Tensor:
-    """`reference.assemble_queries`, bit for bit; dtypes that differ, which that does not take, are promoted."""
+    """`reference.assemble_queries`, bit for bit; dtypes that differ are promoted, where the reference refuses them."""
     (B, Nk, D), N = tokens.shape, mask_loc.shape[0]
     out = tokens.new_empty((B, N, D), dtype=sum_dtype(tokens, pos))
     args = {"tokens_ptr": tokens.contiguous(), "ids_ptr": ids_keep.contiguous(), "pos_ptr": pos.contiguous()}

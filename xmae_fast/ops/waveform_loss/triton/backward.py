@@ -1,4 +1,4 @@
-"""Gradients of decode_waveform on a GPU, of waveform_loss too: three launches.
+"""Gradients of decode_waveform and of waveform_loss on a GPU, in three launches.
 
 d_tokens = scale * gradient @ weight^T is one product, each program BLOCK_R tokens by BLOCK_D columns. For
 d_weight = scale * tokens^T @ gradient and d_bias = scale * sum(gradient) a program adds up its share over the tokens of
@@ -86,7 +86,7 @@ def _weight_kernel(
     P: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """Of the tokens of one slice: scale * tokens^T @ gradient, scale * sum(gradient)."""
+    """scale * tokens^T @ gradient and scale * sum(gradient) over the tokens of one slice."""
     part = tl.program_id(0).to(tl.int64)
     offs_r = tl.arange(0, BLOCK_R)[:, None]
     offs_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -132,11 +132,19 @@ def decode_waveform_backward(
     gradient: Tensor, scale: Tensor | None, inverse: Tensor | None, tokens: Tensor, weight: Tensor,
     compute: torch.dtype, bias_dtype: torch.dtype, want_tokens: bool, want_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of tokens, weight and bias (empty unless wanted) from that of the waveform: gradient * scale * inverse.
+    """Gradients of tokens, weight and bias, from that of the waveform, which is gradient * scale * inverse.
 
     Args:
-        gradient: [B, 1, N * P]. scale, inverse: numbers on the device, or both None.
-        compute: dtype of the products.
+        gradient: [B, 1, N * P].
+        scale, inverse: [] on the device, or both None.
+        tokens: [B, N, D].
+        weight: [D, 1, P].
+        compute: the dtype of products.
+        bias_dtype: the dtype of the bias.
+        want_tokens, want_weight: whether the gradient of tokens, and those of weight and bias, are wanted.
+
+    Returns:
+        [B, N, D], [D, 1, P], [1]; [0] where not wanted.
     """
     B, N, D = tokens.shape
     P, rows = weight.shape[2], B * N

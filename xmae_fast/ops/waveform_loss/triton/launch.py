@@ -1,4 +1,4 @@
-"""waveform_loss on a GPU: tokens to samples, and the loss in the same pass. The gradients are in triton_backward.py.
+"""waveform_loss on a GPU: tokens to samples, and the loss in the same pass. The gradients are in backward.py.
 
 A program turns BLOCK_R tokens into BLOCK_P samples of each: prediction = tokens @ weight + bias, added up in float32.
 For the loss it goes on, without writing them, to error = 2 mask (prediction - target) and to its share of
@@ -109,7 +109,7 @@ def _configs(compute: torch.dtype) -> dict:
 
 
 def _product(tokens: Tensor, weight: Tensor, bias: Tensor, compute: torch.dtype) -> tuple[dict, dict]:
-    """Arguments and constants that both kernels take."""
+    """The arguments and constants that both kernels take."""
     B, N, D = tokens.shape
     P = weight.shape[2]
     args = {"tokens_ptr": tokens.contiguous(), "weight_ptr": weight.contiguous(), "bias_ptr": bias}
@@ -138,7 +138,7 @@ def waveform_loss(
     tokens: Tensor, weight: Tensor, bias: Tensor, target: Tensor, mask: Tensor,
     compute: torch.dtype, dtype: torch.dtype, want_error: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`reference.waveform_loss` in `dtype`, with error [B, 1, L] (empty unless wanted) and inverse [], both float32."""
+    """`reference.waveform_loss` in `dtype`; error [B, 1, L] ([0] unless wanted) and inverse [], both float32."""
     B, N, D = tokens.shape
     P = weight.shape[2]
     error = tokens.new_empty((B, 1, N * P) if want_error else (0,), dtype=torch.float32)

@@ -1,7 +1,7 @@
 """masked_mse on a GPU: two launches forward, one backward; samples are [B, L] of any strides.
 
 A program adds mask (prediction - target)^2 and mask over BLOCK_L samples; one further program adds those partial sums
-in fixed order. The backward computes 2 mask (prediction - target) anew, which moves no more memory than keeping it.
+in fixed order. The backward computes 2 mask (prediction - target) again, which moves no more memory than keeping it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, dtype: torch.dt
 
 
 def masked_mse_backward(grad: Tensor, inverse: Tensor, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Gradient of `prediction` [B, L]; grad [] and inverse [] lie on the device."""
+    """The gradient of `prediction` [B, L]; grad [] and inverse [] are on the device."""
     B, L = prediction.shape
     out = prediction.new_empty((B, L))
     args = _samples(prediction, target, mask) | {"grad_ptr": grad, "inverse_ptr": inverse, "out_ptr": out}

@@ -1,0 +1,96 @@
+"""The built libraries of C++ operators: loading them, and switches of the one for the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from xmae_fast.backend.errors import BackendError
+
+_FOLDER = Path(__file__).parents[1]  # the package, in which setup.py puts what it builds
+
+
+def extension_file(stem: str) -> Path | None:
+    """The operator library in the package whose name begins with `stem`, or None if it was not built."""
+    return min(_FOLDER.glob(f"{stem}*.so"), default=None)
+
+
+def _load_extension(stem: str) -> str:
+    """Load the operator library `stem`; return the reason why it could not be loaded, or ''."""
+    file = extension_file(stem)
+    if file is None:
+        return "the C++ operators were not built (install from source with a C++ compiler, or see XMAE_FAST_BUILD)"
+    try:
+        torch.ops.load_library(str(file))
+    except OSError as error:
+        return f"{file.name} could not be loaded: {error}"
+    return ""
+
+
+def _load_cuda_extension() -> str:
+    if torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) was built without CUDA"
+    if extension_file("_C_cuda") is None:
+        return "the CUDA C++ operators were not built (install from source with nvcc, see XMAE_FAST_BUILD)"
+    return _load_extension("_C_cuda")
+
+
+# Why the library of an implementation is not here, or ''.
+EXTENSION_REASON = {"cpu": _load_extension("_C_cpu"), "cuda": _load_cuda_extension()}
+
+_library = torch.library.Library("xmae_fast", "FRAGMENT")
+_library.define("cpu_kernels() -> str")
+_library.define("use_cpu_kernels(str name) -> ()")
+_library.define("release_cpu_memory() -> ()")
+_library.define("cpu_fingerprint(Tensor x) -> int")  # decides whether packed weights are still those of x; for tests
+
+
+def cpu_reason() -> str:
+    """Why the C++ operators for the CPU are not here, or ''."""
+    return EXTENSION_REASON["cpu"]
+
+
+def cpu_kernels() -> str:
+    """The instruction set whose kernels serve the CPU.
+
+    Returns:
+        "avx512", "avx2" or "baseline" (portable vectors).
+
+    Raises:
+        BackendError: the C++ operators are not here.
+    """
+    if reason := EXTENSION_REASON["cpu"]:
+        raise BackendError(f"cpu_kernels: {reason}")
+    return torch.ops.xmae_fast.cpu_kernels()
+
+
+def release_cpu_memory() -> None:
+    """Give memory that the CPU kernels keep back to the system; no tensor in use is touched.
+
+    The kernels keep the large tensors of a training step for the next step, and packed weights for inference, which
+    the next call packs again.
+    """
+    if not EXTENSION_REASON["cpu"]:
+        torch.ops.xmae_fast.release_cpu_memory()
+
+
+@contextlib.contextmanager
+def use_cpu_kernels(name: str) -> Iterator[None]:
+    """Within it, all threads of this process use the kernels of another instruction set; for tests and measurements.
+
+    Args:
+        name: as `cpu_kernels` returns it; an instruction set that this processor has.
+
+    Raises:
+        BackendError: the C++ operators are not here.
+        RuntimeError: the processor lacks the instruction set.
+    """
+    before = cpu_kernels()
+    torch.ops.xmae_fast.use_cpu_kernels(name)
+    try:
+        yield
+    finally:
+        torch.ops.xmae_fast.use_cpu_kernels(before)

@@ -37,7 +37,7 @@ GENERIC := $(addprefix tests/ops/test_,ops.py wrong.py choices.py)
 EMPTY :=
 CHOSEN_OF = $(OP)$(subst $(EMPTY) $(EMPTY),,$(patsubst %.py,$(EMPTY)_or_%,$(notdir $(WHOLE_$(OP)))))
 
-CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .PHONY: help build lint style format types test test-fast op interpret proofs docs elsewhere \

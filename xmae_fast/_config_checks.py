@@ -66,14 +66,12 @@ def nearest(key: object, known: Iterable[str], cutoff: float = 0.6) -> str | Non
 
 
 def did_you_mean(key: object, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """" (did you mean 'x'?)" with the nearest name of `known`, or '' where there is none."""
+    """ " (did you mean 'x'?)" with the nearest name of `known`, or '' where there is none."""
     near = nearest(key, known, cutoff)
     return "" if near is None else f" (did you mean {near!r}?)"
 
 
-def refuse_unknown(
-    got: Iterable[object], known: Sequence[str], where: str, hints: Sequence[str] | None = None
-) -> None:
+def refuse_unknown(got: Iterable[object], known: Sequence[str], where: str, hints: Sequence[str] | None = None) -> None:
     """Raise ValueError for the first key of `got` that is not among `known`, with the nearest known one.
 
     hints: the names to look for the nearest in; `known` unless given.

@@ -150,9 +150,7 @@ class Trainer:
 class GraphedTrainer(Trainer):
     """`xmae_fast.training.GraphedStep`: the whole step as one CUDA graph; `probe` checks the same model eagerly."""
 
-    def __init__(
-        self, model: xMAE, data: list[Batch], *, autocast: torch.dtype | None, graph: bool = True
-    ) -> None:
+    def __init__(self, model: xMAE, data: list[Batch], *, autocast: torch.dtype | None, graph: bool = True) -> None:
         self.autocast_dtype, self.graph = autocast, graph
         device = model.mask_token.device.type
         context = (lambda: torch.autocast(device, autocast)) if autocast is not None else nullcontext

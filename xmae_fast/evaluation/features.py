@@ -87,8 +87,7 @@ def hand_made_features(ppg: np.ndarray, fs: float) -> np.ndarray:
     changes = [np.abs(np.diff(x, n, axis=1)).mean(1) for n in (1, 2)]
     frequencies, power = need("scipy.signal", "Features made by hand need", "eval").periodogram(centred, fs, axis=1)
     bands = [
-        np.log(power[:, (frequencies >= low) & (frequencies < high)].mean(1) + 1e-9)
-        for low, high in pairwise(_BANDS)
+        np.log(power[:, (frequencies >= low) & (frequencies < high)].mean(1) + 1e-9) for low, high in pairwise(_BANDS)
     ]
     reach = round(0.45 * fs)
     pulses = np.full((len(x), 5), np.nan)

@@ -121,9 +121,7 @@ class TransformerEncoder(nn.Module):
         self, depth: int, d_model: int, nhead: int, mlp_ratio: float | None = None, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            TransformerEncoderBlock(d_model, nhead, mlp_ratio, dropout) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(TransformerEncoderBlock(d_model, nhead, mlp_ratio, dropout) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -154,9 +152,7 @@ class CrossAttentionBlock(Accelerated):
         self.attn = nn.MultiheadAttention(d_model, nhead, dropout=dropout, batch_first=True)
         self.ffn = nn.Sequential(nn.LayerNorm(d_model), *_feed_forward_layers(d_model, mlp_ratio, dropout))
         self.lag = lag
-        self._attention = Span(
-            {"nq": standard.LAYER_NORM, "nkv": standard.LAYER_NORM, "attn": standard.ATTENTION}
-        )
+        self._attention = Span({"nq": standard.LAYER_NORM, "nkv": standard.LAYER_NORM, "attn": standard.ATTENTION})
         self._feed_forward = Span({"ffn": standard.sequential(standard.LAYER_NORM, *_FEED_FORWARD)})
 
     def forward(self, q: Tensor, kv: Tensor, key_pos: Tensor | None = None) -> Tensor:

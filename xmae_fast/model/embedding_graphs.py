@@ -53,9 +53,7 @@ def usable(model: nn.Module, signal: Tensor) -> bool:
     )
 
 
-def embed(
-    model: nn.Module, signal: Tensor, function: Callable[[Tensor], Tensor], output: str = "projected"
-) -> Tensor:
+def embed(model: nn.Module, signal: Tensor, function: Callable[[Tensor], Tensor], output: str = "projected") -> Tensor:
     """`function(signal)`, replayed where it has been captured: signal [B, 1, L] -> [B, ...], a tensor of its own.
 
     A captured run reads the weights where they lie, so values may change; after a weight has moved (`to`,

@@ -60,4 +60,3 @@ def seeds_from(table: Tensor) -> Iterator[list[int]]:
         yield _pool[1]
     finally:
         _pool = before
-

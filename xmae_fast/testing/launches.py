@@ -1,6 +1,6 @@
 """All launches of the default model's training step and embedding on a GPU, written down without one.
 
-    python -m xmae_fast.testing.launches [--batch 512] [--out FILE.json]
+python -m xmae_fast.testing.launches [--batch 512] [--out FILE.json]
 """
 
 from __future__ import annotations

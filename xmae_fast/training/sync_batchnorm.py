@@ -61,9 +61,7 @@ def _synchronised(norm: nn.BatchNorm1d) -> SynchronisedBatchNorm1d:
     return made
 
 
-def _normalised(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise x [B, C, L] by the mean and variance of each channel over the B L values of all processes.
 
     Returns:

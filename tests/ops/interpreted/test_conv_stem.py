@@ -98,7 +98,7 @@ def test_two_stems_in_one_set_of_launches_are_each_alone(training):
     def results(together: bool) -> dict[str, list[torch.Tensor]]:
         first, second = (hostile_layout(CASES.make_inputs(size, Maker(8 + i))) for i, size in enumerate(sizes))
         weights = [flatten(stem["params"]) for stem in (first, second)]
-        leaves = [first["x"], second["x"], *weights[0][: TRAINED], *weights[1][: TRAINED]]
+        leaves = [first["x"], second["x"], *weights[0][:TRAINED], *weights[1][:TRAINED]]
         for leaf in leaves:
             leaf.requires_grad_()
         with poisoned_memory(), forced_config(0):
@@ -108,7 +108,7 @@ def test_two_stems_in_one_set_of_launches_are_each_alone(training):
             else:
                 features = [conv_stem(**stem, impl="triton") for stem in (first, second)]
             gradients = torch.autograd.grad([x.square().sum() + x[..., 0].sum() for x in features], leaves)
-        running = [x for some in weights for x in some[TRAINED :]]
+        running = [x for some in weights for x in some[TRAINED:]]
         return {"features": [*features], "gradients": [*gradients], "running statistics": running}
 
     together, alone = results(True), results(False)

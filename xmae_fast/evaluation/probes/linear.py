@@ -132,9 +132,7 @@ def probe(
     resampled = {name: np.concatenate([part[name] for part in parts]) for name in values}
     metrics = {name: interval(values[name][0], resampled[name], groups) for name in TASKS[task]}
     prevalence = float(labels.mean()) if task == "classification" else None
-    return ProbeResult(
-        task, metrics, len(labels), subjects, folds, prevalence, labels, predictions, groups, resampled
-    )
+    return ProbeResult(task, metrics, len(labels), subjects, folds, prevalence, labels, predictions, groups, resampled)
 
 
 def demeaned(values: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -60,8 +60,6 @@ def lag_attention(
     if impl == "cpu" and table is not None:
         table = table.to(x.dtype)  # the C++ kernels take a table in float32 alone
     if wants_gradient(x, key_value, table, *weights):
-        return _LagAttention.apply(
-            impl, compute, num_heads, p, seed, query_pos, key_pos, x, key_value, table, *weights
-        )
+        return _LagAttention.apply(impl, compute, num_heads, p, seed, query_pos, key_pos, x, key_value, table, *weights)
     inputs = Inputs(x, key_value, weights, num_heads, table, query_pos, key_pos, seed, p)
     return OPERATORS[impl].evaluate(inputs, compute)

@@ -75,9 +75,7 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, dtype: torch.dt
     return _MASKED_MSE(prediction, target, _as_weights(mask, prediction), False)[0]
 
 
-def masked_mse_train(
-    prediction: Tensor, target: Tensor, mask: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def masked_mse_train(prediction: Tensor, target: Tensor, mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The loss and, for the backward, its gradient with respect to `prediction`."""
     return _MASKED_MSE(prediction, target, _as_weights(mask, prediction), True)
 

@@ -164,9 +164,7 @@ def _forward(
     return out, stats, packed
 
 
-def feed_forward_eval(
-    x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype
-) -> Tensor:
+def feed_forward_eval(x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype) -> Tensor:
     """The launcher of `feed_forward_eval_triton`: x [B, N, D] -> [B, N, D]."""
     return _forward(x, weights, seed, p, compute, False)[0]
 

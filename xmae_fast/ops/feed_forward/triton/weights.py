@@ -27,9 +27,7 @@ def _weights_kernel(
     split = tl.program_id(1)
     offs_d = tl.arange(0, BLOCK_D)
     mask_d = offs_d < D
-    offs_f, mask_f, up, down = hidden_chunk(
-        up_ptr, down_ptr, tl.program_id(0) * BLOCK_F, offs_d, mask_d, D, F, BLOCK_F
-    )
+    offs_f, mask_f, up, down = hidden_chunk(up_ptr, down_ptr, tl.program_id(0) * BLOCK_F, offs_d, mask_d, D, F, BLOCK_F)
     up_bias = tl.load(up_bias_ptr + offs_f, mask=mask_f, other=0.0).to(tl.float32)[None, :]
 
     d_up = tl.zeros([BLOCK_D, BLOCK_F], tl.float32)  # transposed: tensor cores want the longer side first
@@ -72,9 +70,7 @@ def _configs(compute: torch.dtype, BLOCK_D: int) -> dict[int, tuple[Config, ...]
     }
 
 
-def weight_shares(
-    g: Tensor, xn: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, compute: torch.dtype
-) -> Tensor:
+def weight_shares(g: Tensor, xn: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, compute: torch.dtype) -> Tensor:
     """Gradients of W1, W2, b1 over shares of the rows g, xn [rows, D]: float32 [splits, 2 F D + F], to be added up."""
     (rows, D), F = xn.shape, up_bias.shape[0]
     tiles = triton.cdiv(rows, _ROWS)

@@ -98,9 +98,7 @@ def _attention_kernel(
         shrink = tl.exp(largest - shift)
         total = total * shrink + tl.sum(p, 1)
         if kept_ptr is not None:
-            p *= load_kept(
-                kept_ptr, group * GROUP, sample_m, query, key, H, head, Nk, stride_kept, dropout_scale, pair
-            )
+            p *= load_kept(kept_ptr, group * GROUP, sample_m, query, key, H, head, Nk, stride_kept, dropout_scale, pair)
         context = tl.dot(p.to(v.dtype), v, context * shrink[:, None], input_precision=PRECISION)
         largest = larger
 

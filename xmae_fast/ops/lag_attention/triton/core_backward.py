@@ -72,9 +72,7 @@ def _pair_gradients(
     dp = tl.dot(dcontext, tl.trans(v), input_precision=PRECISION)
     dropped = p
     if kept_ptr is not None:
-        kept = load_kept(
-            kept_ptr, first_sample, sample_m, query, key, H, head, Nk, stride_kept, dropout_scale, pair
-        )
+        kept = load_kept(kept_ptr, first_sample, sample_m, query, key, H, head, Nk, stride_kept, dropout_scale, pair)
         dropped = p * kept
         dp *= kept
     return dropped.to(v.dtype), (p * (dp - delta[:, None])).to(v.dtype)

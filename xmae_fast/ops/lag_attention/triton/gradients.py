@@ -88,9 +88,7 @@ def _norm_backward_kernel(
     rstd = tl.load(rstd_ptr + first_row + offs_m, mask=mask_m, other=0.0)
     if parts_ptr is not None:
         parts_ptr += tile.to(tl.int64) * 2 * D
-    n_left, nx_left = _norm_sums(
-        normed_left, x_ptr, norm_weight_ptr, parts_ptr, mean, rstd, offs_m, left, mask_m, D
-    )
+    n_left, nx_left = _norm_sums(normed_left, x_ptr, norm_weight_ptr, parts_ptr, mean, rstd, offs_m, left, mask_m, D)
     n_right, nx_right = _norm_sums(
         normed_right, x_ptr, norm_weight_ptr, parts_ptr, mean, rstd, offs_m, right, mask_m, D
     )

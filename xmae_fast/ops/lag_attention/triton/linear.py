@@ -85,7 +85,7 @@ def _statistics(x_ptr, row, mask_m, K, BLOCK_M: tl.constexpr, BLOCK_K: tl.conste
 def _draw_masks(seed_ptr, kept_ptr, draws, draws_of_row, threshold):
     """This program's share of `kept` [draws / draws_of_row, 4 draws_of_row], 1 where an element is kept.
 
-    The masks are those of csrc/cpu/dropout.h.
+    The masks are those of csrc/cpu/base/dropout.h.
     """
     programs = tl.num_programs(0)
     share = (draws + programs - 1) // programs

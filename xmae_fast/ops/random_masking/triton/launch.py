@@ -102,11 +102,7 @@ def masks_philox(seed: Tensor, B: int, N: int, k: int, mode: int) -> tuple[Tenso
     return _write(B, N, k, mode, seed, seed_ptr=seed, scores_ptr=None, start_ptr=None, coin_ptr=None)
 
 
-def masks_from_draws(
-    scores: Tensor, start: Tensor, coin: Tensor, k: int, mode: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def masks_from_draws(scores: Tensor, start: Tensor, coin: Tensor, k: int, mode: int) -> tuple[Tensor, Tensor, Tensor]:
     """`reference.masks_from_draws`, bit for bit: scores [B, N], start [B], coin [B] or empty."""
     scores, start, coin = scores.contiguous(), start.contiguous(), coin.contiguous()
-    return _write(
-        *scores.shape, k, mode, scores, seed_ptr=None, scores_ptr=scores, start_ptr=start, coin_ptr=coin
-    )
+    return _write(*scores.shape, k, mode, scores, seed_ptr=None, scores_ptr=scores, start_ptr=start, coin_ptr=coin)

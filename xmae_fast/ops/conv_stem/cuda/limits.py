@@ -20,7 +20,7 @@ MOST_SAMPLES = 1024  # of a signal, whose activations lie in one multiprocessor'
 MOST_CHANNELS = 128  # that the stem returns
 DTYPES = (torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (8, 0)
-# Bytes of shared memory that a CTA needs at least, by the longest signal it takes; as csrc/cuda/stem_plan.h has them.
+# Bytes of shared memory that a CTA needs at least, by the longest signal it takes: csrc/cuda/conv_stem/stem_plan.h.
 SHARED_BYTES = {256: 67_072, 512: 99_840, 1024: 165_376}
 TRAINED_CHANNELS = 32  # that a stem to be trained returns
 MOST_TRAINED_SAMPLES = 2**20  # of a signal; up to here float32 tells rows of two levels apart

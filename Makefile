@@ -23,19 +23,20 @@ SSE4 := ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABIL
 ONE_THREAD := OMP_NUM_THREADS=1
 PROCESSORS := AVX512 AVX2 SSE4 ONE_THREAD
 
-# The generic tests name their operator and are chosen by that name; these files, listed for each operator, are run
-# whole. The interpreter's tests are left to `make interpret`, what nvcc builds and CUDA's host tests to `make proofs`.
+# The generic tests name their operator and are chosen by that name; tests/ops/test_<op>.py and the files listed for each
+# operator are run whole. The interpreter's tests are left to `make interpret`, what nvcc builds and CUDA's host tests to `make proofs`.
 OPS := $(notdir $(patsubst %/cases.py,%,$(wildcard xmae_fast/ops/*/cases.py)))
-WHOLE_random_masking := tests/ops/test_random_masking.py tests/ops/test_cpu_small.py
+WHOLE_random_masking := tests/ops/test_cpu_small.py
 WHOLE_token_gather := tests/ops/test_cpu_small.py
 WHOLE_conv_stem := tests/model/test_constant_signals.py
 WHOLE_patch_embed := tests/ops/test_cpu_small.py
-WHOLE_lag_attention := tests/ops/test_lag_attention.py tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
+WHOLE_lag_attention := tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
 WHOLE_feed_forward := tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
 WHOLE_waveform_loss := tests/ops/test_cpu_small.py
 GENERIC := $(addprefix tests/ops/test_,ops.py wrong.py choices.py)
 EMPTY :=
-CHOSEN_OF = $(OP)$(subst $(EMPTY) $(EMPTY),,$(patsubst %.py,$(EMPTY)_or_%,$(notdir $(WHOLE_$(OP)))))
+FILES_OF = $(sort $(wildcard tests/ops/test_$(OP).py) $(WHOLE_$(OP)))
+CHOSEN_OF = $(OP)$(subst $(EMPTY) $(EMPTY),,$(patsubst %.py,$(EMPTY)_or_%,$(notdir $(FILES_OF))))
 
 CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 
@@ -71,7 +72,7 @@ test-fast: ## without the slow ones
 	$(PYTHON) -m pytest -q $(PARALLEL) -m "not slow"
 
 op: known-op build ## OP=lag_attention: compile what changed, then that operator's tests
-	$(PYTHON) -m pytest -q -k "$(subst _or_, or ,$(CHOSEN_OF))" $(sort $(GENERIC) $(WHOLE_$(OP)))
+	$(PYTHON) -m pytest -q -k "$(subst _or_, or ,$(CHOSEN_OF))" $(sort $(GENERIC) $(FILES_OF))
 
 interpret: $(if $(OP),known-op) ## Triton's kernels in its interpreter (OP=lag_attention: of one operator)
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/ops/interpreted$(if $(OP),/test_$(OP).py)

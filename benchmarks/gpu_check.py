@@ -1,4 +1,4 @@
-"""Everything that is to be found out on a machine with a GPU, in one command, in under nine minutes, without network.
+"""What is to be found out on a machine with a GPU, in the order of its worth, as far as the time goes, without network.
 
     python benchmarks/gpu_check.py --out DIR [--stages look,tests,train] [--budget 530] [--resume DIR]
 

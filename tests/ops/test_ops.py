@@ -57,7 +57,14 @@ def test_hostile_layouts_and_poisoned_memory(op, impl, case, need_impl):
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize(("op", "case"), [param.values[::2] for param in EVERY_CASE if param.values[1] == "cpu"])
+@pytest.mark.parametrize(
+    ("op", "case"),
+    [
+        pytest.param(op, case, id=f"{op}-{case.name}")
+        for op, impl, case in (p.values for p in EVERY_CASE)
+        if impl == "cpu"
+    ],
+)
 def test_every_instruction_set(op, case, kernels, need_impl):
     need_impl(op, "cpu")
     check_op(CASES[op], case, lambda inputs: CASES[op].call(inputs, "cpu"), prepare=hostile_layout)

@@ -1,4 +1,4 @@
-"""`xmae-fast ...`: a thin layer over the Python functions."""
+"""Prepare recordings of PPG and ECG, pretrain xMAE models on them, embed, evaluate and export."""
 
 from __future__ import annotations
 

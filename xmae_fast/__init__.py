@@ -1,6 +1,7 @@
 """xmae_fast: a high-performance drop-in xMAE (arXiv 2605.00973). Importing it needs torch and numpy alone."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from xmae_fast import ops
 from xmae_fast._version import __version__
@@ -13,6 +14,10 @@ from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import build_model_from_cfg, xMAE
 from xmae_fast.ops.random_masking import PatchMask, random_masking
 from xmae_fast.ops.waveform_loss import masked_mse
+
+if TYPE_CHECKING:  # what `__getattr__` imports
+    from xmae_fast import data, embedding, evaluation, export, preparation, simulation, training, tuning  # noqa: F401
+    from xmae_fast.embedding import Embedder, embed_files, read_embeddings, reconstruct
 
 _PACKAGES = ("data", "embedding", "evaluation", "export", "preparation", "simulation", "training", "tuning")
 _EMBEDDING = ("Embedder", "embed_files", "read_embeddings", "reconstruct")
@@ -50,7 +55,7 @@ def __getattr__(name: str):
 
 
 def _make_embedder(*args, **options):
-    return __getattr__("Embedder")(*args, **options)
+    return import_module("xmae_fast.embedding").Embedder(*args, **options)
 
 
 _xmae.make_embedder = _make_embedder

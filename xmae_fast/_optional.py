@@ -6,7 +6,7 @@ Importing this module takes no time.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -57,13 +57,18 @@ def _missing(module: str, what_needs: str, extra: str) -> ImportError:
     return ImportError(f'{what_needs} {_PACKAGE.get(top, top)}: pip install "xmae_fast[{extra}]"')
 
 
-def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The functions `__getattr__` and `__dir__` of a package that imports its public names when they are first used.
+def lazy_names(
+    package: str, home: Mapping[str, str], at_once: Iterable[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package that imports its public names when they are first used.
+
+    A type checker cannot follow such imports: it reads the file `__init__.pyi` of the package, which imports each name.
 
     Args:
         package: the full name of the package.
         home: for each public name the module that has it, by its name in the package, or by its full name if that
             begins with "xmae_fast.".
+        at_once: the public names that the package imports itself, for `__all__`.
     """
 
     def __getattr__(name: str) -> Any:
@@ -75,4 +80,4 @@ def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], A
     def __dir__() -> list[str]:
         return sorted({*vars(sys.modules[package]), *home})
 
-    return __getattr__, __dir__
+    return __getattr__, __dir__, [*home, *at_once]

@@ -63,7 +63,9 @@ class LagCfg:
             for key in ("min_s", "max_s"):
                 object.__setattr__(self, key, plain(getattr(self, key)))
                 expect(is_number(getattr(self, key)), f"lag.{key}", "a finite number of seconds", getattr(self, key))
-            expect(self.min_s <= self.max_s, "lag.min_s", f"at most lag.max_s = {self.max_s}", self.min_s)
+            low, high = self.min_s, self.max_s
+            in_order = low is not None and high is not None and low <= high
+            expect(in_order, "lag.min_s", f"at most lag.max_s = {high}", low)
         else:
             expect(
                 self.min_s is None and self.max_s is None,
@@ -83,6 +85,7 @@ class LagCfg:
             expect("kind" in value, "lag.kind", f"one of {LAG_KINDS}", None)
             return None if value["kind"] in (None, "none") else cls(**value)
         expect(isinstance(value, str), "lag", "None, a string, a mapping or a LagCfg", value)
+        assert isinstance(value, str)  # `expect` has made sure of it
         text = value.strip().lower()
         if text == "none":
             return None

@@ -49,7 +49,7 @@ def choose(
     """
     table, name = _table(device), json.dumps([kernel, *key], default=str)
     found = table.get(name)
-    if found in candidates:
+    if found is not None and found in candidates:
         return found
     if not _tuning or torch.cuda.is_current_stream_capturing():
         return candidates[0]

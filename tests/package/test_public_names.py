@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
+LAZY = [
+    path
+    for path in sorted((ROOT / "xmae_fast").rglob("__init__.py"))
+    if "= lazy_names(" in path.read_text(encoding="utf-8")
+]
 
 NAMES = {
     "xmae_fast": (
@@ -60,3 +69,24 @@ NAMES = {
 def test_names_are_there(module):
     found = importlib.import_module(module)
     assert [name for name in NAMES[module].split() if not hasattr(found, name)] == []
+
+
+def test_packages_with_lazy_names_are_found():
+    packages = {"data", "embedding", "evaluation", "export", "preparation", "training"}
+    assert packages <= {path.parent.name for path in LAZY}
+
+
+@pytest.mark.parametrize("path", LAZY, ids=lambda path: path.parent.name)
+def test_type_checkers_see_the_names_that_a_package_imports_lazily(path):
+    package = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
+    stub = ast.parse(path.with_suffix(".pyi").read_text(encoding="utf-8"))
+    homes = {
+        alias.asname: node.module
+        for node in ast.walk(stub)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name  # other names are not public for a type checker
+    }
+    assert sorted(homes) == sorted(package.__all__)
+    for name, module in homes.items():
+        assert getattr(importlib.import_module(module), name) is getattr(package, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from xmae_fast.backend.choices import check_choice, choice_of
@@ -29,13 +31,14 @@ def explain(what: object = None, *, impl: str = "auto", device: torch.device | s
     if what is None:
         return "\n".join(_explain_op(op, impl, torch.device(device)) for op in operator_names())
     if isinstance(what, torch.nn.Module) and hasattr(what, "irregular"):
-        first = next(what.parameters())
-        lines = [_explain_op(op, what.impl, first.device, first.dtype) for op in operator_names(in_model=True)]
-        lines += [f"{op}: runs as modules, because of {fault}" for op, fault in what.irregular()]
-        head = f"{type(what).__name__} on {first.device} in {first.dtype}, impl={what.impl!r}:"
+        model: Any = what  # an xMAE, whose class stands above this package
+        first = next(model.parameters())
+        lines = [_explain_op(op, model.impl, first.device, first.dtype) for op in operator_names(in_model=True)]
+        lines += [f"{op}: runs as modules, because of {fault}" for op, fault in model.irregular()]
+        head = f"{type(model).__name__} on {first.device} in {first.dtype}, impl={model.impl!r}:"
         return "\n".join([head, *(f"  {line}" for line in lines)])
     name, known = getattr(what, "__name__", what), operator_names()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"explain: expected an operator ({', '.join(known)}) or an xMAE model, got {what!r}")
     return _explain_op(name, impl, torch.device(device))
 

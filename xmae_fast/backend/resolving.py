@@ -43,7 +43,8 @@ def needs_plain_torch() -> str:
         return "torch.export makes a graph (`xmae-fast export` makes quicker ones)" if exporting else ""
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace or torch.onnx.export records (`xmae-fast export` makes quicker graphs)"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    # torch's stubs leave `_functorch` out.
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return "torch.func transforms the call"
     if torch.autograd.forward_ad._current_level >= 0:
         return "derivatives are taken in forward mode"
@@ -122,8 +123,8 @@ def resolve(
         key = op, candidate
         if key in NOT_AUTOMATIC or not USABLE.get(key) or not _serves(candidate, dtype):
             continue
-        limit = None if call is None else LIMITS.get(key)
-        if limit is None or not (why := limit(*call)):
+        limit = LIMITS.get(key)
+        if call is None or limit is None or not (why := limit(*call)):
             return candidate
         if _NEXT[candidate] == "reference":
             warnings.warn(f"{op} runs in plain PyTorch: {why}", stacklevel=3)

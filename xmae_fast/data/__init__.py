@@ -43,5 +43,4 @@ _HOME = {
     "verify_packed": "formats.packed",
     "write_shard": "formats.shards",
 }
-__all__ = list(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

@@ -14,5 +14,4 @@ _HOME = {
     "read_embeddings": "store",
     "reconstruct": "reconstruction",
 }
-__all__ = list(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

@@ -23,5 +23,4 @@ _HOME = {
     "timing": "detectors",
     "write_report": "report",
 }
-__all__ = list(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

@@ -9,5 +9,4 @@ _HOME = {
     "export_model": "export",
     "make_graph": "graphs",
 }
-__all__ = list(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

@@ -6,6 +6,7 @@ Letters: B batch, N tokens (Nq queries, Nk keys), D width, H heads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +183,7 @@ class CrossAttentionBlock(Accelerated):
         return ops.lag_attention(q, kv, params, num_heads=self.attn.num_heads, dropout_p=p, impl=self.impl, **lag)
 
     def feed_forward_kernel(self, q: Tensor, *, inference: bool = False) -> Tensor:
-        norm, up, _, down, drop = self.ffn
+        norm, up, _, down, drop = self._modules["ffn"]._modules.values()
         params = feed_forward_params(norm, up, down)
         return ops.feed_forward(q, params, dropout_p=0.0 if inference else dropout_rate(drop), impl=self.impl)
 
@@ -193,8 +194,11 @@ class CrossAttentionBlock(Accelerated):
 
     def _attend(
         self, q: Tensor, kv: Tensor, table: Tensor | None, key_pos: Tensor | None, **options: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Output [B, Nq, D] and weights of `attn` for the normalised tokens, with the lag's bias as its mask."""
+    ) -> tuple[Tensor, Any]:
+        """Output [B, Nq, D] and weights of `attn` for the normalised tokens, with the lag's bias as its mask.
+
+        The weights are None unless need_weights=True asks for them.
+        """
         options.setdefault("need_weights", False)
         queries, keys = self.nq(q), self.nkv(kv)
         if table is None or kv.shape[1] == 0:  # without keys there is no lag to bias
@@ -215,7 +219,7 @@ class CrossAttentionBlock(Accelerated):
         return _dropout_fault("attn", attention_dropout(self.attn))
 
     def _feed_forward_fault(self) -> str:
-        return _dropout_fault("ffn.4", dropout_rate(self.ffn[4]))
+        return _dropout_fault("ffn.4", dropout_rate(self._modules["ffn"]._modules["4"]))
 
     def faults(self) -> Iterator[tuple[str, str]]:
         attention, feed_forward = self._attention.faults(self), self._feed_forward.faults(self)

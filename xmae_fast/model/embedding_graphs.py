@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from xmae_fast import _graphs as graphs
 from xmae_fast import backend
 from xmae_fast.model.calls import first_hook, heads_of
+
+if TYPE_CHECKING:
+    from xmae_fast.model.xmae import xMAE
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # less than twice what is asked for
 
@@ -23,8 +27,8 @@ class _Bucket:
     def __init__(self, rows: int, where: tuple) -> None:
         self.rows, self.where = rows, where
         self.eager_runs = 0
-        self.signal: Tensor | None = None
         self.replay: graphs.Replay | None = None
+        self.signal: Tensor  # what a replay reads; made before the capture
 
 
 class _ModelGraphs:
@@ -37,7 +41,7 @@ class _ModelGraphs:
 _of_model: WeakKeyDictionary[nn.Module, _ModelGraphs] = WeakKeyDictionary()
 
 
-def usable(model: nn.Module, signal: Tensor) -> bool:
+def usable(model: xMAE, signal: Tensor) -> bool:
     """Whether a CUDA graph may embed `signal` [B, 1, L].
 
     It may on a GPU, by this library's kernels, with standard modules that have no hooks, and outside of another capture
@@ -49,11 +53,12 @@ def usable(model: nn.Module, signal: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and backend.resolve("conv_stem", model.impl, signal.device, signal.dtype) != "reference"
         and not torch.cuda.is_current_stream_capturing()
-        and not (first_hook(model.ppg_path) or any(model.irregular()) or model.ppg_path.head_fault())
+        and (path := model.ppg_path) is not None
+        and not (first_hook(path) or any(model.irregular()) or path.head_fault())
     )
 
 
-def embed(model: nn.Module, signal: Tensor, function: Callable[[Tensor], Tensor], output: str = "projected") -> Tensor:
+def embed(model: xMAE, signal: Tensor, function: Callable[[Tensor], Tensor], output: str = "projected") -> Tensor:
     """`function(signal)`, replayed where it has been captured: signal [B, 1, L] -> [B, ...], a tensor of its own.
 
     A captured run reads the weights where they lie, so values may change; after a weight has moved (`to`,

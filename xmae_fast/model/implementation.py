@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import nn
+
 from xmae_fast import backend
 from xmae_fast.backend import choice_of
 from xmae_fast.model.blocks import Bridger
@@ -14,7 +16,7 @@ from xmae_fast.model.standard import Accelerated
 _PARTS = (("ppg_path", SinglePath), ("ecg_path", SinglePath), ("bridger", Bridger))
 
 
-class ChoosesImplementation:
+class ChoosesImplementation(nn.Module):
     """The part of xMAE that holds the choice `impl` and tells it to every module that calls an operator."""
 
     @property

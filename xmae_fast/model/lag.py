@@ -21,12 +21,17 @@ class LagBias(nn.Module):
     is exp(log_width) seconds. A table has `table` [H, 2N - 1], which starts at zero: the attention without lag.
     """
 
+    fixed_table: Tensor
+    lags: Tensor
+
     def __init__(self, lag: LagCfg, nhead: int, num_patches: int, patch_seconds: float) -> None:
         super().__init__()
         self.kind = lag.kind
         H, N = nhead, num_patches
         lags = lag_seconds(N, patch_seconds)
         if self.kind == "window":
+            assert lag.min_s is not None  # LagCfg has checked both
+            assert lag.max_s is not None
             table = window_table(lag_seconds(N, patch_seconds, dtype=torch.float64), lag.min_s, lag.max_s, H)
             self.register_buffer("fixed_table", table.float(), persistent=False)
         elif self.kind == "gaussian":

@@ -48,6 +48,7 @@ def encode(model: xMAE, ppg: Tensor, output: str = "pooled") -> Tensor:
     output_shape(model, output)
     model.refuse_foreign_parts()
     signal = model.as_signal("ppg", ppg)
+    assert signal is not None  # `output_shape` has made sure that the source has PPG
     function = _functions(model)[output]
     if embedding_graphs.usable(model, signal):
         return embedding_graphs.embed(model, signal, function, output)
@@ -56,7 +57,9 @@ def encode(model: xMAE, ppg: Tensor, output: str = "pooled") -> Tensor:
 
 def _functions(model: xMAE) -> dict[str, Callable[[Tensor], Tensor]]:
     def tokens(signal: Tensor) -> Tensor:
-        return model.ppg_path.encode(signal, inference=True)
+        path = model.ppg_path
+        assert path is not None
+        return path.encode(signal, inference=True)
 
     return {
         "tokens": tokens,

@@ -39,8 +39,8 @@ def drop_packed() -> None:
     library.xmae_fast_keep_packed((ctypes.c_void_p * count)(*addresses), (ctypes.c_int64 * count)(*sizes), count)
 
 
-class FreesPackedWeights:
-    """Makes an `nn.Module` call `drop_packed` when it is freed, and when its weights move or are replaced."""
+class FreesPackedWeights(nn.Module):
+    """A module that calls `drop_packed` when it is freed, and when its weights move or are replaced."""
 
     def __new__(cls, *args: Any, **options: Any):
         """Copies, replicas and unpickled models are made here too, without `__init__`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,7 @@ class SinglePath(Accelerated):
         return self._patch_kernel(features, pos)
 
     def _patch_kernel(self, features: Tensor, pos: Tensor) -> Tensor:
-        proj = self.patcher.proj
+        proj: Any = self.patcher.proj  # with a bias: it is standard
         return ops.patch_embed(features, proj.weight, proj.bias, pos, impl=self.impl)
 
     def _is_encoded_by_operators(self) -> bool:
@@ -148,7 +149,8 @@ class SinglePath(Accelerated):
         params = self._encoding_span.gathered(self.stem.ready).params
         features = ops.conv_stem(visible, params, training=False, impl=self.impl)
         x = self._patch_kernel(features, self.pos[:, : features.shape[-1] // self.patch_len])
-        for block in self.encoder.blocks:
+        blocks: Any = self.encoder.blocks  # of TransformerEncoderBlock: they are standard
+        for block in blocks:
             x = block.kernel(x)
         return x
 
@@ -184,7 +186,7 @@ class SinglePath(Accelerated):
     def decoded(self, tokens: Tensor, ids_restore: Tensor | None, mask_token: Tensor) -> Tensor:
         """All N tokens after the decoder block: [B, Nk or N, D] -> [B, N, D]."""
         if tokens.shape[1] < self.n_patches:
-            restore = whole_numbers(ids_restore)
+            restore: Any = whole_numbers(ids_restore)  # the operator refuses None
             tokens = ops.restore_tokens(tokens, restore, mask_token, self.pos, impl=self.impl)
         return self.dec_blk(tokens)
 
@@ -192,14 +194,14 @@ class SinglePath(Accelerated):
         """Each token becomes the samples of its patch: [B, N, D] -> [B, 1, L]."""
         if self.runs_as_modules("waveform_loss", self._decoder_span):
             return self.decoder(decoded)
-        deconv = self.decoder.deconv
+        deconv: Any = self.decoder.deconv  # with a bias: it is standard
         return ops.decode_waveform(decoded, deconv.weight, deconv.bias, impl=self.impl)
 
     def loss(self, decoded: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """`masked_mse` of `waveform(decoded)`: decoded [B, N, D], target, mask [B, 1, L] -> []."""
         if self.runs_as_modules("waveform_loss", self._decoder_span):
             return ops.masked_mse(self.decoder(decoded), target, mask, impl=self.impl)
-        deconv = self.decoder.deconv
+        deconv: Any = self.decoder.deconv  # with a bias: it is standard
         return ops.waveform_loss(decoded, deconv.weight, deconv.bias, target, mask, impl=self.impl)
 
     @staticmethod
@@ -272,6 +274,10 @@ def _stems_go_together(parts: tuple[Encoding, ...]) -> bool:
     return len({(path.stem.impl, path.stem.uses_batch_statistics()) for path in paths}) == 1
 
 
+@overload
+def whole_numbers(ids: Tensor) -> Tensor: ...
+@overload
+def whole_numbers(ids: Tensor | None) -> Tensor | None: ...
 def whole_numbers(ids: Tensor | None) -> Tensor | None:
     """Patch indices of any integer type as int64."""
     if ids is None or ids.dtype == torch.int64 or ids.dtype == torch.bool or ids.is_floating_point():

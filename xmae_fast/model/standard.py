@@ -91,6 +91,7 @@ class Accelerated(nn.Module):
         where: its dotted name in the model, for messages; `xMAE` sets it.
     """
 
+    _modules: dict[str, Any]  # a child may be of any class: which ones are standard is for a span to find out
     impl = "auto"
     where = ""
 
@@ -244,8 +245,10 @@ def _fault_of(wanted: Standard, module: nn.Module) -> str:
             return f"its {key} is not a plain parameter or buffer"
         if not _is_ordinary(tensor):
             return f"its {key} is a {type(tensor).__name__}"
-    if wanted.kernel_size is not None and module.weight.shape[-1] != wanted.kernel_size:
-        return f"its kernel has {module.weight.shape[-1]} samples, not {wanted.kernel_size}"
+    if wanted.kernel_size is not None:
+        weight: Any = module.weight
+        if weight.shape[-1] != wanted.kernel_size:
+            return f"its kernel has {weight.shape[-1]} samples, not {wanted.kernel_size}"
     return ""
 
 

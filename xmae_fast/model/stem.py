@@ -6,7 +6,7 @@ Letters: B batch, L samples, S channels that the stem returns, P patch length, N
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ _MIXES = ("lat2", "lat1", "red3to2", "red2to1")
 class ConvBNAct(nn.Sequential):
     """Conv1d without bias (padding k // 2), BatchNorm1d, SiLU: [B, c_in, L] -> [B, c_out, ceil(L / stride)]."""
 
+    _modules: dict[str, Any]  # read without the search of torch.nn.Module, where they are standard
+
     def __init__(self, c_in: int, c_out: int, k: int, stride: int = 1) -> None:
         conv = nn.Conv1d(c_in, c_out, k, stride=stride, padding=k // 2, bias=False)
         super().__init__(conv, nn.BatchNorm1d(c_out), nn.SiLU())
@@ -42,6 +44,8 @@ class InceptionBlock1D(nn.Module):
 
     [B, c_in, L] -> [B, c_out, L].
     """
+
+    _modules: dict[str, Any]  # as in ConvBNAct
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -154,9 +158,11 @@ class UNetHalfInceptionStem1D(Accelerated):
     def params(self) -> StemParams:
         """The parameters and statistics of all layers, as `ops.conv_stem` takes them."""
         parts = self._modules
-        levels = {name: tuple(block.params() for block in parts[name]._modules.values()) for name in _LEVELS}
-        layers = {name: parts[name].params() for name in _LAYERS}
-        mixes = {name: attribute(parts[name], "weight") for name in _MIXES}
+        levels: dict[str, Any] = {
+            name: tuple(block.params() for block in parts[name]._modules.values()) for name in _LEVELS
+        }
+        layers: dict[str, Any] = {name: parts[name].params() for name in _LAYERS}
+        mixes: dict[str, Any] = {name: attribute(parts[name], "weight") for name in _MIXES}
         return StemParams(**levels, **layers, **mixes, skip=conv_bn_params(parts["skip"], parts["skip_bn"]))
 
     def _ready(self) -> Ready:
@@ -167,7 +173,7 @@ class UNetHalfInceptionStem1D(Accelerated):
         params = self.params()
         return Ready(params, list(self._norms()), _width_fault(params))
 
-    def _norms(self) -> Iterator[nn.Module]:
+    def _norms(self) -> Iterator[nn.BatchNorm1d]:
         for name in _LEVELS:
             for block in self._modules[name]._modules.values():
                 for branch in block._modules["branches"]._modules.values():
@@ -183,7 +189,7 @@ class UNetHalfInceptionStem1D(Accelerated):
 
 def is_one_operator(stem: nn.Module) -> bool:
     """Whether a call of `stem` is one call of the operator conv_stem, and nothing else happens in it."""
-    if own_forward(stem, UNetHalfInceptionStem1D):
+    if not isinstance(stem, UNetHalfInceptionStem1D) or own_forward(stem, UNetHalfInceptionStem1D):
         return False
     choice = choice_of(stem.impl, "conv_stem")
     if choice == "reference" or (choice == "auto" and standard.is_watched()):

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from xmae_fast import ops
 from xmae_fast.backend import check_choice
-from xmae_fast.config import ModelCfg, cfg_from_dict
+from xmae_fast.config import LagCfg, ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.blocks import Bridger
 from xmae_fast.model.implementation import ChoosesImplementation
 from xmae_fast.model.inputs import Inputs, check_signals, checked_ids, checked_signal
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.packed import FreesPackedWeights
-from xmae_fast.model.path import SinglePath, encode_paths, identity_ids, truncated_normal, whole_numbers
+from xmae_fast.model.path import Encoding, SinglePath, encode_paths, identity_ids, truncated_normal, whole_numbers
 from xmae_fast.model.storage.folders import Pretrained, load_pretrained
 from xmae_fast.ops.token_gather import validate_ids
 
@@ -60,8 +60,8 @@ class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
         self.bridger = None
         if cfg.use_cross_bridge and cfg.source == "ppg+ecg":
             self.bridger = Bridger(
-                cfg.d_model, cfg.nhead, cfg.depth_bridge, cfg.dropout, lag=cfg.lag, num_patches=cfg.num_patches,
-                patch_seconds=cfg.patch_seconds,
+                cfg.d_model, cfg.nhead, cfg.depth_bridge, cfg.dropout, lag=LagCfg.parse(cfg.lag),
+                num_patches=cfg.num_patches, patch_seconds=cfg.patch_seconds,
             )  # fmt: skip
         self.mask_token = truncated_normal(1, 1, cfg.d_model)
         self.impl = impl
@@ -128,7 +128,9 @@ class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
         ppg_tokens, ecg_tokens = self._encode(inputs)
         result: dict[str, Tensor] = {}
         if inputs.embedding and ppg_tokens is not None and ppg_tokens.shape[1]:
-            result["ppg_embedding"] = self.ppg_path.embedding(ppg_tokens)
+            path = self.ppg_path
+            assert path is not None  # it has made the tokens
+            result["ppg_embedding"] = path.embedding(ppg_tokens)
         if ecg_tokens is not None:
             result |= self._decode(inputs, ppg_tokens, ecg_tokens)
         return result
@@ -161,31 +163,35 @@ class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
 
     def _encode(self, inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
         """Tokens of the visible patches of PPG and of ECG, [B, Nk, D] each; None for a signal that is None."""
-        ppg = (self.ppg_path, inputs.ppg, inputs.keep_ppg)
-        ecg = (self.ecg_path, inputs.ecg, inputs.keep_ecg)
-        if inputs.ppg is None or inputs.ecg is None:
-            return tuple(None if part[1] is None else encode_paths(part)[0] for part in (ppg, ecg))
-        return encode_paths(ppg, ecg)
+        ppg = _encoding(self.ppg_path, inputs.ppg, inputs.keep_ppg)
+        ecg = _encoding(self.ecg_path, inputs.ecg, inputs.keep_ecg)
+        if ppg is not None and ecg is not None:
+            of_ppg, of_ecg = encode_paths(ppg, ecg)
+            return of_ppg, of_ecg
+        return None if ppg is None else encode_paths(ppg)[0], None if ecg is None else encode_paths(ecg)[0]
 
     def _decode(self, inputs: Inputs, ppg_tokens: Tensor | None, ecg_tokens: Tensor) -> dict[str, Tensor]:
         """Those of `loss`, `ecg_reconstructed` and `seq_mask_used_ecg` that are asked for, from tokens [B, Nk, D]."""
         path, ecg, restore = self.ecg_path, inputs.ecg, inputs.restore_ecg
+        assert path is not None  # it has made the tokens of the ECG
+        assert ecg is not None
         mask = self._sample_mask(ecg, inputs.keep_ecg, restore)
         tokens = self._bridged(ppg_tokens, inputs.keep_ppg, ecg_tokens, inputs.keep_ecg)
-        loss = waveform = None
+        result: dict[str, Tensor] = {}
         if path.overrides("decode_full_wave"):
             waveform = path.decode_full_wave(tokens, restore, self.mask_token)
             if inputs.loss:
-                loss = ops.masked_mse(waveform, ecg, mask, impl=self.impl)
+                result["loss"] = ops.masked_mse(waveform, ecg, mask, impl=self.impl)
+            if inputs.recon:
+                result["ecg_reconstructed"] = waveform
         else:
             decoded = path.decoded(tokens, restore, self.mask_token)
             if inputs.loss:
-                loss = path.loss(decoded, ecg, mask)
+                result["loss"] = path.loss(decoded, ecg, mask)
             if inputs.recon:
-                waveform = path.waveform(decoded)
-        result = {"loss": loss} if inputs.loss else {}
+                result["ecg_reconstructed"] = path.waveform(decoded)
         if inputs.recon:
-            result["ecg_reconstructed"], result["seq_mask_used_ecg"] = waveform, mask
+            result["seq_mask_used_ecg"] = mask
         return result
 
     @torch.no_grad()
@@ -209,17 +215,20 @@ class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
             BackendError: `impl` names kernels that cannot compute this model.
         """
         if fs is not None or options:
+            assert make_embedder is not None  # the package's __init__ has put it there
             return make_embedder(self, **options)(ppg, fs)
         if self.cfg.source == "ecg":
             raise ValueError("embed: expected a model with a PPG encoder, got source='ecg'")
         self.refuse_foreign_parts()
         signal = self.as_signal("ppg", ppg)
+        assert signal is not None  # the source has PPG
         if embedding_graphs.usable(self, signal):
             return embedding_graphs.embed(self, signal, self._embed)
         return self._embed(signal)
 
     def _embed(self, signal: Tensor) -> Tensor:
         path = self.ppg_path
+        assert path is not None  # the source has PPG
         tokens = path.encode(signal, inference=True)
         if not any(module.training for module in path.proj.modules()):
             return path.embedding(tokens)
@@ -230,25 +239,28 @@ class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
         self, ppg_tokens: Tensor | None, keep_ppg: Tensor | None, ecg_tokens: Tensor, keep_ecg: Tensor | None
     ) -> Tensor:
         """Tokens of the ECG after the bridge, [B, Nk, D] each -> [B, N, D]; as they are without bridge or PPG."""
-        if not self.has_bridge or ppg_tokens is None:
+        bridger = self.bridger
+        if bridger is None or ppg_tokens is None:
             return ecg_tokens
         queries = self.bridge_queries(ecg_tokens, keep_ecg)
-        key_pos = {"key_pos": keep_ppg} if self.cfg.lag is not None and isinstance(self.bridger, Bridger) else {}
-        return self.bridger(ppg_tokens, ecg_tokens, q_ecg_override=queries, **key_pos)[1]
+        key_pos = {"key_pos": keep_ppg} if self.cfg.lag is not None and isinstance(bridger, Bridger) else {}
+        return bridger(ppg_tokens, ecg_tokens, q_ecg_override=queries, **key_pos)[1]
 
     def bridge_queries(self, ecg_tokens: Tensor, ids_keep_ecg: Tensor | None) -> Tensor:
         """Encoder tokens [B, Nk, D] -> queries of the bridge [B, N, D]."""
         if ids_keep_ecg is None:
             ids_keep_ecg, _ = self._identity_ids(ecg_tokens.shape[0], ecg_tokens.device)
-        return self.ecg_path.make_query_tokens_from_pre_encoded(ecg_tokens, ids_keep_ecg)
+        path = self.ecg_path
+        assert path is not None  # it has made the tokens
+        return path.make_query_tokens_from_pre_encoded(ecg_tokens, ids_keep_ecg)
 
     def _sample_mask(self, ecg: Tensor, ids_keep: Tensor | None, ids_restore: Tensor | None) -> Tensor:
         """1 on masked samples, 0 elsewhere: [B, 1, L], float32 whatever the model's dtype, so that its sum is right."""
-        if ids_keep is None:
+        if ids_keep is None or ids_restore is None:  # both or none, see `checked_ids`
             return torch.zeros_like(ecg, dtype=torch.float32)
-        kept, P = ids_keep.shape[1], self.cfg.patch_len
-        if self.ecg_path.overrides("seqmask_from_ids_restore"):
-            return self.ecg_path.seqmask_from_ids_restore(ids_restore, kept, P)
+        kept, P, path = ids_keep.shape[1], self.cfg.patch_len, self.ecg_path
+        if path is not None and path.overrides("seqmask_from_ids_restore"):
+            return path.seqmask_from_ids_restore(ids_restore, kept, P)
         return ops.masked_samples(ids_restore, kept, P, impl=self.impl)
 
     def _identity_ids(self, B: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
@@ -267,6 +279,14 @@ class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
             keep = whole_numbers(keep)
             validate_ids(suffix, keep, None, signal.shape[0], self.cfg.num_patches, signal.device)
         return keep
+
+
+def _encoding(path: SinglePath | None, signal: Tensor | None, keep: Tensor | None) -> Encoding | None:
+    """What `encode_paths` takes for a signal; None without one."""
+    if signal is None:
+        return None
+    assert path is not None  # a source that uses the signal has its path
+    return path, signal, keep
 
 
 def build_model_from_cfg(cfg: Mapping[str, Any], impl: str = "auto") -> xMAE:

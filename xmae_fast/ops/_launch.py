@@ -74,7 +74,8 @@ def launch(
             with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
                 kernel[programs](**args, **options, enable_fp_fusion=True)
         except Exception as error:
-            error.launch = described(kernel, options)  # which of many it was, whoever reports the error
+            # Which of many it was, for whoever reports the error; an exception may carry any attribute.
+            error.launch = described(kernel, options)  # pyright: ignore[reportAttributeAccessIssue]
             raise
 
     forced = _forced.get(kernel.__name__, _forced.get("")) if _forced else None

@@ -48,7 +48,7 @@ def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.
         _library.impl(full, launch, key)
 
     @torch.library.register_fake(f"xmae_fast::{full}")
-    def _(*args: Any) -> Any:
+    def shapes_or_launch(*args: Any) -> Any:
         if _recorded is None:
             return fake(*args)
         with _watch():

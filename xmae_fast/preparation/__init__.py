@@ -13,5 +13,4 @@ _HOME = {
     "prepare": "preparing",
     "read_recording": "sources",
 }
-__all__ = list(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

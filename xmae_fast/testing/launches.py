@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import torch
@@ -49,12 +49,22 @@ class _AtenLaunches(TorchDispatchMode):
         name = func._schema.name.partition("::")
         is_view = any(x.alias_info is not None and not x.alias_info.is_write for x in func._schema.returns)
         if name[0] == "aten" and name[2] not in _NO_LAUNCH and not is_view:
-            self.into().append(AtenLaunch(f"aten.{name[2]}"))
+            recorded = self.into()
+            assert recorded is not None  # this mode is entered while launches are recorded
+            recorded.append(AtenLaunch(f"aten.{name[2]}"))
         return func(*args, **(kwargs or {}))
 
 
-def launches_of(run: Callable[[], Any], capability: tuple[int, int] = (9, 0)) -> list[Launch | AtenLaunch]:
-    """Everything that `run()` would launch, in order; only what happens after a call of `launches_of.start` counts."""
+def launches_of(
+    run: Callable[[Callable[[], None], Callable[[], _AtenLaunches]], Any], capability: tuple[int, int] = (9, 0)
+) -> list[Launch | AtenLaunch]:
+    """Everything that `run(start, watch)` would launch, in order.
+
+    Args:
+        run: calls `start()` when all is prepared, because only what happens after that counts; PyTorch's own operators
+            count within `with watch():`.
+        capability: the compute capability of the GPU, as in (9, 0).
+    """
     watch = partial(_AtenLaunches, _triton.recorded_launches)
     with FakeTensorMode(allow_non_fake_inputs=True), _triton.recording(capability, watch) as launches:
         run(launches.clear, watch)
@@ -66,9 +76,10 @@ def training_step(B: int, autocast: torch.dtype | None, capability: tuple[int, i
 
     real = xMAE(PUBLISHED_CFG, impl="triton").train()
 
-    def run(start: Callable[[], None], watch: Callable) -> None:
+    def run(start: Callable[[], None], watch: Callable[[], _AtenLaunches]) -> None:
         model = _faked(real)
-        step = GraphedStep(model, _NoOptimizer(), autocast=autocast)
+        optimizer = cast(torch.optim.Optimizer, _NoOptimizer())  # has what a step uses of one
+        step = GraphedStep(model, optimizer, autocast=autocast)
         ppg, ecg = torch.empty(2, B, PUBLISHED_CFG.seq_len)
         parameters, trained = list(model.parameters()), 0
 
@@ -82,6 +93,7 @@ def training_step(B: int, autocast: torch.dtype | None, capability: tuple[int, i
         with watch(), mock.patch.object(torch.Tensor, "backward", backward):
             step(ppg, ecg)
         launches = _triton.recorded_launches()
+        assert launches is not None  # `launches_of` records
         launches += [AtenLaunch("aten._fused_adamw_")] * -(-trained // _ADAMW_TENSORS)
 
     return launches_of(run, capability)
@@ -92,7 +104,7 @@ def embedding(B: int, autocast: torch.dtype | None, capability: tuple[int, int])
 
     real = xMAE(PUBLISHED_CFG, impl="triton").eval()
 
-    def run(start: Callable[[], None], watch: Callable) -> None:
+    def run(start: Callable[[], None], watch: Callable[[], _AtenLaunches]) -> None:
         model = _faked(real)
         ppg = torch.empty(B, PUBLISHED_CFG.seq_len)
         start()
@@ -148,7 +160,7 @@ class _NoOptimizer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--out", type=Path, help="also write the lists here, as JSON")
     args = parser.parse_args()

@@ -219,7 +219,7 @@ def _run(cases: OpCases, inputs: dict[str, Any], run: Callable[[dict[str, Any]],
     results |= {f"buffer {name}": x.detach() for name, x in buffers.items()}
     if cases.differentiable:
         cotangents = Maker(seed=1)
-        total = sum((out * cotangents.normal(*out.shape).to(out)).sum() for out in outputs if out.requires_grad)
+        total: Any = sum((out * cotangents.normal(*out.shape).to(out)).sum() for out in outputs if out.requires_grad)
         gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         results |= {
             f"gradient {name}": gradient

@@ -124,6 +124,13 @@ def _axis(op: _Op) -> int:
     return "xyz".index(op.text.split()[0])
 
 
+def _attribute(name: str, op: _Op) -> int:
+    found = re.search(rf"{name} = (\d+)", op.text)
+    if found is None:
+        raise ValueError(f"{op.name}: expected the attribute {name}, got {op.text!r}")
+    return int(found[1])
+
+
 def _interval(op: _Op, known: dict[str, Interval | None], programs: tuple[Interval, ...]) -> Interval | None:
     if op.name == "constant":
         number = re.match(r"(?:dense<)?(-?\d+)>? :", op.text)
@@ -132,8 +139,7 @@ def _interval(op: _Op, known: dict[str, Interval | None], programs: tuple[Interv
         axis = _axis(op)
         return programs[axis] if axis < len(programs) else (0, 0)
     if op.name == "make_range":
-        end, start = (int(re.search(rf"{word} = (\d+)", op.text)[1]) for word in ("end", "start"))
-        return start, end - 1
+        return _attribute("start", op), _attribute("end", op) - 1
     operands = [known.get(name) for name in op.operands]
     if op.name == "select":
         condition, *operands = operands

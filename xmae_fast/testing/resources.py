@@ -143,7 +143,7 @@ def compile_all(arch: int, float32_too: bool = False) -> list[Resources]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--arch", type=int, nargs="+", default=[90, 80], choices=sorted(SHARED_LIMIT))
     parser.add_argument("--float32", action="store_true", help="the kernels in float32 too")
     parser.add_argument("--out", type=Path, help="also write the resources here, as JSON")

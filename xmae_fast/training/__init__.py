@@ -1,7 +1,8 @@
 """Pretraining: `pretrain` runs it from a configuration, `GraphedStep` is one step of it."""
 
 from xmae_fast._optional import lazy_names
-from xmae_fast.training.step import GraphedStep, adamw
+from xmae_fast.training.step import GraphedStep as GraphedStep
+from xmae_fast.training.step import adamw as adamw
 
 _HOME = {
     "PretrainingError": "pretraining",
@@ -13,5 +14,4 @@ _HOME = {
     "train_cfg_from_dict": "config",
     "validation_loss": "validation",
 }
-__all__ = [*_HOME, "GraphedStep", "adamw"]
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOME, ("GraphedStep", "adamw"))

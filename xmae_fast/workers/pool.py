@@ -53,7 +53,8 @@ def run_jobs(
 
     def tell(stage: str, done: int, total: int | None) -> None:
         with turn:
-            progress(stage, done, total)
+            if progress is not None:
+                progress(stage, done, total)
 
     def serve() -> None:
         try:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from xmae_fast.workers.progress import StageProgress
 
@@ -41,13 +42,13 @@ class WorkerProcess:
         Returns:
             The last answer; None if the process ended before.
         """
-        process = self._started()
+        requests, answers = _pipes(self._started())
         try:
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
+            requests.write(json.dumps(request) + "\n")
+            requests.flush()
         except BrokenPipeError:
             return None
-        for line in process.stdout:
+        for line in answers:
             answer = json.loads(line)
             if any(field in answer for field in ends):
                 return answer
@@ -72,11 +73,19 @@ class WorkerProcess:
         process, self._process = self._process, None
         if process is None:
             return None
+        requests, answers = _pipes(process)
         with suppress(BrokenPipeError):
-            process.stdin.close()
-        process.stdout.close()
+            requests.close()
+        answers.close()
         try:
             return process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+
+
+def _pipes(process: subprocess.Popen) -> tuple[IO[str], IO[str]]:
+    """The standard input and output of a process that was started with a pipe for each."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout

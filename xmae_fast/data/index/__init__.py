@@ -6,5 +6,4 @@ Names are imported when they are first used, so that a process that scans import
 from xmae_fast._optional import lazy_names
 
 _HOME = {"SegmentIndex": "segment_index", "open_index": "segment_index"}
-__all__ = list(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

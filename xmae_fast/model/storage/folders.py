@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from xmae_fast._files import atomic_path, check_replaceable, is_json_of, read_json
 from xmae_fast.config import ModelCfg
@@ -91,15 +91,16 @@ class Pretrained:
             FileExistsError: files of these names are there that do not belong to an xMAE.
             OSError: a file cannot be written.
         """
-        folder, recipe = Path(folder), recipe or recipe_of(self)
-        _check_recipe(recipe, self.cfg)
-        card = model_card(self, recipe, name or folder.resolve().name, run)
+        model = cast("xMAE", self)  # this class is a part of xMAE and of nothing else
+        folder, recipe = Path(folder), recipe or recipe_of(model)
+        _check_recipe(recipe, model.cfg)
+        card = model_card(model, recipe, name or folder.resolve().name, run)
         what = "of an xMAE that save_pretrained wrote"
         check_replaceable(folder / CONFIG, _is_own_config, what, "folder")
         check_replaceable(folder / PREPROCESSING, lambda file: is_json_of(file, "steps"), what, "folder")
         folder.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(self, folder / WEIGHTS)
-        _write(folder / CONFIG, json.dumps({"model_type": "xmae", **self.cfg.to_dict()}, indent=2) + "\n")
+        save_checkpoint(model, folder / WEIGHTS)
+        _write(folder / CONFIG, json.dumps({"model_type": "xmae", **model.cfg.to_dict()}, indent=2) + "\n")
         _write(folder / PREPROCESSING, json.dumps(recipe.to_dict(), indent=2) + "\n")
         if overwrite_card or not (folder / CARD).exists():
             _write(folder / CARD, card)

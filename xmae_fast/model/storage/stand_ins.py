@@ -68,7 +68,7 @@ def load_with_stand_ins(path: Path, names: list[str]) -> Any:
     dictionaries or lists become such. The errors are those of `torch.load`."""
     kinds: dict[str, type] = dict.fromkeys(names, StandIn)
     while True:
-        stand_ins = [(_stand_in(name, kind), name) for name, kind in kinds.items()]
+        stand_ins: list[Any] = [(_stand_in(name, kind), name) for name, kind in kinds.items()]
         try:
             with _lock, torch.serialization.safe_globals(stand_ins):
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -119,7 +119,7 @@ def _plain(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
 
 def _attributes(state: Any) -> dict[str, Any] | None:
     """An object's attributes from its pickled state: a dictionary, or a pair of those of __dict__ and __slots__."""
-    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    parts: tuple[Any, ...] = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     if not all(part is None or isinstance(part, Mapping) for part in parts) or all(part is None for part in parts):
         return None
     return {key: item for part in parts if part is not None for key, item in part.items()}

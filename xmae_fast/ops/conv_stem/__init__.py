@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from xmae_fast import backend
@@ -64,8 +66,8 @@ def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "aut
 
 
 def conv_stems(
-    xs: tuple[Tensor, Tensor], params: tuple[StemParams, StemParams], *, training: bool, impl: str = "auto"
-) -> tuple[Tensor, Tensor]:
+    xs: Sequence[Tensor], params: Sequence[StemParams], *, training: bool, impl: str = "auto"
+) -> tuple[Tensor, ...]:
     """Features of two waveforms, each by a stem of its own: what `conv_stem` returns for each.
 
     The kernels on a GPU train two stems of the same widths in one set of launches.

@@ -19,9 +19,8 @@ def make_conv_bn(make, c_in: int, c_out: int, k: int) -> ConvBN:
 def make_inception(make, c_in: int, c_out: int) -> Inception:
     third = c_out // 3
     widths = zip((third, third, c_out - 2 * third), (3, 5, 7), strict=True)
-    return Inception(
-        tuple(make_conv_bn(make, c_in, width, k) for width, k in widths), make_conv_bn(make, c_out, c_out, 1)
-    )
+    k3, k5, k7 = (make_conv_bn(make, c_in, width, k) for width, k in widths)
+    return Inception((k3, k5, k7), make_conv_bn(make, c_out, c_out, 1))
 
 
 def make_stem(make, channels: int, widths: tuple[int, int, int]) -> StemParams:

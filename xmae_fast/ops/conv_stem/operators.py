@@ -115,9 +115,11 @@ def update_running_statistics(params: Sequence[StemParams], norms: Tensor) -> No
     sizes = [len(layer.gamma) for layer in conv_bns(params[0])]
     running = [layer.running_mean for layer in layers] + [layer.running_var for layer in layers]
     batch = [part for row in (0, 2) for stem in norms for part in stem[row, : sum(sizes)].split(sizes)]
-    torch._foreach_mul_(running, 1 - MOMENTUM)
-    torch._foreach_add_(running, batch, alpha=MOMENTUM)
-    torch._foreach_add_([layer.num_batches_tracked for layer in layers], 1)
+    # torch's stubs do not export these, though torch.optim is made of them.
+    torch._foreach_mul_(running, 1 - MOMENTUM)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_add_(running, batch, alpha=MOMENTUM)  # pyright: ignore[reportPrivateImportUsage]
+    counts = [layer.num_batches_tracked for layer in layers]
+    torch._foreach_add_(counts, 1)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _check_values(x: Tensor, training: bool) -> None:

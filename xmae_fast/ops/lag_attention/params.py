@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -28,4 +28,5 @@ def kernel_weights(params: AttentionParams, cross: bool) -> list[Tensor]:
 
     One norm passed twice would be two inputs to autograd, and to torch.compile an error.
     """
-    return [*params] if cross else [*params[:2], *params[4:]]
+    weights: Any = params if cross else (*params[:2], *params[4:])  # none of them is None
+    return [*weights]

@@ -44,12 +44,12 @@ def attention_weights(
     params: AttentionParams,
     num_heads: int,
     table: Tensor | None,
-    query_pos: Tensor,
-    key_pos: Tensor,
+    query_pos: Tensor | None,
+    key_pos: Tensor | None,
 ) -> Tensor:
     """The attention probabilities of the sublayer, [B, H, Nq, Nk]."""
     q, k, _ = project(x, key_value, params, num_heads)
-    return probabilities(q, k, None if table is None else gather_bias(table, query_pos, key_pos))
+    return probabilities(q, k, _bias(table, query_pos, key_pos))
 
 
 def lag_attention(
@@ -58,12 +58,21 @@ def lag_attention(
     params: AttentionParams,
     num_heads: int,
     table: Tensor | None,
-    query_pos: Tensor,
-    key_pos: Tensor,
+    query_pos: Tensor | None,
+    key_pos: Tensor | None,
     dropout_p: float,
 ) -> Tensor:
     """x + out_proj(dropout(probabilities) v): x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
     q, k, v = project(x, key_value, params, num_heads)
-    weights = probabilities(q, k, None if table is None else gather_bias(table, query_pos, key_pos))
+    weights = probabilities(q, k, _bias(table, query_pos, key_pos))
     context = F.dropout(weights, dropout_p, training=dropout_p > 0) @ v
     return x + F.linear(context.transpose(1, 2).flatten(2), params.out_weight, params.out_bias)
+
+
+def _bias(table: Tensor | None, query_pos: Tensor | None, key_pos: Tensor | None) -> Tensor | None:
+    """The bias by lag, [B or 1, H, Nq, Nk]; None without a table, where no positions are needed."""
+    if table is None:
+        return None
+    assert query_pos is not None
+    assert key_pos is not None
+    return gather_bias(table, query_pos, key_pos)

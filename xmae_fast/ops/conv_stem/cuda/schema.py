@@ -27,7 +27,8 @@ from xmae_fast.ops.conv_stem.params import CONVS, TRAINED, WEIGHTS
 from xmae_fast.ops.conv_stem.several import Training, features_of_stems, joined, sizes_of, used_weights
 from xmae_fast.ops.conv_stem.triton import layout as triton_layout
 
-PACKED_NUMBERS = 696_832  # packed weights of a stem, forward and backward: csrc/cuda/conv_stem/train_plan.h
+# Packed weights of a stem, for forward and backward, laid out as csrc/cuda/conv_stem/train_plan.h says.
+PACKED_NUMBERS = 696_832
 MOMENTS = 36
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")

@@ -1,0 +1,37 @@
+"""For type checkers: the public names, which the package itself imports when they are first used."""
+
+from xmae_fast.data.augment import AugmentDraw as AugmentDraw
+from xmae_fast.data.augment import apply_augmentation as apply_augmentation
+from xmae_fast.data.augment import draw_augmentation as draw_augmentation
+from xmae_fast.data.dataset import SegmentDataset as SegmentDataset
+from xmae_fast.data.formats.layout import Layout as Layout
+from xmae_fast.data.formats.packed import verify_packed as verify_packed
+from xmae_fast.data.formats.shards import SegmentKey as SegmentKey
+from xmae_fast.data.formats.shards import parse_key as parse_key
+from xmae_fast.data.formats.shards import read_index as read_index
+from xmae_fast.data.formats.shards import write_shard as write_shard
+from xmae_fast.data.index.open_shards import ShardChangedError as ShardChangedError
+from xmae_fast.data.index.segment_index import SegmentIndex as SegmentIndex
+from xmae_fast.data.index.segment_index import open_index as open_index
+from xmae_fast.data.inspection.inspect import ShardReport as ShardReport
+from xmae_fast.data.inspection.inspect import inspect_shards as inspect_shards
+from xmae_fast.data.inspection.picture import draw_examples as draw_examples
+from xmae_fast.data.inspection.report import print_report as print_report
+from xmae_fast.data.loader import SegmentLoader as SegmentLoader
+from xmae_fast.data.plain import PlainSegmentDataset as PlainSegmentDataset
+from xmae_fast.data.plain import load_segments as load_segments
+from xmae_fast.data.remote.fetch import fetch as fetch
+from xmae_fast.data.repacking.repack import RepackReport as RepackReport
+from xmae_fast.data.repacking.repack import repack as repack
+from xmae_fast.data.splits import split_subjects as split_subjects
+from xmae_fast.preparation import Channel as Channel
+from xmae_fast.preparation import PrepareReport as PrepareReport
+from xmae_fast.preparation import Reading as Reading
+from xmae_fast.preparation import Recording as Recording
+from xmae_fast.preparation import RecordingError as RecordingError
+from xmae_fast.preparation import apply_recipe as apply_recipe
+from xmae_fast.preparation import prepare as prepare
+from xmae_fast.preparation import read_recording as read_recording
+from xmae_fast.simulation.config import SimulationCfg as SimulationCfg
+from xmae_fast.simulation.simulator import Simulation as Simulation
+from xmae_fast.simulation.simulator import simulate as simulate

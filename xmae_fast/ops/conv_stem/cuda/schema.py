@@ -27,7 +27,9 @@ from xmae_fast.ops.conv_stem.params import CONVS, TRAINED, WEIGHTS
 from xmae_fast.ops.conv_stem.several import Training, features_of_stems, joined, sizes_of, used_weights
 from xmae_fast.ops.conv_stem.triton import layout as triton_layout
 
-PACKED_NUMBERS = 696_832  # packed weights of a stem, forward and backward, as csrc/cuda/conv_stem/train_plan.h lays them
+PACKED_NUMBERS = (
+    696_832  # packed weights of a stem, forward and backward, as csrc/cuda/conv_stem/train_plan.h lays them
+)
 MOMENTS = 36
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")

@@ -233,7 +233,7 @@ def first_names(group) -> str:
 
 
 def import_h5py() -> Any:
-    """The module h5py; ImportError says what to install. It has no types, and those inferred from its code are wrong."""
+    """The module h5py; ImportError says what to install. Any, as types inferred from h5py's code are wrong."""
     try:
         import h5py
     except ImportError:

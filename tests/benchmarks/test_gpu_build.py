@@ -41,7 +41,7 @@ def test_every_file_has_a_command_with_the_flags_of_setup_py(tmp_path):
     cuda = building.cuda_commands(tmp_path, "nvcc", building.HOPPER)
     cpu, reader = building.cpu_commands(tmp_path, "c++ -g"), building.reader_commands(tmp_path, "c++")
     for made, folder, suffixes in ((cuda, "cuda", (".cu", ".cpp")), (cpu, "cpu", (".cpp",)), (reader, "io", (".cpp",))):
-        files = {path.name for path in (ROOT / "csrc" / folder).iterdir() if path.suffix in suffixes}
+        files = {path.name for path in (ROOT / "csrc" / folder).rglob("*") if path.suffix in suffixes}
         assert {Path(word).name for _, command in made.compile for word in command if word.startswith("csrc/")} == files
         assert len(made.compile) == len(files)
         assert all(str(made_object) in made.link for made_object, _ in made.compile)
@@ -50,7 +50,11 @@ def test_every_file_has_a_command_with_the_flags_of_setup_py(tmp_path):
     assert all(set(building.COMPILE) <= set(command) for _, command in cpu.compile)
     assert all("-DPy_LIMITED_API=0x030A0000" in command for _, command in cpu.compile)
     assert all("-ffp-contract=off" in command for _, command in reader.compile)
-    assert set(building.nvcc_command("out.so")) >= {"-DUSE_CUDA", building.EVERY_GPU, "csrc/cuda/stem_bfloat16.cu"}
+    assert set(building.nvcc_command("out.so")) >= {
+        "-DUSE_CUDA",
+        building.EVERY_GPU,
+        "csrc/cuda/conv_stem/stem_bfloat16.cu",
+    }
 
 
 def test_torch_is_found_without_importing_it():

@@ -37,7 +37,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     ppg, ecg = np.zeros((2, len(items), segments.seq_len), np.float32)
     if not segments.read(items, 0, ppg, ecg).all():
         raise ValueError("--segments: expected segments that are good, got one that has gone bad since it was indexed")
-    spans = [_numbers("--visible", span, float, "-") for span in arguments.visible.split(",") if span.strip()]
+    spans = [_span(text) for text in arguments.visible.split(",") if text.strip()]
     found = reconstruct(from_pretrained(arguments.model), ppg, ecg, visible=spans)
     found.draw(arguments.output, range(len(items)))
     for item, error in zip(items.tolist(), found.error if found.error is not None else [], strict=False):
@@ -50,3 +50,10 @@ def _numbers(name: str, text: str, kind: type, separator: str = ",") -> list:
         return [kind(part) for part in text.split(separator)]
     except ValueError:
         raise ValueError(f"{name}: expected numbers separated by {separator!r}, got {text!r}") from None
+
+
+def _span(text: str) -> tuple[float, float]:
+    seconds = _numbers("--visible", text, float, "-")
+    if len(seconds) != 2:
+        raise ValueError(f"--visible: expected spans S-S, from one second to another, got {text!r}")
+    return seconds[0], seconds[1]

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -21,6 +21,12 @@ class Attempt(Generic[Made]):
 
     value: Made | None = None
     error: Exception | None = None
+
+    def result(self) -> Made:
+        """What was made; if it could not be made, the error is raised."""
+        if self.error:
+            raise self.error
+        return cast(Made, self.value)  # None only if that is what was made, as there is no error
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,12 @@ def settled(
             rank. If all ranks have failed with the same error, each raises its own.
     """
     if world_size() > 1:
-        mine = _Seen(error=_line(made.error)) if made.error else _seen(segments_of(made.value), settings or {})
+        mine = _Seen(error=_line(made.error)) if made.error else _seen(segments_of(made.result()), settings or {})
         seen: list[_Seen] = [mine] * world_size()
         torch.distributed.all_gather_object(seen, mine)
         if message := difference(seen):
             raise ValueError(message) from made.error
-    if made.error:
-        raise made.error
-    return made.value
+    return made.result()
 
 
 def world_size() -> int:
@@ -148,8 +152,8 @@ def _digest(segments: Segments, shards: dict[str, tuple]) -> str:
     """A hash of everything that decides which segment has which number, and how it is changed before use."""
     settings = segments.seed, segments.augmenting, segments.normalize_dtype, segments.split
     digest = hashlib.blake2b(repr([settings, shards, segments.subjects]).encode("utf-8", "backslashreplace"))
-    digest.update(segments.rows)
-    digest.update(segments.subject_of(slice(None)))
+    digest.update(segments.rows.data)
+    digest.update(segments.subject_of(slice(None)).data)
     return digest.hexdigest()
 
 

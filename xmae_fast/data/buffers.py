@@ -26,9 +26,11 @@ class BatchBuffers:
     def take(self) -> tuple[np.ndarray, np.ndarray]:
         """A pair (PPG, ECG) that nobody holds, [B, L] each; its values are arbitrary."""
         if self.pin_memory:
-            return tuple(torch.empty(self.shape, pin_memory=True).numpy() for _ in range(2))
+            ppg, ecg = (torch.empty(self.shape, pin_memory=True).numpy() for _ in range(2))
+            return ppg, ecg
         if not self.counted:
-            return tuple(np.empty((2, *self.shape), np.float32))
+            ppg, ecg = np.empty((2, *self.shape), np.float32)
+            return ppg, ecg
         for i in range(len(self.pairs)):
             ppg, ecg = self.pairs[i]
             if sys.getrefcount(ppg) == 3 and sys.getrefcount(ecg) == 3:  # the pair's, this variable's, the argument's

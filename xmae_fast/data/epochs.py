@@ -5,6 +5,7 @@ import os
 import sys
 import weakref
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -131,7 +132,8 @@ def _family() -> int:
     """Stands for the process that has the DataLoader. Several processes that train together may share this memory; each
     counts for itself."""
     parent = multiprocessing.parent_process() if get_worker_info() is not None else None
-    return (parent.pid if parent is not None else os.getpid()) & 0xFFFF
+    pid = parent.pid if parent is not None else None
+    return (pid if pid is not None else os.getpid()) & 0xFFFF
 
 
 def _asking() -> object | None:
@@ -161,6 +163,7 @@ class CountsEpochs:
     The data set has the attribute `_epochs`, and a method `_identity()` that gives what its states must agree in."""
 
     _epochs: Epochs
+    _identity: Callable[[], dict]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; the passes after it are the epochs that follow.

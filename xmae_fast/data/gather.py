@@ -157,8 +157,10 @@ def gather_arrays(ppg: np.ndarray, ecg: np.ndarray, impl: str = "auto"):
 
 def reader_name(impl: str = "auto") -> str:
     """Says in words which reader `make_gather` makes."""
-    if impl == "reference" or (_C_io is None and impl == "auto"):
-        return "NumPy" if impl == "reference" else f"NumPy (the C++ reader is not built: {_WHY_NOT})"
+    if impl == "reference":
+        return "NumPy"
+    if _C_io is None:
+        return f"NumPy (the C++ reader is not built: {_WHY_NOT})"
     return f"C++ ({_C_io.kernels()})"
 
 

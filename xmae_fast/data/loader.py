@@ -290,7 +290,7 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """(rank, world_size) as they are given, or else of torch.distributed, or else (0, 1)."""
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank, world_size: expected both or neither, got {rank} and {world_size}")
-    if rank is None:
+    if rank is None or world_size is None:
         there = torch.distributed.is_available() and torch.distributed.is_initialized()
         return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if there else (0, 1)
     if not 0 <= rank < world_size:

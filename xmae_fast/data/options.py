@@ -31,7 +31,7 @@ def check_reading(split: Split, augment: Augment, on_bad: str, normalize_dtype: 
     return split != "train" if augment == "published" else augment and split in ("train", None)
 
 
-def quality_pair(quality: Quality) -> tuple[float, float]:
+def quality_pair(quality: Quality | list[float]) -> tuple[float, float]:
     """The thresholds (PPG, ECG) for the quality.
 
     Raises:

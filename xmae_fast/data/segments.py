@@ -82,7 +82,7 @@ class Segments:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": None}  # each process opens the files itself
 
-    def subject_of(self, items: np.ndarray) -> np.ndarray:
+    def subject_of(self, items: np.ndarray | slice) -> np.ndarray:
         """The numbers of the subjects of segments `items` [k] in `subjects`, [k] int64."""
         return self._number[self.index.subject[self.rows[items]]].astype(np.int64)
 
@@ -124,7 +124,7 @@ class Segments:
                 if not len(part):
                     continue
                 out = np.empty((2, len(part), self.seq_len), np.float32)
-                found[part] = read(opened, rows[part], files[part], *out, _of_part(settings, part))
+                found[part] = read(opened, rows[part], files[part], out[0], out[1], _of_part(settings, part))
                 ppg[part], ecg[part] = out
         bad = found & (problems.relevant(self.normalize_dtype))
         if bad.any():
@@ -191,10 +191,10 @@ class Segments:
         found = np.zeros(len(rows), np.uint8)
         for file in np.unique(files):
             part = np.flatnonzero(files == file)
-            *signals, found[part] = opened.reader(int(file))(rows[part] - self.index.shards[file].start)
+            stored_ppg, stored_ecg, found[part] = opened.reader(int(file))(rows[part] - self.index.shards[file].start)
             out = np.empty((2, len(part), self.seq_len), np.float32)
-            gather, arguments = gather_arrays(*signals, self.impl)
-            found[part] |= gather.gather(*arguments, *out, **_of_part(settings, part))
+            gather, arguments = gather_arrays(stored_ppg, stored_ecg, self.impl)
+            found[part] |= gather.gather(*arguments, out[0], out[1], **_of_part(settings, part))
             ppg[part], ecg[part] = out
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -51,7 +51,8 @@ def encode_batches(
 
 def made_ahead(batches: Iterable[T]) -> Iterator[T]:
     """The same batches. A thread makes each one while the one before it is used; an error replaces its batch."""
-    iterator, end = iter(batches), object()
+    iterator = iter(batches)
+    end: Any = object()  # of no type that `batches` has
     with ThreadPoolExecutor(1, "xmae_fast batches") as pool:
         coming = pool.submit(next, iterator, end)
         while (batch := coming.result()) is not end:

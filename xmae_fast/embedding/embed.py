@@ -237,7 +237,7 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """rank and world_size: those given, or those of torchrun, or those of one process alone."""
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank, world_size: expected both or neither, got {rank} and {world_size}")
-    if rank is None:
+    if rank is None or world_size is None:
         rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected 0 to world_size - 1 = {world_size - 1}, got {rank}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from xmae_fast.embedding.preprocess import prepare_ppg
 from xmae_fast.model.outputs import output_shape
+from xmae_fast.model.path import SinglePath
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.xmae import xMAE
 
@@ -91,7 +92,7 @@ class XmaeEncoder(nn.Module):
     def __init__(self, model: xMAE, output: str) -> None:
         super().__init__()
         output_shape(model, output)
-        self.path, self.output = model.ppg_path, output
+        self.path, self.output = cast(SinglePath, model.ppg_path), output  # output_shape has checked that there is one
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.path.encode(x.reshape(-1, 1, x.shape[-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -141,8 +142,8 @@ def _visible_patches(spans: Spans | None, N: int, patch_s: float) -> np.ndarray:
     """[N] bool: the patches whose middle lies in a span."""
     shown, middle = np.zeros(N, bool), (np.arange(N) + 0.5) * patch_s
     for span in spans or ():
-        begin, end = span if np.shape(span) == (2,) else (None, None)
-        if begin is None or not 0 <= begin < end <= N * patch_s + 1e-9:
+        begin, end = span if np.shape(span) == (2,) else (math.nan, math.nan)
+        if not 0 <= begin < end <= N * patch_s + 1e-9:
             raise ValueError(f"visible: expected (begin, end) within 0 to {N * patch_s:g} s, got {span!r}")
         shown |= (middle >= begin) & (middle < end)
     return shown

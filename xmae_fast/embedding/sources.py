@@ -7,10 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.formats.linked import content_probe
 from xmae_fast.data.index.segment_index import Paths, Shard
@@ -61,7 +62,7 @@ class ShardSource:
     ) -> None:
         self.segments = Segments(
             paths, quality=quality, exclude_prefixes=(), layout=layout, cache_dir=cache_dir, progress=progress,
-            normalize_dtype=recipe.normalize_dtype,
+            normalize_dtype=cast(NormalizeDtype, recipe.normalize_dtype),  # Segments checks the value
         )  # fmt: skip
         fs, L = self.segments.sampling_freq, self.segments.seq_len
         if recipe.samples != L or (fs is not None and fs != recipe.sampling_freq):
@@ -129,7 +130,7 @@ class RecordingSource:
         self.recipe, self.paths = recipe, list(paths)
         self.rejected: Counter[str] = Counter()
         self.settings = {"fs": fs, "hop": hop, "tail": tail}
-        self._names: list[str] = []
+        self._names: list[list[str]] = []
         self._subjects: list[str] = []
         self._windows: list[Windows] = []  # one of each file
         stems: dict[str, str] = {}
@@ -176,7 +177,8 @@ class RecordingSource:
             }
             parts.append(Read(prepared.ppg, prepared.usable, columns))
         columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-        return Read(*(np.concatenate([part[i] for part in parts]) for i in (0, 1)), columns)
+        ppg, good = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        return Read(ppg, good, columns)
 
     def _add(self, path: str, stem: str, fs: float | None, hop: float | None, tail: str) -> None:
         signal, own = _load(path)

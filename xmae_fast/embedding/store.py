@@ -55,8 +55,10 @@ def read_embeddings(folder: str | os.PathLike[str]) -> StoredEmbeddings:
     if not parts:  # no segments: embed_files refuses that
         raise ValueError(f"{folder}: expected embeddings, found none")
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-    joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", "key", "subject"))
-    return StoredEmbeddings(*joined, columns, parts[0].about)
+    embeddings, key, subject = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", "key", "subject")
+    )
+    return StoredEmbeddings(embeddings, key, subject, columns, parts[0].about)
 
 
 def iter_embeddings(folder: str | os.PathLike[str]) -> Iterator[StoredEmbeddings]:
@@ -112,9 +114,9 @@ class Store:
         """
         plan = {"kind": _KIND, "version": _VERSION, **plan}
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = Lock(self.folder, shared=True)
+        self.lock = lock = Lock(self.folder, shared=True)
         try:
-            self._begin(plan, overwrite)
+            self._begin(lock, plan, overwrite)
         except BaseException:
             self.close()
             raise
@@ -124,7 +126,7 @@ class Store:
         if self.lock is not None:
             self.lock.release()
 
-    def _begin(self, plan: dict[str, Any], overwrite: bool) -> None:
+    def _begin(self, lock: Lock, plan: dict[str, Any], overwrite: bool) -> None:
         path = self.folder / PLAN
         if path.is_file():
             there = self.read_plan()
@@ -134,13 +136,13 @@ class Store:
                 other = ", ".join(key for key in {**plan, **there} if there.get(key) != plan.get(key))
                 what = f"other embeddings ({other} differ)"
                 raise FileExistsError(f"{self.folder}: holds {what}; overwrite replaces them")
-            self.lock.release()
-            self.lock = Lock(self.folder)  # alone: others would write their parts between the new ones
+            lock.release()
+            self.lock = lock = Lock(self.folder)  # alone: others would write their parts between the new ones
             self._remove(self.read_plan())
         else:
             others = [e.name for e in self.folder.iterdir() if e.name != LOCK and not e.name.startswith(f".{PLAN}.")]
             if path.is_file():  # another process was quicker
-                return self._begin(plan, overwrite)
+                return self._begin(lock, plan, overwrite)
             if others:
                 expected = "a new folder, or one of embeddings"
                 raise FileExistsError(f"{self.folder}: expected {expected}, it holds {others[0]!r}")
@@ -148,9 +150,9 @@ class Store:
             with atomic_path(path, replace=False) as temporary:
                 temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         except FileExistsError:  # another process was quicker: its plan may be another one
-            return self._begin(plan, overwrite)
+            return self._begin(lock, plan, overwrite)
         self.plan = plan
-        self.lock.share()
+        lock.share()
 
     def _remove(self, there: dict[str, Any]) -> None:
         """Remove the parts of the plan `there`, and then the plan, which until then tells what the parts are."""
@@ -180,7 +182,8 @@ class Store:
         columns = {name: np.char.encode(x, "utf-8") if x.dtype.kind == "U" else x for name, x in columns.items()}
         if self.plan["file_format"] == "npy":
             with atomic_path(tables[0]) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **columns)
+                arrays: dict[str, Any] = columns  # in numpy's types a name might be that of an option
+                np.savez(file, **arrays)
             with atomic_path(main) as temporary, open(temporary, "wb") as file:
                 np.save(file, embeddings)
         elif self.plan["file_format"] == "h5":

@@ -73,7 +73,7 @@ class Windows:
         out = np.empty((len(items), self.samples))
         for row, item in enumerate(items.tolist()):
             first = self.start[item]
-            out[row] = self.recordings[self.record[item]][first : first + self.samples]
+            out[row] = self.recordings[int(self.record[item])][first : first + self.samples]
         return out
 
 

@@ -50,23 +50,24 @@ def lag_profile(
     Raises:
         ValueError: the model has no bridge, there is no query to count, or an argument is wrong.
     """
-    if not model.has_bridge:
+    if model.bridger is None or model.ppg_path is None or model.ecg_path is None:
         raise ValueError("model: expected one with a bridge (source='ppg+ecg', use_cross_bridge=True), got one without")
     if queries not in ("all", "masked"):
         raise ValueError(f"queries: expected 'all' or 'masked', got {queries!r}")
     if queries == "masked" and ids_keep_ecg is None:
         raise ValueError("queries: expected ids_keep_ecg with 'masked', got None")
-    ppg, ecg = model.as_signal("ppg", ppg), model.as_signal("ecg", ecg)
-    if ppg is None or ecg is None or ppg.shape[0] != ecg.shape[0]:
-        got = [None if x is None else list(x.shape) for x in (ppg, ecg)]
+    as_ppg, as_ecg = model.as_signal("ppg", ppg), model.as_signal("ecg", ecg)
+    if as_ppg is None or as_ecg is None or as_ppg.shape[0] != as_ecg.shape[0]:
+        got = [None if x is None else list(x.shape) for x in (as_ppg, as_ecg)]
         raise ValueError(f"ppg, ecg: expected both signals with one batch size, got {got[0]} and {got[1]}")
+    ppg, ecg = as_ppg, as_ecg
     ids_keep_ppg, ids_keep_ecg = model.kept_ids("_ppg", ppg, ids_keep_ppg), model.kept_ids("_ecg", ecg, ids_keep_ecg)
     B, N = ecg.shape[0], model.cfg.num_patches
     ppg_tokens = model.ppg_path.encode(ppg, ids_keep_ppg, inference=True)
     x = model.bridge_queries(model.ecg_path.encode(ecg, ids_keep_ecg, inference=True), ids_keep_ecg)
 
     counted = torch.ones(B, N, dtype=torch.float64, device=ecg.device)
-    if queries == "masked":
+    if queries == "masked" and ids_keep_ecg is not None:
         counted.scatter_(1, ids_keep_ecg, 0)
     total = counted.sum()
     if total == 0:

@@ -170,7 +170,9 @@ def _probe_rows(probes: dict[str, dict[str, ProbeResult | str]], sources: dict[s
                 rows.append(row | {"skipped": result})
                 continue
             random = by_features["random"]
-            gain = list(result.gain_over(random, METRIC[result.task])) if features != "random" else None
+            gain = None
+            if features != "random" and isinstance(random, ProbeResult):
+                gain = list(result.gain_over(random, METRIC[result.task]))
             rows.append(row | result.to_dict() | {"gain_over_random": gain})
     return rows
 

@@ -192,7 +192,12 @@ def draw_lag(results: dict):
 
 def draw_probes(probes: dict[str, dict[str, ProbeResult | str]]):
     """Draw predicted against true values of each regression, pretrained above, random weights below; None if none."""
-    targets = [t for t, r in probes.items() if isinstance(r["pretrained"], ProbeResult) and t != "pvc"]
+    drawn = {
+        target: {features: result for features, result in by_features.items() if isinstance(result, ProbeResult)}
+        for target, by_features in probes.items()
+        if isinstance(by_features["pretrained"], ProbeResult) and target != "pvc"
+    }
+    targets = list(drawn)
     if not targets:
         return None
     names = {
@@ -202,7 +207,7 @@ def draw_probes(probes: dict[str, dict[str, ProbeResult | str]]):
     figure = _figure(4.1 * len(targets), 7.4)
     for column, target in enumerate(targets):
         for row, (features, colour) in enumerate((("pretrained", BLUE), ("random", GREY))):
-            result = probes[target][features]
+            result = drawn[target][features]
             axis = figure.add_subplot(2, len(targets), row * len(targets) + column + 1)
             axis.scatter(result.labels, result.predictions, s=7, color=colour, alpha=0.45, lw=0, rasterized=True)
             ends = [result.labels.min(), result.labels.max()]
@@ -218,7 +223,7 @@ def draw_probes(probes: dict[str, dict[str, ProbeResult | str]]):
             axis.set_title(f"{name}: R² {r2.value:.2f} [{r2.low:.2f}, {r2.high:.2f}]{note}", fontsize=10)
             axis.set_xlabel(f"true {names[target]}")
             axis.set_ylabel("predicted, unseen subject")
-    segments = probes[targets[0]]["pretrained"]
+    segments = drawn[targets[0]]["pretrained"]
     figure.suptitle(f"Linear probes on pooled PPG tokens; subject-wise folds, {segments.subjects} subjects")
     return figure
 

@@ -88,7 +88,9 @@ class Reconstructor:
     """
 
     def __init__(self, model: xMAE, ecg: np.ndarray) -> None:
-        self.model = model.eval()
+        if model.ecg_path is None:
+            raise ValueError("model: expected one with an ECG encoder, got source='ppg'")
+        self.model, self.path = model.eval(), model.ecg_path
         place = model.mask_token
         self.ecg = torch.from_numpy(ecg).to(place)
         self._seen: tuple[PatchMask, Tensor] | None = None
@@ -98,6 +100,8 @@ class Reconstructor:
         """The tokens [S, N, D] of ppg [S, L]."""
         model = self.model
         signal = model.as_signal("ppg", torch.from_numpy(np.ascontiguousarray(ppg)).to(self.ecg))
+        if model.ppg_path is None or signal is None:
+            raise ValueError("model: expected one with a PPG encoder, got source='ecg'")
         encode = model.ppg_path.encode
         return torch.cat([encode(part, inference=True) for part in signal.split(_BATCH)])
 
@@ -112,23 +116,25 @@ class Reconstructor:
         Returns:
             [S, L] float32.
         """
-        model, parts = self.model, []
+        model, bridger, parts = self.model, self.model.bridger, []
+        if bridger is None and tokens is not None:
+            raise ValueError("model: expected one with a bridge, got one without")
         seen = None if tokens is None else self._visible(mask)
         for rows in torch.arange(len(self.ecg)).split(_BATCH):
             ecg, keep, restore = self.ecg[rows], mask.ids_keep[rows], mask.ids_restore[rows]
-            if seen is None:
+            if seen is None or tokens is None or bridger is None:
                 out = model(None, ecg, ids_keep_ecg=keep, ids_restore_ecg=restore, return_embeddings=False)
                 parts.append(out["ecg_reconstructed"][:, 0])
                 continue
             queries = model.bridge_queries(seen[rows], keep)
-            _, x = model.bridger(tokens[rows], seen[rows], q_ecg_override=queries)
-            parts.append(model.ecg_path.decode_full_wave(x, restore, model.mask_token)[:, 0])
+            _, x = bridger(tokens[rows], seen[rows], q_ecg_override=queries)
+            parts.append(self.path.decode_full_wave(x, restore, model.mask_token)[:, 0])
         return torch.cat(parts).float().cpu().numpy()
 
     def _visible(self, mask: PatchMask) -> Tensor:
         """The tokens [S, Nk, D] of the visible ECG."""
         if self._seen is None or self._seen[0] is not mask:
-            encode = self.model.ecg_path.encode
+            encode = self.path.encode
             parts = zip(self.ecg[:, None].split(_BATCH), mask.ids_keep.split(_BATCH), strict=True)
             self._seen = mask, torch.cat([encode(ecg, keep, inference=True) for ecg, keep in parts])
         return self._seen[1]

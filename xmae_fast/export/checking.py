@@ -6,14 +6,17 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmae_fast.config import ModelCfg
+from xmae_fast.export.graphs import Graph
 from xmae_fast.export.runtimes import Arrays, Run
 from xmae_fast.export.signals import Signals, feed, visible_counts
+from xmae_fast.model.path import SinglePath
 from xmae_fast.model.xmae import xMAE
 
 TINY = np.finfo(np.float64).tiny
@@ -57,7 +60,7 @@ class Difference:
         return self.worst_cosine >= self.bound
 
 
-def check(run: Run, model: xMAE, graph: nn.Module, signals: Signals, weights: str) -> list[Difference]:
+def check(run: Run, model: xMAE, graph: Graph, signals: Signals, weights: str) -> list[Difference]:
     """Compare the outputs of a runtime with those of the model, for several batch sizes and numbers of visible patches.
 
     With float32 weights the bound is a relative norm of twice the error of plain PyTorch in float32 plus four units of
@@ -92,7 +95,7 @@ def raise_if_out_of_bounds(differences: Sequence[Difference]) -> None:
         raise CheckError(f"the exported graph differs from the model, so nothing is written: {listed}")
 
 
-def _cases(graph: nn.Module, cfg: ModelCfg, signals: Signals) -> Iterator[Arrays]:
+def _cases(graph: Graph, cfg: ModelCfg, signals: Signals) -> Iterator[Arrays]:
     """All segments in batches of several sizes, each for several numbers of visible patches."""
     stops = np.minimum(np.cumsum([0, *BATCHES, len(signals.ppg)]), len(signals.ppg))
     for start, stop in pairwise(stops):
@@ -100,24 +103,25 @@ def _cases(graph: nn.Module, cfg: ModelCfg, signals: Signals) -> Iterator[Arrays
             yield feed(graph, cfg, signals[start:stop], kept, seed=int(start))
 
 
-def _collect(graph: nn.Module, results: list[Outputs]) -> Outputs:
+def _collect(graph: Graph, results: list[Outputs]) -> Outputs:
     return {name: np.concatenate([result[name] for result in results]) for name in graph.outputs}
 
 
-def _of_run(run: Run, graph: nn.Module, inputs: Arrays) -> Outputs:
+def _of_run(run: Run, graph: Graph, inputs: Arrays) -> Outputs:
     return {name: np.array(x) for name, x in zip(graph.outputs, run(inputs), strict=True)}
 
 
 @torch.no_grad()
-def _of_model(model: xMAE, graph: nn.Module, inputs: Arrays, dtype: torch.dtype) -> Outputs:
+def _of_model(model: xMAE, graph: Graph, inputs: Arrays, dtype: torch.dtype) -> Outputs:
     """What the model computes in plain PyTorch, without any part of the exported graph."""
     model = copy.deepcopy(model).cpu().to(dtype).eval()
     model.impl = "reference"
     tensors = {name: torch.from_numpy(x) for name, x in inputs.items()}
     tensors = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
     if "ids_keep" not in tensors:
-        tokens = model.ppg_path.encode(tensors["ppg"][:, None], inference=True)
-        found = {"projected": model.ppg_path.embedding(tokens), "pooled": tokens.mean(1), "tokens": tokens}
+        path = cast(SinglePath, model.ppg_path)  # make_graph has checked that there is one
+        tokens = path.encode(tensors["ppg"][:, None], inference=True)
+        found = {"projected": path.embedding(tokens), "pooled": tokens.mean(1), "tokens": tokens}
     else:
         found = {"ecg_reconstructed": _reconstruct(model, tensors)}
     return {name: found[name].numpy() for name in graph.outputs}

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from xmae_fast._files import atomic_path, check_not_input, check_replaceable, is_json_of, read_json
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.export import onnx_file, programs
 from xmae_fast.export.checking import BATCHES, CheckError, check, raise_if_out_of_bounds
-from xmae_fast.export.graphs import make_graph
+from xmae_fast.export.graphs import Graph, make_graph
 from xmae_fast.export.report import ExportReport, describe
 from xmae_fast.export.runtimes import (
     ONNX_RUNTIME,
@@ -159,7 +158,7 @@ def _signals(cfg: ModelCfg, data: Paths | None, calibration_segments: int) -> tu
     return signals[::2].evenly(calibration_segments), signals[1::2].evenly(_CHECKED)
 
 
-def _write(path: Path, graph: nn.Module, cfg: ModelCfg, about: dict[str, Any], calibration: Signals) -> Run:
+def _write(path: Path, graph: Graph, cfg: ModelCfg, about: dict[str, Any], calibration: Signals) -> Run:
     """Write the file, and return what runs it."""
     known = ("entry", "weights", "inputs", "outputs", "signals", "cfg")
     metadata = {METADATA: json.dumps({key: about[key] for key in known})}
@@ -178,7 +177,7 @@ def _write(path: Path, graph: nn.Module, cfg: ModelCfg, about: dict[str, Any], c
     return run_onnx_runtime(path)
 
 
-def _calibration_batches(graph: nn.Module, cfg: ModelCfg, signals: Signals) -> list[Arrays]:
+def _calibration_batches(graph: Graph, cfg: ModelCfg, signals: Signals) -> list[Arrays]:
     size, visible = _CALIBRATION_BATCH, visible_counts(graph, cfg)
     starts = range(0, len(signals.ppg), size)
     return [feed(graph, cfg, signals[i : i + size], kept, seed=i) for i in starts for kept in visible]
@@ -201,7 +200,7 @@ def _try_openvino(report: ExportReport, runs: dict[str, Run], path: Path, check:
         report.notes.append(f"{OPENVINO}: not timed, its results are out of bounds")
 
 
-def _latencies(runs: dict[str, Run], model: xMAE, graph: nn.Module, checked: Signals) -> dict[str, dict[int, float]]:
+def _latencies(runs: dict[str, Run], model: xMAE, graph: Graph, checked: Signals) -> dict[str, dict[int, float]]:
     """Milliseconds by runtime and batch size, those of the model first."""
     taken: dict[str, dict[int, float]] = {name: {} for name in ("xmae_fast", *runs)}
     for B in TIMED_BATCHES:
@@ -217,12 +216,12 @@ def _latencies(runs: dict[str, Run], model: xMAE, graph: nn.Module, checked: Sig
 def _model_call(model: xMAE, inputs: Arrays) -> Callable[[], object]:
     """A call of the model that does the work of the graph with these inputs."""
     place = model.mask_token
-    ppg, visible, keep = (
-        torch.from_numpy(inputs[name]).to(place.device) if name in inputs else None
-        for name in ("ppg", "ecg_visible", "ids_keep")
-    )
-    if keep is None:
-        return lambda: model.embed(ppg.to(place))
+    given = {name: torch.from_numpy(values).to(place.device) for name, values in inputs.items()}
+    ppg = given.get("ppg")
+    if "ids_keep" not in given:
+        whole = given["ppg"]
+        return lambda: model.embed(whole.to(place))
+    visible, keep = given["ecg_visible"], given["ids_keep"]
     mode = model.training
     hidden = torch.ones(len(keep), model.cfg.num_patches, device=place.device).scatter(1, keep, 0.0)
     restore = hidden.argsort(dim=1, stable=True).argsort(1)

@@ -7,11 +7,13 @@ length, N = L / P patches, Nk visible patches, D width, S channels of the stem.
 from __future__ import annotations
 
 import copy
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmae_fast.model.blocks import Bridger
 from xmae_fast.model.path import SinglePath
 from xmae_fast.model.stem import UNetHalfInceptionStem1D
 from xmae_fast.model.xmae import xMAE
@@ -42,7 +44,7 @@ def convolution(weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> 
     c_out, c_in, k = weight.shape
     conv = nn.Conv2d(c_in, c_out, (1, k), (1, stride), (0, k // 2), bias=bias is not None)
     conv.weight.data.copy_(weight.detach()[:, :, None])
-    if bias is not None:
+    if bias is not None and conv.bias is not None:
         conv.bias.data.copy_(bias)
     return conv
 
@@ -81,6 +83,20 @@ class FoldedInception(nn.Module):
 class FoldedStem(nn.Module):
     """A module that computes what `ops.conv_stem` does in evaluation."""
 
+    enc1: nn.Sequential
+    enc2: nn.Sequential
+    enc3: nn.Sequential
+    down1: nn.Conv2d
+    down2: nn.Conv2d
+    smooth2: nn.Conv2d
+    smooth1: nn.Conv2d
+    head: nn.Conv2d
+    skip: nn.Conv2d
+    lat2: nn.Conv2d
+    lat1: nn.Conv2d
+    red3to2: nn.Conv2d
+    red2to1: nn.Conv2d
+
     def __init__(self, stem: UNetHalfInceptionStem1D, block: int = BLOCK) -> None:
         super().__init__()
         params = stem.params()
@@ -109,6 +125,8 @@ def _upsample(x: Tensor, like: Tensor) -> Tensor:
 class PathEncoder(nn.Module):
     """The encoder of one signal, from its samples to its tokens."""
 
+    blocks: Any  # a ModuleList, whose type does not say which modules it holds
+
     def __init__(self, path: SinglePath) -> None:
         super().__init__()
         self.patch_len = path.patch_len
@@ -116,7 +134,7 @@ class PathEncoder(nn.Module):
         weight = path.patcher.proj.weight.detach()  # [D, S, P]
         self.patches = nn.Linear(weight[0].numel(), len(weight))
         self.patches.weight.data.copy_(weight.transpose(1, 2).flatten(1))
-        self.patches.bias.data.copy_(path.patcher.proj.bias.detach())
+        self.patches.bias.data.copy_(cast(Tensor, path.patcher.proj.bias).detach())  # a standard patcher has one
         self.pos, self.blocks = path.pos, path.encoder.blocks
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -129,14 +147,29 @@ class PathEncoder(nn.Module):
         return x
 
 
-class EmbedGraph(nn.Module):
+class Graph(nn.Module):
+    """A graph that is exported.
+
+    Attributes:
+        entry: the entry point.
+        inputs: names in their order.
+        outputs: names in their order.
+    """
+
+    entry: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class EmbedGraph(Graph):
     """ppg [B, L] -> projected [B, proj_dim], pooled [B, D], tokens [B, N, D]."""
 
     entry, inputs, outputs = "embed", ("ppg",), ("projected", "pooled", "tokens")
 
     def __init__(self, model: xMAE) -> None:
         super().__init__()
-        self.encoder, self.proj = PathEncoder(model.ppg_path), model.ppg_path.proj
+        path = cast(SinglePath, model.ppg_path)  # make_graph has checked that there is one
+        self.encoder, self.proj = PathEncoder(path), path.proj
 
     def forward(self, ppg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tokens = self.encoder(ppg)
@@ -144,21 +177,22 @@ class EmbedGraph(nn.Module):
         return self.proj(pooled), pooled, tokens
 
 
-class _Decoder(nn.Module):
+class _Decoder(Graph):
     """The encoder of the ECG, and the decoder from all N tokens to its samples."""
 
     entry, outputs = "reconstruct", ("ecg_reconstructed",)
 
     def __init__(self, model: xMAE) -> None:
         super().__init__()
-        path = model.ecg_path
+        path = cast(SinglePath, model.ecg_path)  # make_graph has checked that there is one
         self.ecg_encoder, self.pos, self.dec_blk, self.deconv = (
             PathEncoder(path), path.pos, path.dec_blk, path.decoder.deconv
         )  # fmt: skip
 
     def decode(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> [B, L]."""
-        waveform = waveform_loss.decode_waveform(self.dec_blk.kernel(tokens), self.deconv.weight, self.deconv.bias)
+        bias = cast(Tensor, self.deconv.bias)  # a standard decoder has one
+        waveform = waveform_loss.decode_waveform(self.dec_blk.kernel(tokens), self.deconv.weight, bias)
         return waveform[:, 0]
 
 
@@ -166,11 +200,14 @@ class ReconstructGraph(_Decoder):
     """ppg [B, L], ecg_visible [B, Nk, P], ids_keep [B, Nk] -> ecg_reconstructed [B, L]."""
 
     inputs = ("ppg", "ecg_visible", "ids_keep")
+    bridge: Any  # a ModuleList, whose type does not say which modules it holds
 
     def __init__(self, model: xMAE) -> None:
         super().__init__(model)
-        self.ppg_encoder, self.bridge = PathEncoder(model.ppg_path), model.bridger.ecg2ppg
-        self.mask_loc_table = model.ecg_path.mask_loc_table
+        # A model with a bridge has both encoders.
+        self.ppg_encoder = PathEncoder(cast(SinglePath, model.ppg_path))
+        self.bridge = cast(Bridger, model.bridger).ecg2ppg
+        self.mask_loc_table = cast(SinglePath, model.ecg_path).mask_loc_table
 
     def forward(self, ppg: Tensor, ecg_visible: Tensor, ids_keep: Tensor) -> Tensor:
         tokens = self.ecg_encoder(ecg_visible.flatten(1))
@@ -200,7 +237,7 @@ class EcgAloneGraph(_Decoder):
         return self.decode(tokens + self.pos * hidden.amax(1)[:, None, None])
 
 
-def make_graph(model: xMAE, entry: str) -> nn.Module:
+def make_graph(model: xMAE, entry: str) -> Graph:
     """Make the graph of an entry point, with float32 copies of the weights, on the CPU, without gradients.
 
     Args:
@@ -208,7 +245,7 @@ def make_graph(model: xMAE, entry: str) -> nn.Module:
         entry: "embed" or "reconstruct", see `export_model`.
 
     Returns:
-        A module with the attributes `entry`, and `inputs` and `outputs`, which are names in their order.
+        The graph, in evaluation mode.
 
     Raises:
         ValueError: the entry is unknown or needs a signal that the model does not take, or a module is no standard one.

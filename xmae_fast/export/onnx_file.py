@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from xmae_fast.config import ModelCfg
+from xmae_fast.export.graphs import Graph
 from xmae_fast.export.programs import trace
 from xmae_fast.export.runtimes import Arrays, installed
 
@@ -42,7 +42,7 @@ def quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def to_onnx(graph: nn.Module, cfg: ModelCfg, metadata: Mapping[str, str] | None = None) -> Any:
+def to_onnx(graph: Graph, cfg: ModelCfg, metadata: Mapping[str, str] | None = None) -> Any:
     """Convert a graph to an onnx.ModelProto of standard operators, for any batch size.
 
     Args:
@@ -62,6 +62,8 @@ def to_onnx(graph: nn.Module, cfg: ModelCfg, metadata: Mapping[str, str] | None 
             trace(graph, cfg), input_names=list(graph.inputs), output_names=list(graph.outputs),
             opset_version=OPSET, verbose=False,
         )  # fmt: skip
+    if exported is None:
+        raise RuntimeError("expected a program of torch.onnx.export, got none")
     model = exported.model_proto
     foreign = {f"{node.domain}::{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     if foreign or model.functions:
@@ -132,9 +134,10 @@ def quantize(model, path: Path, batches: Sequence[Arrays]) -> None:
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it recommends a preprocessing that the graph has had already
+    reader: Any = _Calibration(batches)  # it has the one method of a CalibrationDataReader that is called
     try:
         quantize_static(
-            model, path, _Calibration(batches), quant_format=QuantFormat.QDQ, op_types_to_quantize=list(QUANTIZED),
+            model, path, reader, quant_format=QuantFormat.QDQ, op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=_decoders(model.graph), per_channel=True, activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
 from xmae_fast.config import ModelCfg
+from xmae_fast.export.graphs import Graph
 from xmae_fast.export.runtimes import Run, as_arrays
 
 MAX_BATCH = 32  # for ExecuTorch, which plans its memory before it runs
@@ -24,18 +26,19 @@ class _Widened(nn.Module):
         return stored.float()
 
 
-def store_in_float16(graph: nn.Module) -> nn.Module:
+def store_in_float16(graph: Graph) -> Graph:
     """Store the graph's large weights in float16, in place; each is cast to float32 where it is used."""
     for module in list(graph.modules()):
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.numel() > HALVED_ABOVE:
                 parametrize.register_parametrization(module, name, _Widened(), unsafe=True)
-                stored = module.parametrizations[name].original
+                parametrizations: Any = module.parametrizations  # a ModuleDict, which register_parametrization has made
+                stored = parametrizations[name].original
                 stored.data = stored.data.half()
     return graph.requires_grad_(False)
 
 
-def trace(graph: nn.Module, cfg: ModelCfg, max_batch: int | None = None) -> ExportedProgram:
+def trace(graph: Graph, cfg: ModelCfg, max_batch: int | None = None) -> ExportedProgram:
     """Export a graph by torch.export, for any batch size and 1 to N visible patches.
 
     Args:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from xmae_fast._version import __version__
 from xmae_fast.export import runtimes
 from xmae_fast.export.checking import Difference
+from xmae_fast.export.graphs import Graph
 from xmae_fast.export.signals import Signals
 from xmae_fast.model.xmae import xMAE
 
@@ -84,7 +84,7 @@ def table(differences: Sequence[Difference]) -> str:
     return "\n".join(lines)
 
 
-def describe(name: str, model: xMAE, graph: nn.Module, to: str, weights: str, checked: Signals) -> dict[str, Any]:
+def describe(name: str, model: xMAE, graph: Graph, to: str, weights: str, checked: Signals) -> dict[str, Any]:
     """What `ExportReport.about` says.
 
     Args:

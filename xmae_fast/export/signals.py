@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index.segment_index import Paths
+from xmae_fast.export.graphs import Graph
 from xmae_fast.export.runtimes import Arrays
 from xmae_fast.ops.random_masking import random_masking
 
@@ -42,7 +42,8 @@ def simulated(cfg: ModelCfg, count: int) -> Signals:
     fs = min(max(round(cfg.sampling_freq), 40), 2000)
     seconds = max(math.ceil(cfg.seq_len / fs), 5)
     simulation = simulate(count, 1, seed=77, cfg=SimulationCfg(sampling_freq=fs, seg_len=seconds))
-    return Signals(*(_scaled(x[:, : cfg.seq_len]) for x in (simulation.ppg, simulation.ecg)), "simulated")
+    ppg, ecg = (_scaled(x[:, : cfg.seq_len]) for x in (simulation.ppg, simulation.ecg))
+    return Signals(ppg, ecg, "simulated")
 
 
 def of_shards(paths: Paths, cfg: ModelCfg, count: int, quality: float = 0.9) -> Signals:
@@ -69,13 +70,13 @@ def of_shards(paths: Paths, cfg: ModelCfg, count: int, quality: float = 0.9) -> 
     return Signals(ppg[good], ecg[good], names)
 
 
-def visible_counts(graph: nn.Module, cfg: ModelCfg) -> tuple[int, ...]:
+def visible_counts(graph: Graph, cfg: ModelCfg) -> tuple[int, ...]:
     """Numbers of visible patches to check: a fifth of all, as in the published pretraining, one, and all."""
     N = cfg.num_patches
     return tuple(dict.fromkeys((max(N // 5, 1), 1, N))) if "ids_keep" in graph.inputs else (N,)
 
 
-def feed(graph: nn.Module, cfg: ModelCfg, signals: Signals, visible: int, seed: int = 0) -> Arrays:
+def feed(graph: Graph, cfg: ModelCfg, signals: Signals, visible: int, seed: int = 0) -> Arrays:
     """The inputs of a graph by name, in its order.
 
     Args:

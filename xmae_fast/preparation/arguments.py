@@ -8,13 +8,13 @@ from importlib import metadata
 from xmae_fast._optional import check_installed
 from xmae_fast._version import __version__
 from xmae_fast.data.options import Quality, check_option, quality_pair
-from xmae_fast.preparation.settings import EQUIVALENT, LOWEST_RATE, Settings
-from xmae_fast.preparation.sources import FORMATS, Source
+from xmae_fast.preparation.settings import EQUIVALENT, LOWEST_RATE, Recipe, Settings
+from xmae_fast.preparation.sources import Source
 
 
 def check_settings(
     dataset: str,
-    recipe: str,
+    recipe: Recipe,
     ppg: str | None,
     ecg: str | None,
     fs: float | None,
@@ -50,10 +50,12 @@ def check_settings(
     for name, (value, low, high) in limits.items():
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
-    pair = tuple(map(float, quality_pair(-1.0 if quality is None else quality)))  # -1 is the least
-    numbers = map(float, (window_s, hop_s, sampling_freq))
+    ppg_quality, ecg_quality = quality_pair(-1.0 if quality is None else quality)  # -1 is the least
     rate = None if fs is None else float(fs)
-    return Settings(dataset, recipe, ppg, ecg, rate, subject, *numbers, pair, float(max_missing))
+    return Settings(
+        dataset, recipe, ppg, ecg, rate, subject, float(window_s), float(hop_s), float(sampling_freq),
+        (float(ppg_quality), float(ecg_quality)), float(max_missing),
+    )  # fmt: skip
 
 
 def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
@@ -63,7 +65,7 @@ def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
         ImportError: a package is missing that the recordings need.
     """
     needed = {"scipy": "Preparation"}
-    needed |= {package: form.name for s in sources for form in [FORMATS[s.suffix]] for package in form.packages}
+    needed |= {package: form.name for s in sources for form in [s.form] for package in form.packages}
     if recipe == "neurokit2":
         needed["neurokit2"] = 'recipe="neurokit2"'
     for package, purpose in needed.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from xmae_fast.preparation.parts import COLUMNS
 from xmae_fast.preparation.recipe import apply_recipe
 from xmae_fast.preparation.recording import Reading, RecordingError, Windows, cut
 from xmae_fast.preparation.settings import Settings
-from xmae_fast.preparation.sources import FORMATS, Source, fingerprint, read_recording
+from xmae_fast.preparation.sources import Source, fingerprint, read_recording
 from xmae_fast.workers.progress import StageProgress
 
 _WINDOWS = 1024  # windows between two calls of `tell`
@@ -54,7 +55,7 @@ def make_part(
             tell(min(start + _WINDOWS, total), total)
         subjects = _subjects(source, settings, windows.subjects)
     except ValueError as error:
-        raise RecordingError(f"{source.path}: {FORMATS[source.suffix].name}: {error}") from error
+        raise RecordingError(f"{source.path}: {source.form.name}: {error}") from error
     ppg, ecg, *quality, reason = map(np.concatenate, zip(*pieces, strict=True))
     for name, values, threshold in zip(("ppg", "ecg"), quality, settings.quality, strict=True):
         reason[(values < threshold) & (reason == "")] = f"{name} quality"
@@ -64,14 +65,19 @@ def make_part(
     about = {
         "identity": identity,
         "source": source.name,
-        "format": FORMATS[source.suffix].name,
+        "format": source.form.name,
         "ppg": recording.ppg.name,
         "ecg": recording.ecg.name,
         **rates,
         "start": recording.start,
         "windows": total,
     }
-    arrays = {"ppg": ppg[good], "ecg": ecg[good], "about": np.array(json.dumps(about)), "reason": reason[~good]}
+    arrays: dict[str, Any] = {
+        "ppg": ppg[good],
+        "ecg": ecg[good],
+        "about": np.array(json.dumps(about)),
+        "reason": reason[~good],
+    }
     arrays |= {f"kept_{name}": values[good] for name, values in columns.items()}
     arrays |= {f"rejected_{name}": values[~good] for name, values in columns.items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -83,7 +89,7 @@ def _mark(source: Source) -> str:
     try:
         return fingerprint(source)
     except OSError as error:
-        raise RecordingError(f"{source.path}: {FORMATS[source.suffix].name}: {error}") from error
+        raise RecordingError(f"{source.path}: {source.form.name}: {error}") from error
 
 
 def subject_from_path(source: Source, rule: str) -> str:
@@ -119,7 +125,7 @@ def _subjects(source: Source, settings: Settings, own: list[str]) -> np.ndarray:
         settings: what `prepare` was asked for.
         own: [K], the subjects that the file names; "" where it names none.
     """
-    fallback = None
+    fallback = ""
     if settings.subject != "name" or not all(own):
         fallback = subject_from_path(source, settings.subject)
     names = own if settings.subject == "name" else [fallback] * len(own)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xmae_fast.preparation.settings import Settings
-from xmae_fast.preparation.sources import FORMATS, Source
+from xmae_fast.preparation.sources import Source
 from xmae_fast.workers.pool import run_jobs
 from xmae_fast.workers.process import WorkerProcess
 from xmae_fast.workers.progress import Progress
@@ -26,7 +26,7 @@ class PrepareWorker(WorkerProcess):
 
     module = "xmae_fast.preparation.worker"
 
-    def prepare(self, job: Job, settings: Settings, progress: Progress) -> str:
+    def prepare(self, job: Job, settings: Settings, progress: Progress | None) -> str:
         """Read a recording and write its part.
 
         Args:
@@ -40,15 +40,20 @@ class PrepareWorker(WorkerProcess):
         Raises:
             OSError: the part cannot be written, or a package is missing.
         """
+
+        def tell(done: int, total: int | None) -> None:
+            if progress is not None:
+                progress(job.source.name, done, total)
+
         request = {
             "source": list(job.source),
             "settings": settings.to_json(),
             "identity": job.identity,
             "part": str(job.part),
         }
-        answer = self._ask(request, ("part", "error", "fatal"), lambda done, n: progress(job.source.name, done, n))
+        answer = self._ask(request, ("part", "error", "fatal"), tell)
         if answer is None:
-            code, form = self._stop(), FORMATS[job.source.suffix].name
+            code, form = self._stop(), job.source.form.name
             what = f"expected a readable file, but reading it ended the process (code {code})"
             return f"{job.source.path}: {form}: {what}"
         if "fatal" in answer:
@@ -80,7 +85,7 @@ def run_all(
     def finished(count: int) -> None:
         progress("recordings", done + count, total)
 
-    def prepare(worker: PrepareWorker, job: Job, tell: Progress) -> str:
+    def prepare(worker: PrepareWorker, job: Job, tell: Progress | None) -> str:
         return worker.prepare(job, settings, tell)
 
     progress("recordings", done, total)

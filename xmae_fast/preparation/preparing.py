@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from xmae_fast._files import atomic_path, check_apart
 from xmae_fast.data.options import Quality, check_option
@@ -146,8 +146,9 @@ def _finished(target: Path, how: dict, versions: dict, sources: list[Source], ov
                 raise FileExistsError(f"output: {what}")
             if changed := replacing.changed_files(target, stored):
                 raise FileExistsError(f"output: {target / changed[0]} was changed since it was made")
-            kept = {k: v for k, v in stored.items() if k not in ("identity", "files")}
-            return PrepareReport(**kept | {"output": str(target)})
+            kept: dict[str, Any] = {k: v for k, v in stored.items() if k not in ("identity", "files")}
+            kept["output"] = str(target)
+            return PrepareReport(**kept)
     except FileExistsError:
         raise
     except (OSError, ValueError, KeyError, TypeError):

@@ -108,7 +108,7 @@ def _apply(ppg, ecg, ppg_fs: float, ecg_fs: float, seq_len: int, recipe: Recipe,
         flat = ~np.isfinite(segments[k]).all(1) | (segments[k] == segments[k][:, :1]).all(1)
         _note(reason, flat, f"constant {name}")
     segments[:, reason != ""] = 0
-    return Segments(*segments, *quality, reason)
+    return Segments(segments[0], segments[1], quality[0], quality[1], reason)
 
 
 def _note(reason: np.ndarray, where: np.ndarray, text: str) -> None:

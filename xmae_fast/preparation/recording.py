@@ -158,7 +158,7 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     pieces = {len(channel.values) for channel in channels}
     if len(pieces) != 1:
         raise ValueError(f"expected as many pieces of PPG as of ECG, got {' and '.join(map(str, sorted(pieces)))}")
-    sizes = [round(window_s * channel.fs) for channel in channels]
+    sizes = round(window_s * recording.ppg.fs), round(window_s * recording.ecg.fs)
     per_piece = min(_count(channel, size, hop_s) for channel, size in zip(channels, sizes, strict=True))
     if not per_piece or 0 in pieces:
         lasts = min(channel.values.shape[1] / channel.fs for channel in channels) if 0 not in pieces else 0
@@ -166,17 +166,17 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     P = pieces.pop()
     number = np.tile(np.arange(per_piece), P)
     piece = np.repeat(np.arange(P), per_piece)
-    first = tuple(np.round(number * hop_s * channel.fs).astype(int) for channel in channels)
+    ppg_first, ecg_first = (np.round(number * hop_s * channel.fs).astype(int) for channel in channels)
     begins = np.zeros(P) if recording.starts is None else np.asarray(recording.starts, float)
     subjects = recording.subjects or [""] * P
     if len(recording.ids):
         part = [""] * len(piece) if per_piece == 1 else [f"-{k + 1}" for k in number]
-        segment, win, seq = zip(*(recording.ids[p] for p in piece), strict=True)
+        segment, win, seq = zip(*(recording.ids[p] for p in piece.tolist()), strict=True)
         ids = list(segment), *([a + b for a, b in zip(names, part, strict=True)] for names in (win, seq))
     else:
         ids = [""] * len(piece), *([str(k + 1) for k in range(len(piece))],) * 2
-    names = [subjects[p] for p in piece]
-    return Windows(channels, piece, first, tuple(sizes), begins[piece] + number * hop_s, names, *ids)
+    names = [subjects[int(p)] for p in piece]
+    return Windows(channels, piece, (ppg_first, ecg_first), sizes, begins[piece] + number * hop_s, names, *ids)
 
 
 def _count(channel: Channel, size: int, hop_s: float) -> int:

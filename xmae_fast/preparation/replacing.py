@@ -158,8 +158,9 @@ def clear_parts(folder: Path) -> None:
 def _report(folder: Path) -> dict | None:
     """The content of the report in a folder; None if there is no report of prepare."""
     report = read_json(folder / REPORT)
-    whole = report is not None and {"shards", "identity", "settings"} <= set(report)
-    return report if whole and isinstance(report["shards"], list) else None
+    if report is None or not {"shards", "identity", "settings"} <= set(report):
+        return None
+    return report if isinstance(report["shards"], list) else None
 
 
 def _probe(path: Path) -> str:

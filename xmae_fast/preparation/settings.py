@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Recipe = Literal["batched", "neurokit2"]
 EQUIVALENT = "neurokit2 0.2.13"  # the recipe "batched" gives the same as this version
@@ -38,4 +38,5 @@ class Settings:
     @classmethod
     def from_json(cls, content: dict) -> Settings:
         """The settings that `to_json` has written."""
-        return cls(**content | {"quality": tuple(content["quality"])})
+        fields: dict[str, Any] = content | {"quality": tuple(content["quality"])}
+        return cls(**fields)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,8 +81,10 @@ class Assembly:
             codes.append(np.array([subjects[name] for name in names.tolist()], np.int32)[inverse])
             record.append(np.array([records[name] for name in names.tolist()], np.int32)[inverse])
             index.append(places)
-        joined = [np.concatenate(values) if values else np.zeros(0, np.int32) for values in (codes, index, record)]
-        return list(subjects), *joined
+        code, place, number = (
+            np.concatenate(values) if values else np.zeros(0, np.int32) for values in (codes, index, record)
+        )
+        return list(subjects), code, place, number
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[int, Part, slice]]:
         """(number, part, its segments) for each part that has some of the segments [start, stop)."""
@@ -133,6 +137,8 @@ class Assembly:
             try:
                 packed.create_packed(fd, shape, dtype, tables, about)
                 places = packed.signal_offsets(fd, shape, dtype)
+                if places is None:
+                    raise OSError(errno.EIO, f"output: the file {path} is not as it was just laid out")
                 digests = {name: hashlib.sha256() for name in SIGNALS}
                 done = start
                 for _, part, rows in self._within(start, stop):
@@ -140,7 +146,7 @@ class Assembly:
                         piece = np.ascontiguousarray(signal[rows])
                         packed.write_at(fd, piece, places[name])
                         places[name] += piece.nbytes
-                        digests[name].update(piece)
+                        digests[name].update(piece.data)
                     done += rows.stop - rows.start
                     progress("shards", done, self.count)
                 packed.set_checksums(fd, {name: f"sha256:{digest.hexdigest()}" for name, digest in digests.items()})
@@ -149,23 +155,24 @@ class Assembly:
 
     def _published(self, path: Path, start: int, stop: int, progress: Progress) -> None:
         used = list(self._within(start, stop))
-        signals = [np.concatenate(x) for x in zip(*([s[r] for s in p.signals()] for _, p, r in used), strict=True)]
+        ppg, ecg = [np.concatenate(x) for x in zip(*([s[r] for s in p.signals()] for _, p, r in used), strict=True)]
         fields = self._fields(start, stop)
         names = write_shard(
-            path, *signals, [self.subjects[code] for code in self._code[start:stop]],
+            path, ppg, ecg, [self.subjects[code] for code in self._code[start:stop]],
             ppg_quality=[f.ppg_quality for f in fields], ecg_quality=[f.ecg_quality for f in fields],
             sampling_freq=self.settings.sampling_freq, index=[f.index for f in fields],
             segment_ids=[f.segment_id for f in fields], win_ids=[f.win_id for f in fields],
             win_seq_ids=[f.win_seq_id for f in fields],
         )  # fmt: skip
         tables = self._tables(start, stop)
-        provenance = {"key": np.array(names)}
+        provenance: dict[str, Any] = {"key": np.array(names)}
         for name, values in tables.items():
             if name.startswith(("start_s", "source")):
                 provenance[name] = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
         beside = path.with_suffix(".provenance.npz")
         with atomic_path(beside) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **provenance, **{name: np.array(value) for name, value in self.attributes.items()})
+            about: dict[str, Any] = {name: np.array(value) for name, value in self.attributes.items()}
+            np.savez(file, **provenance, **about)
         progress("shards", stop, self.count)
 
 

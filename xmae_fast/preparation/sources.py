@@ -62,6 +62,15 @@ class Source(NamedTuple):
         return suffix_of(self.path)
 
     @property
+    def form(self) -> Format:
+        """The format that the suffix names.
+
+        Raises:
+            KeyError: it names none.
+        """
+        return FORMATS[self.suffix or ""]
+
+    @property
     def stem(self) -> str:
         """The name without its suffix."""
         return self.name[: -len(self.suffix)] if self.suffix else self.name

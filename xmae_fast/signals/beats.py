@@ -172,7 +172,7 @@ def _mean_rate(beats: Beats, rows: np.ndarray, L: int, fs: float) -> np.ndarray:
         [k].
     """
     count = np.diff(beats.bounds)[rows]
-    width = count.max()
+    width = int(count.max())
     column = np.arange(width)
     last = count[:, None] - 1
     at = beats.at[beats.bounds[rows][:, None] + np.minimum(column, last)] + np.maximum(column - last, 0)

@@ -89,7 +89,7 @@ def resample(x: np.ndarray, samples: int) -> np.ndarray:
     first = np.minimum(at.astype(int), L - 1)
     t = at - first
     weights = (1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3
-    return sum(knots[:, first + k] * (weight / 6) for k, weight in enumerate(weights))
+    return np.asarray(sum(knots[:, first + k] * (weight / 6) for k, weight in enumerate(weights)))
 
 
 def min_max(x: np.ndarray) -> np.ndarray:

@@ -138,7 +138,8 @@ def make_rhythm(draws: Draws, cfg: SimulationCfg) -> Rhythm:
     rr_z = (rr / rr_mean[:, None] - 1) / rr_sd
     segment_z = (pat_z - drift_z) * math.sqrt(0.2)
     within = segment_z[:, None] + math.sqrt(0.4) * breathing + math.sqrt(0.15) * rr_z + 0.5 * pat_jitter
-    subject_pat = np.interp(mean_pat_u, *zip(*cfg.pat_quantiles, strict=True))
+    shares, pats = zip(*cfg.pat_quantiles, strict=True)
+    subject_pat = np.interp(mean_pat_u, shares, pats)
     pat = np.maximum(subject_pat[:, None] + cfg.pat_within_sd * within, _PAT_MIN) + _PVC_PAT * is_pvc
     r_times[:, 1:] -= is_pvc[:, 1:] * (0.3 + 0.15 * early_u[:, None]) * rr[:, :-1]
     return Rhythm(r_times, rr, pat, is_pvc, subject_pat, respiration, phase)

@@ -10,6 +10,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -87,9 +88,12 @@ class Simulation:
         """
         check_replaceable(path, _is_truth, "the truth of a simulation", "path")
         truth = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cfg", "seed", "ppg", "ecg")}
-        rows = {name: value if name in ("time", "subject_pat") else value[segments] for name, value in truth.items()}
+        rows: dict[str, Any] = {
+            name: value if name in ("time", "subject_pat") else value[segments] for name, value in truth.items()
+        }
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, seed=self.seed, cfg=repr(asdict(self.cfg)), **rows, **extra)
+            further: dict[str, Any] = extra  # in numpy's types a name might be that of an option
+            np.savez(file, seed=self.seed, cfg=repr(asdict(self.cfg)), **rows, **further)
 
     def write_shards(
         self,
@@ -262,7 +266,7 @@ def _truth(rhythm: Rhythm, cfg: SimulationCfg) -> dict[str, np.ndarray]:
         "is_pvc": is_pvc,
         "heart_rate": 60 * (inside.sum(1) - 1) / (np.nanmax(r_times, 1) - np.nanmin(r_times, 1)),
         "pat_mean": np.nanmean(pat, 1),
-        "has_pvc": is_pvc.any(1),
+        "has_pvc": np.asarray(is_pvc.any(1)),
     }
 
 

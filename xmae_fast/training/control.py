@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import distributed
@@ -22,7 +23,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # handlers as signal.signal returns and takes them
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():

@@ -16,9 +16,11 @@ class Curriculum(Protocol):
 
     def ratio(self, step: int) -> float:
         """The mask ratio of step number `step`, counted from 0."""
+        ...
 
     def validated(self, loss: float) -> str:
         """Take a validation loss (one an epoch), and return what changed because of it, for the log, or ''."""
+        ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -63,7 +65,7 @@ class Schedule(_Stateless):
     linear: bool = True
 
     def __post_init__(self) -> None:
-        points = [tuple(point) if isinstance(point, (list, tuple)) else point for point in self.points]
+        points: list[Any] = [tuple(point) if isinstance(point, (list, tuple)) else point for point in self.points]
         fits = points and all(
             isinstance(point, tuple) and len(point) == 2 and isinstance(point[0], int) and _is_ratio(point[1])
             for point in points
@@ -186,4 +188,4 @@ def _is_number(x: object) -> bool:
 
 
 def _is_ratio(x: object) -> bool:
-    return _is_number(x) and 0 <= x <= 1
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and 0 <= x <= 1

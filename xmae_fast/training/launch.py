@@ -34,7 +34,7 @@ def launch(cfg: TrainCfg) -> Any:
     if by_torchrun:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-    several = by_torchrun or nodes > 1 or (devices != "auto" and devices > 1)
+    several = by_torchrun or nodes > 1 or (isinstance(devices, int) and devices > 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice to use srun, and the like
         fabric = Fabric(
@@ -53,10 +53,11 @@ def _join(device: torch.device) -> None:
     that died, and a process that reads one of them waits for ever. Each of several nodes counts its own restarts: see
     docs/pretraining.md.
     """
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, world_size = next(rendezvous("env://"))
-    store = distributed.PrefixStore(f"xmae_fast/{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = PrefixStore(f"xmae_fast/{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 

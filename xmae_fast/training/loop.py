@@ -226,7 +226,7 @@ class Loop:
         step = self.step
         self.losses.read(step.steps, step.world_size)
         weights = [p.detach() for group in step.optimizer.param_groups for p in group["params"]]
-        norms = torch._foreach_norm(weights, math.inf)
+        norms = torch._foreach_norm(weights, math.inf)  # pyright: ignore[reportPrivateImportUsage] - it has no public name
         if not torch.stack(norms).isfinite().all():
             raise NonFiniteLoss(step.steps - 1, math.nan)
 
@@ -254,7 +254,8 @@ class _Pace:
     def __init__(self, step: GraphedStep, feed: Feed) -> None:
         self.step, self.feed, self.segments = step, feed, 0
         self._totals = [0, 0.0, 0.0]
-        self._seconds, self._since, self._waited = 0.0, None, 0.0
+        self._since: float | None = None
+        self._seconds, self._waited = 0.0, 0.0
 
     def resume(self) -> None:
         """Let the time run."""
@@ -263,10 +264,10 @@ class _Pace:
 
     def pause(self) -> bool:
         """Stop the time, and return whether it was running."""
-        was_running = self._since is not None
-        if was_running:
-            self._seconds, self._since = self._seconds + time.perf_counter() - self._since, None
-        return was_running
+        if self._since is None:
+            return False
+        self._seconds, self._since = self._seconds + time.perf_counter() - self._since, None
+        return True
 
     def take(self) -> dict[str, float]:
         """Speed and share of waiting since the last call."""

@@ -131,8 +131,9 @@ def make_step(cfg: TrainCfg, device: torch.device, rank: int = 0, world_size: in
             synchronise_batch_norm(model)
         wrapped = _distribute(model, device)
     bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and device.type == "cuda")
+    optimizer = adamw(parameters, cfg.lr, cfg.weight_decay, (cfg.betas[0], cfg.betas[1]))
     return GraphedStep(
-        wrapped, adamw(parameters, cfg.lr, cfg.weight_decay, tuple(cfg.betas)), mask_ratio=cfg.mask_ratio_ecg,
+        wrapped, optimizer, mask_ratio=cfg.mask_ratio_ecg,
         mode=cfg.mask_mode, mask_ratio_ppg=cfg.mask_ratio_ppg, autocast=torch.bfloat16 if bf16 else None,
         micro_batches=cfg.accumulate, seed=cfg.seed, graph=cfg.graph, loss_weight=cfg.mwm_ecg, rank=rank,
         world_size=world_size,
@@ -147,7 +148,7 @@ def _distribute(model: xMAE, device: torch.device) -> nn.Module:
     """
     wrapper = nn.parallel.DistributedDataParallel
     name = "forward_sync_buffers"  # the name since torch 2.13
-    options = {name if name in inspect.signature(wrapper).parameters else "broadcast_buffers": False}
+    options: dict[str, Any] = {name if name in inspect.signature(wrapper).parameters else "broadcast_buffers": False}
     devices = [device] if device.type == "cuda" else None
     return wrapper(model, device_ids=devices, gradient_as_bucket_view=True, **options)
 

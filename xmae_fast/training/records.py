@@ -18,7 +18,7 @@ from xmae_fast.data.formats.linked import content_probe
 from xmae_fast.data.segments import Segments
 from xmae_fast.training.config import TrainCfg
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "step", "epoch", "loss", "val_loss", "lr", "mask_ratio", "segments_per_s", "data_wait_share", "elapsed_s",
 )  # fmt: skip
 
@@ -124,7 +124,7 @@ def make_loggers(cfg: TrainCfg, folder: Path, resume_step: int | None, tell: Cal
     loggers: list[Any] = []
     if cfg.tensorboard:
         try:
-            from lightning.fabric.loggers import TensorBoardLogger
+            from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
             loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", purge_step=resume_step))
         except ImportError:

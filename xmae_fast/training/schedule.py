@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def progress(step: int, steps: int, elapsed_s: float = 0.0, limit_s: float | None = None) -> float:
+def progress(step: int, steps: float, elapsed_s: float = 0.0, limit_s: float | None = None) -> float:
     """The share of the run, in (0, 1], that lies before the middle of a step.
 
     Where the run has a time limit, it is the larger of the shares of steps and of time, so that a schedule over it ends

@@ -126,12 +126,13 @@ class GraphedStep:
         Raises:
             ValueError: the shapes are wrong, or B is no multiple of micro_batches.
         """
-        ppg, ecg = self.core.as_signal("ppg", ppg), self.core.as_signal("ecg", ecg)
-        if ppg is None and self.core.cfg.source == "ecg":
-            ppg = ecg[:, :, :0]  # nothing of it is read
-        elif ppg is None or ecg is None or ppg.shape != ecg.shape:
-            shapes = [None if x is None else list(x.shape) for x in (ppg, ecg)]
+        as_ppg, as_ecg = self.core.as_signal("ppg", ppg), self.core.as_signal("ecg", ecg)
+        if as_ppg is None and as_ecg is not None and self.core.cfg.source == "ecg":
+            as_ppg = as_ecg[:, :, :0]  # nothing of it is read
+        elif as_ppg is None or as_ecg is None or as_ppg.shape != as_ecg.shape:
+            shapes = [None if x is None else list(x.shape) for x in (as_ppg, as_ecg)]
             raise ValueError(f"ppg, ecg: expected two signals of one shape, got {shapes[0]} and {shapes[1]}")
+        ppg, ecg = as_ppg, as_ecg
         if ppg.shape[0] % self.micro_batches:
             raise ValueError(f"ppg: expected a multiple of micro_batches = {self.micro_batches}, got {ppg.shape[0]}")
         hidden = self._masked(self.mask_ratio), self._masked(self.mask_ratio_ppg)
@@ -213,9 +214,9 @@ class GraphedStep:
         losses = []
         with seeds_from(self._seeds[2 * self.micro_batches :]):
             for part in range(self.micro_batches):
-                signals = (x.chunk(self.micro_batches)[part] for x in (ppg, ecg))
+                ppg_part, ecg_part = (x.chunk(self.micro_batches)[part] for x in (ppg, ecg))
                 with self._without_reduction(part + 1 < self.micro_batches):
-                    loss = self._loss(part, *signals, hidden_ecg, hidden_ppg)
+                    loss = self._loss(part, ppg_part, ecg_part, hidden_ecg, hidden_ppg)
                     loss = loss if self.micro_batches == 1 else loss / self.micro_batches
                     (loss if self.loss_weight == 1 else loss * self.loss_weight).backward()
                 losses.append(loss.detach())
@@ -236,7 +237,8 @@ class GraphedStep:
 
     def _without_reduction(self, more_to_come: bool) -> AbstractContextManager:
         """A context in which DistributedDataParallel exchanges gradients only after the last part of a step."""
-        return self.model.no_sync() if more_to_come and hasattr(self.model, "no_sync") else nullcontext()
+        no_sync: Any = getattr(self.model, "no_sync", None)
+        return no_sync() if more_to_come and no_sync is not None else nullcontext()
 
 
 class _Run:

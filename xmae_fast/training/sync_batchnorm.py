@@ -24,11 +24,11 @@ class SynchronisedBatchNorm1d(nn.BatchNorm1d):
         if distributed.get_world_size() * len(x) * x.shape[2] <= 1:
             raise ValueError(f"x: expected more than one value per channel in training, got {list(x.shape)}")
         out, mean, variance = _normalised(x, self.weight, self.bias, self.eps)
-        if self.track_running_stats and self.running_mean is not None:
-            momentum = self.momentum
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            momentum = 0.0 if self.momentum is None else self.momentum
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-                momentum = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+                momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else momentum
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                 self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)

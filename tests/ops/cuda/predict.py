@@ -95,8 +95,8 @@ def layer_table(host: HostStem, banks: list[Banks]) -> str:
     useful = stem_macs(L, S) / (hmma * HMMA_MACS)
     lines.append("")
     lines.append(
-        f"Multiplications that are the model's: {useful:.1%} of those done. B = {B}: {waves} samples in turn on each of"
-        f" {MULTIPROCESSORS} multiprocessors, predicted {waves * clocks / CLOCK * 1e3:.2f} ms (not measured)."
+        f"Of the multiplications that are done, {useful:.1%} belong to the model. At B = {B} each of {MULTIPROCESSORS}"
+        f" multiprocessors computes {waves} samples in turn: predicted {waves * clocks / CLOCK * 1e3:.2f} ms (not measured)."
     )
     return "\n".join(lines)
 

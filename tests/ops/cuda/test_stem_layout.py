@@ -72,7 +72,7 @@ def test_no_piece_of_the_stream_crosses_a_chunk(host):
 
 def test_tables_of_the_page_are_up_to_date(host, full_banks):
     page = (ROOT / "xmae_fast" / "ops" / "conv_stem" / "cuda" / "README.md").read_text()
-    again = "; write them anew with `python -m tests.ops.cuda.predict`"
+    again = "; write them again with `python -m tests.ops.cuda.predict`"
     assert predict.layer_table(host, predict.run(host, predict.L)) in page, "the layers differ" + again
     assert predict.bank_table(full_banks) in page, "the bank conflicts differ" + again
 

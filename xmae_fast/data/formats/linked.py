@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class OtherFiles:
     def __init__(self, file) -> None:
         import h5py  # the file was opened with it
 
-        self.h5py = h5py
+        self.h5py: Any = h5py  # checkers cannot see its compiled modules, h5l among them
         self.number = self._number(file.id)
         self.marks: dict[str, Mark | None] = {}
         self._seen: set[tuple[str, bytes]] = set()  # links that were followed, because links may lead back

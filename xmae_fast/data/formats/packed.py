@@ -123,8 +123,9 @@ def verify_packed(path: str | os.PathLike, progress: Progress | None = None) -> 
     with open(path, "rb") as file:
         for name, (offset, size) in places.items():
             digest = hashlib.sha256()
-            for start in range(0, size if offset is not None else 0, _CHUNK):
-                piece = read_at(file.fileno(), min(_CHUNK, size - start), offset + start)
+            first, end = (offset, offset + size) if offset is not None else (0, 0)
+            for start in range(first, end, _CHUNK):
+                piece = read_at(file.fileno(), min(_CHUNK, end - start), start)
                 digest.update(piece)
                 done += len(piece)
                 if progress is not None:
@@ -156,7 +157,7 @@ def opened(fd: int, mode: str, **options) -> Iterator:
 
 def write_at(fd: int, data: np.ndarray, offset: int) -> None:
     """Write all bytes of `data`, which is contiguous, to a file from byte `offset` on."""
-    view = memoryview(data).cast("B")
+    view = data.data.cast("B")
     while len(view):
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written

@@ -7,7 +7,7 @@ the columns time (s), ppg and ecg, contiguous and uncompressed.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,10 +68,10 @@ def write_shard(
     ecg: np.ndarray,
     subject_names: Sequence[str],
     *,
-    ppg_quality: Sequence[float],
-    ecg_quality: Sequence[float],
+    ppg_quality: Sequence[float] | np.ndarray,
+    ecg_quality: Sequence[float] | np.ndarray,
     sampling_freq: float = 100,
-    index: Sequence[int] | None = None,
+    index: Sequence[int] | np.ndarray | None = None,
     segment_ids: Sequence | None = None,
     win_ids: Sequence | None = None,
     win_seq_ids: Sequence | None = None,
@@ -232,8 +232,8 @@ def first_names(group) -> str:
     return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "") if names else "nothing"
 
 
-def import_h5py():
-    """The module h5py; ImportError says what to install."""
+def import_h5py() -> Any:
+    """The module h5py; ImportError says what to install. Any, as types inferred from h5py's code are wrong."""
     try:
         import h5py
     except ImportError:

@@ -32,12 +32,14 @@ def scan_packed(file, layout: Layout) -> Scan:
     missing = np.zeros(n, bool)
     for signal in signals:
         missing |= rows_of(others.missing_rows(signal.id), n)
+    offsets = [np.full(n, -1, np.int64)] * 2
     if all([others.owns(signal.id) for signal in signals]):
         storages = [row_storage(signal.id, shape) for signal in signals]
         why_not = next((s.why_not for s in storages if s.offsets is None), "")
+        if not why_not:
+            offsets = [s.offsets for s in storages if s.offsets is not None]
     else:
         why_not = "links to other files"
-    offsets = [np.full(n, -1, np.int64)] * 2 if why_not else [s.offsets for s in storages]
     text = layout.subject_values(file)
     if text is None:
         text = np.full(n, os.path.splitext(os.path.basename(file.filename))[0])

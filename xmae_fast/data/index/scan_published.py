@@ -1,5 +1,7 @@
 """The first half of a scan of a published shard: what the records' names and headers say, without their samples."""
 
+from typing import Any
+
 import numpy as np
 
 from xmae_fast.data import problems
@@ -77,7 +79,9 @@ class _Published:
     def __init__(self, h5py, layout: Layout, others: OtherFiles) -> None:
         self.h5py, self.layout, self.others = h5py, layout, others
         self.columns = len(layout.columns)
-        self.shape = self.type = self.dtype = None
+        self.shape: tuple[int, int] | None = None
+        self.type: Any = None  # an h5py.h5t.TypeID once there is a shape
+        self.dtype: Any = None  # the same as an np.dtype
         self.why_not = ""
         self.subjects: list[str] = []
         self.rows: list[tuple[int, int, float, float, int]] = []  # subject, offset, qualities of PPG and ECG, problem
@@ -95,11 +99,12 @@ class _Published:
         """
         offset, ppg, ecg, problem = -1, np.nan, np.nan, 0
         try:
-            fields = parse_key(str(name))
+            key = str(name)  # bytes become a text that is no key
+            fields = parse_key(key)
             ppg, ecg = fields.ppg_quality, fields.ecg_quality
             if linked := self.others.is_link(group, name):
                 self.others.follow(group, name)
-            record = self.h5py.h5d.open(group.id, name.encode())
+            record = self.h5py.h5d.open(group.id, key.encode())
             offset = self._offset(record, self.others.owns(record) if linked else is_own)
             problem = 0 if offset is not None else problems.WRONG_SHAPE
         except ValueError:
@@ -139,7 +144,7 @@ class _Published:
         return -1 if offset is None else offset
 
 
-def _member(group, name: str | bytes):
+def _member(group, name: str | bytes) -> Any:
     """A member of a group; None if it cannot be opened because a link is broken or a header is damaged."""
     try:
         return group.get(name)

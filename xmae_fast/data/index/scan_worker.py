@@ -44,7 +44,7 @@ def scan_and_write(request: dict, answer) -> None:
             except OSError as error:
                 failure = failure or error
         if target is None:
-            raise failure
+            raise failure or ValueError("targets: expected a place for the index, got none")
         answer(target=target)
     except (ValueError, OSError) as error:
         answer(error=str(error), kind=type(error).__name__)

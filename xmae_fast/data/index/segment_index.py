@@ -178,5 +178,7 @@ def open_index(
     if broken:
         reasons = "; ".join(broken.values())
         warnings.warn(f"{len(broken)} of {len(listed)} shards are left out: {reasons}", stacklevel=2)
-    shards = [(path, sidecar, len(rows)) for path, (sidecar, rows) in found.items()]
-    return SegmentIndex(shards, (found.pop(path)[1] for path, *_ in shards), broken)
+    opened = {path: stored for path, stored in found.items() if stored is not None}
+    del found  # it would keep the rows that SegmentIndex drops
+    shards = [(path, sidecar, len(rows)) for path, (sidecar, rows) in opened.items()]
+    return SegmentIndex(shards, (opened.pop(path)[1] for path, *_ in shards), broken)

@@ -25,7 +25,8 @@ class SegmentReader:
     """
 
     def __init__(self, file, layout: Layout, header: ShardHeader, keys: np.ndarray | None) -> None:
-        self.file, self.layout, self.header, self.keys = file, layout, header, keys
+        self.file, self.layout, self.header = file, layout, header
+        self.keys = keys if keys is not None else np.empty(0, "S1")  # a packed file needs none
         self.columns = [layout.columns.index(name) for name in ("ppg", "ecg")]
 
     def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from xmae_fast._optional import need
 from xmae_fast.data.inspection.inspect import BINS, ShardReport
@@ -11,6 +11,7 @@ from xmae_fast.data.inspection.inspect import BINS, ShardReport
 if TYPE_CHECKING:
     from rich.console import Console
 
+_Justify = Literal["left", "right"]
 _SHARDS = 40  # how many shards are listed
 _BAR = 24  # characters of the longest bar
 _FOLDED = ("shard", "dtype", "read", "record")  # columns that may take several lines
@@ -57,7 +58,7 @@ def _totals(report: ShardReport) -> str:
     )
 
 
-def _table(title: str, *columns: tuple[str, str]):
+def _table(title: str, *columns: tuple[str, _Justify]):
     from rich import box
     from rich.table import Table
 
@@ -76,7 +77,8 @@ def _shards(report: ShardReport):
 
     numbers = "segments", "samples", "Hz", "size"
     names = "shard", "layout", "segments", "samples", "Hz", "dtype", "size", "read"
-    table = _table("Shards", *((name, "right" if name in numbers else "left") for name in names))
+    columns: list[tuple[str, _Justify]] = [(name, "right" if name in numbers else "left") for name in names]
+    table = _table("Shards", *columns)
     paths = [os.path.abspath(shard.path) for shard in report.shards]
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
     if len(folder) > 1:

@@ -68,6 +68,7 @@ def _expand_url(url: str, storage_options: dict | None) -> Iterator[tuple[object
         return
     http = is_http(url)
     signs = r"[*[]" if http else r"[*?[]"
+    folder = root = ""
     is_pattern = re.search(signs, url.partition("?")[0] if http else url) is not None
     with naming_errors(url):
         if is_pattern and not fs.isfile(path):

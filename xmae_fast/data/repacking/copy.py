@@ -83,6 +83,8 @@ class PackedCopy:
             packed.create_packed(self.fd, self.shape, self.dtype, tables, self._attributes())
             os.fsync(self.fd)
             offsets = packed.signal_offsets(self.fd, self.shape, self.dtype)
+            if offsets is None:
+                raise OSError(errno.EIO, f"output: the file in {folder} is not as it was just laid out")
             self.journal.start(identity)
         self.offsets = offsets
         return min(self.journal.blocks * self.block, len(self.segments))
@@ -159,7 +161,7 @@ class PackedCopy:
     def _store(self, signal: np.ndarray, place: int) -> str:
         """Write a block of one signal; its SHA-256."""
         packed.write_at(self.fd, signal, place)
-        return hashlib.sha256(signal).hexdigest()
+        return hashlib.sha256(signal.data).hexdigest()
 
     def _identity(self) -> str:
         """A hash of everything that decides the content of the file."""
@@ -167,7 +169,7 @@ class PackedCopy:
             "form": [packed.FORMAT_VERSION, __version__, self.dtype.str, *self.shape, self.block],
             "settings": self.settings,
             "shards": [[shard.path, shard.sidecar.valid_for] for shard in self.segments.index.shards],
-            "rows": hashlib.sha256(self.segments.rows).hexdigest(),
+            "rows": hashlib.sha256(self.segments.rows.data).hexdigest(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class RepackSource:
     def __init__(self, segments: Segments, dtype: np.dtype) -> None:
         self.segments, self.dtype = segments, dtype
         self.used = np.unique(segments.index.shard_of(segments.rows)).tolist()
-        self.gathers: dict[int, object] = {}
+        self.gathers: dict[int, Any] = {}
 
     def read(self, start: int, stop: int, ahead: int | None = None) -> np.ndarray:
         """Read segments [start, stop).

@@ -12,7 +12,7 @@ def read_edf(path: str, reading: Reading) -> Recording:
     with pyedflib.EdfReader(path) as file:
         names = file.getSignalLabels()
         chosen = [find_channel(names, kind, wanted) for kind, wanted in (("PPG", reading.ppg), ("ECG", reading.ecg))]
-        channels = [
+        first, second = [
             Channel(names[i].strip(), file.readSignal(i)[None], float(file.getSampleFrequency(i))) for i in chosen
         ]
-        return Recording(*channels, start=file.getStartdatetime().isoformat())
+        return Recording(first, second, start=file.getStartdatetime().isoformat())

@@ -48,11 +48,11 @@ class _Struct:
     def __init__(self, file, h5py, wanted: list[str]) -> None:
         groups = [file, *(member for member in file.values() if isinstance(member, h5py.Group))]
         lower = {name.lower() for name in wanted}
-        self.group = next((group for group in groups if lower <= {name.lower() for name in group}), None)
-        if self.group is None:
+        group = next((group for group in groups if lower <= {name.lower() for name in group}), None)
+        if group is None:
             found = ", ".join(f"{group.name}: {', '.join(group)}" for group in groups if group.name != "/#refs#")
             raise ValueError(f"expected a struct with the fields {' and '.join(wanted)}, found {found}")
-        self.file, self.h5py = file, h5py
+        self.file, self.h5py, self.group = file, h5py, group
         self.names = list(self.group)
 
     def rows(self, name: str) -> np.ndarray:

@@ -48,8 +48,8 @@ def read_table(path: str, reading: Reading) -> Recording:
                 raise ValueError(f"{error}; --fs HZ takes the rows as even samples") from None
     if fs is None:
         raise ValueError(f"expected the sampling rate, found no time column in {names}: --fs HZ says it")
-    channels = [Channel(name.strip(), x[None], fs) for name, x in zip((ppg, ecg), signals, strict=True)]
-    return Recording(*channels, start=start)
+    first, second = [Channel(name.strip(), x[None], fs) for name, x in zip((ppg, ecg), signals, strict=True)]
+    return Recording(first, second, start=start)
 
 
 def place(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[list[np.ndarray], float]:

@@ -96,7 +96,8 @@ def layer_table(host: HostStem, banks: list[Banks]) -> str:
     lines.append("")
     lines.append(
         f"Of the multiplications that are done, {useful:.1%} belong to the model. At B = {B} each of {MULTIPROCESSORS}"
-        f" multiprocessors computes {waves} samples in turn: predicted {waves * clocks / CLOCK * 1e3:.2f} ms (not measured)."
+        f" multiprocessors computes {waves} samples in turn: predicted {waves * clocks / CLOCK * 1e3:.2f} ms (not"
+        " measured)."
     )
     return "\n".join(lines)
 

@@ -34,8 +34,8 @@ def describe_environment(device: torch.device, world_size: int) -> dict[str, Any
         "git": _git_state(Path(__file__).parent),
         "host": socket.gethostname(),
         "system": platform.platform(),
-        "cpu": _processor(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu_name(),
+        "cpus": usable_processors(),
         "torch_threads": torch.get_num_threads(),
         "device": str(device),
         "gpu": gpu,
@@ -61,9 +61,14 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit.strip(), "changed": bool(changes.strip())}
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def cpu_name() -> str:
+    """The model of the processor as the system names it, or else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

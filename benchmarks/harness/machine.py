@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from xmae_fast._environment import cpu_name
 
 FMA_SOURCE = """
 #if defined(__AVX512F__)
@@ -56,11 +57,6 @@ class Machine:
     fma_note: str
     copy: float
 
-    @property
-    def ceiling(self) -> float:
-        """The highest arithmetic rate seen."""
-        return max(self.fma, self.gemm)
-
     def line(self) -> str:
         fma = f"FMA peak {self.fma / 1e9:.0f} GFLOP/s" if self.fma else f"FMA peak {self.fma_note}"
         parts = [
@@ -83,13 +79,6 @@ def measure_machine(device: torch.device, seconds: float = 1.0) -> Machine:
         gpu=torch.cuda.get_device_name(device) if cuda else "", gemm_dtype=str(dtype).removeprefix("torch."),
         gemm=gemm_peak(device, dtype, seconds), fma=fma, fma_note=note, copy=copy_rate(device, seconds),
     )  # fmt: skip
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def gemm_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> float:

@@ -17,8 +17,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from benchmarks.harness.machine import cpu_name
 from benchmarks.studies.recording_files import FS, windows, write_csv, write_mat, write_wfdb
+from xmae_fast._environment import cpu_name
 from xmae_fast.data import prepare
 from xmae_fast.preparation import apply_recipe
 

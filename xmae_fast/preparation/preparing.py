@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from xmae_fast._environment import usable_processors
 from xmae_fast._files import atomic_path, check_apart
 from xmae_fast.data.options import Quality, check_option
 from xmae_fast.data.repacking.journal import sync_folder
@@ -118,7 +119,7 @@ def prepare(
         return finished
     with replacing.working_folder(partial, target):
         _same_work(partial, {"settings": how, "versions": versions}, overwrite)
-        parts, errors, resumed = _parts(partial, settings, versions, sources, processes or _processors(), tell)
+        parts, errors, resumed = _parts(partial, settings, versions, sources, processes or usable_processors(), tell)
         folder = partial / "output"
         replacing.clear_output(folder)
         report = _assemble(folder, settings, how, versions, sources, parts, errors, ignored, tell)
@@ -255,7 +256,3 @@ def _mark(source: Source) -> str:
         return fingerprint(source)
     except OSError as error:
         return f"unreadable ({error.errno})"
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -42,6 +42,9 @@ def test_from_shard_to_report_and_picture(model, packed, tmp_path, capsys):
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
     assert main([*drawing, "--visible", "x"]) == 2
     assert "--visible: expected numbers separated by '-', got 'x'" in capsys.readouterr().err
+    for text in ("3", "1-2-3"):
+        assert main([*drawing, "--visible", text]) == 2
+        assert f"--visible: expected spans S-S, from one second to another, got '{text}'" in capsys.readouterr().err
     assert main([*drawing, "--segments", "90"]) == 2
     assert "--segments: expected numbers from 0 to 89" in capsys.readouterr().err
 

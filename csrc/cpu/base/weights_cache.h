@@ -7,6 +7,7 @@
 #include <list>
 #include <mutex>
 
+#include "cpu/base/bf16_matrix.h"
 #include "cpu/base/kernels.h"
 
 namespace xmae_fast {
@@ -21,6 +22,18 @@ struct Bytes {
 // Returns how many floats packed weights hold. Each type of float32 weights that a WeightsCache holds has such a
 // function; a type of other weights has a packed_bytes of its own.
 inline int64_t packed_count(const PackedMatrix& packed) { return packed.count; }
+inline int64_t packed_count(const Bf16Matrix& packed) { return packed.tiles * kTileNumbers / 2; }
+template <typename Matrix>
+int64_t packed_count(const Projections<Matrix>& packed) {
+  return packed_count(packed.q) + packed_count(packed.kv) + packed_count(packed.out);
+}
+template <typename Matrix>
+int64_t packed_count(const FoldedStem<Matrix>& stem) {
+  int64_t count = packed_count(stem.first.matrix);
+  for (const auto& unit : stem.units) count += packed_count(unit.matrix);
+  for (int m = 0; m < kMerges; ++m) count += packed_count(stem.lateral[m]) + packed_count(stem.reduce[m]);
+  return count;
+}
 
 // Returns how many bytes packed weights take.
 template <typename Packed>

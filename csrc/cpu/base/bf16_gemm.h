@@ -21,11 +21,26 @@ struct FinishedTiles {
   template <typename Epilogue>
   XMAE_INLINE void finish(int64_t count, const Epilogue& epilogue) {
     const int64_t to = next + count < end ? next + count : end;
-    for (; next < to; ++next) {
-      const float* from = sums + next * kSumsStride;
-      const int64_t at = row + next - (next >= kTileRows ? jump : 0);
-      epilogue(RowOut{at, column, columns}, load(from), load(from + W));
-      if (next == kTileRows - 1) next += jump;
+    if (next < kTileRows) {
+      rows(next, to < kTileRows ? to : kTileRows, row, epilogue);
+      if (to < kTileRows) {
+        next = to;
+        return;
+      }
+      next = kTileRows + jump;
+    }
+    if (next < to) rows(next, to, row - jump, epilogue);
+    if (next < to) next = to;
+  }
+
+ private:
+  // Calls epilogue with rows [from, to) of sums, which belong to rows first + from and so on of C.
+  template <typename Epilogue>
+  XMAE_INLINE void rows(int64_t from, int64_t to, int64_t first, const Epilogue& epilogue) const {
+    const float* at = sums + from * kSumsStride;
+    const int64_t here = column, wide = columns;
+    for (int64_t i = from; i < to; ++i, at += kSumsStride) {
+      epilogue(RowOut{first + i, here, wide}, load(at), load(at + W));
     }
   }
 };

@@ -44,24 +44,18 @@ XMAE_INLINE Vec load_bf16(const Bf16* p) {
   return reinterpret_cast<Vec>(__builtin_convertvector(static_cast<HalfInts>(bits), VecUint) << 16);
 }
 
-// 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds.
+// 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds. NaN for infinities.
 XMAE_INLINE Vec quick_sigmoid(Vec x) {
-  Vec t = x * -1.44269504f;
-  t = t > 126.0f ? broadcast(126.0f) : t;
-  t = t < -126.0f ? broadcast(-126.0f) : t;
-#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  const auto n = reinterpret_cast<Vec>(_mm512_roundscale_ps(reinterpret_cast<__m512>(t), 8));
-  const Vec f = t - n;
+  constexpr float log2_e = 1.44269504f, round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number
+  const Vec shifted = round - x * log2_e, n = shifted - round, f = -(x * log2_e) - n;
   const Vec p = ((f * 0.0555041f + 0.240227f) * f + 0.693147f) * f + 1.0f;
+#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
   const auto power = reinterpret_cast<Vec>(
       _mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
-  constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits
-  const Vec shifted = t + round, f = t - (shifted - round);
-  const Vec p = ((f * 0.0555041f + 0.240227f) * f + 0.693147f) * f + 1.0f;
-  const VecInt power = (reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p);
-  return 1.0f / (reinterpret_cast<Vec>(power) + 1.0f);
+  const Vec power = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));
+  return n > 126.0f ? Vec{} : n < -126.0f ? broadcast(1.0f) : 1.0f / (power + 1.0f);
 #endif
 }
 XMAE_INLINE Vec quick_silu(Vec x) { return x * quick_sigmoid(x); }

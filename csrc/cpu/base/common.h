@@ -32,6 +32,51 @@ class RangeFunction {
   void (*call_)(const void*, int64_t, int64_t);
 };
 
+// Threads that run the same code at the same time, each on its share of the work, and wait for each other in between.
+// Waiting costs some 0.3 us, where a parallel loop costs 5 us.
+class Team {
+ public:
+  struct Shared;  // what the members share
+  Team(int64_t rank, int64_t size, Shared* shared) : rank_(rank), size_(size), shared_(shared) {}
+
+  bool leads() const { return rank_ == 0; }
+  // Waits until all members wait here.
+  void wait() const {
+    if (size_ > 1) wait_for_all();
+  }
+  // Calls body(begin, end) with this member's share of [0, count), which is whole units of `unit` but for the last one,
+  // and waits for the other members' shares.
+  template <typename Body>
+  void share(int64_t count, int64_t unit, const Body& body) const {
+    const int64_t units = (count + unit - 1) / unit;
+    const int64_t begin = units * rank_ / size_ * unit, end = units * (rank_ + 1) / size_ * unit;
+    if (begin < end) body(begin, end < count ? end : count);
+    wait();
+  }
+
+ private:
+  void wait_for_all() const;
+  int64_t rank_, size_;
+  Shared* shared_;
+};
+
+// Refers to a callable that takes a Team, without owning it.
+class TeamFunction {
+ public:
+  template <typename F>
+  TeamFunction(const F& f)  // NOLINT: implicit, so that lambdas can be passed
+      : object_(&f), call_([](const void* object, const Team& team) { (*static_cast<const F*>(object))(team); }) {}
+  void operator()(const Team& team) const { call_(object_, team); }
+
+ private:
+  const void* object_;
+  void (*call_)(const void*, const Team&);
+};
+
+// Calls body(team) on all of torch's threads that come within some 100 us, and on the calling thread alone inside a
+// parallel loop.
+void as_team(TeamFunction body);
+
 // Calls body(begin, end) for ranges that make up [0, count), in parallel on torch's threads, with at least `grain`
 // numbers in a range. Inside another parallel loop it runs on the calling thread alone.
 void parallel(int64_t count, int64_t grain, RangeFunction body);

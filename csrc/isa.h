@@ -30,14 +30,15 @@ inline bool runs(std::string_view name, F16C f16c) {
   return false;
 }
 
-// Table: a struct of functions with a member `const char* name`, the name of its instruction set.
+// Table: a struct of functions with members `const char* name` and `const char* instruction_set`. Several tables may
+// be compiled for one instruction set.
 template <typename Table>
 class TableChoice {
  public:
   // tables: fastest first, the one for "baseline" last. The fastest that this processor can run is chosen.
   TableChoice(F16C f16c, std::initializer_list<const Table*> tables) {
     for (const Table* table : tables) {
-      if (runs(table->name, f16c)) usable_.push_back(table);
+      if (runs(table->instruction_set, f16c)) usable_.push_back(table);
     }
     chosen_ = usable_.front();
   }

@@ -13,13 +13,13 @@
 namespace xmae_fast {
 namespace baseline { extern const Kernels table; }
 namespace avx2 { extern const Kernels table; }
-namespace avx512 { extern const Kernels table; }
+namespace avx512 { extern const Kernels table, table_rows13, table_rows14; }
 
 namespace {
 
 isa::TableChoice<Kernels>& tables() {
 #if defined(__x86_64__)
-  static isa::TableChoice<Kernels> tables(isa::F16C::kNotUsed, {&avx512::table, &avx2::table, &baseline::table});
+  static isa::TableChoice<Kernels> tables(isa::F16C::kNotUsed, {&avx512::table, &avx512::table_rows13, &avx512::table_rows14, &avx2::table, &baseline::table});
 #else
   static isa::TableChoice<Kernels> tables(isa::F16C::kNotUsed, {&baseline::table});
 #endif
@@ -36,6 +36,8 @@ void use_cpu_kernels(std::string name) {
 }  // namespace
 
 const Kernels& kernels() { return tables().chosen(); }
+
+int64_t tile_rows() { return kernels().tile_rows; }
 
 }  // namespace xmae_fast
 

@@ -21,13 +21,10 @@ struct Activation {
   }
 };
 
-// The fewest rows of a product that are worth waking a thread for.
-constexpr int64_t kRowsPerThread = 4 * kRows;
-
-// Calls body(begin, end) for ranges of rows, in parallel.
+// Calls body(begin, end) for ranges of rows, in parallel. Fewer rows than four tiles are not worth waking a thread for.
 template <typename Body>
 XMAE_INLINE void over_rows(int64_t rows, const Body& body) {
-  parallel(rows, kRowsPerThread, body);
+  parallel(rows, 4 * tile_rows(), body);
 }
 
 // Computes rows [begin, end) of the output of unit u.

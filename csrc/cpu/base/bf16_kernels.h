@@ -17,6 +17,8 @@ struct Bf16Kernels {
       const Bf16* a, int64_t rows, int64_t steps, const Bf16Matrix& matrix, const float* bias, const float* added,
       int64_t period, float* out);
 
+  void (*stem_eval_split)(const FoldedStem<SplitMatrix>& stem, const float* x, int64_t B, int64_t L, float* out);
+
   // The sublayers of a block; blocks.h describes the arguments. out [rows, D] and [B, Nq, D].
   void (*feed_forward)(
       const FeedForward& f, const Bf16Matrix& up, const Bf16Matrix& down, const FeedForwardSaved& saved, float* out);

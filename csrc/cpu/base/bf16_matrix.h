@@ -56,21 +56,37 @@ struct Bf16Matrix {
   std::vector<Bf16Step> steps;
   std::vector<Bf16Panel> panels;
   int64_t tiles = 0;
-  AlignedFloats data;  // [tiles, kTileNumbers], two in a float
+  int64_t parts = 1;        // bfloat16 numbers that a number is the sum of
+  int64_t part_stride = 0;  // numbers from part to part in a row of A
+  AlignedFloats data;       // [tiles, parts, kTileNumbers], two in a float
 
-  const Bf16* tile(int64_t t) const { return reinterpret_cast<const Bf16*>(data.get()) + t * kTileNumbers; }
-  Bf16* tile(int64_t t) { return reinterpret_cast<Bf16*>(data.get()) + t * kTileNumbers; }
+  const Bf16* tile(int64_t t) const { return reinterpret_cast<const Bf16*>(data.get()) + t * parts * kTileNumbers; }
+  Bf16* tile(int64_t t) { return reinterpret_cast<Bf16*>(data.get()) + t * parts * kTileNumbers; }
 };
+
+// The same, where numbers are sums of three bfloat16 numbers, which together have the precision of float32.
+struct SplitMatrix : Bf16Matrix {};
+
+// Writes the parts of a number to out[0], out[stride] and so on.
+inline void split(float x, int64_t parts, Bf16* out, int64_t stride) {
+  for (int64_t p = 0; p < parts; ++p) {
+    out[p * stride] = to_bf16(x);
+    x -= to_float(out[p * stride]);
+  }
+}
 
 // The place of step k (of 32) and column n (of 16) in a tile.
 inline int64_t place_in_tile(int64_t k, int64_t n) { return (k / 2) * 2 * kTileColumns + 2 * n + k % 2; }
 
 // Packs a matrix in which columns may take part in different runs, which must be in order of their offsets. source:
 // as for `pack`. A tile of 32 steps is left out where no column takes part in any of its steps.
-template <typename Source>
-Bf16Matrix pack_bf16(int64_t columns, const std::vector<Run>& runs, const Source& source) {
-  Bf16Matrix packed;
+template <typename Matrix = Bf16Matrix, typename Source>
+Matrix pack_bf16(
+    int64_t columns, const std::vector<Run>& runs, const Source& source, int64_t parts = 1, int64_t part_stride = 0) {
+  Matrix packed;
   packed.columns = columns;
+  packed.parts = parts;
+  packed.part_stride = part_stride;
   int64_t end = 0;
   for (const Run& run : runs) end = std::max(end, run.offset + run.length);
   const int64_t chunks = (end + kTileSteps - 1) / kTileSteps, count = static_cast<int64_t>(runs.size());
@@ -103,8 +119,8 @@ Bf16Matrix pack_bf16(int64_t columns, const std::vector<Run>& runs, const Source
     }
     packed.panels.push_back(panel);
   }
-  packed.data = aligned_floats(packed.tiles * kTileNumbers / 2);
-  std::memset(packed.data.get(), 0, packed.tiles * kTileNumbers * sizeof(Bf16));
+  packed.data = aligned_floats(packed.tiles * parts * kTileNumbers / 2);
+  std::memset(packed.data.get(), 0, packed.tiles * parts * kTileNumbers * sizeof(Bf16));
   for (int64_t p = 0; p < panels; ++p) {
     const Bf16Panel& panel = packed.panels[p];
     for (int64_t run = 0; run < count; ++run) {
@@ -114,7 +130,9 @@ Bf16Matrix pack_bf16(int64_t columns, const std::vector<Run>& runs, const Source
         for (int64_t k = 0; k < runs[run].length; ++k) {
           const int64_t at = runs[run].offset + k;
           Bf16* tile = packed.tile(first_tile[p * chunks + at / kTileSteps] + i / kTileColumns);
-          tile[place_in_tile(at % kTileSteps, i % kTileColumns)] = to_bf16(from.weights[k * from.stride] * from.scale);
+          split(
+              from.weights[k * from.stride] * from.scale, parts,
+              tile + place_in_tile(at % kTileSteps, i % kTileColumns), kTileNumbers);
         }
       }
     }

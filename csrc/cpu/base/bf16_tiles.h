@@ -32,6 +32,7 @@ class TileRegisters {
 #endif
 };
 
+#define XMAE_LAMBDA_INLINE __attribute__((always_inline))
 constexpr int64_t kSumsStride = kPairWidth;  // floats between rows of sums
 
 // Computes sums [16 R, 32] of R tiles of rows of A with the columns of a panel. a0, a1: the first rows of both tiles of
@@ -127,5 +128,75 @@ XMAE_INLINE void multiply_tiles(
   for (int64_t s = 0; s < num_steps; ++s) between(s);
 #endif
 }
+
+#if defined(XMAE_BF16_AMX)
+// The same for numbers of three parts, by six of the nine products of parts. The small ones are summed first.
+template <int R, typename Between>
+XMAE_INLINE void multiply_split_tiles(
+    const Bf16* a0, const Bf16* a1, int64_t stride, int64_t part, const Bf16Step* steps, int64_t num_steps,
+    const Bf16* b, float* sums, const Between& between) {
+  const int64_t bytes = stride * 2, sum_bytes = kSumsStride * 4;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  const Bf16* from = b;
+  for (int64_t s = 0; s < num_steps; ++s) {
+    const int64_t offset = steps[s].offset;
+    const bool both = steps[s].tiles == 2;
+    const auto multiply_parts = [&]() XMAE_LAMBDA_INLINE {
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (R == 2) _tile_dpbf16ps(2, 5, 6);
+      if (both) {
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
+      }
+    };
+    const auto load_a = [&](int64_t p) XMAE_LAMBDA_INLINE {
+      _tile_loadd(4, a0 + offset + p * part, bytes);
+      if constexpr (R == 2) _tile_loadd(5, a1 + offset + p * part, bytes);
+    };
+    const auto load_b = [&](int64_t p) XMAE_LAMBDA_INLINE {
+      _tile_loadd(6, from + p * kTileNumbers, 64);
+      if (both) _tile_loadd(7, from + (3 + p) * kTileNumbers, 64);
+    };
+    load_a(0);
+    load_b(2);
+    multiply_parts();
+    load_b(1);
+    multiply_parts();
+    load_a(1);
+    multiply_parts();
+    load_b(0);
+    multiply_parts();
+    load_a(2);
+    multiply_parts();
+    from += steps[s].tiles * 3 * kTileNumbers;
+    between(s);
+  }
+  for (int64_t s = 0; s < num_steps; ++s) {
+    const int64_t offset = steps[s].offset;
+    _tile_loadd(6, b, 64);
+    _tile_loadd(4, a0 + offset, bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (R == 2) {
+      _tile_loadd(5, a1 + offset, bytes);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    if (steps[s].tiles == 2) {
+      _tile_loadd(7, b + 3 * kTileNumbers, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
+    }
+    b += steps[s].tiles * 3 * kTileNumbers;
+  }
+  _tile_stored(0, sums, sum_bytes);
+  _tile_stored(1, sums + kTileColumns, sum_bytes);
+  if constexpr (R == 2) {
+    _tile_stored(2, sums + kTileRows * kSumsStride, sum_bytes);
+    _tile_stored(3, sums + kTileRows * kSumsStride + kTileColumns, sum_bytes);
+  }
+}
+#endif
 
 }  // namespace xmae_fast::XMAE_ISA

@@ -44,6 +44,11 @@ XMAE_INLINE Vec load_bf16(const Bf16* p) {
   return reinterpret_cast<Vec>(__builtin_convertvector(static_cast<HalfInts>(bits), VecUint) << 16);
 }
 
+// Returns a bfloat16 number that is as near to each float as any.
+XMAE_INLINE Vec near_bf16(Vec x) {
+  return reinterpret_cast<Vec>((reinterpret_cast<VecUint>(x) + 0x8000) & 0xFFFF0000);
+}
+
 // 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds. NaN for infinities.
 XMAE_INLINE Vec quick_sigmoid(Vec x) {
   constexpr float log2_e = 1.44269504f, round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number

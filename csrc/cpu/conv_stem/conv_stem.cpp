@@ -59,6 +59,22 @@ struct Bf16Layout {
   }
 };
 
+struct SplitLayout {
+  using Matrix = SplitMatrix;
+  int64_t width = kTileColumns;
+  int64_t part(int64_t channels) const { return round_up(channels, kPairWidth); }
+  int64_t row(int64_t channels) const { return 3 * part(channels); }
+  Matrix unit(const StemUnit& unit, const float* scale) const {
+    return pack_bf16<SplitMatrix>(
+        unit.c_out, forward_runs(unit, row(unit.c_in)), ForwardWeights{unit, scale}, 3, part(unit.c_in));
+  }
+  Matrix mix(int64_t columns, int64_t steps, const float* weights) const {
+    return pack_bf16<SplitMatrix>(
+        columns, {{0, steps}}, [=](int64_t, int64_t n) { return RunWeights{weights + n * steps, 1, 1.0f}; }, 3,
+        part(steps));
+  }
+};
+
 // Folds BatchNorm into the weights and packs them.
 template <typename Layout>
 FoldedStem<typename Layout::Matrix> fold(const Stem& stem, const Layout& layout) {
@@ -115,6 +131,18 @@ Tensor conv_stem_eval(
   return out;
 }
 
+Tensor conv_stem_eval_split(const Tensor& x_, std::vector<Tensor> tensors) {
+  const StemWeights weights = stem_weights(tensors);
+  const Tensor x = dense("conv_stem", "x", x_);
+  const int64_t B = x.size(0), L = x.size(2);
+  std::vector<Bytes> bytes;
+  for (const Tensor& w : weights.tensors) add_bytes(bytes, w);
+  const auto folded = cache<SplitMatrix>().get(bytes, [&] { return fold(weights.stem, SplitLayout{}); });
+  Tensor out = empty({B, L, weights.stem.channels});
+  need_bf16_kernels("conv_stem").stem_eval_split(*folded, data(x), B, L, mutable_data(out));
+  return out;
+}
+
 // Returns features [B, L, S] in bfloat16. The stem's weights are float32 or bfloat16.
 Tensor conv_stem_eval_bf16(const Tensor& x_, std::vector<Tensor> tensors) {
   const Tensor x = as_float("conv_stem", "x", x_);
@@ -143,5 +171,6 @@ Tensor conv_stem_eval_bf16(const Tensor& x_, std::vector<Tensor> tensors) {
 
 STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) {
   m.impl("conv_stem_eval", TORCH_BOX(&xmae_fast::conv_stem_eval));
+  m.impl("conv_stem_eval_split", TORCH_BOX(&xmae_fast::conv_stem_eval_split));
   m.impl("conv_stem_eval_bf16", TORCH_BOX(&xmae_fast::conv_stem_eval_bf16));
 }

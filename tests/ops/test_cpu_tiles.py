@@ -11,6 +11,9 @@ from tests.ops.instruction_sets import HEIGHTS, on
 from tests.ops.test_cpu_vec import COMPILER, library
 from xmae_fast import ModelCfg, masked_mse, random_masking, xMAE
 from xmae_fast.backend import MODEL_OPS, cpu_kernels, use_cpu_kernels
+from xmae_fast.ops import feed_forward
+from xmae_fast.ops.cases import Maker, all_cases
+from xmae_fast.testing import named_tensors
 
 # Vendor, EAX of cpuid's leaf 1, EDX of its leaf 7, and whether tiles of 13 rows are chosen.
 AMX, FP16 = 1 << 24 | 1 << 22, 1 << 23
@@ -94,16 +97,10 @@ def test_heights_of_tiles_change_no_bit(B, stem_ch, need_impl):
 def test_heights_of_tiles_change_no_bit_of_a_product(rows, need_impl):
     """Around whole numbers of tiles of each height: products of the feed-forward and the gradients of its weights."""
     need_impl("feed_forward", "cpu")
-    from xmae_fast.ops.cases import Maker, all_cases
-
     results = []
     for name in HEIGHTS:
         inputs = all_cases()["feed_forward"].make_inputs({"B": 1, "N": rows, "D": 40, "F": rows + 60}, Maker(0))
-        from xmae_fast.testing import named_tensors
-
         tensors = [x.requires_grad_() for _, x in named_tensors(inputs) if x.is_floating_point()]
-        from xmae_fast.ops import feed_forward
-
         with on(name):
             out = feed_forward(**inputs, impl="cpu")
             results.append([out.detach(), *torch.autograd.grad(out.square().sum(), tensors)])

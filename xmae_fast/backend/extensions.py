@@ -57,8 +57,8 @@ def cpu_kernels() -> str:
     """The kernels that serve the CPU, by their instruction set.
 
     Returns:
-        "avx512", "avx512_rows13", "avx512_rows14", "avx2" or "baseline" (portable vectors). The three for AVX-512 differ
-        in how many rows of a product they compute together, which changes their speed and no bit of the results.
+        "avx512", "avx512_rows13", "avx512_rows14", "avx2" or "baseline" (portable vectors). The three for AVX-512
+        differ in how many rows of a product they compute together, which changes their speed and no bit of the results.
 
     Raises:
         BackendError: the C++ operators are not here.

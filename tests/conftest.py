@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.fixtures import clean_sim, in_process, scanned_here, sim  # noqa: F401 - fixtures
-from tests.ops.instruction_sets import SETS, on
+from tests.ops.instruction_sets import TABLES, on
 from tests.ops.interpreted_runs import FILES, Runs
 from xmae_fast import available
 
@@ -87,9 +87,9 @@ def need_impl(request: pytest.FixtureRequest):
     return need
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=TABLES)
 def kernels(request: pytest.FixtureRequest):
-    """Runs the test once on the CPU kernels of each instruction set; skipped where this processor lacks it."""
+    """Runs the test once on each table of CPU kernels; skipped where this processor lacks its instruction set."""
     with on(request.param):
         yield request.param
 

@@ -48,8 +48,8 @@ struct Kernels {
   const char* name;  // of the instruction set
   int64_t width;     // floats in a vector
 
-  // The digest of data [count]; see fingerprint.h.
-  uint64_t (*fingerprint)(const float* data, int64_t count);
+  // The digest of that many bytes at `data`; see fingerprint.h.
+  uint64_t (*fingerprint)(const void* data, int64_t bytes);
 
   // The stem in evaluation: x [B, L] -> out [B, L, S]; see stem_eval.h.
   void (*stem_eval)(const FoldedStem& stem, const float* x, int64_t B, int64_t L, float* out);

@@ -34,7 +34,14 @@ inline Tensor empty(std::initializer_list<int64_t> sizes) {
 }
 // The same, for a large tensor that every training step makes again; see pool.cpp.
 Tensor pooled(std::initializer_list<int64_t> sizes);
-inline void add_bytes(std::vector<Bytes>& bytes, const Tensor& x) { bytes.push_back({data(x), x.numel()}); }
+// Adds where a contiguous tensor's numbers lie, for a WeightsCache. Raises unless it is float32 or bfloat16.
+inline void add_bytes(std::vector<Bytes>& bytes, const Tensor& x) {
+  const ScalarType dtype = x.scalar_type();
+  STD_TORCH_CHECK(
+      dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
+      "xmae_fast: expected weights in float32 or bfloat16, got another dtype");
+  bytes.push_back({x.const_data_ptr(), x.numel() * (dtype == ScalarType::Float ? 4 : 2)});
+}
 inline void check_count(const char* op, const char* name, const Tensor& x, int64_t count) {
   STD_TORCH_CHECK(x.numel() == count, op, ": ", name, ": expected ", count, " numbers, got ", x.numel());
 }

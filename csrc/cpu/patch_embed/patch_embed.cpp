@@ -63,7 +63,9 @@ Tensor patch_embed(
   };
   if (n.rows() == 0) return out;
   if (keep) {
-    run(*cache().get({{data(weight), weight.numel()}}, pack, {n.D, n.S, n.P}));
+    std::vector<Bytes> bytes;
+    add_bytes(bytes, weight);
+    run(*cache().get(bytes, pack, {n.D, n.S, n.P}));
   } else {
     run(pack());
   }

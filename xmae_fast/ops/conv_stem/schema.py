@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xmae_fast.ops.conv_stem.params import CONVS, TRAINED, WEIGHTS
+from xmae_fast.ops import _frozen
+from xmae_fast.ops.conv_stem.params import CONVS, MIXES, TRAINED, WEIGHTS
 from xmae_fast.ops.conv_stem.several import Training
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
@@ -59,7 +60,7 @@ _BACKWARD = torch.ops.xmae_fast.conv_stem_backward.default
 
 def evaluate(x: Tensor, weights: list[Tensor], compute: torch.dtype) -> Tensor:
     """Features [B, L, S] of x [B, 1, L] by running statistics."""
-    return _EVAL(x, weights)
+    return _frozen.call(_EVAL, weights[: CONVS + MIXES], x, weights)
 
 
 def train(

@@ -98,14 +98,14 @@ def test_nothing_else_of_the_model_changes(tmp_path):
     assert all(p.requires_grad for p in model.parameters())
     assert list(model.state_dict()) == list(other.state_dict())
     assert vars(model).keys() == vars(other).keys()
-    model.save_pretrained(tmp_path / "frozen")
-    other.save_pretrained(tmp_path / "other")
+    model.save_pretrained(tmp_path / "frozen" / "mine")
+    other.save_pretrained(tmp_path / "other" / "mine")
     for name in ("config.json", "preprocessing.json", "README.md"):
-        assert (tmp_path / "frozen" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
-    mine, others = (load_file(tmp_path / name / "model.safetensors") for name in ("frozen", "other"))
+        assert (tmp_path / "frozen" / "mine" / name).read_bytes() == (tmp_path / "other" / "mine" / name).read_bytes()
+    mine, others = (load_file(tmp_path / name / "mine" / "model.safetensors") for name in ("frozen", "other"))
     assert mine.keys() == others.keys()
     assert all(torch.equal(x, others[name]) for name, x in mine.items())
-    assert not xMAE.from_pretrained(tmp_path / "frozen").is_frozen
+    assert not xMAE.from_pretrained(tmp_path / "frozen" / "mine").is_frozen
 
 
 @pytest.mark.parametrize("name", MATRICES)

@@ -78,10 +78,14 @@ class Freezes(FreesPackedWeights):
     def _freeze_again(self) -> None:
         """Freeze the tensors that the model has now in place of those that it had, or none if they cannot be."""
         if self.is_frozen:
-            try:
-                self.freeze()
-            except RuntimeError:  # made under torch.inference_mode
-                self.unfreeze()
+            self.unfreeze()
+            freeze_if_possible(self)
+
+
+def freeze_if_possible(model: Freezes) -> None:
+    """Freeze `model`, unless weights were made under torch.inference_mode and cannot be frozen."""
+    with suppress(RuntimeError):
+        model.freeze()
 
 
 @contextmanager
@@ -89,7 +93,7 @@ def frozen(model: Freezes) -> Iterator[None]:
     """Freeze `model` while the context lasts, if it is not frozen and can be."""
     hold = None
     if not model.is_frozen:
-        with suppress(RuntimeError):  # of weights that were made under torch.inference_mode
+        with suppress(RuntimeError):  # as in freeze_if_possible
             hold = Hold(chain(model.parameters(), model.buffers()))
     try:
         yield

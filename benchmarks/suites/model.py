@@ -79,12 +79,13 @@ class _Inference:
 
     def group(self) -> Group:
         cfg, B, on_cpu = self.context.cfg, self.B, self.context.device.type == "cpu"
+        ours = "xmae_fast impl=auto, frozen" if on_cpu else "xmae_fast impl=auto"
         contestants = [
             Contestant("published-style model", lambda: self._run(self._plain()), self._check_plain, PLAIN),
             *self._baselines(),
             *(self._other_runtimes() if self.work == "embed" and on_cpu else []),
             *(self._information() if self.work == "embed" and on_cpu and B > 1 else []),
-            Contestant("xmae_fast impl=auto", lambda: self._run(self._ours("auto")), self._check, OURS),
+            Contestant(ours, lambda: self._run(self._ours("auto", frozen=on_cpu)), self._check, OURS),
         ]
         return Group(
             title=f"{self.work}: B={B}",
@@ -177,8 +178,10 @@ class _Inference:
         left_out = self.context.left_out(level)
         return Contestant(name, lambda: self._run(make()), self._check, BASELINE, left_out=left_out)
 
-    def _ours(self, impl: str) -> Work:
-        return self._work_of(our_model(self.context, impl))
+    def _ours(self, impl: str, *, frozen: bool = False) -> Work:
+        """frozen: weights are watched instead of read at every call; other runtimes never read them again."""
+        model = our_model(self.context, impl)
+        return self._work_of(model.freeze() if frozen else model)
 
     def _plain(self) -> Work:
         return self._work_of(plain_model(self.context))

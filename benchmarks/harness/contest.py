@@ -35,12 +35,13 @@ class Contestant:
     Attributes:
         build: makes the callable that is timed (inputs, weights, compilation); only now is memory taken.
         check: compares what that callable computes with float64; AssertionError where it is out of bounds.
-        role: PLAIN (what ratios refer to), BASELINE, OURS, or INFO (another precision: shown, never a baseline).
+        role: PLAIN (what ratios refer to), BASELINE, OURS, or INFO (another precision: shown, without ratios).
         left_out: why it is not run at all; it is listed all the same.
         part: the part of the work that it does, where a group is divided into parts; only those of one part compete.
         flops: of that part.
         peak: measures the most memory in bytes that one call holds, where counting in this process would not do.
         remark: what is to be said once it was timed, behind the table.
+        stands: whether, as built, it is of the group's class of precision; if not, its row is INFO.
         share: of the group's work that one call does, where all of it would take too long; times are divided by it.
     """
 
@@ -54,6 +55,7 @@ class Contestant:
     flops: int = 0
     peak: Callable[[], int] | None = None
     remark: Callable[[], str] | None = None
+    stands: Callable[[], bool] | None = None
     share: float = 1.0
 
 
@@ -211,6 +213,8 @@ def measure(
             _need_context(device, row, saved)
             continue
         runs[contestant.name] = run
+        if contestant.stands is not None and not contestant.stands():
+            row.role = INFO
         try:
             row.peak_bytes = contestant.peak() if contestant.peak else peak_bytes(run, device)
         except (OSError, RuntimeError) as error:

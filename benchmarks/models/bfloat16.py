@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler_legacy import profile  # the newer one writes to the console when it starts and stops
 
 from benchmarks.harness.timing import Run
 from xmae_fast import backend
 
 
-def kernels_of_ours() -> tuple[str, str]:
-    """The instruction set of our bfloat16 kernels for inference, or '' and the reason why there are none here."""
-    if not hasattr(backend, "cpu_bfloat16"):
-        return "", "this xmae_fast has no bfloat16 kernels for CPUs"
-    name = backend.cpu_bfloat16()
-    return name, "" if name else f"no bfloat16 kernels here: {backend.cpu_bfloat16_reason()}"
+def kernels_of_ours() -> str:
+    """The instruction set of our bfloat16 kernels for inference here, or ''."""
+    return backend.cpu_bfloat16() if hasattr(backend, "cpu_bfloat16") else ""
 
 
-def operators_in_bfloat16(run: Run) -> str:
-    """Which of our operators one call computes in bfloat16, in words, as PyTorch's profiler has seen it."""
-    with profile(activities=[ProfilerActivity.CPU]) as record:
+def why_none() -> str:
+    """ " (reason)", where xmae_fast says why it has no bfloat16 kernels here, or ''."""
+    reason = backend.cpu_bfloat16_reason() if hasattr(backend, "cpu_bfloat16_reason") else ""
+    return f" ({reason})" if reason else ""
+
+
+def operators_in_bfloat16(run: Run) -> list[str]:
+    """Those of our operators that one call computes in bfloat16, as PyTorch's profiler sees them."""
+    with profile() as record:
         run(0)
-    ours = {event.key.removeprefix("xmae_fast::") for event in record.key_averages() if "xmae_fast::" in event.key}
-    names = sorted(name for name in ours if name.endswith("_bf16"))
-    if not names:
-        return "none of its operators ran in bfloat16"
-    return f"operators that ran in bfloat16: {', '.join(names)}"
+    ours = {event.name.removeprefix("xmae_fast::") for event in record.function_events if "xmae_fast::" in event.name}
+    return sorted(name for name in ours if "bf16" in name and "kernels" not in name)
+
+
+class Ours:
+    """A contestant of ours in bfloat16, and what is said about it once it is built.
+
+    It stands in its class only if some of our operators ran in bfloat16: float32 under autocast is another class.
+    """
+
+    def __init__(self, build: Callable[[], Run]) -> None:
+        self._build = build
+        self.operators: list[str] = []
+
+    def build(self) -> Run:
+        run = self._build()
+        self.operators = operators_in_bfloat16(run)
+        return run
+
+    def stands(self) -> bool:
+        return bool(self.operators)
+
+    def remark(self) -> str:
+        if self.operators:
+            return f"operators that ran in bfloat16: {', '.join(self.operators)}"
+        return f"information alone, as none of its operators ran in bfloat16{why_none()}"
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Contestant, Group
+from benchmarks.harness.contest import BASELINE, OURS, PLAIN, Contestant, Group
 from benchmarks.harness.numerics import Yardstick, check_cosine
 from benchmarks.harness.timing import Run
-from benchmarks.models.bfloat16 import by_mkldnn, kernels_of_ours, operators_in_bfloat16
+from benchmarks.models.bfloat16 import Ours, by_mkldnn, kernels_of_ours
 from benchmarks.models.runtimes import OPENVINO, OpenVINO, not_installed, openvino, openvino_streams
 from benchmarks.models.stock import compiled
 from benchmarks.suites.inference import STREAMED, Inference, Work
@@ -50,16 +50,16 @@ class _Bfloat16:
         tuned = "all" if self.B == 1 else "default"
         ways = (
             ("torch.compile", {}, "default"),
-            ("+ freezing", {"freezing": True}, "default"),
-            ("+ freezing, max-autotune", {"freezing": True, "tuned": True}, tuned),
+            ("torch.compile, freezing", {"freezing": True}, "default"),
+            ("torch.compile, freezing, autotune", {"freezing": True, "tuned": True}, tuned),
         )
-        for name, make in (("published-style", inference.plain), ("stock: channels-last, SDPA", inference.stock)):
+        for name, make in (("published-style", inference.plain), ("channels-last", inference.stock)):
             if make == inference.stock:
-                rows.append(self._row(f"{name}, autocast", make))
+                rows.append(self._row(f"stock: {name}, SDPA, autocast", make))
             for how, options, level in ways:
                 work = partial(_compiled, make, options)
                 rows.append(self._row(f"{name}, {how}", work, left_out=self.context.left_out(level)))
-        return [*rows, self._row("stock: float32, mkldnn's fp32_precision=bf16", inference.stock, within=by_mkldnn)]
+        return [*rows, self._row("stock: float32 with mkldnn fp32_precision=bf16", inference.stock, within=by_mkldnn)]
 
     def _openvino(self) -> list[Contestant]:
         """OpenVINO without a hint of precision, from three exports; ours is compiled for this batch size alone."""
@@ -96,16 +96,10 @@ class _Bfloat16:
         return self._row(name, make, left_out=not_installed(OPENVINO) or self.context.left_out("quick"))
 
     def _ours(self) -> Contestant:
-        """Ours under autocast; without bfloat16 kernels it is shown, but stands for nothing in this class."""
-        kernels, reason = kernels_of_ours()
-        name = f"xmae_fast impl=auto, {kernels}" if kernels else "info: xmae_fast impl=auto, float32 kernels"
-
-        def build() -> Run:
-            run = self.inference.run(self.inference.ours("auto"), self.context.bfloat16)
-            self.said[name] = "; ".join(filter(None, [reason, operators_in_bfloat16(run)]))
-            return run
-
-        return Contestant(name, build, self._check, OURS if kernels else INFO, remark=lambda: self.said[name])
+        """Ours under autocast; named after the instruction set of its kernels."""
+        name = ", ".join(filter(None, ["xmae_fast impl=auto", kernels_of_ours() or "float32 kernels"]))
+        ours = Ours(lambda: self.inference.run(self.inference.ours("auto"), self.context.bfloat16))
+        return Contestant(name, ours.build, self._check, OURS, remark=ours.remark, stands=ours.stands)
 
     def _row(
         self,

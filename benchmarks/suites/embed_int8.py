@@ -41,15 +41,13 @@ class _Int8:
     def group(self) -> Group:
         B = self.B
         rows = [
-            self._row(
-                f"{ONNX_RUNTIME}, static QDQ of the plain model's export", lambda: onnx_runtime(self._plain), role=PLAIN
-            ),
+            self._row(f"{ONNX_RUNTIME}, static QDQ, plain export", lambda: onnx_runtime(self._plain), role=PLAIN),
             self._row(f"{ONNX_RUNTIME}, static QDQ, Conv2d stem", lambda: onnx_runtime(self._two_dimensional)),
             self._row(f"{OPENVINO}, static QDQ, Conv2d stem", lambda: openvino(self._two_dimensional, precision="")),
             self._row(f"{OPENVINO}, static QDQ, xmae-fast export", lambda: openvino(self._ours, precision="")),
             self._row(f"{OPENVINO}, NNCF, Conv2d stem", lambda: self._nncf(self.inference.onnx(True, B))),
             self._row(f"{OPENVINO}, NNCF, xmae-fast export", lambda: self._nncf(self.inference.our_onnx)),
-            self._row(f"xmae-fast export --weights int8, {ONNX_RUNTIME}", lambda: onnx_runtime(self._ours), role=OURS),
+            self._row(f"xmae-fast export, int8: {ONNX_RUNTIME}", lambda: onnx_runtime(self._ours), role=OURS),
         ]
         return self.inference.group("int8", rows, informative=True)
 
@@ -91,7 +89,5 @@ class _Int8:
 
     def _check(self, run: Run) -> list[Error]:
         got, want = self.inference.results(run), self.inference.doubles
-        return [
-            Error("embedding", relative_error(got, want), 1.0),
-            *check_cosine(got, want, MAX_COSINE_DISTANCE["int8"]),
-        ]
+        distance = check_cosine(got, want, MAX_COSINE_DISTANCE["int8"])
+        return [Error("embedding", relative_error(got, want), 1.0), *distance]

@@ -124,6 +124,7 @@ def warm_and_after_other_work(group: Group) -> Iterator[Group]:
 
     contestants = [once(one) for one in group.contestants]
     yield replace(group, contestants=contestants)
+    contestants = [one for one in contestants if not one.left_out]  # they are listed with the first
     about = {"title": f"{group.title}, after other work", "settle_s": 0.0, "after_other_work": True}
     yield replace(group, contestants=contestants, **about)
     built.clear()

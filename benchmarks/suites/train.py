@@ -14,7 +14,7 @@ from benchmarks.harness.context import MASK_RATIO, Context
 from benchmarks.harness.counts import forward_flops
 from benchmarks.harness.numerics import Yardstick, check_same_maths
 from benchmarks.harness.peak_memory import peak_in_new_process
-from benchmarks.models.bfloat16 import operators_in_bfloat16
+from benchmarks.models.bfloat16 import Ours
 from benchmarks.models.contestants import (
     Batch,
     GraphedTrainer,
@@ -212,30 +212,25 @@ class _Bfloat16Training(_Training):
     def __init__(self, context: Context, B: int) -> None:
         super().__init__(context, B)
         self.autocast = context.bfloat16
-        self.said = ""  # about ours, once it is built
 
     def group(self) -> Group:
         group = replace(super().group(), title=f"train, bfloat16: B={self.B}", precision="bfloat16")
         if reason := self.context.without_bfloat16():
             return replace(group, contestants=[self._row("all of it", self._plain, left_out=reason)])
-        compiling = self.context.left_out("default"), self.context.left_out("all")
+        default, everything = self.context.left_out("default"), self.context.left_out("all")
+        ours = Ours(lambda: self._ours("auto", True))
         rows = [
             self._row("published style, row-loop masks", self._published, PLAIN),
             self._row("published style, vectorised masks", self._plain),
             self._row("stock: Conv1d, fused AdamW", lambda: self._stock(False, False)),
-            self._row(
-                "stock: Conv1d, the same + torch.compile", lambda: self._stock(False, True), left_out=compiling[1]
-            ),
+            self._row("stock: Conv1d, the same + torch.compile", lambda: self._stock(False, True), left_out=everything),
             self._row("stock: channels-last, fused AdamW", lambda: self._stock(True, False)),
-            self._row("stock: the same + torch.compile", lambda: self._stock(True, True), left_out=compiling[0]),
-            replace(self._row("xmae_fast impl=auto, fused AdamW", self._our_step, OURS), remark=lambda: self.said),
+            self._row("stock: the same + torch.compile", lambda: self._stock(True, True), left_out=default),
+            replace(
+                self._row("xmae_fast impl=auto, fused AdamW", ours.build, OURS), remark=ours.remark, stands=ours.stands
+            ),
         ]
         return replace(group, contestants=rows)
-
-    def _our_step(self) -> Trainer:
-        step = self._ours("auto", True)
-        self.said = operators_in_bfloat16(step)
-        return step
 
     def _row(self, name: str, build: Callable[[], Trainer], role: str = BASELINE, left_out: str = "") -> Contestant:
         return Contestant(name, build, self._check, role, left_out=left_out)

@@ -10,6 +10,29 @@
 #include <string_view>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#endif
+
+// Whether the compiler knows the instructions for bfloat16. AMX also needs Linux, which must be asked for it.
+#if defined(__x86_64__) && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define XMAE_HAS_AVX512_BF16 1
+#else
+#define XMAE_HAS_AVX512_BF16 0
+#endif
+#if XMAE_HAS_AVX512_BF16 && defined(__linux__)
+#define XMAE_HAS_AMX 1
+#else
+#define XMAE_HAS_AMX 0
+#endif
+
 namespace xmae_fast::isa {
 
 enum class F16C : bool { kNotUsed, kUsed };  // whether code for AVX2 and AVX-512 converts numbers of float16
@@ -28,6 +51,49 @@ inline bool runs(std::string_view name, F16C f16c) {
   }
 #endif
   return false;
+}
+
+#if defined(__x86_64__)
+// Returns register `which` (0: eax, 1: ebx, 2: ecx, 3: edx) of what CPUID says for leaf 7.
+inline unsigned features(unsigned subleaf, int which) {
+  unsigned registers[4] = {};
+  if (!__get_cpuid_count(7, subleaf, &registers[0], &registers[1], &registers[2], &registers[3])) return 0;
+  return registers[which];
+}
+inline bool is_amd() {
+  __builtin_cpu_init();
+  return __builtin_cpu_is("amd");
+}
+#else
+inline bool is_amd() { return false; }
+#endif
+
+// Returns why code with VDPBF16PS on vectors of 512 bits cannot run here, or "".
+inline std::string why_no_avx512_bf16() {
+#if XMAE_HAS_AVX512_BF16
+  const bool has = runs("avx512", F16C::kNotUsed) && (features(1, 0) >> 5 & 1);
+  return has ? "" : "this processor does not have it";
+#else
+  return "the compiler of this build does not know it";
+#endif
+}
+
+// Returns why code with AMX products of bfloat16 cannot run here, or "". Asks the kernel for permission, which it gives
+// to the whole process, for good.
+inline std::string why_no_amx() {
+#if XMAE_HAS_AMX
+  constexpr unsigned tile = 1u << 24, bf16 = 1u << 22;
+  if (!why_no_avx512_bf16().empty() || (features(0, 3) & tile) == 0 || (features(0, 3) & bf16) == 0) {
+    return "this processor does not have it";
+  }
+  constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  if (syscall(SYS_arch_prctl, request_permission, tile_data) == 0) return "";
+  return std::string("the operating system does not permit it (") + std::strerror(errno) + ")";
+#elif defined(__x86_64__)
+  return "this build does not have it (it needs Linux and GCC 11 or Clang 12)";
+#else
+  return "this processor does not have it";
+#endif
 }
 
 // Table: a struct of functions with a member `const char* name`, the name of its instruction set.

@@ -30,6 +30,14 @@ LIBRARY = {
 }  # fmt: skip
 # SHA-256 of the digests (8 bytes each, low first) of the first 0, 1, ..., 1100 numbers.
 EVERY_LENGTH = "54337488d9437fdf70b5d0fdc4eb7cbf8a34f0a62ef4514d160b563148a1790a"
+# The same generator's bytes as bfloat16, by numbers of two bytes. Of six bytes the value is official.
+OF_PAIRS = {
+    1: 0x7A9978044CB8A8BB, 3: 0x27B56A84CD2D7325, 5: 0x1C117F233FBC3C14, 7: 0x1AC0BBDA2B9FCF03,
+    9: 0x6CFEAA845E6EBCD1, 63: 0xA1F71F67AE173EB7, 65: 0x7F6C531CF53EEB30, 119: 0x267B67B37098FF8E,
+    121: 0x967344E78CB4B723, 511: 0x2086CA2AFA9691C3, 513: 0x98CE9E9675649F1B, 1025: 0x0532360C2902A5BD,
+    32767: 0xCB227CD35BDAC2E1, 32769: 0x3A110A7362793B35,
+}  # fmt: skip
+EVERY_LENGTH_OF_PAIRS = "cf5c888b45d84a2d4914ad887f8193ef85f6c373299bae3b732748af13cccc8f"
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +64,18 @@ def test_official_vectors(kernels):
         assert digest(numbers[:count]) == want, count
 
 
+def test_vectors_of_bfloat16(kernels):
+    numbers = official_numbers(max(OF_PAIRS) // 2 + 1).view(torch.bfloat16)
+    for count, want in OF_PAIRS.items():
+        assert digest(numbers[:count]) == want, count
+    digests = b"".join(digest(numbers[:count]).to_bytes(8, "little") for count in range(1101))
+    assert hashlib.sha256(digests).hexdigest() == EVERY_LENGTH_OF_PAIRS
+    for first in (1, 3, 7):
+        for count in (1, 2, 3, 8, 60, 121, 1100):
+            there = numbers[first : first + count]
+            assert digest(there) == digest(there.clone()), (first, count)
+
+
 def test_every_length_wherever_it_lies(kernels):
     numbers = official_numbers(1100)
     digests = b"".join(digest(numbers[:count]).to_bytes(8, "little") for count in range(1101))
@@ -67,9 +87,10 @@ def test_every_length_wherever_it_lies(kernels):
             assert digest(room[offset : offset + count]) == digest(numbers[:count])
 
 
-def test_only_float32():
-    with pytest.raises(RuntimeError, match="cpu_fingerprint: the C\\+\\+ kernels take float32, and x is not"):
-        torch.ops.xmae_fast.cpu_fingerprint(torch.zeros(3, dtype=torch.float64))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(RuntimeError, match="expected weights in float32 or bfloat16, got another dtype"):
+        torch.ops.xmae_fast.cpu_fingerprint(torch.zeros(3, dtype=dtype))
 
 
 SIGN = np.uint32(1 << 31)
@@ -175,6 +196,15 @@ def not_a_number(bits: np.ndarray) -> Iterator[np.ndarray]:
 
 
 FAMILIES = (signs, every_bit, same_bit_twice, moved, cancelling, not_a_number)
+
+
+def test_every_value_of_one_or_two_bfloat16(kernels):
+    """The digests of few bytes mix them without loss, so that no two values of them have one digest."""
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    one = {digest(x) for x in every.view(torch.bfloat16).view(-1, 1)}
+    two = {digest(x) for x in torch.stack([every, every.roll(1)], dim=1)[::3].contiguous().view(torch.bfloat16)}
+    assert len(one) == 2**16
+    assert len(one | two) == 2**16 + len(every[::3])
 
 
 @functools.cache

@@ -15,10 +15,13 @@ from xmae_fast.backend.choices import check_choice, choice_of
 from xmae_fast.backend.errors import BackendError
 from xmae_fast.backend.explaining import explain
 from xmae_fast.backend.extensions import (
+    cpu_bfloat16,
+    cpu_bfloat16_reason,
     cpu_kernels,
     cpu_reason,
     extension_file,
     release_cpu_memory,
+    use_cpu_bfloat16,
     use_cpu_kernels,
 )
 from xmae_fast.backend.registry import (
@@ -53,6 +56,8 @@ __all__ = [
     "check_choice",
     "check_usable",
     "choice_of",
+    "cpu_bfloat16",
+    "cpu_bfloat16_reason",
     "cpu_kernels",
     "cpu_reason",
     "declare",
@@ -65,6 +70,7 @@ __all__ = [
     "register",
     "release_cpu_memory",
     "resolve",
+    "use_cpu_bfloat16",
     "use_cpu_kernels",
 ]
 

@@ -44,6 +44,9 @@ EXTENSION_REASON = {"cpu": _load_extension("_C_cpu"), "cuda": _load_cuda_extensi
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("cpu_kernels() -> str")
 _library.define("use_cpu_kernels(str name) -> ()")
+_library.define("cpu_bf16_kernels() -> str")
+_library.define("cpu_bf16_reason() -> str")
+_library.define("use_cpu_bf16_kernels(str name) -> ()")
 _library.define("release_cpu_memory() -> ()")
 _library.define("cpu_fingerprint(Tensor x) -> int")  # decides whether packed weights are still those of x; for tests
 
@@ -65,6 +68,49 @@ def cpu_kernels() -> str:
     if reason := EXTENSION_REASON["cpu"]:
         raise BackendError(f"cpu_kernels: {reason}")
     return torch.ops.xmae_fast.cpu_kernels()
+
+
+def cpu_bfloat16() -> str:
+    """The instruction set that multiplies in bfloat16 on the CPU where that is asked for and no gradient is.
+
+    The first call asks the operating system for AMX.
+
+    Returns:
+        "amx", "avx512_bf16", "plain" (loops that no processor is faster with; only if chosen), or "" where float32
+        kernels serve in its place; `cpu_bfloat16_reason` says why.
+    """
+    return "" if EXTENSION_REASON["cpu"] else torch.ops.xmae_fast.cpu_bf16_kernels()
+
+
+# torch.compile takes the answer as a constant, as torch.compiler.assume_constant_result would make it, whose import is
+# slow.
+cpu_bfloat16._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def cpu_bfloat16_reason() -> str:
+    """Why the CPU has no bfloat16 kernels that it would use by itself, or ''."""
+    return EXTENSION_REASON["cpu"] or torch.ops.xmae_fast.cpu_bf16_reason()
+
+
+@contextlib.contextmanager
+def use_cpu_bfloat16(name: str) -> Iterator[None]:
+    """Within it, all threads of this process multiply in bfloat16 by another instruction set; for tests.
+
+    Args:
+        name: as `cpu_bfloat16` returns it, "none" for float32 kernels in its place, or "auto".
+
+    Raises:
+        BackendError: the C++ operators are not here.
+        RuntimeError: the processor lacks the instruction set.
+    """
+    if reason := EXTENSION_REASON["cpu"]:
+        raise BackendError(f"use_cpu_bfloat16: {reason}")
+    before = cpu_bfloat16() or "none"
+    torch.ops.xmae_fast.use_cpu_bf16_kernels(name)
+    try:
+        yield
+    finally:
+        torch.ops.xmae_fast.use_cpu_bf16_kernels(before)
 
 
 def release_cpu_memory() -> None:

@@ -17,6 +17,7 @@ IMPLS = ("reference", "cpu", "triton", "cuda")
 _IN_MODEL: dict[str, bool] = {}  # every operator, in the order of declaration: whether a model's forward runs it
 _OPERATORS: dict[tuple[str, str], tuple[str, ...]] = {}
 LIMITS: dict[tuple[str, str], Callable[..., str]] = {}  # see `register`
+IN_BFLOAT16: set[str] = set()  # operators whose kernels for the CPU have bfloat16 ones for inference
 USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
 # Implementations that "auto" passes over, and why; an explicit choice takes them. They serve a part of an operator's
 # cases, so generic tests and benchmarks leave them out and have others for them.
@@ -47,6 +48,7 @@ def register(
     operators: tuple[str, ...],
     *,
     automatic: Literal[True] | str = True,
+    bfloat16: str = "",
     limit: Callable[..., str] | None = None,
 ) -> None:
     """Declare that `op` has an implementation.
@@ -56,12 +58,15 @@ def register(
         impl: "cpu", "triton" or "cuda".
         operators: names of the operators `xmae_fast::<name>` that it consists of.
         automatic: whether impl="auto" may choose it; if not, the reason why only an explicit choice takes it.
+        bfloat16: the name of one more operator, for inference in bfloat16 on a CPU; '' without.
         limit: says why the kernels do not serve a call, '' if they do. Its arguments are the `call` that the operator
             passes to `resolve`.
     """
     if op not in _IN_MODEL:
         raise ValueError(f"register: expected a declared operator ({', '.join(_IN_MODEL)}), got {op!r}")
-    _OPERATORS[op, impl] = operators
+    _OPERATORS[op, impl] = (*operators, bfloat16) if bfloat16 else operators
+    if bfloat16:
+        IN_BFLOAT16.add(op)
     USABLE[op, impl] = not why_not(op, impl)
     if automatic is not True:
         NOT_AUTOMATIC[op, impl] = automatic

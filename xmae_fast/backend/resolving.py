@@ -9,7 +9,8 @@ import torch
 
 from xmae_fast.backend.choices import check_choice, choice_of
 from xmae_fast.backend.errors import BackendError
-from xmae_fast.backend.registry import LIMITS, NOT_AUTOMATIC, USABLE, why_not
+from xmae_fast.backend.extensions import cpu_bfloat16, cpu_bfloat16_reason
+from xmae_fast.backend.registry import IN_BFLOAT16, LIMITS, NOT_AUTOMATIC, USABLE, why_not
 
 # The only device type that each implementation serves (None: any). Triton's interpreter runs kernels on the CPU.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -51,7 +52,14 @@ def needs_plain_torch() -> str:
     return ""
 
 
-def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+def check_usable(
+    op: str,
+    impl: str,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    inference: bool = False,
+) -> None:
     """Raise unless the choice `impl` can run `op` here.
 
     Args:
@@ -59,6 +67,7 @@ def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: 
         impl: a choice, for one operator or for all.
         device: where the tensors are; None: not known.
         dtype: of the floating-point tensors; None: there are none, or it is not known.
+        inference: whether no gradient is wanted.
 
     Raises:
         ValueError: `impl` is no choice.
@@ -73,19 +82,30 @@ def check_usable(op: str, impl: str, device: torch.device | None = None, dtype: 
     wanted = None if impl == "triton" and _recording_launches else DEVICE_OF[impl]
     if device is not None and wanted is not None and device.type != wanted:
         raise BackendError(f"impl={impl!r} was asked for {op}: expected tensors on {wanted}, got them on {device}")
-    if not _serves(impl, dtype):
+    if not _serves(op, impl, dtype, inference):
         names = " or ".join(str(served) for served in _DTYPES_OF[impl])
+        also = ""
+        if dtype == torch.bfloat16 and op in IN_BFLOAT16:
+            also = f", and in torch.bfloat16 {cpu_bfloat16_reason() and 'on other processors ' or ''}without gradients"
         raise BackendError(
-            f"impl={impl!r} was asked for {op}: it computes in {names}, got {dtype}; impl='reference' takes it"
+            f"impl={impl!r} was asked for {op}: it computes in {names}{also}, got {dtype}; impl='reference' takes it"
         )
 
 
-def _serves(impl: str, dtype: torch.dtype | None) -> bool:
-    return dtype is None or _DTYPES_OF[impl] is None or dtype in _DTYPES_OF[impl]
+def _serves(op: str, impl: str, dtype: torch.dtype | None, inference: bool) -> bool:
+    if dtype is None or _DTYPES_OF[impl] is None or dtype in _DTYPES_OF[impl]:
+        return True
+    return impl == "cpu" and dtype == torch.bfloat16 and inference and op in IN_BFLOAT16 and bool(cpu_bfloat16())
 
 
 def resolve(
-    op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None, call: tuple | None = None
+    op: str,
+    impl: str,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    call: tuple | None = None,
+    *,
+    inference: bool = False,
 ) -> str:
     """The implementation that serves this call: `impl` itself if explicit and possible, else the fastest usable.
 
@@ -97,6 +117,7 @@ def resolve(
         call: arguments of the `limit` functions with which the operator registered its implementations; None: limits
             are not asked. Where "auto" meets a limit of the last implementation before the reference, it warns, once
             for each reason.
+        inference: whether no gradient is wanted; the kernels for the CPU serve bfloat16 only then.
 
     Returns:
         The name of an implementation.
@@ -114,14 +135,14 @@ def resolve(
         if not torch.compiler.is_compiling():
             raise BackendError(f"impl={impl!r} was asked for {op}, but {watcher}; impl='reference' takes it")
     if impl != "auto":
-        check_usable(op, impl, device, dtype)
+        check_usable(op, impl, device, dtype, inference=inference)
         limit = LIMITS.get((op, impl))
         if call is not None and limit is not None and (why := limit(*call)):
             raise BackendError(f"impl={impl!r} was asked for {op}, but {why}; impl={_NEXT[impl]!r} takes it")
         return impl
     for candidate in _FASTEST_FIRST.get(device.type, ()):
         key = op, candidate
-        if key in NOT_AUTOMATIC or not USABLE.get(key) or not _serves(candidate, dtype):
+        if key in NOT_AUTOMATIC or not USABLE.get(key) or not _serves(op, candidate, dtype, inference):
             continue
         limit = LIMITS.get(key)
         if call is None or limit is None or not (why := limit(*call)):

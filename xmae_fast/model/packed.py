@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from xmae_fast import backend
 
 _living: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_DTYPES = (torch.float32, torch.bfloat16)  # of weights that the kernels pack
 
 
 def packed_bytes() -> int:
@@ -80,7 +81,7 @@ _loaded: ctypes.CDLL | None = None
 
 
 def _places(model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Address and size of each tensor that the kernels may have packed.
+    """Address and bytes of each tensor that the kernels may have packed.
 
     It also serves a model that is half made, or that changes in another thread.
     """
@@ -93,6 +94,6 @@ def _places(model: nn.Module) -> Iterator[tuple[int, int]]:
         state = module.__dict__
         for tensors in (state.get("_parameters", {}), state.get("_buffers", {}), state):
             for x in list(tensors.values()):
-                if type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu":
-                    yield x.data_ptr(), x.numel()
+                if type(x) in (Tensor, nn.Parameter) and x.dtype in _DTYPES and x.device.type == "cpu":
+                    yield x.data_ptr(), x.numel() * x.element_size()
         modules += list(state.get("_modules", {}).values())

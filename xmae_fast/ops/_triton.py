@@ -57,15 +57,20 @@ def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.
     return getattr(torch.ops.xmae_fast, full).default
 
 
-def compute_dtype(x: Tensor, impl: str = "") -> torch.dtype:
+def compute_dtype(x: Tensor, impl: str = "", *, inference: bool = False) -> torch.dtype:
     """The dtype of matrix products on `x`: autocast's where it is on, else that of `x`.
 
-    impl: the implementation that computes; "cpu" computes in the dtype of `x`, whatever autocast asks.
+    Args:
+        x: the tensor.
+        impl: the implementation that computes. "cpu" computes in float32, or in bfloat16 where that is asked for, the
+            processor is faster with it and no gradient is wanted.
+        inference: whether no gradient is wanted.
     """
-    if impl == "cpu":
-        return x.dtype
     device = x.device.type
-    return torch.get_autocast_dtype(device) if is_autocast_on(device) else x.dtype
+    asked = torch.get_autocast_dtype(device) if is_autocast_on(device) else x.dtype
+    if impl != "cpu":
+        return asked
+    return asked if asked == torch.bfloat16 and inference and backend.cpu_bfloat16() else torch.float32
 
 
 @contextlib.contextmanager

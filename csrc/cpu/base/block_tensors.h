@@ -8,6 +8,15 @@
 
 namespace xmae_fast {
 
+// Returns the weights for a call of bfloat16 kernels: vectors in float32, matrices contiguous in their own dtype, because
+// they are packed once.
+inline std::vector<Tensor> vectors_as_float(const char* op, const char* name, const std::vector<Tensor>& weights) {
+  std::vector<Tensor> out;
+  out.reserve(weights.size());
+  for (const Tensor& x : weights) out.push_back(x.dim() == 1 ? as_float(op, name, x) : torch::stable::contiguous(x));
+  return out;
+}
+
 // Returns the dropout of a call. seed: int64 [2], (seed, offset); not needed for p = 0. p: share of dropped elements.
 inline Dropout dropout_of(const char* op, const std::optional<Tensor>& seed, double p) {
   if (p == 0) return {};

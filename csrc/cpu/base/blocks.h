@@ -85,12 +85,11 @@ struct AttentionSaved {
   float* stats_kv;  // [B Nk, 2]; self-attention: stats_q
 };
 
-struct AttentionWeights {
-  PackedMatrix q, kv, out;  // forward: [D, D], [D, 2 D], [D, D]; backward: packed for the gradients of the inputs
+template <typename Matrix>
+struct Projections {
+  Matrix q, kv, out;  // forward: [D, D], [D, 2 D], [D, D]; backward: packed for the gradients of the inputs
 };
-inline int64_t packed_count(const AttentionWeights& packed) {
-  return packed.q.count + packed.kv.count + packed.out.count;
-}
+using AttentionWeights = Projections<PackedMatrix>;
 
 struct AttentionBackward {
   const float* grad;  // [B, Nq, D]

@@ -2,8 +2,8 @@
 // tell, because writes through .data or a NumPy view do not count; so the bytes are read, at the speed of the memory.
 //
 // The digest is XXH3 with 64 bits, seed 0 and the published secret, bit for bit
-// (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md), of the numbers' bytes as they lie in memory. Every
-// instruction set computes the same digest. Below, a word has 64 bits and `at` counts bytes.
+// (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md), of the numbers' bytes as they lie in memory, whatever
+// their dtype. Every instruction set computes the same digest. Below, a word has 64 bits and `at` counts bytes.
 #pragma once
 
 #include "cpu/base/kernels.h"
@@ -69,13 +69,20 @@ XMAE_INLINE uint64_t mix_pair(const unsigned char* p, int64_t at) {
   return folded_product(word(p) ^ secret(at), word(p + 8) ^ secret(at + 8));
 }
 
-// Digests up to 16 bytes. Data are whole float32 numbers, so there are never 1, 2 or 3 bytes.
+// The avalanche of XXH64, which XXH3 has for fewer than 4 bytes.
+XMAE_INLINE uint64_t older_avalanche(uint64_t x) {
+  x = (x ^ x >> 33) * kPrime64[1];
+  x = (x ^ x >> 29) * kPrime64[2];
+  return x ^ x >> 32;
+}
+
+// Digests up to 16 bytes.
 inline uint64_t tiny(const unsigned char* p, int64_t bytes) {
-  if (bytes == 0) {
-    uint64_t x = secret(56) ^ secret(64);
-    x = (x ^ x >> 33) * kPrime64[1];
-    x = (x ^ x >> 29) * kPrime64[2];
-    return x ^ x >> 32;
+  if (bytes == 0) return older_avalanche(secret(56) ^ secret(64));
+  if (bytes < 4) {
+    const uint64_t first = p[0], middle = p[bytes / 2], last = p[bytes - 1];
+    const uint64_t all = first << 16 | middle << 24 | last | static_cast<uint64_t>(bytes) << 8;
+    return older_avalanche(all ^ half_word(kSecret) ^ half_word(kSecret + 4));
   }
   if (bytes <= 8) {
     uint64_t x = (half_word(p + bytes - 4) + (half_word(p) << 32)) ^ secret(8) ^ secret(16);
@@ -190,10 +197,9 @@ inline uint64_t large(const unsigned char* p, int64_t bytes) {
 
 }  // namespace xxh3
 
-// Returns the digest of data [count].
-inline uint64_t fingerprint(const float* data, int64_t count) {
-  const auto* p = reinterpret_cast<const unsigned char*>(data);
-  const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
+// Returns the digest of that many bytes at `data`.
+inline uint64_t fingerprint(const void* data, int64_t bytes) {
+  const auto* p = static_cast<const unsigned char*>(data);
   if (bytes <= 16) return xxh3::tiny(p, bytes);
   if (bytes <= 128) return xxh3::small(p, bytes);
   if (bytes <= 240) return xxh3::medium(p, bytes);

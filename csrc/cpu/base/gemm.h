@@ -4,6 +4,7 @@
 // results do not depend on how the rows are divided among threads.
 #pragma once
 
+#include "cpu/base/blocks.h"
 #include "cpu/base/vec.h"
 
 namespace xmae_fast::XMAE_ISA {
@@ -133,5 +134,24 @@ XMAE_INLINE void store_row(float* out, int64_t stride, const RowOut& at, Vec v0,
   store_some(p, v0, at.count);
   if (at.count > W) store_some(p + W, v1, at.count - W);
 }
+
+// The arithmetic of kernels that are written for both precisions.
+struct Float32 {
+  using Number = float;
+  using Matrix = PackedMatrix;
+  static constexpr int64_t kGroupRows = 72;  // rows of a group; their hidden layer takes 300 kB for F = 1024
+  // Returns the distance of rows in scratch memory, in numbers.
+  static XMAE_INLINE int64_t row_stride(int64_t columns) { return xmae_fast::row_stride(columns); }
+  // Returns how many rows a product may read where `rows` are wanted.
+  static XMAE_INLINE int64_t readable(int64_t rows) { return rows; }
+  static XMAE_INLINE Vec silu(Vec x) { return XMAE_ISA::silu(x); }
+  static XMAE_INLINE Vec gelu(Vec x) { return XMAE_ISA::gelu(x); }
+  static XMAE_INLINE void store(float* out, int64_t stride, const RowOut& at, Vec v0, Vec v1) {
+    store_row(out, stride, at, v0, v1);
+  }
+  static XMAE_INLINE void store_dense(float* out, int64_t stride, const RowOut& at, Vec v0, Vec v1) {
+    store_row(out, stride, at, v0, v1);
+  }
+};
 
 }  // namespace xmae_fast::XMAE_ISA

@@ -7,31 +7,33 @@
 namespace xmae_fast {
 
 // A unit of the stem in evaluation, with BatchNorm folded into its weights and bias.
+template <typename Matrix>
 struct FoldedUnit {
-  PackedMatrix matrix;
+  Matrix matrix;
   AlignedFloats bias;  // [c_out, rounded up to a panel]
   int64_t stride, reach;
 };
 
+// The stem in evaluation. Its first unit, which reads the signal, computes in float32 in both precisions.
+template <typename Matrix>
 struct FoldedStem {
-  FoldedUnit units[kUnits];
-  PackedMatrix lateral[kMerges], reduce[kMerges];
+  FoldedUnit<PackedMatrix> first;
+  FoldedUnit<Matrix> units[kUnits];  // without the first
+  Matrix lateral[kMerges], reduce[kMerges];
   AlignedFloats skip_scale, skip_shift;  // [S, rounded up to a panel]: skip path = x * scale + shift
-  int64_t widths[3], channels;
+  int64_t widths[3];                     // numbers in a row of the three levels' activations
+  int64_t channels;
 };
-inline int64_t packed_count(const FoldedStem& stem) {
-  int64_t count = 0;
-  for (const FoldedUnit& unit : stem.units) count += unit.matrix.count;
-  for (int m = 0; m < kMerges; ++m) count += stem.lateral[m].count + stem.reduce[m].count;
-  return count;
-}
 
 // Returns how many floats one activation buffer of a sample takes: as many as the largest level, where the coarsest
-// level is counted together with its reduction to the channels of the middle level, which lies after it.
-inline int64_t stem_eval_buffer(const FoldedStem& stem, int64_t L) {
+// level is counted together with its reduction to the channels of the middle level, which lies after it. Levels have
+// `least` rows or more.
+template <typename Matrix>
+int64_t stem_eval_buffer(const FoldedStem<Matrix>& stem, int64_t L, int64_t least = 0) {
   const int64_t L2 = (L + 1) / 2, L3 = (L2 + 1) / 2, pad = 2 * kPad;
-  const int64_t third = (L3 + pad) * stem.widths[2] + L3 * stem.widths[1];
-  const int64_t most = std::max({(L + pad) * stem.widths[0], (L2 + pad) * stem.widths[1], third, L2 * stem.widths[0]});
+  const auto rows = [&](int64_t length) { return std::max(length, least) + pad; };
+  const int64_t third = rows(L3) * stem.widths[2] + L3 * stem.widths[1];
+  const int64_t most = std::max({rows(L) * stem.widths[0], rows(L2) * stem.widths[1], third, L2 * stem.widths[0]});
   return (most + 15) / 16 * 16 + 16;
 }
 
@@ -48,11 +50,11 @@ struct Kernels {
   const char* name;  // of the instruction set
   int64_t width;     // floats in a vector
 
-  // The digest of data [count]; see fingerprint.h.
-  uint64_t (*fingerprint)(const float* data, int64_t count);
+  // The digest of that many bytes at `data`; see fingerprint.h.
+  uint64_t (*fingerprint)(const void* data, int64_t bytes);
 
   // The stem in evaluation: x [B, L] -> out [B, L, S]; see stem_eval.h.
-  void (*stem_eval)(const FoldedStem& stem, const float* x, int64_t B, int64_t L, float* out);
+  void (*stem_eval)(const FoldedStem<PackedMatrix>& stem, const float* x, int64_t B, int64_t L, float* out);
 
   // The stem in training; stem_train.h and stem_backward.h describe the arguments.
   void (*input_statistics)(const float* x, int64_t B, int64_t L, float* statistics);

@@ -8,8 +8,6 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-// Rows of a group. Its hidden layer takes 300 kB for F = 1024.
-constexpr int64_t kGroupRows = 72;
 // With fewer rows for each thread it is faster to divide columns than to read all weights in every thread.
 constexpr int64_t kThreadRows = 24;
 
@@ -49,16 +47,41 @@ XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& nor
   for (int64_t c = whole; c < D; ++c) out[c] = (x[c] - m.mean) * m.rstd * norm.weight[c] + norm.bias[c];
 }
 
+// The same, rounded to bfloat16, with zeros after it up to a whole panel.
+template <typename Number>
+XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& norm, int64_t D, Number* out) {
+  for (int64_t c = 0; c < D; c += W) {
+    const int64_t count = D - c;
+    const Vec centred = (load_some(x + c, count) - m.mean) * m.rstd;
+    store_bf16(out + c, centred * load_some(norm.weight + c, count) + load_some(norm.bias + c, count));
+  }
+  if ((D + W - 1) / W % 2 == 1) store_bf16(out + (D + W - 1) / W * W, Vec{});
+}
+
 // Applies LayerNorm: x [rows, D] -> out [rows, D], whose rows lie `stride` apart, and stats [rows, 2] (mean, 1 /
 // standard deviation) unless null.
-inline void normalise(
-    const float* x, const Norm& norm, int64_t rows, int64_t D, float* out, int64_t stride, float* stats) {
+template <typename Number>
+void normalise(
+    const float* x, const Norm& norm, int64_t rows, int64_t D, Number* out, int64_t stride, float* stats) {
   for (int64_t row = 0; row < rows; ++row) {
     const Moments m = moments(x + row * D, D);
     normalise_row(x + row * D, m, norm, D, out + row * stride);
     if (stats != nullptr) {
       stats[2 * row] = m.mean;
       stats[2 * row + 1] = m.rstd;
+    }
+  }
+}
+
+// Rounds a [rows, D], whose rows lie `stride` apart, to out [rows, D] in bfloat16, with zeros after each row up to a
+// whole panel.
+template <typename Number>
+void round_rows(const float* a, int64_t stride, int64_t rows, int64_t D, Number* out, int64_t out_stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t c = 0; c < D; c += 2 * W) {
+      const float* from = a + row * stride + c;
+      const Vec v1 = D - c > W ? load_some(from + W, D - c - W) : Vec{};
+      store_bf16(out + row * out_stride + c, load_some(from, D - c), v1);
     }
   }
 }
@@ -146,19 +169,33 @@ class RowFunction {
 };
 
 // Computes panels [first, last) of A B for all rows.
-inline void multiply_panels(
+inline void multiply_any_panels(
     const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, int64_t first, int64_t last,
     const RowFunction& epilogue) {
+  multiply(a, stride, matrix, 0, rows, first, last, epilogue);
+}
+template <typename Epilogue>
+XMAE_INLINE void multiply_panels(
+    const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, int64_t first, int64_t last,
+    const Epilogue& epilogue) {
+  multiply_any_panels(a, stride, matrix, rows, first, last, RowFunction(epilogue));
+}
+
+// The same in bfloat16. Here the epilogue is inlined: it is compiled twice, and takes as long as the products.
+template <typename Number, typename Matrix, typename Epilogue>
+XMAE_INLINE void multiply_panels(
+    const Number* a, int64_t stride, const Matrix& matrix, int64_t rows, int64_t first, int64_t last,
+    const Epilogue& epilogue) {
   multiply(a, stride, matrix, 0, rows, first, last, epilogue);
 }
 
 // Computes A B for all rows. Outside of a parallel loop it divides the columns among threads. epilogue: as in
 // `multiply`.
-template <typename Epilogue>
+template <typename Number, typename Matrix, typename Epilogue>
 XMAE_INLINE void product(
-    const float* a, int64_t stride, const PackedMatrix& matrix, int64_t rows, const Epilogue& epilogue) {
+    const Number* a, int64_t stride, const Matrix& matrix, int64_t rows, const Epilogue& epilogue) {
   parallel(matrix.panels.size(), 1, [&](int64_t first, int64_t last) {
-    multiply_panels(a, stride, matrix, rows, first, last, RowFunction(epilogue));
+    multiply_panels(a, stride, matrix, rows, first, last, epilogue);
   });
 }
 
@@ -182,10 +219,10 @@ inline void outer(
 // Calls body(first, count) for groups that make up `units` units of rows_each rows. Groups run in parallel. Where there
 // are too few of them for all threads they run one after another, and `body` divides its work by columns and heads. A
 // unit's result must not depend on which group it is in.
-template <typename Body>
+template <typename Math, typename Body>
 XMAE_INLINE void over_groups(int64_t units, int64_t rows_each, const Body& body) {
   const int64_t threads = num_threads();
-  const int64_t most = rows_each == 0 ? units : rows_each < kGroupRows ? kGroupRows / rows_each : 1;
+  const int64_t most = rows_each == 0 ? units : rows_each < Math::kGroupRows ? Math::kGroupRows / rows_each : 1;
   const auto in_groups = [&](int64_t begin, int64_t end) {
     const int64_t groups = (end - begin + most - 1) / most;
     for (int64_t g = 0; g < groups; ++g) {  // groups have nearly equal sizes

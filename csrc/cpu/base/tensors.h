@@ -25,6 +25,21 @@ inline std::vector<Tensor> dense(const char* op, const char* name, const std::ve
   for (const Tensor& x : tensors) out.push_back(dense(op, name, x));
   return out;
 }
+// Returns the tensor in float32, contiguous. Raises unless it is float32 or bfloat16.
+inline Tensor as_float(const char* op, const char* name, const Tensor& x) {
+  if (x.scalar_type() != ScalarType::BFloat16) return dense(op, name, x);
+  return torch::stable::contiguous(torch::stable::to(x, ScalarType::Float));
+}
+inline std::vector<Tensor> as_float(const char* op, const char* name, const std::vector<Tensor>& tensors) {
+  std::vector<Tensor> out;
+  out.reserve(tensors.size());
+  for (const Tensor& x : tensors) out.push_back(as_float(op, name, x));
+  return out;
+}
+// Returns float32 numbers in the dtype of `like`, which is float32 or bfloat16.
+inline Tensor in_dtype_of(const Tensor& x, const Tensor& like) {
+  return like.scalar_type() == ScalarType::Float ? x : torch::stable::to(x, like.scalar_type());
+}
 inline const float* data(const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
 inline float* mutable_data(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
 // Returns a float32 tensor of this shape. Its numbers are not set.
@@ -32,9 +47,20 @@ inline Tensor empty(std::initializer_list<int64_t> sizes) {
   const std::vector<int64_t> shape(sizes);
   return torch::stable::empty(torch::headeronly::HeaderOnlyArrayRef<int64_t>(shape), ScalarType::Float);
 }
-// The same, for a large tensor that every training step makes again; see pool.cpp.
+inline Tensor empty_bf16(std::initializer_list<int64_t> sizes) {
+  const std::vector<int64_t> shape(sizes);
+  return torch::stable::empty(torch::headeronly::HeaderOnlyArrayRef<int64_t>(shape), ScalarType::BFloat16);
+}
+// The same in float32, for a large tensor that every training step makes again; see pool.cpp.
 Tensor pooled(std::initializer_list<int64_t> sizes);
-inline void add_bytes(std::vector<Bytes>& bytes, const Tensor& x) { bytes.push_back({data(x), x.numel()}); }
+// Adds where a contiguous tensor's numbers lie, for a WeightsCache. Raises unless it is float32 or bfloat16.
+inline void add_bytes(std::vector<Bytes>& bytes, const Tensor& x) {
+  const ScalarType dtype = x.scalar_type();
+  STD_TORCH_CHECK(
+      dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
+      "xmae_fast: expected weights in float32 or bfloat16, got another dtype");
+  bytes.push_back({x.const_data_ptr(), x.numel() * (dtype == ScalarType::Float ? 4 : 2)});
+}
 inline void check_count(const char* op, const char* name, const Tensor& x, int64_t count) {
   STD_TORCH_CHECK(x.numel() == count, op, ": ", name, ": expected ", count, " numbers, got ", x.numel());
 }

@@ -26,8 +26,10 @@ std::vector<PackedWeights*> every_cache() {
 }
 
 int64_t cpu_fingerprint(const Tensor& x_) {
-  const Tensor x = dense("cpu_fingerprint", "x", x_);
-  return static_cast<int64_t>(kernels().fingerprint(data(x), x.numel()));
+  const Tensor x = torch::stable::contiguous(x_);
+  std::vector<Bytes> bytes;
+  add_bytes(bytes, x);
+  return static_cast<int64_t>(kernels().fingerprint(bytes[0].data, bytes[0].bytes));
 }
 
 }  // namespace
@@ -39,7 +41,7 @@ PackedWeights::PackedWeights() {
 
 int64_t PackedWeights::total() {
   int64_t total = 0;
-  for (PackedWeights* cache : every_cache()) total += cache->count();
+  for (PackedWeights* cache : every_cache()) total += cache->bytes();
   return total;
 }
 
@@ -52,15 +54,13 @@ void PackedWeights::keep_only(const std::vector<Bytes>& living) {
 #define XMAE_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Returns how many bytes the packed weights in all caches take.
-XMAE_EXPORT int64_t xmae_fast_packed_bytes() {
-  return xmae_fast::PackedWeights::total() * static_cast<int64_t>(sizeof(float));
-}
+XMAE_EXPORT int64_t xmae_fast_packed_bytes() { return xmae_fast::PackedWeights::total(); }
 
-// Frees all packed weights but those of the living weights. addresses, sizes [count]: where the living weights begin
-// and how many numbers each has, in any order.
-XMAE_EXPORT void xmae_fast_keep_packed(const float* const* addresses, const int64_t* sizes, int64_t count) {
+// Frees all packed weights but those of the living weights. addresses, bytes [count]: where the living weights begin
+// and how many bytes each has, in any order.
+XMAE_EXPORT void xmae_fast_keep_packed(const void* const* addresses, const int64_t* bytes, int64_t count) {
   std::vector<xmae_fast::Bytes> living(count);
-  for (int64_t i = 0; i < count; ++i) living[i] = {addresses[i], sizes[i]};
+  for (int64_t i = 0; i < count; ++i) living[i] = {addresses[i], bytes[i]};
   std::sort(living.begin(), living.end());
   xmae_fast::PackedWeights::keep_only(living);
 }

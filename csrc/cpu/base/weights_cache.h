@@ -7,24 +7,44 @@
 #include <list>
 #include <mutex>
 
+#include "cpu/base/bf16_matrix.h"
 #include "cpu/base/kernels.h"
 
 namespace xmae_fast {
 
-// Where weights lie in memory.
+// Where weights lie in memory. They may be of any dtype.
 struct Bytes {
-  const float* data;
-  int64_t count;
+  const void* data;
+  int64_t bytes;
   auto operator<=>(const Bytes&) const = default;
 };
 
-// Returns how many floats packed weights hold. Each type that a WeightsCache holds has such a function.
+// Returns how many floats packed weights hold. Each type of float32 weights that a WeightsCache holds has such a
+// function; a type of other weights has a packed_bytes of its own.
 inline int64_t packed_count(const PackedMatrix& packed) { return packed.count; }
+inline int64_t packed_count(const Bf16Matrix& packed) { return packed.tiles * kTileNumbers / 2; }
+template <typename Matrix>
+int64_t packed_count(const Projections<Matrix>& packed) {
+  return packed_count(packed.q) + packed_count(packed.kv) + packed_count(packed.out);
+}
+template <typename Matrix>
+int64_t packed_count(const FoldedStem<Matrix>& stem) {
+  int64_t count = packed_count(stem.first.matrix);
+  for (const auto& unit : stem.units) count += packed_count(unit.matrix);
+  for (int m = 0; m < kMerges; ++m) count += packed_count(stem.lateral[m]) + packed_count(stem.reduce[m]);
+  return count;
+}
+
+// Returns how many bytes packed weights take.
+template <typename Packed>
+int64_t packed_bytes(const Packed& packed) {
+  return packed_count(packed) * static_cast<int64_t>(sizeof(float));
+}
 
 // The base class of all caches. No cache is ever destroyed.
 class PackedWeights {
  public:
-  // Returns how many floats all caches hold.
+  // Returns how many bytes all caches hold.
   static int64_t total();
   // Drops from all caches the packed weights of which any weight is not among `living`, which must be sorted. Where a
   // weight is left out by mistake, it is only packed again when it is used.
@@ -33,7 +53,7 @@ class PackedWeights {
  protected:
   PackedWeights();
   virtual ~PackedWeights() = default;
-  virtual int64_t count() = 0;
+  virtual int64_t bytes() = 0;
   virtual void keep(const std::vector<Bytes>& living) = 0;
 };
 
@@ -69,10 +89,10 @@ class WeightsCache : public PackedWeights {
   }
 
  protected:
-  int64_t count() override {
+  int64_t bytes() override {
     const std::lock_guard<std::mutex> lock(mutex_);
     int64_t total = 0;
-    for (const Entry& entry : entries_) total += packed_count(*entry.packed);
+    for (const Entry& entry : entries_) total += packed_bytes(*entry.packed);
     return total;
   }
 
@@ -90,7 +110,7 @@ class WeightsCache : public PackedWeights {
 
  private:
   static constexpr size_t kCapacity = 32;
-  static constexpr int64_t kBlock = 16384;  // floats digested at a time: 64 kB
+  static constexpr int64_t kBlock = 65536;  // bytes digested at a time
 
   struct Entry {
     const Kernels* table;
@@ -107,17 +127,18 @@ class WeightsCache : public PackedWeights {
     });
   }
 
-  // Returns the digests of blocks of kBlock floats of all weights.
+  // Returns the digests of blocks of kBlock bytes of all weights.
   static std::vector<uint64_t> digest(const Kernels& table, const std::vector<Bytes>& weights) {
     std::vector<Bytes> blocks;
     for (const Bytes& whole : weights) {
-      for (int64_t at = 0; at < whole.count; at += kBlock) {
-        blocks.push_back({whole.data + at, std::min(kBlock, whole.count - at)});
+      const auto* data = static_cast<const std::byte*>(whole.data);
+      for (int64_t at = 0; at < whole.bytes; at += kBlock) {
+        blocks.push_back({data + at, std::min(kBlock, whole.bytes - at)});
       }
     }
     std::vector<uint64_t> digests(blocks.size());
     parallel(static_cast<int64_t>(blocks.size()), 8, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) digests[i] = table.fingerprint(blocks[i].data, blocks[i].count);
+      for (int64_t i = begin; i < end; ++i) digests[i] = table.fingerprint(blocks[i].data, blocks[i].bytes);
     });
     return digests;
   }

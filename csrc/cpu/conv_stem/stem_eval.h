@@ -1,6 +1,8 @@
 // The stem in evaluation, with BatchNorm folded into the weights. A sample passes through all units while its
-// activations stay in the second-level cache (128 kB each for the default model). Samples run in parallel; the last
-// few, and a batch of one, are divided among threads by rows of each unit.
+// activations stay in the second-level cache (128 kB each for the default model, half of it in bfloat16). Samples run in
+// parallel; the last few, and a batch of one, are divided among threads by rows of each unit.
+//
+// Math is the precision, Float32 or Bfloat16.
 #pragma once
 
 #include "cpu/base/gemm.h"
@@ -8,18 +10,25 @@
 
 namespace xmae_fast::XMAE_ISA {
 
+// The fewest rows of a level that a product may read, whatever its length: in bfloat16 a tile of rows two apart.
+template <typename Math>
+constexpr int64_t kLeastRows = sizeof(typename Math::Number) == 2 ? 32 : 0;
+
 // An activation [length, channels] with kPad rows of zeros before and after it. rows: its first row.
-struct Activation {
-  float* rows;
+template <typename Number>
+struct ActivationOf {
+  Number* rows;
   int64_t length, channels;
 
-  static int64_t size(int64_t length, int64_t channels) { return (length + 2 * kPad) * channels; }
-  static Activation at(float* memory, int64_t length, int64_t channels) {
-    std::memset(memory, 0, kPad * channels * sizeof(float));
-    std::memset(memory + (kPad + length) * channels, 0, kPad * channels * sizeof(float));
-    return {memory + kPad * channels, length, channels};
+  static ActivationOf at(float* memory, int64_t length, int64_t channels) {
+    Number* numbers = reinterpret_cast<Number*>(memory);
+    std::memset(numbers, 0, kPad * channels * sizeof(Number));
+    std::memset(numbers + (kPad + length) * channels, 0, kPad * channels * sizeof(Number));
+    return {numbers + kPad * channels, length, channels};
   }
 };
+
+using Activation = ActivationOf<float>;
 
 // The fewest rows of a product that are worth waking a thread for.
 constexpr int64_t kRowsPerThread = 4 * kRows;
@@ -30,39 +39,43 @@ XMAE_INLINE void over_rows(int64_t rows, const Body& body) {
   parallel(rows, kRowsPerThread, body);
 }
 
-// Computes rows [begin, end) of the output of unit u.
-inline void eval_rows(
-    const FoldedStem& stem, int u, const Activation& in, const Activation& out, int64_t begin, int64_t end) {
-  const FoldedUnit& unit = stem.units[u];
+// Computes rows [begin, end) of the output of a unit.
+template <typename Math, typename Matrix, typename In>
+void eval_rows(
+    const FoldedUnit<Matrix>& unit, const ActivationOf<In>& in, const ActivationOf<typename Math::Number>& out,
+    int64_t begin, int64_t end) {
   const float* bias = unit.bias.get();
-  const float* a = in.rows - unit.reach * in.channels;
   multiply(
-      a, unit.stride * in.channels, unit.matrix, begin, end, 0, unit.matrix.panels.size(),
-      [&](const RowOut& at, Vec v0, Vec v1) {
+      in.rows - unit.reach * in.channels, unit.stride * in.channels, unit.matrix, begin, end, 0,
+      unit.matrix.panels.size(), [&](const RowOut& at, Vec v0, Vec v1) {
         const float* b = bias + at.column;
-        store_row(out.rows, out.channels, at, silu(v0 + load(b)), silu(v1 + load(b + W)));
+        Math::store(out.rows, out.channels, at, Math::silu(v0 + load(b)), Math::silu(v1 + load(b + W)));
       });
 }
 
-// Computes unit u.
-inline void eval_unit(const FoldedStem& stem, int u, const Activation& in, const Activation& out) {
-  over_rows(out.length, [&](int64_t begin, int64_t end) { eval_rows(stem, u, in, out, begin, end); });
+// Computes a unit.
+template <typename Math, typename Matrix, typename Numbers>
+void eval_unit(const FoldedUnit<Matrix>& unit, const Numbers& in, const Numbers& out) {
+  over_rows(out.length, [&](int64_t begin, int64_t end) { eval_rows<Math>(unit, in, out, begin, end); });
 }
 
-// Computes an Inception block: unit u, its branches, then unit u + 1, the 1x1 convolution that fuses them. That one
-// reads only its own row, so threads need not wait for each other in between. `out` must not be `in`.
-inline void eval_inception(
-    const FoldedStem& stem, int u, const Activation& in, const Activation& branches, const Activation& out) {
+// Computes an Inception block: its branches, then `fuse`, the 1x1 convolution that fuses them. That one reads only its
+// own row, so threads need not wait for each other in between. `out` must not be `in`.
+template <typename Math, typename Matrix, typename In, typename Numbers>
+void eval_inception(
+    const FoldedUnit<Matrix>& branches, const FoldedUnit<typename Math::Matrix>& fuse, const In& in,
+    const Numbers& middle, const Numbers& out) {
   over_rows(out.length, [&](int64_t begin, int64_t end) {
-    eval_rows(stem, u, in, branches, begin, end);
-    eval_rows(stem, u + 1, branches, out, begin, end);
+    eval_rows<Math>(branches, in, middle, begin, end);
+    eval_rows<Math>(fuse, middle, out, begin, end);
   });
 }
 
 // out = lateral(fine) + up(reduce(coarse)), up being interpolation. reduced: memory for [coarse.length, fine.channels].
-inline void eval_merge(
-    const PackedMatrix& lateral, const PackedMatrix& reduce, const Activation& fine, const Activation& coarse,
-    float* reduced, const Activation& out) {
+template <typename Math, typename Numbers>
+void eval_merge(
+    const typename Math::Matrix& lateral, const typename Math::Matrix& reduce, const Numbers& fine,
+    const Numbers& coarse, float* reduced, const Numbers& out) {
   over_rows(coarse.length, [&](int64_t begin, int64_t end) {
     multiply(
         coarse.rows, coarse.channels, reduce, begin, end, 0, reduce.panels.size(),
@@ -78,14 +91,16 @@ inline void eval_merge(
           const int64_t rest = at.count > W ? at.count - W : 0;
           v0 += v * load_some(low, at.count) + w * load_some(high, at.count);
           if (rest > 0) v1 += v * load_some(low + W, rest) + w * load_some(high + W, rest);
-          store_row(out.rows, out.channels, at, v0, v1);
+          Math::store(out.rows, out.channels, at, v0, v1);
         });
   });
 }
 
 // out [L, S] = silu(head(in)) + skip path, which is one multiply-add of x [L].
-inline void eval_head(const FoldedStem& stem, const Activation& in, const float* x, float* out) {
-  const FoldedUnit& unit = stem.units[kHead];
+template <typename Math, typename Numbers>
+void eval_head(
+    const FoldedStem<typename Math::Matrix>& stem, const Numbers& in, const float* x, typename Math::Number* out) {
+  const auto& unit = stem.units[kHead];
   const float *bias = unit.bias.get(), *scale = stem.skip_scale.get(), *shift = stem.skip_shift.get();
   over_rows(in.length, [&](int64_t begin, int64_t end) {
     multiply(
@@ -93,61 +108,69 @@ inline void eval_head(const FoldedStem& stem, const Activation& in, const float*
         [&](const RowOut& at, Vec v0, Vec v1) {
           const int64_t c = at.column;
           const float sample = x[at.row];
-          v0 = silu(v0 + load(bias + c)) + (sample * load(scale + c) + load(shift + c));
-          v1 = silu(v1 + load(bias + c + W)) + (sample * load(scale + c + W) + load(shift + c + W));
-          store_row(out, stem.channels, at, v0, v1);
+          v0 = Math::silu(v0 + load(bias + c)) + (sample * load(scale + c) + load(shift + c));
+          v1 = Math::silu(v1 + load(bias + c + W)) + (sample * load(scale + c + W) + load(shift + c + W));
+          Math::store_dense(out, stem.channels, at, v0, v1);
         });
   });
 }
 
 // Computes one sample: x [L] -> out [L, S]. memory: L + 2 kPad floats and five activation buffers. e1, e2 and e3 are
 // the outputs of the encoder's levels, m2 and m1 the merged levels, t2 and t1 the smoothed ones.
-inline void eval_sample(const FoldedStem& stem, const float* x, int64_t L, float* memory, float* out) {
+template <typename Math>
+void eval_sample(
+    const FoldedStem<typename Math::Matrix>& stem, const float* x, int64_t L, float* memory,
+    typename Math::Number* out) {
+  using Numbers = ActivationOf<typename Math::Number>;
+  const auto& units = stem.units;
   const int64_t c1 = stem.widths[0], c2 = stem.widths[1], c3 = stem.widths[2];
   const int64_t L2 = (L + 1) / 2, L3 = (L2 + 1) / 2;
-  const int64_t most = stem_eval_buffer(stem, L);
+  const int64_t most = stem_eval_buffer(stem, L, kLeastRows<Math>);
   float *input = memory, *a = input + L + 2 * kPad, *b = a + most, *c = b + most, *keep1 = c + most,
         *keep2 = keep1 + most;
 
   const Activation in = Activation::at(input, L, 1);
   std::memcpy(in.rows, x, L * sizeof(float));
-  eval_inception(stem, kEnc1, in, Activation::at(a, L, c1), Activation::at(b, L, c1));
-  const Activation e1 = Activation::at(keep1, L, c1);
-  eval_inception(stem, kEnc1 + 2, {b + kPad * c1, L, c1}, Activation::at(a, L, c1), e1);
+  const Numbers first = Numbers::at(b, L, c1), e1 = Numbers::at(keep1, L, c1), middle1 = Numbers::at(a, L, c1);
+  eval_inception<Math>(stem.first, units[kEnc1 + 1], in, middle1, first);
+  eval_inception<Math>(units[kEnc1 + 2], units[kEnc1 + 3], first, middle1, e1);
 
-  const Activation down1 = Activation::at(b, L2, c2), middle2 = Activation::at(c, L2, c2);
-  eval_unit(stem, kDown1, e1, down1);
-  const Activation e2 = Activation::at(keep2, L2, c2);
-  eval_inception(stem, kEnc2, down1, Activation::at(a, L2, c2), middle2);
-  eval_inception(stem, kEnc2 + 2, middle2, {a + kPad * c2, L2, c2}, e2);
+  const Numbers down1 = Numbers::at(b, L2, c2), second = Numbers::at(c, L2, c2), e2 = Numbers::at(keep2, L2, c2);
+  eval_unit<Math>(units[kDown1], e1, down1);
+  const Numbers middle2 = Numbers::at(a, L2, c2);
+  eval_inception<Math>(units[kEnc2], units[kEnc2 + 1], down1, middle2, second);
+  eval_inception<Math>(units[kEnc2 + 2], units[kEnc2 + 3], second, middle2, e2);
 
-  const Activation e3 = Activation::at(b, L3, c3), middle3 = Activation::at(c, L3, c3);
-  eval_unit(stem, kDown2, e2, e3);
-  eval_inception(stem, kEnc3, e3, Activation::at(a, L3, c3), middle3);
-  eval_inception(stem, kEnc3 + 2, middle3, {a + kPad * c3, L3, c3}, e3);
+  const Numbers e3 = Numbers::at(b, L3, c3), third = Numbers::at(c, L3, c3);
+  eval_unit<Math>(units[kDown2], e2, e3);
+  const Numbers middle3 = Numbers::at(a, L3, c3);
+  eval_inception<Math>(units[kEnc3], units[kEnc3 + 1], e3, middle3, third);
+  eval_inception<Math>(units[kEnc3 + 2], units[kEnc3 + 3], third, middle3, e3);
 
-  const Activation m2 = Activation::at(a, L2, c2);
-  float* reduced = b + Activation::size(L3, c3);
-  eval_merge(stem.lateral[0], stem.reduce[0], e2, e3, reduced, m2);
-  const Activation t2 = Activation::at(b, L2, c2);
-  eval_unit(stem, kSmooth2, m2, t2);
-  const Activation m1 = Activation::at(a, L, c1);
-  eval_merge(stem.lateral[1], stem.reduce[1], e1, t2, keep2, m1);
-  const Activation t1 = Activation::at(b, L, c1);
-  eval_unit(stem, kSmooth1, m1, t1);
-  eval_head(stem, t1, x, out);
+  const Numbers m2 = Numbers::at(a, L2, c2);
+  float* reduced = b + (most - L3 * c2) / 16 * 16;
+  eval_merge<Math>(stem.lateral[0], stem.reduce[0], e2, e3, reduced, m2);
+  const Numbers t2 = Numbers::at(b, L2, c2);
+  eval_unit<Math>(units[kSmooth2], m2, t2);
+  const Numbers m1 = Numbers::at(a, L, c1);
+  eval_merge<Math>(stem.lateral[1], stem.reduce[1], e1, t2, keep2, m1);
+  const Numbers t1 = Numbers::at(b, L, c1);
+  eval_unit<Math>(units[kSmooth1], m1, t1);
+  eval_head<Math>(stem, t1, x, out);
 }
 
 // x [B, L] -> out [B, L, S].
-inline void stem_eval(const FoldedStem& stem, const float* x, int64_t B, int64_t L, float* out) {
-  const int64_t size = L + 2 * kPad + 5 * stem_eval_buffer(stem, L);
+template <typename Math>
+void stem_eval(
+    const FoldedStem<typename Math::Matrix>& stem, const float* x, int64_t B, int64_t L, typename Math::Number* out) {
+  const int64_t size = L + 2 * kPad + 5 * stem_eval_buffer(stem, L, kLeastRows<Math>);
   const int64_t together = B - B % num_threads();  // the remaining samples would leave threads idle
   parallel(together, 1, [&](int64_t begin, int64_t end) {
     float* memory = scratch(kSlotMain, size);
-    for (int64_t b = begin; b < end; ++b) eval_sample(stem, x + b * L, L, memory, out + b * L * stem.channels);
+    for (int64_t b = begin; b < end; ++b) eval_sample<Math>(stem, x + b * L, L, memory, out + b * L * stem.channels);
   });
   for (int64_t b = together; b < B; ++b) {
-    eval_sample(stem, x + b * L, L, scratch(kSlotMain, size), out + b * L * stem.channels);
+    eval_sample<Math>(stem, x + b * L, L, scratch(kSlotMain, size), out + b * L * stem.channels);
   }
 }
 

@@ -81,19 +81,32 @@ inline PartChannel part_of(const StemUnit& unit, int64_t column) {
   return {&unit.parts[p], column};
 }
 
-// Packs the weights of a unit's forward. scale [c_out]: factors of the output channels, or null for 1.
-inline PackedMatrix pack_forward(int64_t width, const StemUnit& unit, const float* scale) {
+// The steps of a unit's forward, where a row of its input has `row` numbers.
+inline std::vector<Run> forward_runs(const StemUnit& unit, int64_t row) {
   std::vector<Run> runs;
   for (int64_t t = 0; t < unit.window; ++t) {
-    for (int i = 0; i < unit.num_in; ++i) runs.push_back({t * unit.c_in + unit.in_start[i], unit.in_size[i]});
+    for (int i = 0; i < unit.num_in; ++i) runs.push_back({t * row + unit.in_start[i], unit.in_size[i]});
   }
-  return pack(width, unit.c_out, runs, [&](int64_t run, int64_t column) -> RunWeights {
+  return runs;
+}
+
+// The weights of these steps. scale [c_out]: factors of the output channels, or null for 1.
+struct ForwardWeights {
+  const StemUnit& unit;
+  const float* scale;
+
+  RunWeights operator()(int64_t run, int64_t column) const {
     const auto [part, channel] = part_of(unit, column);
     const int64_t tap = part_tap(unit, *part, run / unit.num_in);
     if (tap < 0) return {};
     const int64_t published = unit.in_published[run % unit.num_in];
     return {part->weight + (channel * unit.c_in + published) * part->k + tap, part->k, scale ? scale[column] : 1.0f};
-  });
+  }
+};
+
+// Packs the weights of a unit's forward.
+inline PackedMatrix pack_forward(int64_t width, const StemUnit& unit, const float* scale) {
+  return pack(width, unit.c_out, forward_runs(unit, unit.c_in), ForwardWeights{unit, scale});
 }
 
 // Pack the 1x1 convolutions of merge m.

@@ -131,7 +131,7 @@ inline void merge_levels(const StemTraining& run, int m, int64_t b, float* memor
   const Activation coarse{memory + buffer, coarse_rows, run.stem->units[plan.coarse].c_out};
   activate_unit(run, plan.fine, b, fine.rows);
   activate_unit(run, plan.coarse, b, coarse.rows);
-  eval_merge(run.lateral[m], run.reduce[m], fine, coarse, memory + 2 * buffer, merged);
+  eval_merge<Float32>(run.lateral[m], run.reduce[m], fine, coarse, memory + 2 * buffer, merged);
 }
 
 // Writes the input of unit u for sample b to `input`, an activation [in_length, c_in].

@@ -6,6 +6,7 @@
 
 #include <tuple>
 
+#include "cpu/base/bf16_kernels.h"
 #include "cpu/base/block_tensors.h"
 
 namespace xmae_fast {
@@ -13,10 +14,14 @@ namespace {
 
 constexpr const char* kOp = "feed_forward";
 
+template <typename Matrix>
 struct Packed {
-  PackedMatrix up, down;
+  Matrix up, down;
 };
-int64_t packed_count(const Packed& packed) { return packed.up.count + packed.down.count; }
+template <typename Matrix>
+int64_t packed_count(const Packed<Matrix>& packed) {
+  return packed_count(packed.up) + packed_count(packed.down);
+}
 
 // The arguments of a call: dense tensors, and what the kernels get of them.
 struct Call {
@@ -25,10 +30,13 @@ struct Call {
   FeedForward f;
 };
 
-// Checks the arguments. x [B, N, D].
-Call prepare(const Tensor& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& seed, double p) {
+// Checks the arguments. x [B, N, D]. bf16: whether the call is one of the bfloat16 kernels, which also take bfloat16.
+Call prepare(
+    const Tensor& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& seed, double p,
+    bool bf16 = false) {
   STD_TORCH_CHECK(x.dim() == 3 && weights.size() == 6, kOp, ": expected x [B, N, D] and six weights");
-  Call call{dense(kOp, "one of the weights", weights), dense(kOp, "x", x), {}};
+  Call call = bf16 ? Call{vectors_as_float(kOp, "one of the weights", weights), as_float(kOp, "x", x), {}}
+                   : Call{dense(kOp, "one of the weights", weights), dense(kOp, "x", x), {}};
   const auto& w = call.weights;
   const int64_t D = x.size(2), F = w[3].numel();
   STD_TORCH_CHECK(
@@ -48,7 +56,7 @@ Call prepare(const Tensor& x, const std::vector<Tensor>& weights, const std::opt
   return call;
 }
 
-Packed pack_weights(const Call& call) {
+Packed<PackedMatrix> pack_weights(const Call& call) {
   const int64_t D = call.f.D, F = call.f.F, width = kernels().width;
   return {
       .up = pack_matrix(width, F, D, data(call.weights[2]), D, 1),
@@ -56,8 +64,15 @@ Packed pack_weights(const Call& call) {
   };
 }
 
-WeightsCache<Packed>& cache() {
-  static auto* const instance = new WeightsCache<Packed>;  // never destroyed: threads may outlive main
+Packed<Bf16Matrix> pack_bf16_weights(const Call& call) {
+  const int64_t D = call.f.D, F = call.f.F;
+  const Tensor up = as_float(kOp, "up weight", call.weights[2]), down = as_float(kOp, "down weight", call.weights[4]);
+  return {.up = pack_matrix_bf16(F, D, data(up), D, 1), .down = pack_matrix_bf16(D, F, data(down), F, 1)};
+}
+
+template <typename Matrix>
+WeightsCache<Packed<Matrix>>& cache() {
+  static auto* const instance = new WeightsCache<Packed<Matrix>>;  // never destroyed: threads may outlive main
   return *instance;
 }
 
@@ -69,10 +84,26 @@ Tensor feed_forward_eval(
   std::vector<Bytes> bytes;
   add_bytes(bytes, call.weights[2]);
   add_bytes(bytes, call.weights[4]);
-  const auto packed = cache().get(bytes, [&] { return pack_weights(call); }, {call.f.D, call.f.F});
+  const auto packed = cache<PackedMatrix>().get(bytes, [&] { return pack_weights(call); }, {call.f.D, call.f.F});
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
   kernels().feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
   return out;
+}
+
+// The same in bfloat16, for x and weights in float32 or bfloat16. The result has the dtype of x.
+Tensor feed_forward_eval_bf16(
+    const Tensor& x,  // [B, N, D]
+    std::vector<Tensor> weights, std::optional<Tensor> seed, double p) {
+  const Call call = prepare(x, weights, seed, p, true);
+  std::vector<Bytes> bytes;
+  add_bytes(bytes, call.weights[2]);
+  add_bytes(bytes, call.weights[4]);
+  const int64_t half = call.weights[2].scalar_type() == ScalarType::BFloat16;
+  const auto pack = [&] { return pack_bf16_weights(call); };
+  const auto packed = cache<Bf16Matrix>().get(bytes, pack, {call.f.D, call.f.F, half});
+  Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
+  need_bf16_kernels(kOp).feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
+  return in_dtype_of(out, x);
 }
 
 // Returns out [B, N, D], hidden [B N, F] before GELU, and stats [B N, 2] of the LayerNorm.
@@ -80,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor> feed_forward_train(
     const Tensor& x,  // [B, N, D]
     std::vector<Tensor> weights, std::optional<Tensor> seed, double p) {
   const Call call = prepare(x, weights, seed, p);
-  const Packed packed = pack_weights(call);
+  const auto packed = pack_weights(call);
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
   Tensor hidden = pooled({call.f.rows, call.f.F}), stats = empty({call.f.rows, 2});
   const FeedForwardSaved saved{.hidden = mutable_data(hidden), .stats = mutable_data(stats)};
@@ -104,7 +135,7 @@ std::vector<Tensor> feed_forward_backward(
   STD_TORCH_CHECK(
       grad.numel() == rows * D && hidden.numel() == rows * F && stats.numel() == 2 * rows, kOp,
       ": backward: expected the shapes that the forward returned");
-  const Packed packed{
+  const Packed<PackedMatrix> packed{
       .up = pack_matrix(width, D, F, data(w[2]), 1, D),
       .down = pack_matrix(width, F, D, data(w[4]), 1, F),
   };
@@ -156,6 +187,7 @@ Tensor dropout_mask(const Tensor& seed, int64_t rows, int64_t columns, double p)
 
 STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) {
   m.impl("feed_forward_eval", TORCH_BOX(&xmae_fast::feed_forward_eval));
+  m.impl("feed_forward_eval_bf16", TORCH_BOX(&xmae_fast::feed_forward_eval_bf16));
   m.impl("feed_forward_train", TORCH_BOX(&xmae_fast::feed_forward_train));
   m.impl("feed_forward_backward", TORCH_BOX(&xmae_fast::feed_forward_backward));
   m.impl("dropout_mask", TORCH_BOX(&xmae_fast::dropout_mask));

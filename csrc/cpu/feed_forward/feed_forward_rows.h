@@ -9,12 +9,17 @@ namespace xmae_fast::XMAE_ISA {
 
 // Computes rows [first, first + rows) of out [f.rows, D]. The hidden layer is in scratch memory. Training also writes
 // it, before GELU, to saved.hidden, because computing it again costs four times what writing and reading it costs.
-inline void feed_forward_group(
-    const FeedForward& f, const PackedMatrix& up, const PackedMatrix& down, int64_t first, int64_t rows,
-    const FeedForwardSaved& saved, float* out) {
-  const int64_t D = f.D, F = f.F, narrow = row_stride(D), wide = row_stride(F), mask_stride = dropout_stride(D);
-  float* normed = scratch(kSlotMain, rows * (narrow + wide + mask_stride));
-  float *activation = normed + rows * narrow, *mask = activation + rows * wide;
+template <typename Math>
+void feed_forward_group(
+    const FeedForward& f, const typename Math::Matrix& up, const typename Math::Matrix& down, int64_t first,
+    int64_t rows, const FeedForwardSaved& saved, float* out) {
+  using Number = typename Math::Number;
+  const int64_t D = f.D, F = f.F, narrow = Math::row_stride(D), wide = Math::row_stride(F);
+  const int64_t mask_stride = dropout_stride(D), numbers = Math::readable(rows) * (narrow + wide);
+  const int64_t floats = numbers * static_cast<int64_t>(sizeof(Number)) / 4;
+  float* memory = scratch(kSlotMain, floats + rows * mask_stride);
+  float* mask = memory + floats;
+  Number *normed = reinterpret_cast<Number*>(memory), *activation = normed + Math::readable(rows) * narrow;
   const float* x = f.x + first * D;
   float* hidden = saved.hidden != nullptr ? saved.hidden + first * F : nullptr;
   normalise(x, f.norm, rows, D, normed, narrow, saved.stats != nullptr ? saved.stats + 2 * first : nullptr);
@@ -24,7 +29,7 @@ inline void feed_forward_group(
     v0 += b0;
     v1 += b1;
     if (hidden != nullptr) store_row(hidden, F, at, v0, v1);
-    store_row(activation, wide, at, gelu(v0), gelu(v1));
+    Math::store(activation, wide, at, Math::gelu(v0), Math::gelu(v1));
   });
   const bool drop = f.dropout.active();
   if (drop) dropout_rows(f.dropout, first, rows, D, mask);
@@ -44,10 +49,13 @@ inline void feed_forward_group(
 }
 
 // out [f.rows, D].
-inline void feed_forward(
-    const FeedForward& f, const PackedMatrix& up, const PackedMatrix& down, const FeedForwardSaved& saved, float* out) {
-  over_groups(
-      f.rows, 1, [&](int64_t first, int64_t rows) { feed_forward_group(f, up, down, first, rows, saved, out); });
+template <typename Math>
+void feed_forward(
+    const FeedForward& f, const typename Math::Matrix& up, const typename Math::Matrix& down,
+    const FeedForwardSaved& saved, float* out) {
+  over_groups<Math>(f.rows, 1, [&](int64_t first, int64_t rows) {
+    feed_forward_group<Math>(f, up, down, first, rows, saved, out);
+  });
 }
 
 // The backward of `blocks` blocks of kSumRows rows, except for the gradients of both weight matrices. A block's
@@ -104,7 +112,7 @@ inline void feed_forward_backward_group(
 inline void feed_forward_backward(
     const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back) {
   const int64_t D = f.D, F = f.F, wide = row_stride(F), blocks = (f.rows + kSumRows - 1) / kSumRows, stride = F + 3 * D;
-  over_groups(blocks, kSumRows, [&](int64_t first, int64_t count) {
+  over_groups<Float32>(blocks, kSumRows, [&](int64_t first, int64_t count) {
     feed_forward_backward_group(f, saved, back, first, count);
   });
   const float* branch = f.dropout.active() ? back.branch : back.grad;

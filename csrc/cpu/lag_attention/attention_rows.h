@@ -39,9 +39,10 @@ XMAE_INLINE Head head_of(const Attention& a, const Projected& at, int64_t b, int
 
 // q = normed_q Wq^T + bq and k | v = normed_kv Wkv^T + bkv, in one parallel loop over the columns of both.
 // normed_q [rows_q, D] and normed_kv [rows_kv, D] have rows `stride` apart.
-inline void project(
-    const Attention& a, const AttentionWeights& weights, const float* normed_q, const float* normed_kv, int64_t stride,
-    int64_t rows_q, int64_t rows_kv, const Projected& out) {
+template <typename Number, typename Matrix>
+void project(
+    const Attention& a, const Projections<Matrix>& weights, const Number* normed_q, const Number* normed_kv,
+    int64_t stride, int64_t rows_q, int64_t rows_kv, const Projected& out) {
   const int64_t D = a.D, q_panels = weights.q.panels.size(), kv_panels = weights.kv.panels.size();
   const auto into_q = [&](const RowOut& at, Vec v0, Vec v1) {
     Vec b0, b1;
@@ -54,26 +55,34 @@ inline void project(
     store_row(out.kv, out.kv_stride, at, v0 + b0, v1 + b1);
   };
   parallel(q_panels + kv_panels, 1, [&](int64_t first, int64_t last) {
-    multiply_panels(normed_q, stride, weights.q, rows_q, first, last < q_panels ? last : q_panels, RowFunction(into_q));
+    multiply_panels(normed_q, stride, weights.q, rows_q, first, last < q_panels ? last : q_panels, into_q);
     const int64_t from = first > q_panels ? first - q_panels : 0;
-    multiply_panels(normed_kv, stride, weights.kv, rows_kv, from, last - q_panels, RowFunction(into_kv));
+    multiply_panels(normed_kv, stride, weights.kv, rows_kv, from, last - q_panels, into_kv);
   });
 }
 
 // Computes samples [first, first + samples) of out [B, Nq, D]. Everything between input and output is in scratch
 // memory, except for what training saves.
-inline void attention_group(
-    const Attention& a, const AttentionWeights& weights, int64_t first, int64_t samples, const AttentionSaved& saved,
-    float* out) {
+template <typename Math>
+void attention_group(
+    const Attention& a, const Projections<typename Math::Matrix>& weights, int64_t first, int64_t samples,
+    const AttentionSaved& saved, float* out) {
+  using Number = typename Math::Number;
+  constexpr bool rounds = sizeof(Number) != sizeof(float);  // whether the context must be rounded for its product
   const int64_t D = a.D, d = D / a.H, rows_q = samples * a.Nq, rows_kv = samples * a.Nk;
-  const int64_t from_q = first * a.Nq, from_kv = first * a.Nk, narrow = row_stride(D), wide = row_stride(2 * D);
+  const int64_t from_q = first * a.Nq, from_kv = first * a.Nk, narrow = Math::row_stride(D);
+  const int64_t float_narrow = row_stride(D), wide = row_stride(2 * D);
+  const int64_t readable_q = Math::readable(rows_q), readable_kv = Math::readable(rows_kv);
   const bool keep = saved.q != nullptr;
-  const int64_t normed_size = (rows_q + (a.cross ? rows_kv : 0)) * narrow;
-  float* normed_q = scratch(kSlotMain, normed_size + (keep ? 0 : 2 * rows_q * narrow + rows_kv * wide));
-  float *normed_kv = a.cross ? normed_q + rows_q * narrow : normed_q, *free = normed_q + normed_size;
-  Projected at{free, free + rows_q * narrow, narrow, wide};
-  float* context = free + rows_q * narrow + rows_kv * wide;
-  int64_t context_stride = narrow;
+  const int64_t numbers = (readable_q + (rounds ? readable_q : 0) + (a.cross ? readable_kv : 0)) * narrow;
+  const int64_t floats = numbers * static_cast<int64_t>(sizeof(Number)) / 4;
+  float* memory = scratch(kSlotMain, floats + (keep ? 0 : 2 * rows_q * float_narrow + rows_kv * wide));
+  Number *normed_q = reinterpret_cast<Number*>(memory), *rounded = normed_q + readable_q * narrow;
+  Number* normed_kv = a.cross ? rounded + (rounds ? readable_q * narrow : 0) : normed_q;
+  float* free = memory + floats;
+  Projected at{free, free + rows_q * float_narrow, float_narrow, wide};
+  float* context = free + rows_q * float_narrow + rows_kv * wide;
+  int64_t context_stride = float_narrow;
   if (keep) {
     at = {saved.q + from_q * D, saved.kv + from_kv * 2 * D, D, 2 * D};
     context = saved.context + from_q * D;
@@ -94,18 +103,26 @@ inline void attention_group(
       head_forward(head, context + sample * a.Nq * context_stride + h * d, context_stride);
     }
   });
-  product(context, context_stride, weights.out, rows_q, [&](const RowOut& row, Vec v0, Vec v1) {
+  const auto add = [&](const RowOut& row, Vec v0, Vec v1) {
     Vec b0, b1, x0, x1;
     load_row(a.out_bias, row, b0, b1);
     load_row(x + row.row * D, row, x0, x1);
     store_row(out + from_q * D, D, row, x0 + (v0 + b0), x1 + (v1 + b1));
-  });
+  };
+  if constexpr (rounds) {
+    round_rows(context, context_stride, rows_q, D, rounded, narrow);
+    product(rounded, narrow, weights.out, rows_q, add);
+  } else {
+    product(context, context_stride, weights.out, rows_q, add);
+  }
 }
 
 // out [B, Nq, D].
-inline void attention(const Attention& a, const AttentionWeights& weights, const AttentionSaved& saved, float* out) {
-  over_groups(a.B, a.Nq > a.Nk ? a.Nq : a.Nk, [&](int64_t first, int64_t samples) {
-    attention_group(a, weights, first, samples, saved, out);
+template <typename Math>
+void attention(
+    const Attention& a, const Projections<typename Math::Matrix>& weights, const AttentionSaved& saved, float* out) {
+  over_groups<Math>(a.B, a.Nq > a.Nk ? a.Nq : a.Nk, [&](int64_t first, int64_t samples) {
+    attention_group<Math>(a, weights, first, samples, saved, out);
   });
 }
 
@@ -223,7 +240,7 @@ inline void attention_backward_group(
 inline void attention_backward(const Attention& a, const AttentionSaved& saved, const AttentionBackward& back) {
   const int64_t D = a.D, rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk, size = attention_partials(a);
   const int64_t narrow = row_stride(D), wide = row_stride(2 * D);
-  over_groups(a.B, a.Nq > a.Nk ? a.Nq : a.Nk, [&](int64_t first, int64_t samples) {
+  over_groups<Float32>(a.B, a.Nq > a.Nk ? a.Nq : a.Nk, [&](int64_t first, int64_t samples) {
     attention_backward_group(a, saved, back, first, samples);
   });
   if (back.in_weight != nullptr) {

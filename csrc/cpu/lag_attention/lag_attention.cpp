@@ -9,6 +9,7 @@
 
 #include <tuple>
 
+#include "cpu/base/bf16_kernels.h"
 #include "cpu/base/block_tensors.h"
 
 namespace xmae_fast {
@@ -42,16 +43,20 @@ Tensor positions(const char* name, const Optional& pos, int64_t B, int64_t count
   return dense_pos;
 }
 
-// Checks the arguments.
+// Checks the arguments. bf16: whether the call is one of the bfloat16 kernels, which also take bfloat16.
 Call prepare(
     const Tensor& x, const Optional& key_value, const std::vector<Tensor>& weights, int64_t H, const Optional& table,
-    const Optional& query_pos, const Optional& key_pos, const Optional& seed, double p) {
+    const Optional& query_pos, const Optional& key_pos, const Optional& seed, double p, bool bf16 = false) {
   const bool cross = key_value.has_value();
   const size_t expected = cross ? 8 : 6;
   STD_TORCH_CHECK(
       x.dim() == 3 && weights.size() == expected, kOp, ": expected x [B, Nq, D] and ", expected, " weights");
-  Call call{dense(kOp, "one of the weights", weights), dense(kOp, "x", x), x};
-  call.key_value = cross ? dense(kOp, "key_value", *key_value) : call.x;
+  const auto numbers = [bf16](const char* name, const Tensor& from) {
+    return bf16 ? as_float(kOp, name, from) : dense(kOp, name, from);
+  };
+  constexpr const char* one = "one of the weights";
+  Call call{bf16 ? vectors_as_float(kOp, one, weights) : dense(kOp, one, weights), numbers("x", x), x};
+  call.key_value = cross ? numbers("key_value", *key_value) : call.x;
   auto& w = call.weights;
   if (!cross) w.insert(w.begin() + 2, {w[0], w[1]});
   const int64_t B = x.size(0), Nq = x.size(1), D = x.size(2);
@@ -86,7 +91,7 @@ Call prepare(
       .dropout = dropout_of(kOp, seed, p),
   };
   if (table.has_value()) {
-    call.table = dense(kOp, "bias_table", *table);
+    call.table = numbers("bias_table", *table);
     STD_TORCH_CHECK(
         call.table->dim() == 2 && call.table->size(0) == H && call.table->size(1) % 2 == 1, kOp,
         ": bias_table: expected shape [", H, ", 2N - 1]");
@@ -125,8 +130,21 @@ AttentionWeights pack_backward(const Call& call) {
   };
 }
 
-WeightsCache<AttentionWeights>& cache() {
-  static auto* const instance = new WeightsCache<AttentionWeights>;  // never destroyed: threads may outlive main
+Projections<Bf16Matrix> pack_bf16_weights(const Call& call) {
+  const int64_t D = call.a.D;
+  const Tensor in_weight = as_float(kOp, "in weight", call.weights[4]);
+  const Tensor out_weight = as_float(kOp, "out weight", call.weights[6]);
+  const float* in = data(in_weight);
+  return {
+      .q = pack_matrix_bf16(D, D, in, D, 1),
+      .kv = pack_matrix_bf16(2 * D, D, in + D * D, D, 1),
+      .out = pack_matrix_bf16(D, D, data(out_weight), D, 1),
+  };
+}
+
+template <typename Matrix>
+WeightsCache<Projections<Matrix>>& cache() {
+  static auto* const instance = new WeightsCache<Projections<Matrix>>;  // never destroyed: threads may outlive main
   return *instance;
 }
 
@@ -138,10 +156,25 @@ Tensor lag_attention_eval(
   std::vector<Bytes> bytes;
   add_bytes(bytes, call.weights[4]);
   add_bytes(bytes, call.weights[6]);
-  const auto packed = cache().get(bytes, [&] { return pack_weights(call); });
+  const auto packed = cache<PackedMatrix>().get(bytes, [&] { return pack_weights(call); });
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
   kernels().attention(call.a, *packed, {}, mutable_data(out));
   return out;
+}
+
+// The same in bfloat16, for tensors in float32 or bfloat16. The result has the dtype of x.
+Tensor lag_attention_eval_bf16(
+    const Tensor& x, Optional key_value, std::vector<Tensor> weights, int64_t num_heads, Optional bias_table,
+    Optional query_pos, Optional key_pos, Optional seed, double p) {
+  const Call call = prepare(x, key_value, weights, num_heads, bias_table, query_pos, key_pos, seed, p, true);
+  std::vector<Bytes> bytes;
+  add_bytes(bytes, call.weights[4]);
+  add_bytes(bytes, call.weights[6]);
+  const int64_t half = call.weights[4].scalar_type() == ScalarType::BFloat16;
+  const auto packed = cache<Bf16Matrix>().get(bytes, [&] { return pack_bf16_weights(call); }, {call.a.D, half});
+  Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
+  need_bf16_kernels(kOp).attention(call.a, *packed, {}, mutable_data(out));
+  return in_dtype_of(out, x);
 }
 
 // Returns where in `kept` and `stats` the saved activations are. kept: q [B Nq, D], k | v [B Nk, 2 D] and
@@ -224,6 +257,7 @@ std::vector<Tensor> lag_attention_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) {
   m.impl("lag_attention_eval", TORCH_BOX(&xmae_fast::lag_attention_eval));
+  m.impl("lag_attention_eval_bf16", TORCH_BOX(&xmae_fast::lag_attention_eval_bf16));
   m.impl("lag_attention_train", TORCH_BOX(&xmae_fast::lag_attention_train));
   m.impl("lag_attention_backward", TORCH_BOX(&xmae_fast::lag_attention_backward));
 }

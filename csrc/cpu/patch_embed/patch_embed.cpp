@@ -3,6 +3,7 @@
 
 #include <tuple>
 
+#include "cpu/base/bf16_kernels.h"
 #include "cpu/base/tensors.h"
 
 namespace xmae_fast {
@@ -36,9 +37,16 @@ std::vector<int64_t> patch_steps(const Sizes& n) {
   return steps;
 }
 
-WeightsCache<PackedMatrix>& cache() {
-  static auto* const instance = new WeightsCache<PackedMatrix>;  // never destroyed: threads may outlive main
+template <typename Matrix>
+WeightsCache<Matrix>& cache() {
+  static auto* const instance = new WeightsCache<Matrix>;  // never destroyed: threads may outlive main
   return *instance;
+}
+
+void check_tokens(const Sizes& n, const Tensor& bias, const Tensor& pos) {
+  STD_TORCH_CHECK(bias.numel() == n.D, "patch_embed: expected a bias [", n.D, "], got ", bias.numel(), " numbers");
+  STD_TORCH_CHECK(
+      pos.numel() == n.N * n.D, "patch_embed: expected pos [1, ", n.N, ", ", n.D, "], got ", pos.numel(), " numbers");
 }
 
 // Returns tokens [B, N, D].
@@ -51,9 +59,7 @@ Tensor patch_embed(
   const Tensor features = dense("patch_embed", "features", features_), weight = dense("patch_embed", "weight", weight_);
   const Tensor bias = dense("patch_embed", "bias", bias_), pos = dense("patch_embed", "pos", pos_);
   const Sizes n = sizes(features, weight);
-  STD_TORCH_CHECK(bias.numel() == n.D, "patch_embed: expected a bias [", n.D, "], got ", bias.numel(), " numbers");
-  STD_TORCH_CHECK(
-      pos.numel() == n.N * n.D, "patch_embed: expected pos [1, ", n.N, ", ", n.D, "], got ", pos.numel(), " numbers");
+  check_tokens(n, bias, pos);
   Tensor out = empty({n.B, n.N, n.D});
   const auto pack = [&] {
     return pack_separable(kernels().width, data(weight), patch_steps(n), places(n.D, n.steps()));
@@ -63,11 +69,61 @@ Tensor patch_embed(
   };
   if (n.rows() == 0) return out;
   if (keep) {
-    run(*cache().get({{data(weight), weight.numel()}}, pack, {n.D, n.S, n.P}));
+    std::vector<Bytes> bytes;
+    add_bytes(bytes, weight);
+    run(*cache<PackedMatrix>().get(bytes, pack, {n.D, n.S, n.P}));
   } else {
     run(pack());
   }
   return out;
+}
+
+// Returns a [rows, steps] of float32 or bfloat16 as bfloat16 rows of `padded` numbers with zeros at their ends, and at
+// least kTileRows of them.
+std::vector<Bf16> padded_rows(const Tensor& a, int64_t rows, int64_t steps, int64_t padded) {
+  std::vector<Bf16> out(std::max(rows, kTileRows) * padded);
+  const bool half = a.scalar_type() == ScalarType::BFloat16;
+  const auto* halves = static_cast<const Bf16*>(a.const_data_ptr());
+  const auto* floats = static_cast<const float*>(a.const_data_ptr());
+  parallel(rows, 8192 / (steps + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      Bf16* to = out.data() + row * padded;
+      for (int64_t k = 0; k < steps; ++k) to[k] = half ? halves[row * steps + k] : to_bf16(floats[row * steps + k]);
+    }
+  });
+  return out;
+}
+
+// Returns tokens [B, N, D] in the dtype of the weight: the arguments of patch_embed, in float32 or bfloat16 each. The
+// packed weight is kept.
+Tensor patch_embed_bf16(const Tensor& features_, const Tensor& weight_, const Tensor& bias_, const Tensor& pos_) {
+  const Tensor features = torch::stable::contiguous(features_), weight = torch::stable::contiguous(weight_);
+  const Tensor bias = as_float("patch_embed", "bias", bias_), pos = as_float("patch_embed", "pos", pos_);
+  const ScalarType dtype = features.scalar_type();
+  STD_TORCH_CHECK(
+      dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
+      "patch_embed: the C++ kernels take float32 and bfloat16, and features is neither");
+  const Sizes n = sizes(features, weight);
+  check_tokens(n, bias, pos);
+  Tensor out = empty({n.B, n.N, n.D});
+  if (n.rows() == 0) return in_dtype_of(out, weight);
+  std::vector<Bytes> bytes;
+  add_bytes(bytes, weight);
+  const auto pack = [&] {
+    const Tensor numbers = as_float("patch_embed", "weight", weight);
+    const float* from = data(numbers);
+    const std::vector<int64_t> steps = patch_steps(n);
+    return pack_dense_bf16(n.D, n.steps(), [&](int64_t k, int64_t d) { return from[steps[k] + d * n.steps()]; });
+  };
+  const int64_t half = weight.scalar_type() == ScalarType::BFloat16;
+  const auto matrix = cache<Bf16Matrix>().get(bytes, pack, {n.D, n.S, n.P, half});
+  const int64_t whole = round_up(n.steps(), kTileSteps);
+  const bool as_it_is = dtype == ScalarType::BFloat16 && whole == n.steps() && n.rows() >= kTileRows;
+  const auto copy = as_it_is ? std::vector<Bf16>{} : padded_rows(features, n.rows(), n.steps(), whole);
+  const Bf16* rows = as_it_is ? static_cast<const Bf16*>(features.const_data_ptr()) : copy.data();
+  need_bf16_kernels("patch_embed")
+      .patch_linear(rows, n.rows(), whole, *matrix, data(bias), data(pos), n.N, mutable_data(out));
+  return in_dtype_of(out, weight);
 }
 
 // Reorders from [D, P * S] to out [D, S, P].
@@ -116,5 +172,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_embed_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) {
   m.impl("patch_embed", TORCH_BOX(&xmae_fast::patch_embed));
+  m.impl("patch_embed_bf16", TORCH_BOX(&xmae_fast::patch_embed_bf16));
   m.impl("patch_embed_backward", TORCH_BOX(&xmae_fast::patch_embed_backward));
 }

@@ -12,9 +12,8 @@ constexpr int64_t kThreadWork = int64_t{1} << 18;  // multiply-adds that take as
 
 // Computes A B for a [rows, steps]. Many rows are divided among threads by rows, few rows by panels. epilogue: as in
 // `multiply`.
-template <typename Epilogue>
-void multiply_patches(
-    const float* a, int64_t rows, int64_t steps, const PackedMatrix& matrix, const Epilogue& epilogue) {
+template <typename Number, typename Matrix, typename Epilogue>
+void multiply_patches(const Number* a, int64_t rows, int64_t steps, const Matrix& matrix, const Epilogue& epilogue) {
   const int64_t panels = static_cast<int64_t>(matrix.panels.size());
   if (rows < 4 * kRows * num_threads()) {
     const int64_t grain = kThreadWork / (rows * steps * kPanelVectors * W + 1) + 1;
@@ -33,8 +32,9 @@ void multiply_patches(
 
 // out = a B + bias + added, for a [rows, steps], bias [columns], added [period, columns], which repeats, and
 // out [rows, columns]. bias and added may be null.
-inline void patch_linear(
-    const float* a, int64_t rows, int64_t steps, const PackedMatrix& matrix, const float* bias, const float* added,
+template <typename Number, typename Matrix>
+void patch_linear(
+    const Number* a, int64_t rows, int64_t steps, const Matrix& matrix, const float* bias, const float* added,
     int64_t period, float* out) {
   multiply_patches(a, rows, steps, matrix, [&](const RowOut& at, Vec v0, Vec v1) {
     const int64_t rest = at.count > W ? at.count - W : 0;

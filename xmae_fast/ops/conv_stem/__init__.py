@@ -30,7 +30,7 @@ def _cuda_limit(x: Tensor, params: StemParams, training: bool) -> str:
 
 _OPERATORS = ("conv_stem_eval", "conv_stem_train", "conv_stem_backward")
 backend.declare("conv_stem")
-backend.register("conv_stem", "cpu", _OPERATORS)
+backend.register("conv_stem", "cpu", _OPERATORS, bfloat16="conv_stem_eval_bf16")
 backend.register("conv_stem", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 backend.register(
     "conv_stem",
@@ -93,4 +93,5 @@ def _chosen(x: Tensor, params: StemParams, training: bool, impl: str) -> str:
     """The implementation that serves the call, whose x and weights are checked."""
     dims("x", x, "B 1 L")
     check_like("x", x, "the stem's weights", params.lat1)
-    return backend.resolve("conv_stem", impl, x.device, x.dtype, (x, params, training))
+    inference = not training and not wants_gradient(x, *flatten(params))
+    return backend.resolve("conv_stem", impl, x.device, x.dtype, (x, params, training), inference=inference)

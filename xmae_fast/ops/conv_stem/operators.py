@@ -59,7 +59,7 @@ def conv_stem(x: Tensor, params: StemParams, training: bool, impl: str) -> Tenso
     if not training:
         weights = flatten(params)
         if not wants_gradient(x, *weights):
-            return OPERATORS[impl].evaluate(x, weights, compute_dtype(x, impl)).transpose(1, 2)
+            return OPERATORS[impl].evaluate(x, weights, compute_dtype(x, impl, inference=True)).transpose(1, 2)
     return conv_stems((x,), (params,), training, impl)[0]
 
 

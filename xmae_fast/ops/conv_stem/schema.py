@@ -15,6 +15,7 @@ from xmae_fast.ops.conv_stem.several import Training
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("conv_stem_eval(Tensor x, Tensor[] weights) -> Tensor")
+_library.define("conv_stem_eval_bf16(Tensor x, Tensor[] weights) -> Tensor")
 _library.define("conv_stem_train(Tensor x, Tensor[] weights, bool batch_statistics) -> (Tensor, Tensor, Tensor[])")
 _library.define(
     "conv_stem_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor statistics, Tensor[] kept,"
@@ -25,6 +26,11 @@ _library.define(
 @torch.library.register_fake("xmae_fast::conv_stem_eval")
 def _(x, weights):
     return x.new_empty((x.shape[0], x.shape[2], weights[CONVS - 1].shape[0]))
+
+
+@torch.library.register_fake("xmae_fast::conv_stem_eval_bf16")
+def _(x, weights):
+    return x.new_empty((x.shape[0], x.shape[2], weights[CONVS - 1].shape[0]), dtype=torch.bfloat16)
 
 
 def kept_shapes(L: int, channels: int, widths: tuple[int, int, int]) -> list[tuple[int, int]]:
@@ -53,13 +59,14 @@ def _(grad, x, weights, statistics, kept, batch_statistics, want_x):
 
 
 _EVAL = torch.ops.xmae_fast.conv_stem_eval.default
+_EVAL_BF16 = torch.ops.xmae_fast.conv_stem_eval_bf16.default
 _TRAIN = torch.ops.xmae_fast.conv_stem_train.default
 _BACKWARD = torch.ops.xmae_fast.conv_stem_backward.default
 
 
 def evaluate(x: Tensor, weights: list[Tensor], compute: torch.dtype) -> Tensor:
-    """Features [B, L, S] of x [B, 1, L] by running statistics."""
-    return _EVAL(x, weights)
+    """Features [B, L, S] in `compute`, of x [B, 1, L], by running statistics."""
+    return _EVAL_BF16(x, weights) if compute == torch.bfloat16 else _EVAL(x, weights)
 
 
 def train(

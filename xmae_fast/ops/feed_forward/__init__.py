@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, check_probability, dims
+from xmae_fast.ops._gradients import wants_gradient
 from xmae_fast.ops._triton import compute_dtype
 from xmae_fast.ops.feed_forward import operators, reference
 from xmae_fast.ops.feed_forward.params import FeedForwardParams
@@ -25,7 +26,7 @@ def _triton_limit(x: Tensor) -> str:
 
 _OPERATORS = ("feed_forward_eval", "feed_forward_train", "feed_forward_backward")
 backend.declare("feed_forward")
-backend.register("feed_forward", "cpu", _OPERATORS)
+backend.register("feed_forward", "cpu", _OPERATORS, bfloat16="feed_forward_eval_bf16")
 backend.register("feed_forward", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 
 
@@ -51,7 +52,9 @@ def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0
     dims("down_weight", params.down_weight, "D F", D=D, F=hidden)
     check_like("x", x, "up_weight", params.up_weight)
     check_probability("dropout_p", dropout_p)
-    chosen = backend.resolve("feed_forward", impl, x.device, x.dtype, (x,))
+    chosen = backend.resolve(
+        "feed_forward", impl, x.device, x.dtype, (x,), inference=not wants_gradient(x, *params)
+    )
     if chosen == "reference":
         return reference.feed_forward(x, params, dropout_p)
     return operators.feed_forward(x, params, float(dropout_p), chosen)

@@ -36,7 +36,8 @@ class _FeedForward(torch.autograd.Function):
 
 def feed_forward(x: Tensor, params: FeedForwardParams, p: float, impl: str) -> Tensor:
     """`reference.feed_forward` by the kernels of `impl`: x [B, N, D] -> [B, N, D]."""
-    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl)
-    if wants_gradient(x, *params):
+    inference = not wants_gradient(x, *params)
+    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl, inference=inference)
+    if not inference:
         return _FeedForward.apply(impl, compute, p, seed, x, *params)
     return OPERATORS[impl].evaluate(x, list(params), seed, p, compute)

@@ -12,6 +12,7 @@ from xmae_fast.ops._gradients import empty_gradients
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("feed_forward_eval(Tensor x, Tensor[] weights, Tensor? seed, float p) -> Tensor")
+_library.define("feed_forward_eval_bf16(Tensor x, Tensor[] weights, Tensor? seed, float p) -> Tensor")
 # The output, then what the backward needs: hidden [B N, F] before GELU, and stats [B N, 2] of the LayerNorm.
 _library.define("feed_forward_train(Tensor x, Tensor[] weights, Tensor? seed, float p) -> (Tensor, Tensor, Tensor)")
 # The gradients of x and of the weights; those whose bit in `needs` is not set have no elements.
@@ -22,6 +23,7 @@ _library.define(
 
 
 @torch.library.register_fake("xmae_fast::feed_forward_eval")
+@torch.library.register_fake("xmae_fast::feed_forward_eval_bf16")
 def _(x, weights, seed, p):
     return x.new_empty(x.shape)
 
@@ -38,12 +40,13 @@ def _(grad, x, weights, seed, p, hidden, stats, needs):
 
 
 _EVAL = torch.ops.xmae_fast.feed_forward_eval.default
+_EVAL_BF16 = torch.ops.xmae_fast.feed_forward_eval_bf16.default
 _TRAIN = torch.ops.xmae_fast.feed_forward_train.default
 _BACKWARD = torch.ops.xmae_fast.feed_forward_backward.default
 
 
 def evaluate(x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype) -> Tensor:
-    return _EVAL(x, weights, seed, p)
+    return (_EVAL_BF16 if compute == torch.bfloat16 else _EVAL)(x, weights, seed, p)
 
 
 def train(

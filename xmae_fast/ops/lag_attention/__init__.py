@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, check_probability, dims
+from xmae_fast.ops._gradients import wants_gradient
 from xmae_fast.ops.lag_attention import operators, reference
 from xmae_fast.ops.lag_attention.params import AttentionParams
 from xmae_fast.ops.lag_attention.tables import gaussian_table, lag_seconds, window_table
@@ -25,7 +26,7 @@ def _triton_limit(D: int, num_heads: int) -> str:
 
 _OPERATORS = ("lag_attention_eval", "lag_attention_train", "lag_attention_backward")
 backend.declare("lag_attention")
-backend.register("lag_attention", "cpu", _OPERATORS)
+backend.register("lag_attention", "cpu", _OPERATORS, bfloat16="lag_attention_eval_bf16")
 backend.register("lag_attention", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 
 
@@ -67,7 +68,9 @@ def lag_attention(
     """
     query_pos, key_pos = _check(x, key_value, params, num_heads, bias_table, query_pos, key_pos)
     check_probability("dropout_p", dropout_p)
-    chosen = backend.resolve("lag_attention", impl, x.device, x.dtype, (x.shape[-1], num_heads))
+    inference = not wants_gradient(x, key_value, bias_table, *params)
+    call = x.shape[-1], num_heads
+    chosen = backend.resolve("lag_attention", impl, x.device, x.dtype, call, inference=inference)
     if chosen == "reference":
         return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
     return operators.lag_attention(

@@ -55,11 +55,13 @@ def lag_attention(
     impl: str,
 ) -> Tensor:
     """`reference.lag_attention` by the kernels of `impl`: x [B, Nq, D], key_value [B, Nk, D] or None -> [B, Nq, D]."""
-    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl)  # now: in the backward autocast is off
     weights = kernel_weights(params, key_value is not None)
+    inference = not wants_gradient(x, key_value, table, *weights)
+    # now: in the backward autocast is off
+    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl, inference=inference)
     if impl == "cpu" and table is not None:
-        table = table.to(x.dtype)  # the C++ kernels take a table in float32 alone
-    if wants_gradient(x, key_value, table, *weights):
+        table = table.to(x.dtype)  # the C++ kernels take it in the dtype of x
+    if not inference:
         return _LagAttention.apply(impl, compute, num_heads, p, seed, query_pos, key_pos, x, key_value, table, *weights)
     inputs = Inputs(x, key_value, weights, num_heads, table, query_pos, key_pos, seed, p)
     return OPERATORS[impl].evaluate(inputs, compute)

@@ -34,6 +34,7 @@ INPUTS = (
 )
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define(f"lag_attention_eval({INPUTS}) -> Tensor")
+_library.define(f"lag_attention_eval_bf16({INPUTS}) -> Tensor")
 # The output, then what the backward needs: kept (q [B Nq, D], k | v [B Nk, 2 D], context [B Nq, D]) and the statistics
 # of the LayerNorms.
 _library.define(f"lag_attention_train({INPUTS}) -> (Tensor, Tensor, Tensor)")
@@ -43,6 +44,7 @@ _library.define(f"lag_attention_backward(Tensor grad, {INPUTS}, Tensor kept, Ten
 
 
 @torch.library.register_fake("xmae_fast::lag_attention_eval")
+@torch.library.register_fake("xmae_fast::lag_attention_eval_bf16")
 def _(*inputs):
     x = inputs[0]
     return x.new_empty(x.shape)
@@ -64,12 +66,13 @@ def _(grad, *args):
 
 
 _EVAL = torch.ops.xmae_fast.lag_attention_eval.default
+_EVAL_BF16 = torch.ops.xmae_fast.lag_attention_eval_bf16.default
 _TRAIN = torch.ops.xmae_fast.lag_attention_train.default
 _BACKWARD = torch.ops.xmae_fast.lag_attention_backward.default
 
 
 def evaluate(inputs: Inputs, compute: torch.dtype) -> Tensor:
-    return _EVAL(*inputs)
+    return (_EVAL_BF16 if compute == torch.bfloat16 else _EVAL)(*inputs)
 
 
 def train(inputs: Inputs, compute: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,11 +6,12 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._checks import check_like, dims, kernel_dtype
+from xmae_fast.ops._gradients import wants_gradient
 from xmae_fast.ops.patch_embed import operators, reference
 
 _OPERATORS = ("patch_embed", "patch_embed_backward")
 backend.declare("patch_embed")
-backend.register("patch_embed", "cpu", _OPERATORS)
+backend.register("patch_embed", "cpu", _OPERATORS, bfloat16="patch_embed_bf16")
 backend.register("patch_embed", "triton", tuple(f"{name}_triton" for name in _OPERATORS))
 
 
@@ -37,8 +38,10 @@ def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, 
     dims("features", features, "B S L", S=S, L=N * P)
     dims("bias", bias, "D", D=D)
     check_like("features", features, "weight", weight)
-    dtype = kernel_dtype(features, weight, bias, pos)
-    chosen = backend.resolve("patch_embed", impl, features.device, dtype)
+    # Under autocast the kernels for the CPU take features of the stem in bfloat16 together with float32 weights.
+    tensors = (weight, bias, pos) if features.device.type == "cpu" else (features, weight, bias, pos)
+    inference = not wants_gradient(features, weight, bias, pos)
+    chosen = backend.resolve("patch_embed", impl, features.device, kernel_dtype(*tensors), inference=inference)
     if chosen == "reference":
         return reference.patch_embed(features, weight, bias, pos)
     return operators.patch_embed(features, weight, bias, pos, chosen)

@@ -36,7 +36,10 @@ class _PatchEmbed(torch.autograd.Function):
 
 def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, impl: str) -> Tensor:
     """`reference.patch_embed` by the kernels of `impl`: features [B, S, N * P] -> [B, N, D]."""
-    compute = compute_dtype(features, impl)
-    if wants_gradient(features, weight, bias, pos):
+    inference = not wants_gradient(features, weight, bias, pos)
+    compute = compute_dtype(features, impl, inference=inference)
+    if impl == "cpu" and compute == torch.float32:
+        features = features.float()  # a stem without gradients may have returned bfloat16 under autocast
+    if not inference:
         return _PatchEmbed.apply(impl, compute, features, weight, bias, pos)
     return OPERATORS[impl].evaluate(features.transpose(1, 2), weight, bias, pos, compute)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("patch_embed(Tensor features, Tensor weight, Tensor bias, Tensor pos, bool keep) -> Tensor")
+_library.define("patch_embed_bf16(Tensor features, Tensor weight, Tensor bias, Tensor pos) -> Tensor")
 _library.define(
     "patch_embed_backward(Tensor grad, Tensor features, Tensor weight, bool want_features, bool want_weight,"
     " bool want_sums) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -19,6 +20,11 @@ _library.define(
 @torch.library.register_fake("xmae_fast::patch_embed")
 def _(features, weight, bias, pos, keep):
     return features.new_empty((features.shape[0], pos.shape[1], weight.shape[0]))
+
+
+@torch.library.register_fake("xmae_fast::patch_embed_bf16")
+def _(features, weight, bias, pos):
+    return weight.new_empty((features.shape[0], pos.shape[1], weight.shape[0]))
 
 
 @torch.library.register_fake("xmae_fast::patch_embed_backward")
@@ -33,11 +39,14 @@ def _(grad, features, weight, want_features, want_weight, want_sums):
 
 
 _EMBED = torch.ops.xmae_fast.patch_embed.default
+_EMBED_BF16 = torch.ops.xmae_fast.patch_embed_bf16.default
 _BACKWARD = torch.ops.xmae_fast.patch_embed_backward.default
 
 
 def evaluate(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype) -> Tensor:
     """The packed weight is kept for the next call."""
+    if compute == torch.bfloat16:
+        return _EMBED_BF16(features, weight, bias, pos)
     return _EMBED(features, weight, bias, pos, True)
 
 

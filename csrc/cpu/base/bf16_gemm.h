@@ -1,0 +1,102 @@
+// Computes C = A B for a packed B of bfloat16 numbers (Bf16Matrix). A is read where it lies, and its rows may overlap, as
+// those of a convolution do. Each output is summed over the same steps in the same order wherever its row is in a tile,
+// so results do not depend on how the rows are divided among threads.
+#pragma once
+
+#include "cpu/base/bf16_tiles.h"
+#include "cpu/base/gemm.h"
+
+namespace xmae_fast::XMAE_ISA {
+
+// One or two tiles of finished rows, whose epilogue runs while the next tiles are multiplied.
+struct FinishedTiles {
+  const float* sums = nullptr;  // [16 or 32, kSumsStride]
+  int64_t row = 0;              // of C, to which row 0 of the first tile belongs
+  int64_t jump = 0;             // rows by which the second tile begins earlier than at row + 16: it was moved up so as
+                                // not to reach beyond the last row
+  int64_t next = 0, end = 0;    // rows of sums that are left to do
+  int64_t column = 0, columns = 0;
+
+  // Calls epilogue(RowOut, Vec, Vec) with up to `count` rows.
+  template <typename Epilogue>
+  XMAE_INLINE void finish(int64_t count, const Epilogue& epilogue) {
+    const int64_t to = next + count < end ? next + count : end;
+    for (; next < to; ++next) {
+      const float* from = sums + next * kSumsStride;
+      const int64_t at = row + next - (next >= kTileRows ? jump : 0);
+      epilogue(RowOut{at, column, columns}, load(from), load(from + W));
+      if (next == kTileRows - 1) next += jump;
+    }
+  }
+};
+
+// Computes rows [begin, end) and panels [first, last) of C. a: row 0 of A; rows begin row_stride apart. There must be 16
+// rows from `begin` on that may be read, also where fewer are wanted. Calls epilogue(RowOut, Vec, Vec) once with each
+// finished row of a panel.
+template <typename Epilogue>
+void multiply(
+    const Bf16* a, int64_t row_stride, const Bf16Matrix& matrix, int64_t begin, int64_t end, int64_t first,
+    int64_t last, const Epilogue& epilogue) {
+  if (begin >= end) return;
+  alignas(64) float sums[2][2 * kTileRows * kSumsStride];
+  FinishedTiles done;
+  const int64_t rows = end - begin, blocks = (rows + 2 * kTileRows - 1) / (2 * kTileRows), panels = last - first;
+  // What is read again and again should be the smaller of the two: all rows of A, or the weights.
+  const bool rows_inside = matrix.tiles * kTileNumbers > rows * row_stride;
+  const TileRegisters registers;
+  for (int64_t i = 0; i < blocks * panels; ++i) {
+    const int64_t p = first + (rows_inside ? i / blocks : i % panels), block = rows_inside ? i % blocks : i / panels;
+    const Bf16Panel& panel = *(matrix.panels.data() + p);
+    const Bf16Step* steps = matrix.steps.data() + panel.first_step;
+    const int64_t row = begin + block * 2 * kTileRows, left = end - row;
+    FinishedTiles now{sums[i % 2], row, 0, 0, left < 2 * kTileRows ? left : 2 * kTileRows, panel.column, panel.columns};
+    const int64_t each = panel.num_steps > 0 ? (done.end - done.next + panel.num_steps - 1) / panel.num_steps : 0;
+    const auto between = [&](int64_t) { done.finish(each, epilogue); };
+    if (left <= kTileRows) {
+      // Moved up where that is possible, so that no row beyond the last is read.
+      const int64_t up = row - begin < kTileRows - left ? row - begin : kTileRows - left;
+      now.row = row - up;
+      now.next = up;
+      now.end = up + left;
+      const Bf16* from = a + now.row * row_stride;
+      multiply_tiles<1>(from, from, row_stride, steps, panel.num_steps, matrix.tile(panel.weights), sums[i % 2], between);
+    } else {
+      now.jump = left < 2 * kTileRows ? 2 * kTileRows - left : 0;
+      now.end += now.jump;
+      const Bf16* from = a + row * row_stride;
+      multiply_tiles<2>(
+          from, from + (kTileRows - now.jump) * row_stride, row_stride, steps, panel.num_steps,
+          matrix.tile(panel.weights), sums[i % 2], between);
+    }
+    done.finish(2 * kTileRows, epilogue);
+    done = now;
+  }
+  done.finish(2 * kTileRows, epilogue);
+}
+
+// The arithmetic of kernels that are written for both precisions: bfloat16 products and activations, float32 sums.
+struct Bfloat16 {
+  using Number = Bf16;
+  using Matrix = Bf16Matrix;
+  static constexpr int64_t kGroupRows = 160;
+  // Whole panels, and one cache line more, as in xmae_fast::row_stride.
+  static XMAE_INLINE int64_t row_stride(int64_t columns) {
+    return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
+  }
+  static XMAE_INLINE int64_t readable(int64_t rows) { return rows < kTileRows ? kTileRows : rows; }
+  static XMAE_INLINE Vec silu(Vec x) { return quick_silu(x); }
+  static XMAE_INLINE Vec gelu(Vec x) { return quick_gelu(x); }
+  // Stores a row of a panel; rows are whole panels long.
+  static XMAE_INLINE void store(Bf16* out, int64_t stride, const RowOut& at, Vec v0, Vec v1) {
+    store_bf16(out + at.row * stride + at.column, v0, v1);
+  }
+  // The same, for rows that may end within the panel.
+  static XMAE_INLINE void store_dense(Bf16* out, int64_t stride, const RowOut& at, Vec v0, Vec v1) {
+    Bf16* p = out + at.row * stride + at.column;
+    if (at.count == kPairWidth) return store_bf16(p, v0, v1);
+    store_some_bf16(p, v0, at.count);
+    if (at.count > W) store_some_bf16(p + W, v1, at.count - W);
+  }
+};
+
+}  // namespace xmae_fast::XMAE_ISA

@@ -1,0 +1,34 @@
+// The table of the bfloat16 kernels for inference, which are compiled once per instruction set.
+#pragma once
+
+#include "cpu/base/bf16_matrix.h"
+#include "cpu/base/kernels.h"
+
+namespace xmae_fast {
+
+struct Bf16Kernels {
+  const char* name;  // of the instruction set that multiplies: "amx", "avx512_bf16" or "plain"
+
+  // The stem in evaluation: x [B, L] -> out [B, L, S]; see stem_eval.h.
+  void (*stem_eval)(const FoldedStem<Bf16Matrix>& stem, const float* x, int64_t B, int64_t L, Bf16* out);
+
+  // a [rows, steps] -> out [rows, columns]; see patches.h. `steps` must be whole tiles, and 16 rows must be readable.
+  void (*patch_linear)(
+      const Bf16* a, int64_t rows, int64_t steps, const Bf16Matrix& matrix, const float* bias, const float* added,
+      int64_t period, float* out);
+
+  // The sublayers of a block; blocks.h describes the arguments. out [rows, D] and [B, Nq, D].
+  void (*feed_forward)(
+      const FeedForward& f, const Bf16Matrix& up, const Bf16Matrix& down, const FeedForwardSaved& saved, float* out);
+  void (*attention)(
+      const Attention& a, const Projections<Bf16Matrix>& weights, const AttentionSaved& saved, float* out);
+};
+
+// Returns the table in use, or null where bfloat16 kernels are not used: the fastest that this processor can run and
+// that is faster than float32 there, unless `use_cpu_bf16_kernels` chose another.
+const Bf16Kernels* bf16_kernels();
+
+// Returns the table in use; raises an error for operator `op` where there is none.
+const Bf16Kernels& need_bf16_kernels(const char* op);
+
+}  // namespace xmae_fast

@@ -1,0 +1,131 @@
+// The product of tiles of bfloat16 numbers, by the instructions of one instruction set: AMX, AVX512-BF16, or plain loops
+// that compute the same on every processor. All of them sum in float32.
+//
+// XMAE_BF16_AMX, XMAE_BF16_PAIRS or neither is defined by the file that includes this one.
+#pragma once
+
+#include "cpu/base/bf16_vec.h"
+
+namespace xmae_fast::XMAE_ISA {
+
+// Holds the tile registers of the calling thread. Other libraries configure them too, so nothing is kept between calls,
+// and registers that are not in use need not be saved when threads change.
+class TileRegisters {
+ public:
+  TileRegisters(const TileRegisters&) = delete;
+  TileRegisters& operator=(const TileRegisters&) = delete;
+#if defined(XMAE_BF16_AMX)
+  XMAE_INLINE TileRegisters() { _tile_loadconfig(&kConfig); }
+  XMAE_INLINE ~TileRegisters() { _tile_release(); }
+
+ private:
+  struct Config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes_per_row[16];
+    uint8_t rows[16];
+  };
+  // Eight registers of 16 rows of 64 bytes.
+  alignas(64) static constexpr Config kConfig{
+      1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+#else
+  XMAE_INLINE TileRegisters() {}
+#endif
+};
+
+constexpr int64_t kSumsStride = kPairWidth;  // floats between rows of sums
+
+// Computes sums [16 R, 32] of R tiles of rows of A with the columns of a panel. a0, a1: the first rows of both tiles of
+// A (a1 is not used for R = 1), whose rows are `stride` numbers apart. b: the panel's tiles. between(s) is called after
+// step s: other work that the processor can do while it multiplies.
+template <int R, typename Between>
+XMAE_INLINE void multiply_tiles(
+    const Bf16* a0, const Bf16* a1, int64_t stride, const Bf16Step* steps, int64_t num_steps, const Bf16* b, float* sums,
+    const Between& between) {
+#if defined(XMAE_BF16_AMX)
+  const int64_t bytes = stride * 2, sum_bytes = kSumsStride * 4;
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (R == 2) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t s = 0; s < num_steps; ++s) {
+    const int64_t offset = steps[s].offset;
+    _tile_loadd(6, b, 64);
+    _tile_loadd(4, a0 + offset, bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (R == 2) {
+      _tile_loadd(5, a1 + offset, bytes);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    if (steps[s].tiles == 2) {
+      _tile_loadd(7, b + kTileNumbers, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
+    }
+    b += steps[s].tiles * kTileNumbers;
+    between(s);
+  }
+  _tile_stored(0, sums, sum_bytes);
+  _tile_stored(1, sums + kTileColumns, sum_bytes);
+  if constexpr (R == 2) {
+    _tile_stored(2, sums + kTileRows * kSumsStride, sum_bytes);
+    _tile_stored(3, sums + kTileRows * kSumsStride + kTileColumns, sum_bytes);
+  }
+#elif defined(XMAE_BF16_PAIRS)
+  constexpr int rows = 8;
+  for (int64_t from = 0; from < R * kTileRows; from += rows) {
+    const Bf16* a = from < kTileRows ? a0 + from * stride : a1 + (from - kTileRows) * stride;
+    __m512 acc[rows][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    const Bf16* tile = b;
+    for (int64_t s = 0; s < num_steps; ++s) {
+      const Bf16* at = a + steps[s].offset;
+      const bool both = steps[s].tiles == 2;
+      for (int64_t pair = 0; pair < kTileSteps / 2; ++pair) {
+        const auto b0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(tile + pair * kPairWidth));
+        const auto b1 = both ? reinterpret_cast<__m512bh>(_mm512_loadu_si512(tile + kTileNumbers + pair * kPairWidth))
+                             : reinterpret_cast<__m512bh>(_mm512_setzero_si512());
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) {
+          int32_t numbers;
+          std::memcpy(&numbers, at + r * stride + 2 * pair, sizeof(numbers));
+          const auto both_numbers = reinterpret_cast<__m512bh>(_mm512_set1_epi32(numbers));
+          acc[r][0] = _mm512_dpbf16_ps(acc[r][0], both_numbers, b0);
+          acc[r][1] = _mm512_dpbf16_ps(acc[r][1], both_numbers, b1);
+        }
+      }
+      tile += steps[s].tiles * kTileNumbers;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      _mm512_storeu_ps(sums + (from + r) * kSumsStride, acc[r][0]);
+      _mm512_storeu_ps(sums + (from + r) * kSumsStride + kTileColumns, acc[r][1]);
+    }
+  }
+  for (int64_t s = 0; s < num_steps; ++s) between(s);
+#else
+  for (int64_t r = 0; r < R * kTileRows; ++r) {
+    const Bf16* a = r < kTileRows ? a0 + r * stride : a1 + (r - kTileRows) * stride;
+    float* out = sums + r * kSumsStride;
+    for (int64_t n = 0; n < kPairWidth; ++n) out[n] = 0.0f;
+    const Bf16* tile = b;
+    for (int64_t s = 0; s < num_steps; ++s) {
+      for (int64_t t = 0; t < steps[s].tiles; ++t, tile += kTileNumbers) {
+        for (int64_t pair = 0; pair < kTileSteps / 2; ++pair) {
+          const Bf16* from = a + steps[s].offset + 2 * pair;
+          const float even = to_float(from[0]), odd = to_float(from[1]);
+          const Bf16* weights = tile + pair * kPairWidth;
+          for (int64_t n = 0; n < kTileColumns; ++n) {
+            out[t * kTileColumns + n] += even * to_float(weights[2 * n]) + odd * to_float(weights[2 * n + 1]);
+          }
+        }
+      }
+    }
+  }
+  for (int64_t s = 0; s < num_steps; ++s) between(s);
+#endif
+}
+
+}  // namespace xmae_fast::XMAE_ISA

@@ -1,0 +1,77 @@
+// Rounding vectors of floats to bfloat16, and functions that are as exact as bfloat16 needs.
+#pragma once
+
+#include "cpu/base/bf16_matrix.h"
+#include "cpu/base/vec.h"
+
+namespace xmae_fast::XMAE_ISA {
+
+static_assert(W == kTileColumns, "a vector has as many floats as a tile has columns");
+
+typedef uint16_t HalfInts __attribute__((vector_size(XMAE_VECTOR_BYTES / 2)));
+typedef uint16_t HalfIntsAnywhere __attribute__((vector_size(XMAE_VECTOR_BYTES / 2), aligned(2), may_alias));
+typedef uint32_t VecUint __attribute__((vector_size(XMAE_VECTOR_BYTES)));
+
+// Rounds to the nearest, ties to even; a NaN stays one.
+XMAE_INLINE void store_bf16(Bf16* p, Vec v) {
+#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v))));
+#else
+  const VecUint bits = reinterpret_cast<VecUint>(v);
+  const VecUint rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
+  const VecUint chosen = reinterpret_cast<VecUint>((bits & 0x7FFFFFFF) > 0x7F800000 ? quiet : rounded);
+  *reinterpret_cast<HalfIntsAnywhere*>(p) = __builtin_convertvector(chosen, HalfInts);
+#endif
+}
+XMAE_INLINE void store_bf16(Bf16* p, Vec v0, Vec v1) {
+#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
+  const auto both = _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(v1), reinterpret_cast<__m512>(v0));
+  _mm512_storeu_si512(p, reinterpret_cast<__m512i>(both));
+#else
+  store_bf16(p, v0);
+  store_bf16(p + W, v1);
+#endif
+}
+XMAE_INLINE void store_some_bf16(Bf16* p, Vec v, int64_t count) {
+  if (count >= W) return store_bf16(p, v);
+  Bf16 lanes[W];
+  store_bf16(lanes, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+XMAE_INLINE Vec load_bf16(const Bf16* p) {
+  const auto bits = *reinterpret_cast<const HalfIntsAnywhere*>(p);
+  return reinterpret_cast<Vec>(__builtin_convertvector(static_cast<HalfInts>(bits), VecUint) << 16);
+}
+
+// 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds.
+XMAE_INLINE Vec quick_sigmoid(Vec x) {
+  Vec t = x * -1.44269504f;
+  t = t > 126.0f ? broadcast(126.0f) : t;
+  t = t < -126.0f ? broadcast(-126.0f) : t;
+#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
+  const auto n = reinterpret_cast<Vec>(_mm512_roundscale_ps(reinterpret_cast<__m512>(t), 8));
+  const Vec f = t - n;
+  const Vec p = ((f * 0.0555041f + 0.240227f) * f + 0.693147f) * f + 1.0f;
+  const auto power = reinterpret_cast<Vec>(
+      _mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+  return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
+#else
+  constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits
+  const Vec shifted = t + round, f = t - (shifted - round);
+  const Vec p = ((f * 0.0555041f + 0.240227f) * f + 0.693147f) * f + 1.0f;
+  const VecInt power = (reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p);
+  return 1.0f / (reinterpret_cast<Vec>(power) + 1.0f);
+#endif
+}
+XMAE_INLINE Vec quick_silu(Vec x) { return x * quick_sigmoid(x); }
+
+// x Phi(x) as x sigmoid(x q(x^2)): absolute error at most 3e-5 plus 2e-4 of the value. q was fitted on |x| <= 7; beyond,
+// Phi is 0 or 1 for any larger argument.
+XMAE_INLINE Vec quick_gelu(Vec x) {
+  Vec s = x * x;
+  s = s > 49.0f ? broadcast(49.0f) : s;
+  return x * quick_sigmoid(x * ((s * -7.03034053e-4f + 7.40112951e-2f) * s + 1.59501576f));
+}
+
+}  // namespace xmae_fast::XMAE_ISA

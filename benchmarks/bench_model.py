@@ -10,7 +10,6 @@ import pytest
 from benchmarks.bench_ops import CPU, contestants, race
 from benchmarks.suites import model, train
 
-
 WARM = (group for group in model.groups(CPU) if not group.after_other_work)
 
 

@@ -14,6 +14,7 @@ pytest.importorskip("rich", reason="the benchmarks need rich (pip install xmae-f
 from rich.console import Console
 
 from benchmarks.harness import interruption, report
+from benchmarks.harness.apart import measure_apart
 from benchmarks.harness.contest import (
     BASELINE,
     FAILED,
@@ -30,7 +31,7 @@ from benchmarks.harness.contest import (
 )
 from benchmarks.harness.context import ROTATION, Context
 from benchmarks.harness.interruption import Interruption
-from benchmarks.harness.machine import Machine, instruction_sets
+from benchmarks.harness.machine import Machine, has_bfloat16, instruction_sets
 from benchmarks.harness.numerics import check_cosine
 from benchmarks.harness.timing import Effort, interleave
 from benchmarks.models import quantised, runtimes
@@ -269,3 +270,22 @@ def test_a_row_that_stands_keeps_its_role():
     one = Contestant("ours", lambda: lambda i: i, right, OURS, stands=lambda: True)
     (row,) = measure(Group("work", [one]), CPU, Effort(0.0, 2, 2), lambda text: None).rows
     assert (row.role, row.status) == (OURS, OK)
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="the new process finds no bfloat16 on this processor")
+def test_contestants_apart_run_in_processes_of_their_own(context):
+    """A row that stands, one that is left out, and one of a name that the new process does not know."""
+    group = embed_bfloat16.group(Inference(Context(CPU, quick=True, compiling="none"), "embed", 1))
+    plain, compiled = group.contestants[:2]
+    unknown = Contestant("unknown", lambda: pytest.fail("built here"), right, OURS)
+    known = {("", "timed"): Row("timed", BASELINE, seconds=[1.0])}
+    timed = Contestant("timed", lambda: pytest.fail("built here"), right)
+    group = Group(group.title, [plain, compiled, unknown, timed], precision="bfloat16")
+    result = measure_apart(group, context, "benchmarks.suites.model", [], lambda text: None, known)
+    first, second, third, fourth = result.rows
+    assert (first.status, first.alone, first.role) == (OK, True, PLAIN)
+    assert first.seconds
+    assert (second.status, second.note) == (LEFT_OUT, "needs --compile default")
+    assert (third.status, third.note) == (FAILED, "StopIteration")
+    assert fourth is known["", "timed"]
+    assert result.speed(first, first).median == 1.0

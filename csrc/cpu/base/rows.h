@@ -61,8 +61,7 @@ XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& nor
 // Applies LayerNorm: x [rows, D] -> out [rows, D], whose rows lie `stride` apart, and stats [rows, 2] (mean, 1 /
 // standard deviation) unless null.
 template <typename Number>
-void normalise(
-    const float* x, const Norm& norm, int64_t rows, int64_t D, Number* out, int64_t stride, float* stats) {
+void normalise(const float* x, const Norm& norm, int64_t rows, int64_t D, Number* out, int64_t stride, float* stats) {
   for (int64_t row = 0; row < rows; ++row) {
     const Moments m = moments(x + row * D, D);
     normalise_row(x + row * D, m, norm, D, out + row * stride);

@@ -22,7 +22,7 @@ void feed_forward_group(
   Number *normed = reinterpret_cast<Number*>(memory), *activation = normed + Math::readable(rows) * narrow;
   const float* x = f.x + first * D;
   float* hidden = saved.hidden != nullptr ? saved.hidden + first * F : nullptr;
-  normalise(x, f.norm, rows, D, normed, narrow, saved.stats != nullptr ? saved.stats + 2 * first : nullptr);
+  normalise<Math>(x, f.norm, rows, D, normed, narrow, saved.stats != nullptr ? saved.stats + 2 * first : nullptr);
   product(normed, narrow, up, rows, [&](const RowOut& at, Vec v0, Vec v1) {
     Vec b0, b1;
     load_row(f.up_bias, at, b0, b1);
@@ -53,9 +53,8 @@ template <typename Math>
 void feed_forward(
     const FeedForward& f, const typename Math::Matrix& up, const typename Math::Matrix& down,
     const FeedForwardSaved& saved, float* out) {
-  over_groups<Math>(f.rows, 1, [&](int64_t first, int64_t rows) {
-    feed_forward_group<Math>(f, up, down, first, rows, saved, out);
-  });
+  over_groups<Math>(
+      f.rows, 1, [&](int64_t first, int64_t rows) { feed_forward_group<Math>(f, up, down, first, rows, saved, out); });
 }
 
 // The backward of `blocks` blocks of kSumRows rows, except for the gradients of both weight matrices. A block's

@@ -244,7 +244,7 @@ def test_float32_serves_where_there_are_no_bfloat16_kernels(op):
 GUARDED = """
 import ctypes, mmap, sys, torch
 from xmae_fast import backend, ops
-rows, S, D = int(sys.argv[1]), 32, 16
+rows, S, D = int(sys.argv[1]), 32, 512
 size = rows * S * 2
 pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 memory = mmap.mmap(-1, pages + mmap.PAGESIZE)

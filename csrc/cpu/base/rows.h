@@ -209,8 +209,9 @@ inline void product_into(
 inline void outer(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t M, int64_t N,
     float* out) {
-  parallel((M + kRows - 1) / kRows, 1, [&](int64_t first, int64_t last) {
-    const int64_t from = first * kRows, to = last * kRows < M ? last * kRows : M;
+  const int64_t most = tile_rows();
+  parallel((M + most - 1) / most, 1, [&](int64_t first, int64_t last) {
+    const int64_t from = first * most, to = last * most < M ? last * most : M;
     std::memset(out + from * N, 0, (to - from) * N * sizeof(float));
     add_outer(a + from, a_stride, b, b_stride, rows, to - from, N, out + from * N, N);
   });

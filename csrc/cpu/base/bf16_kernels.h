@@ -17,13 +17,23 @@ struct Bf16Kernels {
       const Bf16* a, int64_t rows, int64_t steps, const Bf16Matrix& matrix, const float* bias, const float* added,
       int64_t period, float* out);
 
-  void (*stem_eval_split)(const FoldedStem<SplitMatrix>& stem, const float* x, int64_t B, int64_t L, float* out);
-
   // The sublayers of a block; blocks.h describes the arguments. out [rows, D] and [B, Nq, D].
   void (*feed_forward)(
       const FeedForward& f, const Bf16Matrix& up, const Bf16Matrix& down, const FeedForwardSaved& saved, float* out);
   void (*attention)(
       const Attention& a, const Projections<Bf16Matrix>& weights, const AttentionSaved& saved, float* out);
+};
+
+// The kernels for inference in float32 by three bfloat16 parts. The arguments are those of the float32 kernels.
+struct SplitKernels {
+  void (*stem_eval)(const FoldedStem<SplitMatrix>& stem, const float* x, int64_t B, int64_t L, float* out);
+  void (*patch_linear)(
+      const float* a, int64_t rows, int64_t steps, const SplitMatrix& matrix, const float* bias, const float* added,
+      int64_t period, float* out);
+  void (*feed_forward)(
+      const FeedForward& f, const SplitMatrix& up, const SplitMatrix& down, const FeedForwardSaved& saved, float* out);
+  void (*attention)(
+      const Attention& a, const Projections<SplitMatrix>& weights, const AttentionSaved& saved, float* out);
 };
 
 // Returns the table in use, or null where bfloat16 kernels are not used: the fastest that this processor can run and

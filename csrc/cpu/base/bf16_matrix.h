@@ -67,6 +67,10 @@ struct Bf16Matrix {
 // The same, where numbers are sums of three bfloat16 numbers, which together have the precision of float32.
 struct SplitMatrix : Bf16Matrix {};
 
+// Returns how far apart the parts of a row of `columns` numbers are: whole panels, and one cache line more, as in
+// row_stride.
+inline int64_t split_part(int64_t columns) { return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth; }
+
 // Writes the parts of a number to out[0], out[stride] and so on.
 inline void split(float x, int64_t parts, Bf16* out, int64_t stride) {
   for (int64_t p = 0; p < parts; ++p) {

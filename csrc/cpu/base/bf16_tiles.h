@@ -129,12 +129,14 @@ XMAE_INLINE void multiply_tiles(
 #endif
 }
 
-#if defined(XMAE_BF16_AMX)
-// The same for numbers of three parts, by six of the nine products of parts. The small ones are summed first.
+// The same for numbers that are sums of three parts, `part` numbers apart in a row of A and a tile apart in B, by six of
+// the nine products of parts. The small ones are summed first, because each addition rounds by as much as the sum is
+// large; without that the error would be twice that of float32 multiplications.
 template <int R, typename Between>
 XMAE_INLINE void multiply_split_tiles(
     const Bf16* a0, const Bf16* a1, int64_t stride, int64_t part, const Bf16Step* steps, int64_t num_steps,
     const Bf16* b, float* sums, const Between& between) {
+#if defined(XMAE_BF16_AMX)
   const int64_t bytes = stride * 2, sum_bytes = kSumsStride * 4;
   _tile_zero(0);
   _tile_zero(1);
@@ -196,7 +198,27 @@ XMAE_INLINE void multiply_split_tiles(
     _tile_stored(2, sums + kTileRows * kSumsStride, sum_bytes);
     _tile_stored(3, sums + kTileRows * kSumsStride + kTileColumns, sum_bytes);
   }
-}
+#else
+  constexpr int kProducts[6][2] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};  // parts of A and of B
+  for (int64_t i = 0; i < R * kTileRows * kSumsStride; ++i) sums[i] = 0.0f;
+  for (const auto& [of_a, of_b] : kProducts) {
+    const Bf16* tiles = b + of_b * kTileNumbers;
+    for (int64_t s = 0; s < num_steps; ++s) {
+      for (int64_t t = 0; t < steps[s].tiles; ++t, tiles += 3 * kTileNumbers) {
+        for (int64_t r = 0; r < R * kTileRows; ++r) {
+          const Bf16* a = r < kTileRows ? a0 + r * stride : a1 + (r - kTileRows) * stride;
+          const Bf16* from = a + steps[s].offset + of_a * part;
+          float* out = sums + r * kSumsStride + t * kTileColumns;
+          for (int64_t k = 0; k < kTileSteps; ++k) {
+            const float number = to_float(from[k]);
+            for (int64_t n = 0; n < kTileColumns; ++n) out[n] += number * to_float(tiles[place_in_tile(k, n)]);
+          }
+        }
+      }
+    }
+  }
+  for (int64_t s = 0; s < num_steps; ++s) between(s);
 #endif
+}
 
 }  // namespace xmae_fast::XMAE_ISA

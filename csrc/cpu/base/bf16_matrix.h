@@ -145,10 +145,13 @@ Matrix pack_bf16(
 }
 
 // Packs B[k, n] = value(k, n) of `steps` rows k and `columns` columns n, with panels in parallel.
-template <typename Value>
-Bf16Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value) {
-  Bf16Matrix packed;
+template <typename Matrix = Bf16Matrix, typename Value>
+Matrix pack_dense_bf16(
+    int64_t columns, int64_t steps, const Value& value, int64_t parts = 1, int64_t part_stride = 0) {
+  Matrix packed;
   packed.columns = columns;
+  packed.parts = parts;
+  packed.part_stride = part_stride;
   const int64_t chunks = (steps + kTileSteps - 1) / kTileSteps;
   for (int64_t column = 0; column < columns; column += kPairWidth) {
     const int64_t count = std::min(kPairWidth, columns - column), tiles = (count + kTileColumns - 1) / kTileColumns;
@@ -162,19 +165,20 @@ Bf16Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value) {
     for (int64_t c = 0; c < chunks; ++c) packed.steps.push_back({c * kTileSteps, tiles});
     packed.tiles += chunks * tiles;
   }
-  packed.data = aligned_floats(packed.tiles * kTileNumbers / 2);
+  packed.data = aligned_floats(packed.tiles * parts * kTileNumbers / 2);
   parallel(static_cast<int64_t>(packed.panels.size()), 4, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       const Bf16Panel& panel = packed.panels[p];
       Bf16* out = packed.tile(panel.weights);
       for (int64_t s = 0; s < panel.num_steps; ++s) {
         const Bf16Step& step = packed.steps[panel.first_step + s];
-        for (int64_t t = 0; t < step.tiles; ++t, out += kTileNumbers) {
+        for (int64_t t = 0; t < step.tiles; ++t, out += parts * kTileNumbers) {
           for (int64_t n = 0; n < kTileColumns; ++n) {
             const int64_t column = panel.column + t * kTileColumns + n;
             for (int64_t k = 0; k < kTileSteps; ++k) {
               const bool there = column < columns && step.offset + k < steps;
-              out[place_in_tile(k, n)] = there ? to_bf16(value(step.offset + k, column)) : Bf16{0};
+              const float number = there ? value(step.offset + k, column) : 0.0f;
+              split(number, parts, out + place_in_tile(k, n), kTileNumbers);
             }
           }
         }
@@ -189,6 +193,13 @@ inline Bf16Matrix pack_matrix_bf16(
     int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride) {
   return pack_dense_bf16(
       columns, steps, [=](int64_t k, int64_t n) { return weights[n * row_stride + k * step_stride]; });
+}
+
+// The same as sums of three bfloat16 numbers, for rows of weights that lie one after another: B[k, n] =
+// weights[n * steps + k].
+inline SplitMatrix pack_split(int64_t columns, int64_t steps, const float* weights) {
+  return pack_dense_bf16<SplitMatrix>(
+      columns, steps, [=](int64_t k, int64_t n) { return weights[n * steps + k]; }, 3, split_part(steps));
 }
 
 }  // namespace xmae_fast

@@ -59,7 +59,7 @@ struct Bf16Layout {
   }
 };
 
-struct SplitLayout {
+struct SplitLayout {  // without the cache line more that split_part has: activations of a sample lie together
   using Matrix = SplitMatrix;
   int64_t width = kTileColumns;
   int64_t part(int64_t channels) const { return round_up(channels, kPairWidth); }
@@ -125,21 +125,14 @@ Tensor conv_stem_eval(
   const int64_t B = x.size(0), L = x.size(2);
   std::vector<Bytes> bytes;
   for (const Tensor& w : weights.tensors) add_bytes(bytes, w);
-  const auto folded = cache<PackedMatrix>().get(bytes, [&] { return fold(weights.stem, Float32Layout{}); });
   Tensor out = empty({B, L, weights.stem.channels});
-  kernels().stem_eval(*folded, data(x), B, L, mutable_data(out));
-  return out;
-}
-
-Tensor conv_stem_eval_split(const Tensor& x_, std::vector<Tensor> tensors) {
-  const StemWeights weights = stem_weights(tensors);
-  const Tensor x = dense("conv_stem", "x", x_);
-  const int64_t B = x.size(0), L = x.size(2);
-  std::vector<Bytes> bytes;
-  for (const Tensor& w : weights.tensors) add_bytes(bytes, w);
-  const auto folded = cache<SplitMatrix>().get(bytes, [&] { return fold(weights.stem, SplitLayout{}); });
-  Tensor out = empty({B, L, weights.stem.channels});
-  need_bf16_kernels("conv_stem").stem_eval_split(*folded, data(x), B, L, mutable_data(out));
+  if (const SplitKernels* split = kernels().split) {
+    const auto folded = cache<SplitMatrix>().get(bytes, [&] { return fold(weights.stem, SplitLayout{}); });
+    split->stem_eval(*folded, data(x), B, L, mutable_data(out));
+  } else {
+    const auto folded = cache<PackedMatrix>().get(bytes, [&] { return fold(weights.stem, Float32Layout{}); });
+    kernels().stem_eval(*folded, data(x), B, L, mutable_data(out));
+  }
   return out;
 }
 
@@ -172,6 +165,5 @@ Tensor conv_stem_eval_bf16(const Tensor& x_, std::vector<Tensor> tensors) {
 
 STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) {
   m.impl("conv_stem_eval", TORCH_BOX(&xmae_fast::conv_stem_eval));
-  m.impl("conv_stem_eval_split", TORCH_BOX(&xmae_fast::conv_stem_eval_split));
   m.impl("conv_stem_eval_bf16", TORCH_BOX(&xmae_fast::conv_stem_eval_bf16));
 }

@@ -70,6 +70,11 @@ Packed<Bf16Matrix> pack_bf16_weights(const Call& call) {
   return {.up = pack_matrix_bf16(F, D, data(up), D, 1), .down = pack_matrix_bf16(D, F, data(down), F, 1)};
 }
 
+Packed<SplitMatrix> pack_split_weights(const Call& call) {
+  const int64_t D = call.f.D, F = call.f.F;
+  return {.up = pack_split(F, D, data(call.weights[2])), .down = pack_split(D, F, data(call.weights[4]))};
+}
+
 template <typename Matrix>
 WeightsCache<Packed<Matrix>>& cache() {
   static auto* const instance = new WeightsCache<Packed<Matrix>>;  // never destroyed: threads may outlive main
@@ -84,9 +89,15 @@ Tensor feed_forward_eval(
   std::vector<Bytes> bytes;
   add_bytes(bytes, call.weights[2]);
   add_bytes(bytes, call.weights[4]);
-  const auto packed = cache<PackedMatrix>().get(bytes, [&] { return pack_weights(call); }, {call.f.D, call.f.F});
+  const std::vector<int64_t> shape{call.f.D, call.f.F};
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
-  kernels().feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
+  if (const SplitKernels* split = kernels().split) {
+    const auto packed = cache<SplitMatrix>().get(bytes, [&] { return pack_split_weights(call); }, shape);
+    split->feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
+  } else {
+    const auto packed = cache<PackedMatrix>().get(bytes, [&] { return pack_weights(call); }, shape);
+    kernels().feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
+  }
   return out;
 }
 

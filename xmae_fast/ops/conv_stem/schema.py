@@ -16,7 +16,6 @@ from xmae_fast.ops.conv_stem.several import Training
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("conv_stem_eval(Tensor x, Tensor[] weights) -> Tensor")
-_library.define("conv_stem_eval_split(Tensor x, Tensor[] weights) -> Tensor")
 _library.define("conv_stem_eval_bf16(Tensor x, Tensor[] weights) -> Tensor")
 _library.define("conv_stem_train(Tensor x, Tensor[] weights, bool batch_statistics) -> (Tensor, Tensor, Tensor[])")
 _library.define(

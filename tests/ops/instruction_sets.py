@@ -9,7 +9,8 @@ from xmae_fast.backend import use_cpu_bfloat16, use_cpu_kernels
 SETS = ("baseline", "avx2", "avx512")
 BF16_SETS = ("amx", "avx512_bf16", "plain")
 HEIGHTS = ("avx512", "avx512_rows13", "avx512_rows14")  # the same code; register tiles of at most 12, 13 and 14 rows
-TABLES = (*SETS, *HEIGHTS[1:])
+SPLIT = ("amx", "amx_plain")  # float32 by three bfloat16 parts: by AMX, and by loops that are too slow for large cases
+TABLES = (*SETS, *HEIGHTS[1:], "amx")
 
 
 def on(name: str):

@@ -65,8 +65,8 @@ XMAE_INLINE void multiply_tiles(
 // epilogue(RowOut, Vec, Vec) once with each finished row of a panel.
 template <typename Matrix, typename Epilogue>
 void multiply(
-    const Bf16* a, int64_t row_stride, const Matrix& matrix, int64_t begin, int64_t end, int64_t first,
-    int64_t last, const Epilogue& epilogue) {
+    const Bf16* a, int64_t row_stride, const Matrix& matrix, int64_t begin, int64_t end, int64_t first, int64_t last,
+    const Epilogue& epilogue) {
   if (begin >= end) return;
   alignas(64) float sums[2][2 * kTileRows * kSumsStride];
   FinishedTiles done;

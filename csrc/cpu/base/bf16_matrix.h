@@ -146,8 +146,7 @@ Matrix pack_bf16(
 
 // Packs B[k, n] = value(k, n) of `steps` rows k and `columns` columns n, with panels in parallel.
 template <typename Matrix = Bf16Matrix, typename Value>
-Matrix pack_dense_bf16(
-    int64_t columns, int64_t steps, const Value& value, int64_t parts = 1, int64_t part_stride = 0) {
+Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value, int64_t parts = 1, int64_t part_stride = 0) {
   Matrix packed;
   packed.columns = columns;
   packed.parts = parts;

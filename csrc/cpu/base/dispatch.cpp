@@ -48,9 +48,7 @@ isa::TableChoice<Kernels> choice() {
   static const Kernels amx = with_split(*fastest, "amx", "amx", &bf16_amx::split_table);
   if (isa::runs("amx", isa::F16C::kNotUsed)) {
     return {
-        isa::F16C::kNotUsed,
-        {&amx, &avx512::table, &rows13, &rows14, &avx2::table, &baseline::table, &plain},
-        &amx};
+        isa::F16C::kNotUsed, {&amx, &avx512::table, &rows13, &rows14, &avx2::table, &baseline::table, &plain}, &amx};
   }
 #endif
   return {isa::F16C::kNotUsed, {&avx512::table, &rows13, &rows14, &avx2::table, &baseline::table, &plain}, fastest};

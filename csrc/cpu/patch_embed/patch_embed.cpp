@@ -80,8 +80,7 @@ Tensor patch_embed(
         return pack_dense_bf16<SplitMatrix>(n.D, n.steps(), value, 3, split_part(n.steps()));
       };
       const auto matrix = cache<SplitMatrix>().get(bytes, pack_parts, shape);
-      split->patch_linear(
-          data(features), n.rows(), n.steps(), *matrix, data(bias), data(pos), n.N, mutable_data(out));
+      split->patch_linear(data(features), n.rows(), n.steps(), *matrix, data(bias), data(pos), n.N, mutable_data(out));
     } else {
       run(*cache<PackedMatrix>().get(bytes, pack, shape));
     }

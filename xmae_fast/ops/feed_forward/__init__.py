@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops._checks import check_like, check_probability, dims
+from xmae_fast.ops._checks import check_like, check_probability, dims, kernel_dtype
 from xmae_fast.ops._gradients import wants_gradient
 from xmae_fast.ops._triton import compute_dtype
 from xmae_fast.ops.feed_forward import operators, reference
@@ -52,7 +52,14 @@ def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0
     dims("down_weight", params.down_weight, "D F", D=D, F=hidden)
     check_like("x", x, "up_weight", params.up_weight)
     check_probability("dropout_p", dropout_p)
-    chosen = backend.resolve("feed_forward", impl, x.device, x.dtype, (x,), inference=not wants_gradient(x, *params))
+    chosen = backend.resolve(
+        "feed_forward",
+        impl,
+        x.device,
+        kernel_dtype(x, params.up_weight),
+        (x,),
+        inference=not wants_gradient(x, *params),
+    )
     if chosen == "reference":
         return reference.feed_forward(x, params, dropout_p)
     return operators.feed_forward(x, params, float(dropout_p), chosen)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops._checks import check_like, check_probability, dims
+from xmae_fast.ops._checks import check_like, check_probability, dims, kernel_dtype
 from xmae_fast.ops._gradients import wants_gradient
 from xmae_fast.ops.lag_attention import operators, reference
 from xmae_fast.ops.lag_attention.params import AttentionParams
@@ -70,7 +70,9 @@ def lag_attention(
     check_probability("dropout_p", dropout_p)
     inference = not wants_gradient(x, key_value, bias_table, *params)
     call = x.shape[-1], num_heads
-    chosen = backend.resolve("lag_attention", impl, x.device, x.dtype, call, inference=inference)
+    chosen = backend.resolve(
+        "lag_attention", impl, x.device, kernel_dtype(x, params.in_weight), call, inference=inference
+    )
     if chosen == "reference":
         return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
     return operators.lag_attention(

@@ -169,4 +169,16 @@ inline Bf16Matrix pack_matrix_bf16(
       columns, steps, [=](int64_t k, int64_t n) { return weights[n * row_stride + k * step_stride]; });
 }
 
+// Sizes of both factors of a product A^T B that sums over `rows` rows (bf16_outer.h), in numbers. The transposed A has
+// rows as long as whole tiles, and an odd number of cache lines from one to the next, because rows 4 kB apart would share
+// few sets of the cache.
+inline int64_t outer_chunks(int64_t rows) { return (rows + kTileSteps - 1) / kTileSteps; }
+inline int64_t transposed_stride(int64_t rows) { return (outer_chunks(rows) | 1) * kTileSteps; }
+inline int64_t transposed_size(int64_t rows, int64_t columns) {
+  return (columns + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows) * transposed_stride(rows);
+}
+inline int64_t paired_size(int64_t rows, int64_t columns) {
+  return outer_chunks(rows) * ((columns + kPairWidth - 1) / kPairWidth) * 2 * kTileNumbers;
+}
+
 }  // namespace xmae_fast

@@ -12,16 +12,18 @@ typedef uint16_t HalfInts __attribute__((vector_size(XMAE_VECTOR_BYTES / 2)));
 typedef uint16_t HalfIntsAnywhere __attribute__((vector_size(XMAE_VECTOR_BYTES / 2), aligned(2), may_alias));
 typedef uint32_t VecUint __attribute__((vector_size(XMAE_VECTOR_BYTES)));
 
-// Rounds to the nearest, ties to even; a NaN stays one.
+// The bits of the nearest bfloat16 numbers, ties to even; a NaN stays one.
+XMAE_INLINE VecUint bf16_bits(Vec v) {
+  const VecUint bits = reinterpret_cast<VecUint>(v);
+  const VecUint rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
+  return reinterpret_cast<VecUint>((bits & 0x7FFFFFFF) > 0x7F800000 ? quiet : rounded);
+}
 XMAE_INLINE void store_bf16(Bf16* p, Vec v) {
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
   _mm256_storeu_si256(
       reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v))));
 #else
-  const VecUint bits = reinterpret_cast<VecUint>(v);
-  const VecUint rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
-  const VecUint chosen = reinterpret_cast<VecUint>((bits & 0x7FFFFFFF) > 0x7F800000 ? quiet : rounded);
-  *reinterpret_cast<HalfIntsAnywhere*>(p) = __builtin_convertvector(chosen, HalfInts);
+  *reinterpret_cast<HalfIntsAnywhere*>(p) = __builtin_convertvector(bf16_bits(v), HalfInts);
 #endif
 }
 XMAE_INLINE void store_bf16(Bf16* p, Vec v0, Vec v1) {

@@ -11,11 +11,10 @@ namespace xmae_fast::XMAE_ISA {
 // Returns the pairs (x0[n], x1[n]) of 16 columns n as bfloat16 numbers, x0 in the lower halves.
 XMAE_INLINE VecUint interleave(Vec x0, Vec x1) {
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  alignas(64) static constexpr uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                     8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const auto both = _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(x1), reinterpret_cast<__m512>(x0));
-  return reinterpret_cast<VecUint>(
-      _mm512_permutexvar_epi16(_mm512_load_si512(order), reinterpret_cast<__m512i>(both)));
+  return reinterpret_cast<VecUint>(_mm512_permutexvar_epi16(_mm512_load_si512(order), reinterpret_cast<__m512i>(both)));
 #else
   return bf16_bits(x0) | bf16_bits(x1) << 16;
 #endif
@@ -100,7 +99,8 @@ void pair_rows(
     for (int64_t c = 0; c < columns; c += kTileColumns) {
       VecUint tile[kTileRows];
       load_tile(x + row * stride + c, stride, count - row, columns - c, tile);
-      Bf16* to = out + (c / kPairWidth * chunks + chunk) * 2 * kTileNumbers + c % kPairWidth / kTileColumns * kTileNumbers;
+      Bf16* to =
+          out + (c / kPairWidth * chunks + chunk) * 2 * kTileNumbers + c % kPairWidth / kTileColumns * kTileNumbers;
       for (int64_t i = 0; i < kTileRows; ++i) store_pairs(to + i * kPairWidth, tile[i]);
       if (c % kPairWidth == 0 && c + kTileColumns >= columns) std::memset(to + kTileNumbers, 0, kTileNumbers * 2);
     }

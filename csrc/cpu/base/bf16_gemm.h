@@ -74,7 +74,8 @@ void multiply(
       now.next = up;
       now.end = up + left;
       const Bf16* from = a + now.row * row_stride;
-      multiply_tiles<1>(from, from, row_stride, steps, panel.num_steps, matrix.tile(panel.weights), sums[i % 2], between);
+      multiply_tiles<1>(
+          from, from, row_stride, steps, panel.num_steps, matrix.tile(panel.weights), sums[i % 2], between);
     } else {
       now.jump = left < 2 * kTileRows ? 2 * kTileRows - left : 0;
       now.end += now.jump;
@@ -94,10 +95,7 @@ struct Bfloat16 {
   using Number = Bf16;
   using Matrix = Bf16Matrix;
   static constexpr int64_t kGroupRows = 160;
-  // Whole panels, and one cache line more, as in xmae_fast::row_stride.
-  static XMAE_INLINE int64_t row_stride(int64_t columns) {
-    return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
-  }
+  static XMAE_INLINE int64_t row_stride(int64_t columns) { return bf16_stride(columns); }
   static XMAE_INLINE int64_t readable(int64_t rows) { return rows < kTileRows ? kTileRows : rows; }
   static XMAE_INLINE Vec silu(Vec x) { return quick_silu(x); }
   static XMAE_INLINE Vec gelu(Vec x) { return quick_gelu(x); }

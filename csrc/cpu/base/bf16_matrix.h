@@ -122,9 +122,8 @@ Bf16Matrix pack_bf16(int64_t columns, const std::vector<Run>& runs, const Source
   return packed;
 }
 
-// Packs B[k, n] = value(k, n) of `steps` rows k and `columns` columns n, with panels in parallel.
-template <typename Value>
-Bf16Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value) {
+// Returns a matrix of `steps` steps in which every column takes part in every step. Its tiles are not set.
+inline Bf16Matrix dense_tiles(int64_t columns, int64_t steps) {
   Bf16Matrix packed;
   packed.columns = columns;
   const int64_t chunks = (steps + kTileSteps - 1) / kTileSteps;
@@ -141,6 +140,13 @@ Bf16Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value) {
     packed.tiles += chunks * tiles;
   }
   packed.data = aligned_floats(packed.tiles * kTileNumbers / 2);
+  return packed;
+}
+
+// Packs B[k, n] = value(k, n) of `steps` rows k and `columns` columns n, with panels in parallel.
+template <typename Value>
+Bf16Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value) {
+  Bf16Matrix packed = dense_tiles(columns, steps);
   parallel(static_cast<int64_t>(packed.panels.size()), 4, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       const Bf16Panel& panel = packed.panels[p];
@@ -162,11 +168,13 @@ Bf16Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value) {
   return packed;
 }
 
-// Packs B[k, n] = weights[n * row_stride + k * step_stride].
-inline Bf16Matrix pack_matrix_bf16(
-    int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride) {
-  return pack_dense_bf16(
-      columns, steps, [=](int64_t k, int64_t n) { return weights[n * row_stride + k * step_stride]; });
+// Packs B[k, n] = weights[n * row_stride + k * step_stride] by the kernels in use, of which one stride should be 1.
+Bf16Matrix pack_matrix_bf16(
+    int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride);
+
+// Returns the distance of rows of activations, in numbers: whole panels, and one cache line more, as in row_stride.
+inline int64_t bf16_stride(int64_t columns) {
+  return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
 }
 
 // Sizes of both factors of a product A^T B that sums over `rows` rows (bf16_outer.h), in numbers. The transposed A has

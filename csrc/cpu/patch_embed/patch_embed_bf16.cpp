@@ -53,8 +53,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_embed_backward_bf16(
   const PatchSizes n = patch_sizes(features, weight);
   STD_TORCH_CHECK(grad.numel() == n.rows() * n.D, kOp, ": expected grad [", n.B, ", ", n.N, ", ", n.D, "]");
   const bool half = is_half(features);
-  const auto features_sizes = {n.B, n.N * n.P, n.S};
-  Tensor features_grad = !want_features ? empty({0}) : half ? empty_bf16(features_sizes) : empty(features_sizes);
+  const auto empty_features = [&](std::initializer_list<int64_t> sizes) {
+    return half ? empty_bf16(sizes) : empty(sizes);
+  };
+  Tensor features_grad = want_features ? empty_features({n.B, n.N * n.P, n.S}) : empty_features({0});
   Tensor weight_grad = want_weight ? empty({n.D, n.S, n.P}) : empty({0});
   Tensor bias_grad = want_sums ? empty({n.D}) : empty({0}), pos_grad = want_sums ? empty({1, n.N, n.D}) : empty({0});
   want_features = want_features && n.rows() > 0;

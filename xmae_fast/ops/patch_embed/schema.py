@@ -38,7 +38,7 @@ def _(features, weight, bias, pos):
 def _(grad, features, weight, want_features, want_weight, want_sums):
     _, N, D = grad.shape
     return (
-        features.new_empty(features.shape) if want_features else weight.new_empty(0),
+        features.new_empty(features.shape if want_features else (0,)),
         weight.new_empty(weight.shape if want_weight else (0,)),
         weight.new_empty((D,) if want_sums else (0,)),
         weight.new_empty((1, N, D) if want_sums else (0,)),

@@ -84,6 +84,18 @@ const Bf16Kernels& need_bf16_kernels(const char* op) {
   return *table;
 }
 
+Bf16Matrix pack_matrix_bf16(
+    int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride) {
+  const Bf16Kernels* table = bf16_kernels();
+  if (table == nullptr || (row_stride != 1 && step_stride != 1)) {
+    const auto value = [=](int64_t k, int64_t n) { return weights[n * row_stride + k * step_stride]; };
+    return pack_dense_bf16(columns, steps, value);
+  }
+  Bf16Matrix packed = dense_tiles(columns, steps);
+  table->fill_tiles(weights, row_stride, step_stride, columns, steps, packed.tile(0));
+  return packed;
+}
+
 }  // namespace xmae_fast
 
 STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CompositeImplicitAutograd, m) {

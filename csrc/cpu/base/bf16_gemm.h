@@ -109,10 +109,7 @@ struct Bfloat16 {
   using Matrix = Bf16Matrix;
   using Feature = Bf16;
   static constexpr int64_t kGroupRows = 160;
-  // Whole panels, and one cache line more, as in xmae_fast::row_stride.
-  static XMAE_INLINE int64_t row_stride(int64_t columns) {
-    return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
-  }
+  static XMAE_INLINE int64_t row_stride(int64_t columns) { return bf16_stride(columns); }
   static XMAE_INLINE int64_t readable(int64_t rows) { return rows < kTileRows ? kTileRows : rows; }
   static XMAE_INLINE Vec silu(Vec x) { return quick_silu(x); }
   static XMAE_INLINE Vec gelu(Vec x) { return quick_gelu(x); }

@@ -1,7 +1,7 @@
-// The table of the bfloat16 kernels for inference, which are compiled once per instruction set.
+// The table of the bfloat16 kernels, which are compiled once per instruction set.
 #pragma once
 
-#include "cpu/base/bf16_matrix.h"
+#include "cpu/base/bf16_blocks.h"
 #include "cpu/base/kernels.h"
 
 namespace xmae_fast {
@@ -19,9 +19,21 @@ struct Bf16Kernels {
 
   // The sublayers of a block; blocks.h describes the arguments. out [rows, D] and [B, Nq, D].
   void (*feed_forward)(
-      const FeedForward& f, const Bf16Matrix& up, const Bf16Matrix& down, const FeedForwardSaved& saved, float* out);
+      const FeedForward& f, const Bf16Matrix& up, const Bf16Matrix& down, const FeedForwardSaved<Bf16>& saved,
+      float* out);
+  void (*feed_forward_backward)(
+      const FeedForward& f, const FeedForwardSaved<Bf16>& saved, const FeedForwardBackwardBf16& back);
   void (*attention)(
       const Attention& a, const Projections<Bf16Matrix>& weights, const AttentionSaved& saved, float* out);
+  void (*attention_backward)(const Attention& a, const AttentionSaved& saved, const AttentionBackwardBf16& back);
+
+  // The gradients of patch_embed; patches_bf16.h describes the arguments.
+  void (*patch_backward)(const PatchBackward& back);
+
+  // Packing for training: see bf16_rows.h.
+  void (*fill_tiles)(
+      const float* weights, int64_t row_stride, int64_t step_stride, int64_t columns, int64_t steps, Bf16* out);
+  void (*round_rows)(const float* a, int64_t rows, int64_t columns, Bf16* out, int64_t stride);
 };
 
 // The kernels for inference in float32 by three bfloat16 parts. The arguments are those of the float32 kernels.
@@ -31,7 +43,8 @@ struct SplitKernels {
       const float* a, int64_t rows, int64_t steps, const SplitMatrix& matrix, const float* bias, const float* added,
       int64_t period, float* out);
   void (*feed_forward)(
-      const FeedForward& f, const SplitMatrix& up, const SplitMatrix& down, const FeedForwardSaved& saved, float* out);
+      const FeedForward& f, const SplitMatrix& up, const SplitMatrix& down, const FeedForwardSaved<Bf16>& saved,
+      float* out);
   void (*attention)(
       const Attention& a, const Projections<SplitMatrix>& weights, const AttentionSaved& saved, float* out);
 };

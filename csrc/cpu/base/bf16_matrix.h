@@ -144,9 +144,9 @@ Matrix pack_bf16(
   return packed;
 }
 
-// Packs B[k, n] = value(k, n) of `steps` rows k and `columns` columns n, with panels in parallel.
-template <typename Matrix = Bf16Matrix, typename Value>
-Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value, int64_t parts = 1, int64_t part_stride = 0) {
+// Returns a matrix of `steps` steps in which every column takes part in every step. Its tiles are not set.
+template <typename Matrix = Bf16Matrix>
+Matrix dense_tiles(int64_t columns, int64_t steps, int64_t parts = 1, int64_t part_stride = 0) {
   Matrix packed;
   packed.columns = columns;
   packed.parts = parts;
@@ -165,6 +165,13 @@ Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value, int64
     packed.tiles += chunks * tiles;
   }
   packed.data = aligned_floats(packed.tiles * parts * kTileNumbers / 2);
+  return packed;
+}
+
+// Packs B[k, n] = value(k, n) of `steps` rows k and `columns` columns n, with panels in parallel.
+template <typename Matrix = Bf16Matrix, typename Value>
+Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value, int64_t parts = 1, int64_t part_stride = 0) {
+  Matrix packed = dense_tiles<Matrix>(columns, steps, parts, part_stride);
   parallel(static_cast<int64_t>(packed.panels.size()), 4, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       const Bf16Panel& panel = packed.panels[p];
@@ -187,11 +194,25 @@ Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value, int64
   return packed;
 }
 
-// Packs B[k, n] = weights[n * row_stride + k * step_stride].
-inline Bf16Matrix pack_matrix_bf16(
-    int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride) {
-  return pack_dense_bf16(
-      columns, steps, [=](int64_t k, int64_t n) { return weights[n * row_stride + k * step_stride]; });
+// Packs B[k, n] = weights[n * row_stride + k * step_stride] by the kernels in use, of which one stride should be 1.
+Bf16Matrix pack_matrix_bf16(
+    int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride);
+
+// Returns the distance of rows of activations, in numbers: whole panels, and one cache line more, as in row_stride.
+inline int64_t bf16_stride(int64_t columns) {
+  return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
+}
+
+// Sizes of both factors of a product A^T B that sums over `rows` rows (bf16_outer.h), in numbers. The transposed A has
+// rows as long as whole tiles, and an odd number of cache lines from one to the next, because rows 4 kB apart would share
+// few sets of the cache.
+inline int64_t outer_chunks(int64_t rows) { return (rows + kTileSteps - 1) / kTileSteps; }
+inline int64_t transposed_stride(int64_t rows) { return (outer_chunks(rows) | 1) * kTileSteps; }
+inline int64_t transposed_size(int64_t rows, int64_t columns) {
+  return (columns + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows) * transposed_stride(rows);
+}
+inline int64_t paired_size(int64_t rows, int64_t columns) {
+  return outer_chunks(rows) * ((columns + kPairWidth - 1) / kPairWidth) * 2 * kTileNumbers;
 }
 
 // The same as sums of three bfloat16 numbers, for rows of weights that lie one after another: B[k, n] =

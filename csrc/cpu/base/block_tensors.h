@@ -52,6 +52,12 @@ class Gradients {
     return nullptr;
   }
   const std::vector<Tensor>& tensors() const { return tensors_; }
+  // Returns the same, each in the dtype of its tensor: the first of `x`, those after it of `weights`.
+  std::vector<Tensor> in_dtypes_of(const Tensor& x, const std::vector<Tensor>& weights) const {
+    std::vector<Tensor> out;
+    for (size_t i = 0; i < tensors_.size(); ++i) out.push_back(in_dtype_of(tensors_[i], i == 0 ? x : weights[i - 1]));
+    return out;
+  }
 
  private:
   int64_t needs_;

@@ -37,27 +37,31 @@ struct FeedForward {
   Dropout dropout;
 };
 
-// Activations that training saves for the backward. Both are null in evaluation.
+// Activations that training saves for the backward, in the precision of the products. Both are null in evaluation.
+template <typename Number>
 struct FeedForwardSaved {
-  float* hidden;  // [rows, F], before GELU
-  float* stats;   // [rows, 2]: mean, 1 / standard deviation
+  Number* hidden;  // [rows, F], before GELU
+  float* stats;    // [rows, 2]: mean, 1 / standard deviation
 };
 
-struct FeedForwardBackward {
-  const float* grad;              // [rows, D]
-  const PackedMatrix *up, *down;  // weights, packed for the gradients of the products' inputs
-  // Results. Each is null if it is not wanted.
+// The results of the backward. Each is null if it is not wanted.
+struct FeedForwardGradients {
   float* x;  // [rows, D]
   NormGradient norm;
   float *up_weight, *up_bias, *down_weight, *down_bias;  // [F, D], [F], [D, F], [D]
+
+  bool needs_input() const { return x != nullptr || norm.weight != nullptr || norm.bias != nullptr; }
+};
+
+struct FeedForwardBackward : FeedForwardGradients {
+  const float* grad;              // [rows, D]
+  const PackedMatrix *up, *down;  // weights, packed for the gradients of the products' inputs
   // Work space.
   float* normed;      // [rows, D]
   float* branch;      // [rows, D]: grad times the dropout's mask; null without dropout
   float* activation;  // [rows, row_stride(F)]
   float* hidden;      // [rows, row_stride(F)]: gradient before GELU
   float* partials;    // [ceil(rows / kSumRows), F + 3 D]
-
-  bool needs_input() const { return x != nullptr || norm.weight != nullptr || norm.bias != nullptr; }
 };
 
 struct Attention {
@@ -91,22 +95,25 @@ struct Projections {
 };
 using AttentionWeights = Projections<PackedMatrix>;
 
-struct AttentionBackward {
-  const float* grad;  // [B, Nq, D]
-  const AttentionWeights* weights;
-  // Results. Each is null if it is not wanted.
+// The results of the backward. Each is null if it is not wanted.
+struct AttentionGradients {
   float *x, *key_value;  // [B, Nq, D], [B, Nk, D]
   NormGradient norm_q, norm_kv;
   float *in_weight, *in_bias, *out_weight, *out_bias, *table;  // [3 D, D], [3 D], [D, D], [D], [H, columns]
+
+  bool needs_x() const { return x != nullptr || norm_q.weight != nullptr || norm_q.bias != nullptr; }
+  bool needs_key_value() const { return key_value != nullptr || norm_kv.weight != nullptr || norm_kv.bias != nullptr; }
+};
+
+struct AttentionBackward : AttentionGradients {
+  const float* grad;  // [B, Nq, D]
+  const AttentionWeights* weights;
   // Work space.
   float* dq;         // [B Nq, row_stride(D)]
   float* dkv;        // [B Nk, row_stride(2 D)]
   float* normed_q;   // [B Nq, D]
   float* normed_kv;  // [B Nk, D]; self-attention: normed_q
   float* partials;   // [B, attention_partials(...)]
-
-  bool needs_x() const { return x != nullptr || norm_q.weight != nullptr || norm_q.bias != nullptr; }
-  bool needs_key_value() const { return key_value != nullptr || norm_kv.weight != nullptr || norm_kv.bias != nullptr; }
 };
 
 // Returns how many floats one sample's partial sums take: weight and bias of both norms, in_bias, out_bias, table.

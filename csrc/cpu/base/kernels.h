@@ -89,9 +89,10 @@ struct Kernels {
 
   // The sublayers of a block; blocks.h describes the arguments. out [rows, D] and [B, Nq, D].
   void (*feed_forward)(
-      const FeedForward& f, const PackedMatrix& up, const PackedMatrix& down, const FeedForwardSaved& saved,
+      const FeedForward& f, const PackedMatrix& up, const PackedMatrix& down, const FeedForwardSaved<float>& saved,
       float* out);
-  void (*feed_forward_backward)(const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back);
+  void (*feed_forward_backward)(
+      const FeedForward& f, const FeedForwardSaved<float>& saved, const FeedForwardBackward& back);
   void (*attention)(const Attention& a, const AttentionWeights& weights, const AttentionSaved& saved, float* out);
   void (*attention_backward)(const Attention& a, const AttentionSaved& saved, const AttentionBackward& back);
 

@@ -86,18 +86,26 @@ void release_cpu_memory() {
 
 }  // namespace
 
-Tensor pooled(std::initializer_list<int64_t> sizes) {
+namespace {
+
+Tensor pooled_in(std::initializer_list<int64_t> sizes, ScalarType dtype) {
   std::vector<int64_t> shape(sizes), strides(sizes.size(), 1);
   int64_t count = 1;
   for (size_t i = shape.size(); i-- > 0; count *= shape[i]) strides[i] = count;
-  if (static_cast<size_t>(count) * sizeof(float) < kHugePage) return empty(sizes);
-  void* block = pool().get(static_cast<size_t>(count) * sizeof(float));
+  const size_t bytes = static_cast<size_t>(count) * (dtype == ScalarType::Float ? sizeof(float) : sizeof(Bf16));
+  if (bytes < kHugePage) return dtype == ScalarType::Float ? empty(sizes) : empty_bf16(sizes);
+  void* block = pool().get(bytes);
   using torch::headeronly::IntHeaderOnlyArrayRef;
   return torch::stable::from_blob(
       block, IntHeaderOnlyArrayRef(shape), IntHeaderOnlyArrayRef(strides),
-      torch::stable::Device(torch::headeronly::DeviceType::CPU), ScalarType::Float,
-      [](void* data) { pool().put(data); });
+      torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype, [](void* data) { pool().put(data); });
 }
+
+}  // namespace
+
+Tensor pooled(std::initializer_list<int64_t> sizes) { return pooled_in(sizes, ScalarType::Float); }
+
+Tensor pooled_bf16(std::initializer_list<int64_t> sizes) { return pooled_in(sizes, ScalarType::BFloat16); }
 
 }  // namespace xmae_fast
 

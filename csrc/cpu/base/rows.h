@@ -49,26 +49,34 @@ XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& nor
   for (int64_t c = whole; c < D; ++c) out[c] = (x[c] - m.mean) * m.rstd * norm.weight[c] + norm.bias[c];
 }
 
+// The same for rows of Math: `row` of out, whose rows lie `stride` apart. Rows of bfloat16 numbers get zeros up to a whole
+// panel.
+template <typename Math>
+XMAE_INLINE void normalise_row(
+    const float* x, const Moments& m, const Norm& norm, int64_t D, typename Math::Number* out, int64_t stride,
+    int64_t row) {
+  if constexpr (std::is_same_v<typename Math::Number, float>) {
+    normalise_row(x, m, norm, D, out + row * stride);
+  } else {
+    const auto normalised = [&](int64_t c) {
+      const Vec centred = (load_some(x + c, D - c) - m.mean) * m.rstd;
+      return centred * load_some(norm.weight + c, D - c) + load_some(norm.bias + c, D - c);
+    };
+    for (int64_t c = 0; c < D; c += 2 * W) {
+      Math::store(out, stride, {row, c, 2 * W}, normalised(c), c + W < D ? normalised(c + W) : Vec{});
+    }
+  }
+}
+
 // Applies LayerNorm: x [rows, D] -> out [rows, D], whose rows lie `stride` apart, and stats [rows, 2] (mean, 1 /
-// standard deviation) unless null. Rows of bfloat16 numbers get zeros up to a whole panel.
+// standard deviation) unless null.
 template <typename Math>
 void normalise(
     const float* x, const Norm& norm, int64_t rows, int64_t D, typename Math::Number* out, int64_t stride,
     float* stats) {
   for (int64_t row = 0; row < rows; ++row) {
-    const float* from = x + row * D;
-    const Moments m = moments(from, D);
-    if constexpr (std::is_same_v<typename Math::Number, float>) {
-      normalise_row(from, m, norm, D, out + row * stride);
-    } else {
-      const auto normalised = [&](int64_t c) {
-        const Vec centred = (load_some(from + c, D - c) - m.mean) * m.rstd;
-        return centred * load_some(norm.weight + c, D - c) + load_some(norm.bias + c, D - c);
-      };
-      for (int64_t c = 0; c < D; c += 2 * W) {
-        Math::store(out, stride, {row, c, 2 * W}, normalised(c), c + W < D ? normalised(c + W) : Vec{});
-      }
-    }
+    const Moments m = moments(x + row * D, D);
+    normalise_row<Math>(x + row * D, m, norm, D, out, stride, row);
     if (stats != nullptr) {
       stats[2 * row] = m.mean;
       stats[2 * row + 1] = m.rstd;

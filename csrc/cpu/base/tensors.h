@@ -42,6 +42,7 @@ inline Tensor in_dtype_of(const Tensor& x, const Tensor& like) {
 }
 inline const float* data(const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
 inline float* mutable_data(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
+inline Bf16* mutable_halves(const Tensor& x) { return static_cast<Bf16*>(x.mutable_data_ptr()); }
 // Returns a float32 tensor of this shape. Its numbers are not set.
 inline Tensor empty(std::initializer_list<int64_t> sizes) {
   const std::vector<int64_t> shape(sizes);
@@ -53,6 +54,7 @@ inline Tensor empty_bf16(std::initializer_list<int64_t> sizes) {
 }
 // The same in float32, for a large tensor that every training step makes again; see pool.cpp.
 Tensor pooled(std::initializer_list<int64_t> sizes);
+Tensor pooled_bf16(std::initializer_list<int64_t> sizes);
 // Adds where a contiguous tensor's numbers lie, for a WeightsCache. Raises unless it is float32 or bfloat16.
 inline void add_bytes(std::vector<Bytes>& bytes, const Tensor& x) {
   const ScalarType dtype = x.scalar_type();

@@ -6,57 +6,14 @@
 
 #include <tuple>
 
-#include "cpu/base/bf16_kernels.h"
-#include "cpu/base/block_tensors.h"
+#include "cpu/feed_forward/feed_forward_call.h"
 
 namespace xmae_fast {
 namespace {
 
-constexpr const char* kOp = "feed_forward";
+constexpr const char* kOp = kFeedForward;
 
-template <typename Matrix>
-struct Packed {
-  Matrix up, down;
-};
-template <typename Matrix>
-int64_t packed_count(const Packed<Matrix>& packed) {
-  return packed_count(packed.up) + packed_count(packed.down);
-}
-
-// The arguments of a call: dense tensors, and what the kernels get of them.
-struct Call {
-  std::vector<Tensor> weights;
-  Tensor x;
-  FeedForward f;
-};
-
-// Checks the arguments. x [B, N, D]. bf16: whether the call is one of the bfloat16 kernels, which also take bfloat16.
-Call prepare(
-    const Tensor& x, const std::vector<Tensor>& weights, const std::optional<Tensor>& seed, double p,
-    bool bf16 = false) {
-  STD_TORCH_CHECK(x.dim() == 3 && weights.size() == 6, kOp, ": expected x [B, N, D] and six weights");
-  Call call = bf16 ? Call{vectors_as_float(kOp, "one of the weights", weights), as_float(kOp, "x", x), {}}
-                   : Call{dense(kOp, "one of the weights", weights), dense(kOp, "x", x), {}};
-  const auto& w = call.weights;
-  const int64_t D = x.size(2), F = w[3].numel();
-  STD_TORCH_CHECK(
-      w[0].numel() == D && w[1].numel() == D && w[2].numel() == F * D && w[4].numel() == D * F && w[5].numel() == D,
-      kOp, ": params: expected sizes D, D, F D, F, D F, D with D = ", D, " and F = ", F);
-  const int64_t rows = x.size(0) * x.size(1);
-  call.f = {
-      .rows = rows,
-      .D = D,
-      .F = F,
-      .x = data(call.x),
-      .norm = {.weight = data(w[0]), .bias = data(w[1])},
-      .up_bias = data(w[3]),
-      .down_bias = data(w[5]),
-      .dropout = dropout_of(kOp, seed, p),
-  };
-  return call;
-}
-
-Packed<PackedMatrix> pack_weights(const Call& call) {
+FeedForwardMatrices<PackedMatrix> pack_weights(const FeedForwardCall& call) {
   const int64_t D = call.f.D, F = call.f.F, width = kernels().width;
   return {
       .up = pack_matrix(width, F, D, data(call.weights[2]), D, 1),
@@ -64,20 +21,15 @@ Packed<PackedMatrix> pack_weights(const Call& call) {
   };
 }
 
-Packed<Bf16Matrix> pack_bf16_weights(const Call& call) {
-  const int64_t D = call.f.D, F = call.f.F;
-  const Tensor up = as_float(kOp, "up weight", call.weights[2]), down = as_float(kOp, "down weight", call.weights[4]);
-  return {.up = pack_matrix_bf16(F, D, data(up), D, 1), .down = pack_matrix_bf16(D, F, data(down), F, 1)};
-}
-
-Packed<SplitMatrix> pack_split_weights(const Call& call) {
+FeedForwardMatrices<SplitMatrix> pack_split_weights(const FeedForwardCall& call) {
   const int64_t D = call.f.D, F = call.f.F;
   return {.up = pack_split(F, D, data(call.weights[2])), .down = pack_split(D, F, data(call.weights[4]))};
 }
 
 template <typename Matrix>
-WeightsCache<Packed<Matrix>>& cache() {
-  static auto* const instance = new WeightsCache<Packed<Matrix>>;  // never destroyed: threads may outlive main
+WeightsCache<FeedForwardMatrices<Matrix>>& cache() {
+  static auto* const instance =
+      new WeightsCache<FeedForwardMatrices<Matrix>>;  // never destroyed: threads may outlive main
   return *instance;
 }
 
@@ -85,7 +37,7 @@ WeightsCache<Packed<Matrix>>& cache() {
 Tensor feed_forward_eval(
     const Tensor& x,  // [B, N, D]
     std::vector<Tensor> weights, std::optional<Tensor> seed, double p) {
-  const Call call = prepare(x, weights, seed, p);
+  const FeedForwardCall call = feed_forward_call(x, weights, seed, p);
   std::vector<Bytes> bytes;
   add_bytes(bytes, call.weights[2]);
   add_bytes(bytes, call.weights[4]);
@@ -105,12 +57,12 @@ Tensor feed_forward_eval(
 Tensor feed_forward_eval_bf16(
     const Tensor& x,  // [B, N, D]
     std::vector<Tensor> weights, std::optional<Tensor> seed, double p) {
-  const Call call = prepare(x, weights, seed, p, true);
+  const FeedForwardCall call = feed_forward_call(x, weights, seed, p, true);
   std::vector<Bytes> bytes;
   add_bytes(bytes, call.weights[2]);
   add_bytes(bytes, call.weights[4]);
   const int64_t half = call.weights[2].scalar_type() == ScalarType::BFloat16;
-  const auto pack = [&] { return pack_bf16_weights(call); };
+  const auto pack = [&] { return pack_bf16(call); };
   const auto packed = cache<Bf16Matrix>().get(bytes, pack, {call.f.D, call.f.F, half});
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
   need_bf16_kernels(kOp).feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
@@ -121,11 +73,11 @@ Tensor feed_forward_eval_bf16(
 std::tuple<Tensor, Tensor, Tensor> feed_forward_train(
     const Tensor& x,  // [B, N, D]
     std::vector<Tensor> weights, std::optional<Tensor> seed, double p) {
-  const Call call = prepare(x, weights, seed, p);
+  const FeedForwardCall call = feed_forward_call(x, weights, seed, p);
   const auto packed = pack_weights(call);
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
   Tensor hidden = pooled({call.f.rows, call.f.F}), stats = empty({call.f.rows, 2});
-  const FeedForwardSaved saved{.hidden = mutable_data(hidden), .stats = mutable_data(stats)};
+  const FeedForwardSaved<float> saved{.hidden = mutable_data(hidden), .stats = mutable_data(stats)};
   kernels().feed_forward(call.f, packed.up, packed.down, saved, mutable_data(out));
   return {out, hidden, stats};
 }
@@ -138,7 +90,7 @@ std::vector<Tensor> feed_forward_backward(
     const Tensor& hidden_,  // [B N, F], as the forward returned it
     const Tensor& stats_,   // [B N, 2], as the forward returned it
     int64_t needs) {        // a bit for each gradient, in their order: whether it is wanted
-  const Call call = prepare(x, weights, seed, p);
+  const FeedForwardCall call = feed_forward_call(x, weights, seed, p);
   const auto& w = call.weights;
   const int64_t rows = call.f.rows, D = call.f.D, F = call.f.F, width = kernels().width, wide = row_stride(F);
   const Tensor grad = dense(kOp, "the gradient", grad_);
@@ -146,7 +98,7 @@ std::vector<Tensor> feed_forward_backward(
   STD_TORCH_CHECK(
       grad.numel() == rows * D && hidden.numel() == rows * F && stats.numel() == 2 * rows, kOp,
       ": backward: expected the shapes that the forward returned");
-  const Packed<PackedMatrix> packed{
+  const FeedForwardMatrices<PackedMatrix> packed{
       .up = pack_matrix(width, D, F, data(w[2]), 1, D),
       .down = pack_matrix(width, F, D, data(w[4]), 1, F),
   };
@@ -155,13 +107,7 @@ std::vector<Tensor> feed_forward_backward(
   back.grad = data(grad);
   back.up = &packed.up;
   back.down = &packed.down;
-  back.x = gradients.next(call.x);
-  back.norm.weight = gradients.next(w[0]);
-  back.norm.bias = gradients.next(w[1]);
-  back.up_weight = gradients.next(w[2]);
-  back.up_bias = gradients.next(w[3]);
-  back.down_weight = gradients.next(w[4]);
-  back.down_bias = gradients.next(w[5]);
+  set_results(call, gradients, back);
   const bool drop = call.f.dropout.active();
   const int64_t narrow = round_up(rows * D, 16), blocks = (rows + kSumRows - 1) / kSumRows;
   // This memory comes from the pool. 15 MB of fresh pages (B = 64, D = 256) would cost 7 ms of page faults, a quarter
@@ -172,7 +118,7 @@ std::vector<Tensor> feed_forward_backward(
   back.normed = back.hidden + rows * wide;
   back.branch = drop ? back.normed + narrow : nullptr;
   back.partials = back.normed + (drop ? 2 : 1) * narrow;
-  const FeedForwardSaved saved{.hidden = mutable_data(hidden), .stats = mutable_data(stats)};
+  const FeedForwardSaved<float> saved{.hidden = mutable_data(hidden), .stats = mutable_data(stats)};
   kernels().feed_forward_backward(call.f, saved, back);
   return gradients.tensors();
 }

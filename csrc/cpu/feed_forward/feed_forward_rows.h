@@ -12,7 +12,7 @@ namespace xmae_fast::XMAE_ISA {
 template <typename Math>
 void feed_forward_group(
     const FeedForward& f, const typename Math::Matrix& up, const typename Math::Matrix& down, int64_t first,
-    int64_t rows, const FeedForwardSaved& saved, float* out) {
+    int64_t rows, const FeedForwardSaved<typename Math::Number>& saved, float* out) {
   using Number = typename Math::Number;
   const int64_t D = f.D, F = f.F, narrow = Math::row_stride(D), wide = Math::row_stride(F);
   const int64_t mask_stride = dropout_stride(D), numbers = Math::readable(rows) * (narrow + wide);
@@ -21,14 +21,16 @@ void feed_forward_group(
   float* mask = memory + floats;
   Number *normed = reinterpret_cast<Number*>(memory), *activation = normed + Math::readable(rows) * narrow;
   const float* x = f.x + first * D;
-  float* hidden = saved.hidden != nullptr ? saved.hidden + first * F : nullptr;
+  Number* hidden = saved.hidden != nullptr ? saved.hidden + first * F : nullptr;
   normalise<Math>(x, f.norm, rows, D, normed, narrow, saved.stats != nullptr ? saved.stats + 2 * first : nullptr);
   product(normed, narrow, up, rows, [&](const RowOut& at, Vec v0, Vec v1) {
     Vec b0, b1;
     load_row(f.up_bias, at, b0, b1);
     v0 += b0;
     v1 += b1;
-    if (hidden != nullptr) store_row(hidden, F, at, v0, v1);
+    if constexpr (std::is_same_v<typename Math::Feature, Number>) {  // others are for inference alone
+      if (hidden != nullptr) Math::store_dense(hidden, F, at, v0, v1);
+    }
     Math::store(activation, wide, at, Math::gelu(v0), Math::gelu(v1));
   });
   const bool drop = f.dropout.active();
@@ -52,7 +54,7 @@ void feed_forward_group(
 template <typename Math>
 void feed_forward(
     const FeedForward& f, const typename Math::Matrix& up, const typename Math::Matrix& down,
-    const FeedForwardSaved& saved, float* out) {
+    const FeedForwardSaved<typename Math::Number>& saved, float* out) {
   over_groups<Math>(
       f.rows, 1, [&](int64_t first, int64_t rows) { feed_forward_group<Math>(f, up, down, first, rows, saved, out); });
 }
@@ -60,7 +62,7 @@ void feed_forward(
 // The backward of `blocks` blocks of kSumRows rows, except for the gradients of both weight matrices. A block's
 // partials are the gradients of up_bias [F], down_bias [D], norm weight [D] and norm bias [D].
 inline void feed_forward_backward_group(
-    const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back, int64_t first_block,
+    const FeedForward& f, const FeedForwardSaved<float>& saved, const FeedForwardBackward& back, int64_t first_block,
     int64_t blocks) {
   const int64_t D = f.D, F = f.F, narrow = row_stride(D), wide = row_stride(F), mask_stride = dropout_stride(D);
   const int64_t first = first_block * kSumRows, end = first + blocks * kSumRows;
@@ -109,7 +111,7 @@ inline void feed_forward_backward_group(
 
 // The whole backward.
 inline void feed_forward_backward(
-    const FeedForward& f, const FeedForwardSaved& saved, const FeedForwardBackward& back) {
+    const FeedForward& f, const FeedForwardSaved<float>& saved, const FeedForwardBackward& back) {
   const int64_t D = f.D, F = f.F, wide = row_stride(F), blocks = (f.rows + kSumRows - 1) / kSumRows, stride = F + 3 * D;
   over_groups<Float32>(blocks, kSumRows, [&](int64_t first, int64_t count) {
     feed_forward_backward_group(f, saved, back, first, count);

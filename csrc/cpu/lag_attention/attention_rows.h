@@ -236,9 +236,24 @@ inline void attention_backward_group(
   }
 }
 
+// Adds the samples' partials to the gradients.
+inline void merge_partials(const float* partials, const Attention& a, const AttentionGradients& into) {
+  const int64_t D = a.D, size = attention_partials(a);
+  const auto merge = [&](int64_t from, int64_t columns, float* out) {
+    if (out != nullptr) sum_rows(partials + from, size, a.B, columns, out);
+  };
+  merge(0, D, into.norm_q.weight);
+  merge(D, D, into.norm_q.bias);
+  merge(2 * D, D, into.norm_kv.weight);
+  merge(3 * D, D, into.norm_kv.bias);
+  merge(4 * D, D, into.out_bias);
+  merge(5 * D, 3 * D, into.in_bias);
+  merge(8 * D, a.H * a.columns, into.table);
+}
+
 // The whole backward.
 inline void attention_backward(const Attention& a, const AttentionSaved& saved, const AttentionBackward& back) {
-  const int64_t D = a.D, rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk, size = attention_partials(a);
+  const int64_t D = a.D, rows_q = a.B * a.Nq, rows_kv = a.B * a.Nk;
   const int64_t narrow = row_stride(D), wide = row_stride(2 * D);
   over_groups<Float32>(a.B, a.Nq > a.Nk ? a.Nq : a.Nk, [&](int64_t first, int64_t samples) {
     attention_backward_group(a, saved, back, first, samples);
@@ -248,16 +263,7 @@ inline void attention_backward(const Attention& a, const AttentionSaved& saved, 
     outer(back.dkv, wide, back.normed_kv, D, rows_kv, 2 * D, D, back.in_weight + D * D);
   }
   if (back.out_weight != nullptr) outer(back.grad, D, saved.context, D, rows_q, D, D, back.out_weight);
-  const auto merge = [&](int64_t from, int64_t columns, float* into) {
-    if (into != nullptr) sum_rows(back.partials + from, size, a.B, columns, into);
-  };
-  merge(0, D, back.norm_q.weight);
-  merge(D, D, back.norm_q.bias);
-  merge(2 * D, D, back.norm_kv.weight);
-  merge(3 * D, D, back.norm_kv.bias);
-  merge(4 * D, D, back.out_bias);
-  merge(5 * D, 3 * D, back.in_bias);
-  merge(8 * D, a.H * a.columns, back.table);
+  merge_partials(back.partials, a, back);
 }
 
 }  // namespace xmae_fast::XMAE_ISA

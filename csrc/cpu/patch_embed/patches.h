@@ -49,15 +49,20 @@ XMAE_INLINE void add_to_patch(
   }
 }
 
+// Stores a finished row of a product in the precision of `out` [rows, stride].
+XMAE_INLINE void store_in(float* out, int64_t stride, const RowOut& at, Vec v0, Vec v1) {
+  store_row(out, stride, at, v0, v1);
+}
+
 // out = a B + bias + added, for a [rows, steps], bias [columns], added [period, columns], which repeats, and
 // out [rows, columns]. bias and added may be null.
-template <typename Number, typename Matrix>
+template <typename Number, typename Matrix, typename Out>
 void patch_linear(
     const Number* a, int64_t rows, int64_t steps, const Matrix& matrix, const float* bias, const float* added,
-    int64_t period, float* out) {
+    int64_t period, Out* out) {
   multiply_patches(a, rows, steps, matrix, [&](const RowOut& at, Vec v0, Vec v1) {
     add_to_patch(bias, added, period, matrix.columns, 0, at, v0, v1);
-    store_row(out, matrix.columns, at, v0, v1);
+    store_in(out, matrix.columns, at, v0, v1);
   });
 }
 

@@ -37,7 +37,7 @@ class _FeedForward(torch.autograd.Function):
 def feed_forward(x: Tensor, params: FeedForwardParams, p: float, impl: str) -> Tensor:
     """`reference.feed_forward` by the kernels of `impl`: x [B, N, D] -> [B, N, D]."""
     inference = not wants_gradient(x, *params)
-    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl, inference=inference)
+    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl, inference=inference, trains_in_bfloat16=True)
     if not inference:
         return _FeedForward.apply(impl, compute, p, seed, x, *params)
     return OPERATORS[impl].evaluate(x, list(params), seed, p, compute)

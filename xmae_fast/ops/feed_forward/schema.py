@@ -16,11 +16,16 @@ _library.define("feed_forward_eval(Tensor x, Tensor[] weights, Tensor? seed, flo
 _library.define("feed_forward_eval_bf16(Tensor x, Tensor[] weights, Tensor? seed, float p) -> Tensor")
 # The output, then what the backward needs: hidden [B N, F] before GELU, and stats [B N, 2] of the LayerNorm.
 _library.define("feed_forward_train(Tensor x, Tensor[] weights, Tensor? seed, float p) -> (Tensor, Tensor, Tensor)")
-# The gradients of x and of the weights; those whose bit in `needs` is not set have no elements.
+# The same, with hidden in bfloat16.
 _library.define(
-    "feed_forward_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor? seed, float p, Tensor hidden, "
-    "Tensor stats, int needs) -> Tensor[]"
+    "feed_forward_train_bf16(Tensor x, Tensor[] weights, Tensor? seed, float p) -> (Tensor, Tensor, Tensor)"
 )
+# The gradients of x and of the weights; those whose bit in `needs` is not set have no elements.
+for _name in ("feed_forward_backward", "feed_forward_backward_bf16"):
+    _library.define(
+        f"{_name}(Tensor grad, Tensor x, Tensor[] weights, Tensor? seed, float p, Tensor hidden, Tensor stats, "
+        "int needs) -> Tensor[]"
+    )
 
 
 @torch.library.register_fake("xmae_fast::feed_forward_eval")
@@ -35,7 +40,15 @@ def _(x, weights, seed, p):
     return x.new_empty(x.shape), x.new_empty((rows, weights[3].shape[0])), x.new_empty((rows, 2))
 
 
+@torch.library.register_fake("xmae_fast::feed_forward_train_bf16")
+def _(x, weights, seed, p):
+    rows = x.shape[0] * x.shape[1]
+    hidden = x.new_empty((rows, weights[3].shape[0]), dtype=torch.bfloat16)
+    return x.new_empty(x.shape), hidden, x.new_empty((rows, 2), dtype=torch.float32)
+
+
 @torch.library.register_fake("xmae_fast::feed_forward_backward")
+@torch.library.register_fake("xmae_fast::feed_forward_backward_bf16")
 def _(grad, x, weights, seed, p, hidden, stats, needs):
     return empty_gradients((x, *weights), needs)
 
@@ -44,6 +57,8 @@ _EVAL = torch.ops.xmae_fast.feed_forward_eval.default
 _EVAL_BF16 = torch.ops.xmae_fast.feed_forward_eval_bf16.default
 _TRAIN = torch.ops.xmae_fast.feed_forward_train.default
 _BACKWARD = torch.ops.xmae_fast.feed_forward_backward.default
+_TRAIN_BF16 = torch.ops.xmae_fast.feed_forward_train_bf16.default
+_BACKWARD_BF16 = torch.ops.xmae_fast.feed_forward_backward_bf16.default
 
 
 def evaluate(x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype) -> Tensor:
@@ -55,11 +70,12 @@ def evaluate(x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, co
 def train(
     x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _TRAIN(x, weights, seed, p)
+    return (_TRAIN_BF16 if compute == torch.bfloat16 else _TRAIN)(x, weights, seed, p)
 
 
 def backward(
     grad: Tensor, x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype,
     hidden: Tensor, stats: Tensor, needs: int,
 ) -> list[Tensor]:  # fmt: skip
-    return _BACKWARD(grad, x, weights, seed, p, hidden, stats, needs)
+    run = _BACKWARD_BF16 if compute == torch.bfloat16 else _BACKWARD
+    return run(grad, x, weights, seed, p, hidden, stats, needs)

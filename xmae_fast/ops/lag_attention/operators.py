@@ -58,7 +58,7 @@ def lag_attention(
     weights = kernel_weights(params, key_value is not None)
     inference = not wants_gradient(x, key_value, table, *weights)
     # now: in the backward autocast is off
-    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl, inference=inference)
+    seed, compute = draw_seed(p, x.device), compute_dtype(x, impl, inference=inference, trains_in_bfloat16=True)
     if impl == "cpu" and table is not None:
         table = table.to(x.dtype)  # the C++ kernels take it in the dtype of x
     if not inference:

@@ -39,9 +39,11 @@ _library.define(f"lag_attention_eval_bf16({INPUTS}) -> Tensor")
 # The output, then what the backward needs: kept (q [B Nq, D], k | v [B Nk, 2 D], context [B Nq, D]) and the statistics
 # of the LayerNorms.
 _library.define(f"lag_attention_train({INPUTS}) -> (Tensor, Tensor, Tensor)")
+_library.define(f"lag_attention_train_bf16({INPUTS}) -> (Tensor, Tensor, Tensor)")
 # The gradients of x, key_value, the weights and bias_table, without elements where the bit in `needs` is not set or the
 # tensor is None.
-_library.define(f"lag_attention_backward(Tensor grad, {INPUTS}, Tensor kept, Tensor stats, int needs) -> Tensor[]")
+for _name in ("lag_attention_backward", "lag_attention_backward_bf16"):
+    _library.define(f"{_name}(Tensor grad, {INPUTS}, Tensor kept, Tensor stats, int needs) -> Tensor[]")
 
 
 @torch.library.register_fake("xmae_fast::lag_attention_eval")
@@ -52,15 +54,18 @@ def _(*inputs):
 
 
 @torch.library.register_fake("xmae_fast::lag_attention_train")
+@torch.library.register_fake("xmae_fast::lag_attention_train_bf16")
 def _(*inputs):
     x, key_value = inputs[:2]
     B, queries, D = x.shape
     keys = queries if key_value is None else key_value.shape[1]
     normed = queries if key_value is None else queries + keys
-    return x.new_empty(x.shape), x.new_empty(2 * B * D * (queries + keys)), x.new_empty(2 * B * normed)
+    kept, stats = 2 * B * D * (queries + keys), 2 * B * normed
+    return x.new_empty(x.shape), x.new_empty(kept, dtype=torch.float32), x.new_empty(stats, dtype=torch.float32)
 
 
 @torch.library.register_fake("xmae_fast::lag_attention_backward")
+@torch.library.register_fake("xmae_fast::lag_attention_backward_bf16")
 def _(grad, *args):
     *inputs, _kept, _stats, needs = args
     return empty_gradients(Inputs(*inputs).differentiable(), needs)
@@ -70,6 +75,8 @@ _EVAL = torch.ops.xmae_fast.lag_attention_eval.default
 _EVAL_BF16 = torch.ops.xmae_fast.lag_attention_eval_bf16.default
 _TRAIN = torch.ops.xmae_fast.lag_attention_train.default
 _BACKWARD = torch.ops.xmae_fast.lag_attention_backward.default
+_TRAIN_BF16 = torch.ops.xmae_fast.lag_attention_train_bf16.default
+_BACKWARD_BF16 = torch.ops.xmae_fast.lag_attention_backward_bf16.default
 
 
 def evaluate(inputs: Inputs, compute: torch.dtype) -> Tensor:
@@ -79,10 +86,10 @@ def evaluate(inputs: Inputs, compute: torch.dtype) -> Tensor:
 
 
 def train(inputs: Inputs, compute: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    return _TRAIN(*inputs)
+    return (_TRAIN_BF16 if compute == torch.bfloat16 else _TRAIN)(*inputs)
 
 
 def backward(
     grad: Tensor, inputs: Inputs, compute: torch.dtype, kept: Tensor, stats: Tensor, needs: int
 ) -> list[Tensor]:
-    return _BACKWARD(grad, *inputs, kept, stats, needs)
+    return (_BACKWARD_BF16 if compute == torch.bfloat16 else _BACKWARD)(grad, *inputs, kept, stats, needs)

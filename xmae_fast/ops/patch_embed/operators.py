@@ -37,7 +37,7 @@ class _PatchEmbed(torch.autograd.Function):
 def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, impl: str) -> Tensor:
     """`reference.patch_embed` by the kernels of `impl`: features [B, S, N * P] -> [B, N, D]."""
     inference = not wants_gradient(features, weight, bias, pos)
-    compute = compute_dtype(features, impl, inference=inference)
+    compute = compute_dtype(features, impl, inference=inference, trains_in_bfloat16=True)
     if impl == "cpu" and compute == torch.float32:
         features = features.float()  # a stem without gradients may have returned bfloat16 under autocast
     if not inference:

@@ -13,10 +13,13 @@ from xmae_fast.ops import _frozen
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("patch_embed(Tensor features, Tensor weight, Tensor bias, Tensor pos, bool keep) -> Tensor")
 _library.define("patch_embed_bf16(Tensor features, Tensor weight, Tensor bias, Tensor pos) -> Tensor")
-_library.define(
-    "patch_embed_backward(Tensor grad, Tensor features, Tensor weight, bool want_features, bool want_weight,"
-    " bool want_sums) -> (Tensor, Tensor, Tensor, Tensor)"
-)
+# The same, but the packed weight is not kept for the next call.
+_library.define("patch_embed_train_bf16(Tensor features, Tensor weight, Tensor bias, Tensor pos) -> Tensor")
+for _name in ("patch_embed_backward", "patch_embed_backward_bf16"):
+    _library.define(
+        f"{_name}(Tensor grad, Tensor features, Tensor weight, bool want_features, bool want_weight, bool want_sums)"
+        " -> (Tensor, Tensor, Tensor, Tensor)"
+    )
 
 
 @torch.library.register_fake("xmae_fast::patch_embed")
@@ -25,24 +28,28 @@ def _(features, weight, bias, pos, keep):
 
 
 @torch.library.register_fake("xmae_fast::patch_embed_bf16")
+@torch.library.register_fake("xmae_fast::patch_embed_train_bf16")
 def _(features, weight, bias, pos):
     return weight.new_empty((features.shape[0], pos.shape[1], weight.shape[0]))
 
 
 @torch.library.register_fake("xmae_fast::patch_embed_backward")
+@torch.library.register_fake("xmae_fast::patch_embed_backward_bf16")
 def _(grad, features, weight, want_features, want_weight, want_sums):
     _, N, D = grad.shape
     return (
-        grad.new_empty(features.shape if want_features else (0,)),
-        grad.new_empty(weight.shape if want_weight else (0,)),
-        grad.new_empty((D,) if want_sums else (0,)),
-        grad.new_empty((1, N, D) if want_sums else (0,)),
+        features.new_empty(features.shape if want_features else (0,)),
+        weight.new_empty(weight.shape if want_weight else (0,)),
+        weight.new_empty((D,) if want_sums else (0,)),
+        weight.new_empty((1, N, D) if want_sums else (0,)),
     )
 
 
 _EMBED = torch.ops.xmae_fast.patch_embed.default
 _EMBED_BF16 = torch.ops.xmae_fast.patch_embed_bf16.default
 _BACKWARD = torch.ops.xmae_fast.patch_embed_backward.default
+_TRAIN_BF16 = torch.ops.xmae_fast.patch_embed_train_bf16.default
+_BACKWARD_BF16 = torch.ops.xmae_fast.patch_embed_backward_bf16.default
 
 
 def evaluate(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype) -> Tensor:
@@ -53,6 +60,8 @@ def evaluate(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, comput
 
 
 def train(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype) -> tuple[Tensor]:
+    if compute == torch.bfloat16:
+        return (_TRAIN_BF16(features, weight, bias, pos),)
     return (_EMBED(features, weight, bias, pos, False),)
 
 
@@ -60,4 +69,5 @@ def backward(
     grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype, needs: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sums over samples that are the gradients of bias and pos come together."""
-    return _BACKWARD(grad, features, weight, bool(needs & 1), bool(needs & 2), bool(needs & 12))
+    run = _BACKWARD_BF16 if compute == torch.bfloat16 else _BACKWARD
+    return run(grad, features, weight, bool(needs & 1), bool(needs & 2), bool(needs & 12))

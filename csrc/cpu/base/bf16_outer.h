@@ -123,7 +123,7 @@ void transpose_rows(
   }
 }
 
-constexpr int64_t kOuterChunks = 16;  // chunks of 32 rows that are summed in registers and then added to the result
+constexpr int64_t kOuterChunks = 32;  // chunks of 32 rows that are summed in registers and then added to the result
 
 struct OuterSteps {
   Bf16Step steps[kOuterChunks];

@@ -9,7 +9,21 @@ namespace xmae_fast::XMAE_ISA {
 // The same as for float32 numbers: sums a [rows, columns] over the rows, kSumRows at a time.
 template <typename Number>
 void sum_rows(const Number* a, int64_t stride, int64_t rows, int64_t columns, float* out) {
-  for (int64_t c = 0; c < columns; c += W) {
+  constexpr int64_t together = 4;  // vectors, which are two cache lines
+  int64_t whole = 0;
+  for (; whole + together * W <= columns; whole += together * W) {
+    Vec totals[together] = {};
+    for (int64_t first = 0; first < rows; first += kSumRows) {
+      const int64_t end = first + kSumRows < rows ? first + kSumRows : rows;
+      Vec parts[together] = {};
+      for (int64_t row = first; row < end; ++row) {
+        for (int64_t i = 0; i < together; ++i) parts[i] += load_bf16(a + row * stride + whole + i * W);
+      }
+      for (int64_t i = 0; i < together; ++i) totals[i] += parts[i];
+    }
+    for (int64_t i = 0; i < together; ++i) store(out + whole + i * W, totals[i]);
+  }
+  for (int64_t c = whole; c < columns; c += W) {
     const int64_t count = columns - c < W ? columns - c : W;
     Vec total{};
     for (int64_t first = 0; first < rows; first += kSumRows) {

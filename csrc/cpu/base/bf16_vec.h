@@ -103,10 +103,9 @@ XMAE_INLINE Vec quick_gelu(Vec x) {
 }
 // The same, and sets the derivative, that of the approximation: absolute error at most 2e-4 plus 2e-4 of the value.
 XMAE_INLINE Vec quick_gelu(Vec x, Vec& gradient) {
-  Vec s = x * x;
-  s = s > 49.0f ? broadcast(49.0f) : s;
-  Vec u = abs(x) * ((s * -7.03034053e-4f + 7.40112951e-2f) * s + 1.59501576f);
-  u = u > 80.0f ? broadcast(80.0f) : u;
+  const Vec s = min(broadcast(49.0f), x * x);
+  const Vec positive = reinterpret_cast<Vec>(reinterpret_cast<VecUint>(x) & 0x7FFFFFFF);
+  const Vec u = min(broadcast(80.0f), positive * ((s * -7.03034053e-4f + 7.40112951e-2f) * s + 1.59501576f));
   const Vec slope = (s * -3.515170265e-3f + 0.2220338853f) * s + 1.59501576f;
   // With above = sigmoid(|u|) and below = 1 - above nothing cancels and nothing is infinite.
   const Vec power = quick_decay(u), above = quick_inverse(power + 1.0f), below = power * above;

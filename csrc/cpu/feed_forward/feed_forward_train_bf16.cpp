@@ -55,13 +55,13 @@ std::vector<Tensor> feed_forward_backward_bf16(
   back.down = &packed.down;
   const int64_t branch = transposed_size(rows, D), dhidden = transposed_size(rows, F);
   const int64_t activation = paired_size(rows, F), normed = paired_size(rows, D);
-  const Tensor room = pooled_bf16({branch + dhidden + activation + normed});
-  back.branch = mutable_halves(room);
+  const int64_t partials = outer_chunks(rows) * row_stride(F + 3 * D);
+  const Tensor room = pooled({partials + (branch + dhidden + activation + normed) / 2});
+  back.partials = mutable_data(room);
+  back.branch = reinterpret_cast<Bf16*>(back.partials + partials);
   back.hidden = back.branch + branch;
   back.activation = back.hidden + dhidden;
   back.normed = back.activation + activation;
-  const Tensor partials = pooled({outer_chunks(rows) * (F + 3 * D)});
-  back.partials = mutable_data(partials);
   const FeedForwardSaved<Bf16> saved{.hidden = mutable_halves(hidden), .stats = mutable_data(stats)};
   table.feed_forward_backward(call.f, saved, back);
   return gradients.in_dtypes_of(x, weights);

@@ -65,8 +65,11 @@ std::vector<Tensor> lag_attention_backward_bf16(
   const int64_t dq = rows_q * bf16_stride(D), dkv = rows_kv * bf16_stride(2 * D);
   const int64_t across = transposed_size(rows_q, D), dkv_across = transposed_size(rows_kv, 2 * D);
   const int64_t paired_q = paired_size(rows_q, D), paired_kv = a.cross ? paired_size(rows_kv, D) : 0;
-  const Tensor room = pooled_bf16({dq + dkv + 2 * across + dkv_across + 2 * paired_q + paired_kv});
-  back.dq = mutable_halves(room);
+  const int64_t partials = round_up(a.B * attention_partials(a), 16);
+  const int64_t numbers = dq + dkv + 2 * across + dkv_across + 2 * paired_q + paired_kv;
+  const Tensor room = pooled({partials + numbers / 2});
+  back.partials = mutable_data(room);
+  back.dq = reinterpret_cast<Bf16*>(back.partials + partials);
   back.dkv = back.dq + dq;
   back.dq_across = back.dkv + dkv;
   back.grad_across = back.dq_across + across;
@@ -74,8 +77,6 @@ std::vector<Tensor> lag_attention_backward_bf16(
   back.context = back.dkv_across + dkv_across;
   back.normed_q = back.context + paired_q;
   back.normed_kv = a.cross ? back.normed_q + paired_q : back.normed_q;
-  const Tensor partials = pooled({a.B * attention_partials(a)});
-  back.partials = mutable_data(partials);
   table.attention_backward(a, saved_of(a, kept, stats), back);
   std::vector<Tensor> inputs{call.a.cross ? *key_value : x};
   inputs.insert(inputs.end(), weights.begin(), weights.end());

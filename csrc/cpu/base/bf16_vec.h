@@ -56,8 +56,7 @@ XMAE_INLINE Vec quick_sigmoid(Vec x) {
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
   const auto number = reinterpret_cast<__m512>(t);
   const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));  // t - floor(t), 0 for infinities
-  const Vec power =
-      reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
+  const Vec power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
   constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number

@@ -57,20 +57,25 @@ def define_triton(op: str, schema: str, fake: Callable[..., Any]) -> torch._ops.
     return getattr(torch.ops.xmae_fast, full).default
 
 
-def compute_dtype(x: Tensor, impl: str = "", *, inference: bool = False) -> torch.dtype:
+def compute_dtype(
+    x: Tensor, impl: str = "", *, inference: bool = False, trains_in_bfloat16: bool = False
+) -> torch.dtype:
     """The dtype of matrix products on `x`: autocast's where it is on, else that of `x`.
 
     Args:
         x: the tensor.
         impl: the implementation that computes. "cpu" computes in float32, or in bfloat16 where that is asked for, the
-            processor is faster with it and no gradient is wanted.
+            processor is faster with it and the operator's kernels serve the call.
         inference: whether no gradient is wanted.
+        trains_in_bfloat16: whether the operator also has bfloat16 kernels of the CPU that keep what a gradient needs.
+            They serve autocast, with weights in float32; they do not serve a model in bfloat16.
     """
     device = x.device.type
     asked = torch.get_autocast_dtype(device) if is_autocast_on(device) else x.dtype
     if impl != "cpu":
         return asked
-    return asked if asked == torch.bfloat16 and inference and backend.cpu_bfloat16() else torch.float32
+    serves = inference or (trains_in_bfloat16 and x.dtype == torch.float32)
+    return asked if asked == torch.bfloat16 and serves and backend.cpu_bfloat16() else torch.float32
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-// The table of the bfloat16 kernels for inference, which are compiled once per instruction set.
+// The table of the bfloat16 kernels, which are compiled once per instruction set.
 #pragma once
 
 #include "cpu/base/bf16_matrix.h"
@@ -11,6 +11,13 @@ struct Bf16Kernels {
 
   // The stem in evaluation: x [B, L] -> out [B, L, S]; see stem_eval.h.
   void (*stem_eval)(const FoldedStem<Bf16Matrix>& stem, const float* x, int64_t B, int64_t L, Bf16* out);
+
+  // The stem in training; stem_train_bf16.h and stem_backward_bf16.h describe the arguments.
+  void (*stem_forward_unit)(const Bf16StemTraining& run, int u, float* statistics);
+  void (*stem_features)(const Bf16StemTraining& run, Bf16* features);
+  void (*stem_head_gradient)(
+      const Bf16StemBackward& back, const Bf16* grad, float x_mean, float* sums, float* skip_sums);
+  void (*stem_backward_unit)(const Bf16StemBackward& back, int u, int64_t groups, float* weights, float* sums);
 
   // a [rows, steps] -> out [rows, columns]; see patches.h. `steps` must be whole tiles, and 16 rows must be readable.
   void (*patch_linear)(

@@ -43,6 +43,13 @@ XMAE_INLINE Vec load_bf16(const Bf16* p) {
   const auto bits = *reinterpret_cast<const HalfIntsAnywhere*>(p);
   return reinterpret_cast<Vec>(__builtin_convertvector(static_cast<HalfInts>(bits), VecUint) << 16);
 }
+// Loads the first `count` numbers of a vector, or all if count >= W; the others are 0. count may be negative.
+XMAE_INLINE Vec load_some_bf16(const Bf16* p, int64_t count) {
+  if (count >= W) return load_bf16(p);
+  Bf16 lanes[W] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load_bf16(lanes);
+}
 
 // 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds. NaN for infinities.
 XMAE_INLINE Vec quick_sigmoid(Vec x) {
@@ -59,6 +66,11 @@ XMAE_INLINE Vec quick_sigmoid(Vec x) {
 #endif
 }
 XMAE_INLINE Vec quick_silu(Vec x) { return x * quick_sigmoid(x); }
+// The derivative of silu.
+XMAE_INLINE Vec quick_silu_gradient(Vec x) {
+  const Vec s = quick_sigmoid(x);
+  return s + (x * s) * (1.0f - s);
+}
 
 // x Phi(x) as x sigmoid(x q(x^2)): absolute error at most 3e-5 plus 2e-4 of the value. q was fitted on |x| <= 7; beyond,
 // Phi is 0 or 1 for any larger argument.

@@ -86,18 +86,26 @@ void release_cpu_memory() {
 
 }  // namespace
 
-Tensor pooled(std::initializer_list<int64_t> sizes) {
+namespace {
+
+Tensor pooled(std::initializer_list<int64_t> sizes, ScalarType dtype, size_t bytes) {
   std::vector<int64_t> shape(sizes), strides(sizes.size(), 1);
   int64_t count = 1;
   for (size_t i = shape.size(); i-- > 0; count *= shape[i]) strides[i] = count;
-  if (static_cast<size_t>(count) * sizeof(float) < kHugePage) return empty(sizes);
-  void* block = pool().get(static_cast<size_t>(count) * sizeof(float));
+  if (static_cast<size_t>(count) * bytes < kHugePage) {
+    return dtype == ScalarType::Float ? empty(sizes) : empty_bf16(sizes);
+  }
+  void* block = pool().get(static_cast<size_t>(count) * bytes);
   using torch::headeronly::IntHeaderOnlyArrayRef;
   return torch::stable::from_blob(
       block, IntHeaderOnlyArrayRef(shape), IntHeaderOnlyArrayRef(strides),
-      torch::stable::Device(torch::headeronly::DeviceType::CPU), ScalarType::Float,
-      [](void* data) { pool().put(data); });
+      torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype, [](void* data) { pool().put(data); });
 }
+
+}  // namespace
+
+Tensor pooled(std::initializer_list<int64_t> sizes) { return pooled(sizes, ScalarType::Float, sizeof(float)); }
+Tensor pooled_bf16(std::initializer_list<int64_t> sizes) { return pooled(sizes, ScalarType::BFloat16, 2); }
 
 }  // namespace xmae_fast
 

@@ -110,20 +110,21 @@ XMAE_INLINE void store_by_columns(Bf16* out, int64_t stride, const Row& row) {
 // Fills A from its rows, rounded, with zeros before and after them. row(r, c) returns columns [c, c + 16) of row r.
 template <typename Row>
 XMAE_INLINE void fill_columns(const Columns& out, int64_t rows, int64_t M, const Row& row) {
-  for (int64_t c = 0; c < M; c += kTileColumns) {
+  const int64_t whole = rows / kTileSteps * kTileSteps, end = (rows + kTileSteps - 1) / kTileSteps * kTileSteps;
+  for (int64_t first = 0; first < whole; first += kTileSteps) {
+    for (int64_t c = 0; c < M; c += kTileColumns) {
+      Bf16* to = out.numbers + c * out.stride + kLead + first;
+      store_by_columns(to, out.stride, [&](int64_t r) { return row(first + r, c); });
+    }
+  }
+  for (int64_t c = 0; whole < rows && c < M; c += kTileColumns) {
+    Bf16* to = out.numbers + c * out.stride + kLead + whole;
+    store_by_columns(to, out.stride, [&](int64_t r) { return whole + r < rows ? row(whole + r, c) : Vec{}; });
+  }
+  for (int64_t c = 0; c < M; ++c) {
     Bf16* to = out.numbers + c * out.stride;
-    const int64_t whole = rows / kTileSteps * kTileSteps;
-    for (int64_t first = 0; first < whole; first += kTileSteps) {
-      store_by_columns(to + kLead + first, out.stride, [&](int64_t r) { return row(first + r, c); });
-    }
-    if (whole < rows) {
-      store_by_columns(to + kLead + whole, out.stride, [&](int64_t r) { return whole + r < rows ? row(whole + r, c) : Vec{}; });
-    }
-    const int64_t end = kLead + (rows + kTileSteps - 1) / kTileSteps * kTileSteps;
-    for (int64_t i = 0; i < kTileColumns; ++i, to += out.stride) {
-      std::memset(to, 0, kLead * sizeof(Bf16));
-      std::memset(to + end, 0, (out.stride - end) * sizeof(Bf16));
-    }
+    std::memset(to, 0, kLead * sizeof(Bf16));
+    std::memset(to + kLead + end, 0, (out.stride - kLead - end) * sizeof(Bf16));
   }
 }
 
@@ -131,13 +132,15 @@ XMAE_INLINE void fill_columns(const Columns& out, int64_t rows, int64_t M, const
 // follows them there. row(r, c, v0, v1) sets columns [c, c + 32) of row r.
 template <typename Row>
 XMAE_INLINE void fill_pairs(const RowPairs& pairs, int64_t rows, int64_t N, Bf16* out, int64_t stride, const Row& row) {
-  for (int64_t c = 0; c < N; c += kPairWidth) {
-    for (int64_t r = 0; r + 1 < rows; r += 2) {
+  for (int64_t r = 0; r + 1 < rows; r += 2) {
+    for (int64_t c = 0; c < N; c += kPairWidth) {
       Vec a0, a1, b0, b1;
       row(r, c, a0, a1);
       row(r + 1, c, b0, b1);
       store_two_rows(out + r * stride + c, out + (r + 1) * stride + c, pairs.at(r / 2, c), a0, a1, b0, b1);
     }
+  }
+  for (int64_t c = 0; c < N; c += kPairWidth) {
     if (rows % 2 == 1) {
       Vec a0, a1;
       row(rows - 1, c, a0, a1);

@@ -31,6 +31,7 @@ struct ThroughActivation {
   int64_t channels;
   Bf16* dz;  // [rows, channels]
   PanelSums sums;
+  Ahead ahead[3] = {};
   int64_t step = 1, first = 0;
 
   XMAE_INLINE void operator()(const RowOut& at, Vec g0, Vec g1) const {
@@ -41,10 +42,14 @@ struct ThroughActivation {
       g1 += load_bf16(extra + place + W);
     }
     const Vec y0 = load_bf16(y + place), y1 = load_bf16(y + place + W);
-    g0 *= quick_silu_gradient(norm0(y0));
-    g1 *= quick_silu_gradient(norm1(y1));
+    g0 *= fine_silu_gradient(norm0(y0));
+    g1 *= fine_silu_gradient(norm1(y1));
     store_bf16(dz + place, g0, g1);
     sums.add(at, g0, g1, g0 * (y0 - norm0.mean), g1 * (y1 - norm1.mean));
+    const int64_t line = place / kPairWidth;
+    ahead[0].fetch(line);
+    ahead[1].fetch(line);
+    ahead[2].fetch(line);
   }
 };
 
@@ -91,7 +96,7 @@ inline Columns activated_columns(
   const Columns out{reinterpret_cast<Bf16*>(memory), Columns::stride_for((all + step - 1) / step)};
   const Bf16* y = run.kept[u] + b * run.size(u) + first * channels;
   fill_columns(out, (all - first + step - 1) / step, channels, [&](int64_t r, int64_t c) {
-    return quick_silu(NormBlock(run.norms[u], c)(load_bf16(y + r * step * channels + c)));
+    return fine_silu(NormBlock(run.norms[u], c)(load_bf16(y + r * step * channels + c)));
   });
   return out;
 }
@@ -187,9 +192,10 @@ inline void first_unit_gradient(const Bf16StemBackward& back, int64_t b, float* 
 }
 
 // The backward of unit u, which is not the first, for sample b: replaces the unit's gradient in back.dz by that of its
-// source, with its sums [2, channels of the source]. memory: eight buffers.
+// source, with its sums [2, channels of the source]. has_next: whether sample b + 1 follows. memory: eight buffers.
 inline void unit_gradient(
-    const Bf16StemBackward& back, int u, int64_t b, float* memory, float* weights, bool fresh, float* sums) {
+    const Bf16StemBackward& back, int u, int64_t b, bool has_next, float* memory, float* weights, bool fresh,
+    float* sums) {
   const Bf16StemTraining& run = *back.run;
   const StemUnit& unit = run.stem->units[u];
   const int64_t buffer = training_floats(run), rows = run.length(u), in_rows = run.in_length(u);
@@ -224,6 +230,11 @@ inline void unit_gradient(
   ThroughActivation epilogue{
       run.kept[u - 1] + b * run.size(u - 1), extra, run.norms[u - 1], in_channels, dz,
       PanelSums::zeros(sums_memory, in_channels)};
+  if (has_next) {
+    epilogue.ahead[0] = {dz + back.dz_stride, run.size(u)};
+    epilogue.ahead[1] = {y + run.size(u), run.size(u)};
+    epilogue.ahead[2] = {run.kept[u - 1] + (b + 1) * run.size(u - 1), run.size(u - 1)};
+  }
   if (unit.stride == 1) {
     over_rows(dy.rows - unit.window / 2 * channels, channels, back.input[u], in_rows, epilogue);
   } else {
@@ -251,7 +262,7 @@ inline void stem_backward_unit(const Bf16StemBackward& back, int u, int64_t grou
         if (u == 0) {
           first_unit_gradient(back, b, memory, own);
         } else {
-          unit_gradient(back, u, b, memory, own, b == first, sums + b * 2 * channels);
+          unit_gradient(back, u, b, b + 1 < last, memory, own, b == first, sums + b * 2 * channels);
         }
       }
     }

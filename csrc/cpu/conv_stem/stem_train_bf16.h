@@ -12,6 +12,7 @@ namespace xmae_fast::XMAE_ISA {
 
 using Bf16Activation = ActivationOf<Bf16>;
 
+constexpr int64_t kWritesAhead = 64;  // rows; the lines of the outputs of that row are fetched before they are written
 constexpr int64_t kCopies = 4;  // sums over rows r, r + 4 and so on, so that an addition need not wait for the last one
 
 // Returns how many floats a buffer takes that serves every unit, as rows of either precision, as pairs of rows or by
@@ -19,6 +20,18 @@ constexpr int64_t kCopies = 4;  // sums over rows r, r + 4 and so on, so that an
 inline int64_t training_floats(const Bf16StemTraining& run) {
   return (run.largest() + 256 * run.widest() + 15) / 16 * 16;
 }
+
+// Numbers that the next sample needs, which are fetched into the second-level cache while this sample is multiplied: one
+// cache line for each finished row of a panel.
+struct Ahead {
+  const Bf16* numbers;  // or null
+  int64_t count;
+
+  XMAE_INLINE void fetch(int64_t line) const {
+    const int64_t at = line * kPairWidth;
+    if (at < count) __builtin_prefetch(numbers + at, 0, 2);
+  }
+};
 
 // Two sums for each channel of 32 channels.
 struct PanelSums {
@@ -62,11 +75,11 @@ struct NormBlock {
 
 // out = silu(norm(y)) for y, out [rows, channels].
 inline void activate(const Bf16* y, const UnitNorm& norm, int64_t rows, int64_t channels, Bf16* out) {
-  for (int64_t c = 0; c < channels; c += kPairWidth) {
-    const NormBlock first(norm, c), second(norm, c + W);
-    for (int64_t l = 0; l < rows; ++l) {
+  for (int64_t l = 0; l < rows; ++l) {
+    for (int64_t c = 0; c < channels; c += kPairWidth) {
+      const NormBlock first(norm, c), second(norm, c + W);
       const Bf16* from = y + l * channels + c;
-      store_bf16(out + l * channels + c, quick_silu(first(load_bf16(from))), quick_silu(second(load_bf16(from + W))));
+      store_bf16(out + l * channels + c, fine_silu(first(load_bf16(from))), fine_silu(second(load_bf16(from + W))));
     }
   }
 }
@@ -102,6 +115,7 @@ struct StatisticsRow {
   int64_t channels;
   PanelSums sums;
   float* first;  // [channels]
+  Ahead ahead;
 
   XMAE_INLINE void operator()(const RowOut& at, Vec v0, Vec v1) const {
     Bf16* p = out + at.row * channels + at.column;
@@ -116,6 +130,8 @@ struct StatisticsRow {
     v0 -= load(about);
     v1 -= load(about + W);
     sums.add(at, v0, v1, v0 * v0, v1 * v1);
+    __builtin_prefetch(p + kWritesAhead * channels, 1, 2);
+    ahead.fetch(at.row * (channels / kPairWidth) + at.column / kPairWidth);
   }
 };
 
@@ -130,8 +146,13 @@ inline void stem_forward_unit(const Bf16StemTraining& run, int u, float* statist
     float* memory = scratch(kSlotMain, 5 * buffer);
     for (int64_t b = begin; b < end; ++b) {
       float* own = statistics + b * 3 * channels;
+      const int64_t input_size = u > 0 ? run.size(u - 1) : 0;
       const StatisticsRow epilogue{
-          run.kept[u] + b * run.size(u), channels, PanelSums::zeros(memory + 4 * buffer, channels), own};
+          run.kept[u] + b * run.size(u),
+          channels,
+          PanelSums::zeros(memory + 4 * buffer, channels),
+          own,
+          {u > 0 ? run.kept[u - 1] + (b + 1) * input_size : nullptr, b + 1 < end ? input_size : 0}};
       if (u == 0) {
         const Activation input = Activation::at(memory, run.L, 1);
         std::memcpy(input.rows, run.x + b * run.L, run.L * sizeof(float));
@@ -161,7 +182,7 @@ inline void stem_features(const Bf16StemTraining& run, Bf16* features) {
         const float* x = run.x + b * run.L;
         for (int64_t l = 0; l < run.L; ++l) {
           const Vec skip = (x[l] - run.skip_mean) * scale + shift;
-          store_some_bf16(out + l * S, quick_silu(norm(load_bf16(y + l * channels))) + skip, S - c);
+          store_some_bf16(out + l * S, fine_silu(norm(load_bf16(y + l * channels))) + skip, S - c);
         }
       }
     }

@@ -34,22 +34,32 @@ struct ThroughActivation {
   Ahead ahead[3] = {};
   int64_t step = 1, first = 0;
 
-  XMAE_INLINE void operator()(const RowOut& at, Vec g0, Vec g1) const {
-    const int64_t place = (at.row * step + first) * channels + at.column;
-    const NormBlock norm0(norm, at.column), norm1(norm, at.column + W);
-    if (extra != nullptr) {
-      g0 += load_bf16(extra + place);
-      g1 += load_bf16(extra + place + W);
+  struct Panel {
+    const ThroughActivation& all;
+    int64_t column;
+    PanelSums::Panel sums;
+    NormBlock norm0, norm1;
+
+    XMAE_INLINE void operator()(int64_t row, Vec g0, Vec g1) {
+      const int64_t place = (row * all.step + all.first) * all.channels + column;
+      if (all.extra != nullptr) {
+        g0 += load_bf16(all.extra + place);
+        g1 += load_bf16(all.extra + place + W);
+      }
+      const Vec y0 = load_bf16(all.y + place) - norm0.mean, y1 = load_bf16(all.y + place + W) - norm1.mean;
+      g0 *= fine_silu_gradient(y0 * norm0.scale + norm0.shift);
+      g1 *= fine_silu_gradient(y1 * norm1.scale + norm1.shift);
+      store_bf16(all.dz + place, g0, g1);
+      sums.add(g0, g1, g0 * y0, g1 * y1);
+      const int64_t line = place / kPairWidth;
+      all.ahead[0].fetch(line);
+      all.ahead[1].fetch(line);
+      all.ahead[2].fetch(line);
     }
-    const Vec y0 = load_bf16(y + place), y1 = load_bf16(y + place + W);
-    g0 *= fine_silu_gradient(norm0(y0));
-    g1 *= fine_silu_gradient(norm1(y1));
-    store_bf16(dz + place, g0, g1);
-    sums.add(at, g0, g1, g0 * (y0 - norm0.mean), g1 * (y1 - norm1.mean));
-    const int64_t line = place / kPairWidth;
-    ahead[0].fetch(line);
-    ahead[1].fetch(line);
-    ahead[2].fetch(line);
+    XMAE_INLINE void close() const { sums.close(); }
+  };
+  XMAE_INLINE Panel open(int64_t column) const {
+    return {*this, column, sums.open(column), NormBlock(norm, column), NormBlock(norm, column + W)};
   }
 };
 
@@ -62,7 +72,7 @@ XMAE_INLINE void over_rows(
 
 // Adds the gradient of a unit's weights to `weights`, or sets it if `fresh`: `input` by columns, of stride 2 its even and
 // its odd rows, and dy by pairs of rows. Returns the end of the weights.
-inline float* add_weight_gradient(
+__attribute__((noinline)) inline float* add_weight_gradient(
     const StemUnit& unit, const Columns (&input)[2], const RowPairs& dy, float* weights, bool fresh) {
   const TileRegisters registers;
   const int64_t reach = unit.window / 2, size = block_floats(unit), c_in = Bf16StemTraining::row(unit.c_in);
@@ -276,7 +286,7 @@ inline void stem_head_gradient(
   const Bf16StemTraining& run = *back.run;
   const int64_t S = run.stem->channels, channels = run.row(S);
   parallel(run.B, 1, [&](int64_t begin, int64_t end) {
-    float* memory = scratch(kSlotMain, 2 * channels / kPairWidth * PanelSums::kFloats);
+    float* memory = scratch(kSlotMain, 2 * PanelSums::floats(channels));
     for (int64_t b = begin; b < end; ++b) {
       const ThroughActivation epilogue{
           run.kept[kHead] + b * run.size(kHead),
@@ -285,17 +295,19 @@ inline void stem_head_gradient(
           channels,
           back.dz + b * back.dz_stride,
           PanelSums::zeros(memory, channels)};
-      const PanelSums of_skip =
-          PanelSums::zeros(memory + channels / kPairWidth * PanelSums::kFloats, channels);
+      const PanelSums of_skip = PanelSums::zeros(memory + PanelSums::floats(channels), channels);
       for (int64_t c = 0; c < channels; c += kPairWidth) {
+        auto panel = epilogue.open(c);
+        auto skip = of_skip.open(c);
         for (int64_t l = 0; l < run.L; ++l) {
           const Bf16* g = grad + (b * run.L + l) * S + c;
           const Vec g0 = load_some_bf16(g, S - c), g1 = load_some_bf16(g + W, S - c - W);
           const float distance = run.x[b * run.L + l] - x_mean;
-          const RowOut at{l, c, kPairWidth};
-          of_skip.add(at, g0, g1, g0 * distance, g1 * distance);
-          epilogue(at, g0, g1);
+          skip.add(g0, g1, g0 * distance, g1 * distance);
+          panel(l, g0, g1);
         }
+        panel.close();
+        skip.close();
       }
       float *own = sums + b * 2 * channels, *skip = skip_sums + b * 2 * channels;
       epilogue.sums.write(channels, own, own + channels);

@@ -13,7 +13,6 @@ namespace xmae_fast::XMAE_ISA {
 using Bf16Activation = ActivationOf<Bf16>;
 
 constexpr int64_t kWritesAhead = 64;  // rows; the lines of the outputs of that row are fetched before they are written
-constexpr int64_t kCopies = 4;  // sums over rows r, r + 4 and so on, so that an addition need not wait for the last one
 
 // Returns how many floats a buffer takes that serves every unit, as rows of either precision, as pairs of rows or by
 // columns.
@@ -33,35 +32,43 @@ struct Ahead {
   }
 };
 
-// Two sums for each channel of 32 channels.
+// Two sums for each channel, [panels, 2, 32].
 struct PanelSums {
-  float* at;  // [kCopies, 2, 32], or with panels after each other
-  static constexpr int64_t kFloats = kCopies * 2 * kPairWidth;
+  float* at;
 
+  static XMAE_INLINE int64_t floats(int64_t channels) { return 2 * channels; }
   static XMAE_INLINE PanelSums zeros(float* memory, int64_t channels) {
-    std::memset(memory, 0, channels / kPairWidth * kFloats * sizeof(float));
+    std::memset(memory, 0, floats(channels) * sizeof(float));
     return {memory};
-  }
-  // Adds a row's terms a of the first sum and b of the second.
-  XMAE_INLINE void add(const RowOut& row, Vec a0, Vec a1, Vec b0, Vec b1) const {
-    float* p = at + row.column / kPairWidth * kFloats + row.row % kCopies * 2 * kPairWidth;
-    store(p, load(p) + a0);
-    store(p + W, load(p + W) + a1);
-    store(p + 2 * W, load(p + 2 * W) + b0);
-    store(p + 3 * W, load(p + 3 * W) + b1);
   }
   // Writes both sums of all channels.
   XMAE_INLINE void write(int64_t channels, float* first, float* second) const {
-    for (int64_t c = 0; c < channels; c += W) {
-      const float* p = at + c / kPairWidth * kFloats + c % kPairWidth;
-      Vec a = load(p), b = load(p + kPairWidth);
-      for (int64_t i = 1; i < kCopies; ++i) {
-        a += load(p + i * 2 * kPairWidth);
-        b += load(p + (2 * i + 1) * kPairWidth);
-      }
-      store(first + c, a);
-      store(second + c, b);
+    for (int64_t c = 0; c < channels; c += kPairWidth) {
+      std::memcpy(first + c, at + 2 * c, kPairWidth * sizeof(float));
+      std::memcpy(second + c, at + 2 * c + kPairWidth, kPairWidth * sizeof(float));
     }
+  }
+
+  // Those of the panel at `column`, in registers.
+  struct Panel {
+    float* at;
+    Vec a0, a1, b0, b1;
+    XMAE_INLINE void add(Vec x0, Vec x1, Vec y0, Vec y1) {
+      a0 += x0;
+      a1 += x1;
+      b0 += y0;
+      b1 += y1;
+    }
+    XMAE_INLINE void close() const {
+      store(at, a0);
+      store(at + W, a1);
+      store(at + 2 * W, b0);
+      store(at + 3 * W, b1);
+    }
+  };
+  XMAE_INLINE Panel open(int64_t column) const {
+    float* p = at + 2 * column;
+    return {p, load(p), load(p + W), load(p + 2 * W), load(p + 3 * W)};
   }
 };
 
@@ -117,21 +124,41 @@ struct StatisticsRow {
   float* first;  // [channels]
   Ahead ahead;
 
-  XMAE_INLINE void operator()(const RowOut& at, Vec v0, Vec v1) const {
-    Bf16* p = out + at.row * channels + at.column;
-    store_bf16(p, v0, v1);
-    v0 = load_bf16(p);
-    v1 = load_bf16(p + W);
-    float* about = first + at.column;
-    if (at.row == 0) {
-      store(about, v0);
-      store(about + W, v1);
+  struct Panel {
+    const StatisticsRow& all;
+    int64_t column;
+    PanelSums::Panel sums;
+    Vec first0, first1;
+
+    XMAE_INLINE void operator()(int64_t row, Vec v0, Vec v1) {
+      const int64_t place = row * all.channels + column;
+      Bf16* p = all.out + place;
+      store_bf16(p, v0, v1);
+      v0 = load_bf16(p);
+      v1 = load_bf16(p + W);
+      if (row == 0) {
+        first0 = v0;
+        first1 = v1;
+      }
+      v0 -= first0;
+      v1 -= first1;
+      sums.add(v0, v1, v0 * v0, v1 * v1);
+      __builtin_prefetch(p + kWritesAhead * all.channels, 1, 2);
+      all.ahead.fetch(place / kPairWidth);
     }
-    v0 -= load(about);
-    v1 -= load(about + W);
-    sums.add(at, v0, v1, v0 * v0, v1 * v1);
-    __builtin_prefetch(p + kWritesAhead * channels, 1, 2);
-    ahead.fetch(at.row * (channels / kPairWidth) + at.column / kPairWidth);
+    XMAE_INLINE void close() const {
+      store(all.first + column, first0);
+      store(all.first + column + W, first1);
+      sums.close();
+    }
+  };
+  XMAE_INLINE Panel open(int64_t column) const {
+    return {*this, column, sums.open(column), load(first + column), load(first + column + W)};
+  }
+  XMAE_INLINE void operator()(const RowOut& at, Vec v0, Vec v1) const {
+    Panel panel = open(at.column);
+    panel(at.row, v0, v1);
+    panel.close();
   }
 };
 

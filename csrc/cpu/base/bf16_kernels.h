@@ -13,6 +13,7 @@ struct Bf16Kernels {
   void (*stem_eval)(const FoldedStem<Bf16Matrix>& stem, const float* x, int64_t B, int64_t L, Bf16* out);
 
   // The stem in training; stem_train_bf16.h and stem_backward_bf16.h describe the arguments.
+  void (*input_statistics)(const float* x, int64_t B, int64_t L, float* statistics);
   void (*stem_forward_unit)(const Bf16StemTraining& run, int u, float* statistics);
   void (*stem_features)(const Bf16StemTraining& run, Bf16* features);
   void (*stem_head_gradient)(

@@ -222,13 +222,15 @@ std::vector<Tensor> backward(
     back.lateral[m] = precision.pack_mix(fine, fine, stem.lateral[m], 1, fine);
     back.reduce[m] = precision.pack_mix(coarse, fine, stem.reduce[m], 1, coarse);
   }
+  parallel(kUnits, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) precision.pack_input(stem.units[u], static_cast<int>(u), back);
+  });
   std::vector<float> sums(2 * B * Run::row(stem.channels)), skip_sums(2 * B * Run::row(stem.channels));
-  const double x_mean = input_moments(run).mean;
+  const double x_mean = input_moments(precision.table, run).mean;
   precision.table.stem_head_gradient(
       back, Precision::numbers(grad), static_cast<float>(x_mean), sums.data(), skip_sums.data());
   for (int u = kUnits - 1; u >= 0; --u) {
     use_sums(weights, u, sums, batch_statistics, back, out);
-    precision.pack_input(stem.units[u], u, back);
     const int64_t count = Precision::weight_floats(stem, u);
     const Tensor gradients = pooled({groups, count});
     sums.assign(B * 2 * Run::row(source_channels(stem, u)), 0.0f);

@@ -59,9 +59,11 @@ Training train(
   };
   for (int u = 0; u < kUnits; ++u) keep(run.length(u), stem.units[u].c_out);
   for (int m = 0; m < kMerges; ++m) keep(run.length(kMergePlan[m].fine), stem.fine(m));
+  parallel(kUnits, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) precision.pack_forward(stem.units[u], static_cast<int>(u), run);
+  });
   for (int u = 0; u < kUnits; ++u) {
     const StemUnit& unit = stem.units[u];
-    precision.pack_forward(unit, u, run);
     const int64_t row = Run::row(unit.c_out);
     std::vector<float> partial(run.B * 3 * row);
     precision.table.stem_forward_unit(run, u, partial.data());
@@ -75,7 +77,7 @@ Training train(
   }
   Moments input;
   if (batch_statistics) {
-    input = input_moments(run);
+    input = input_moments(precision.table, run);
     for (int64_t s = 0; s < stem.channels; ++s) {
       const double w = stem.skip.weight[s];
       statistics.set(first[kConvs - 1] + s, {w * input.mean, w * w * input.var}, run.B * run.L);

@@ -72,7 +72,7 @@ XMAE_INLINE void over_rows(
 
 // Adds the gradient of a unit's weights to `weights`, or sets it if `fresh`: `input` by columns, of stride 2 its even and
 // its odd rows, and dy by pairs of rows. Returns the end of the weights.
-__attribute__((noinline)) inline float* add_weight_gradient(
+inline float* add_weight_gradient(
     const StemUnit& unit, const Columns (&input)[2], const RowPairs& dy, float* weights, bool fresh) {
   const TileRegisters registers;
   const int64_t reach = unit.window / 2, size = block_floats(unit), c_in = Bf16StemTraining::row(unit.c_in);

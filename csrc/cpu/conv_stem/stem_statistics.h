@@ -100,10 +100,10 @@ Run training_run(const StemWeights& weights, const Tensor& x) {
 }
 
 // Returns the mean and variance of x over the whole batch.
-template <typename Run>
-Moments input_moments(const Run& run) {
+template <typename Table, typename Run>
+Moments input_moments(const Table& table, const Run& run) {
   std::vector<float> partial(run.B * 3);
-  kernels().input_statistics(run.x, run.B, run.L, partial.data());
+  table.input_statistics(run.x, run.B, run.L, partial.data());
   return merge(partial.data(), run.B, 1, run.L, 0);
 }
 

@@ -196,6 +196,43 @@ inline void stem_forward_unit(const Bf16StemTraining& run, int u, float* statist
   });
 }
 
+// Adds up the vectors term(l, count) of samples [l, l + count), in chains of kSumRows.
+template <typename Term>
+XMAE_INLINE float sum_signal(int64_t L, const Term& term) {
+  Vec total{};
+  for (int64_t first = 0; first < L; first += kSumRows * W) {
+    Vec part{};
+    for (int64_t l = first; l < L && l < first + kSumRows * W; l += W) part += term(l, L - l);
+    total += part;
+  }
+  return sum(total);
+}
+
+// Writes statistics [B, 3] of each sample of x [B, L]: about its mean, as stem_forward_unit does about another number.
+inline void signal_statistics(const float* x, int64_t B, int64_t L, float* statistics) {
+  parallel(B, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const float* own = x + b * L;
+      const auto at = [&](int64_t l, int64_t count) { return load_some(own + l, count); };
+      const float mean = sum_signal(L, at) / static_cast<float>(L);
+      // In a vector that ends after the last sample, the other numbers count as the mean.
+      const auto distance = [&](int64_t l, int64_t count) {
+        if (count >= W) return load(own + l) - mean;
+        float lanes[W] = {};
+        for (int64_t i = 0; i < count; ++i) lanes[i] = own[l + i] - mean;
+        return load(lanes);
+      };
+      const auto square = [&](int64_t l, int64_t count) {
+        const Vec d = distance(l, count);
+        return d * d;
+      };
+      statistics[3 * b] = mean;
+      statistics[3 * b + 1] = sum_signal(L, distance);
+      statistics[3 * b + 2] = sum_signal(L, square);
+    }
+  });
+}
+
 // features [B, L, S] = activated head + (x - skip_mean) * skip_scale + skip_shift.
 inline void stem_features(const Bf16StemTraining& run, Bf16* features) {
   const int64_t S = run.stem->channels, channels = run.row(S);

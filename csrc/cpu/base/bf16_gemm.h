@@ -80,7 +80,8 @@ void multiply(
       now.next = up;
       now.end = up + left;
       const Bf16* from = a + now.row * row_stride;
-      multiply_tiles<1>(from, from, row_stride, steps, panel.num_steps, matrix.tile(panel.weights), sums[i % 2], between);
+      multiply_tiles<1>(
+          from, from, row_stride, steps, panel.num_steps, matrix.tile(panel.weights), sums[i % 2], between);
     } else {
       now.jump = left < 2 * kTileRows ? 2 * kTileRows - left : 0;
       now.end += now.jump;

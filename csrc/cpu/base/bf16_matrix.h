@@ -32,11 +32,11 @@ inline float to_float(Bf16 x) {
 
 inline float to_float(float x) { return x; }
 
-constexpr int64_t kTileRows = 16;                  // rows of A in a tile
-constexpr int64_t kTileColumns = 16;               // columns of B in a tile
-constexpr int64_t kTileSteps = 32;                 // steps of the sums in a tile
-constexpr int64_t kTileNumbers = 512;              // bfloat16 numbers in a tile of B
-constexpr int64_t kPairWidth = 2 * kTileColumns;   // columns of a panel, which are two tiles
+constexpr int64_t kTileRows = 16;                 // rows of A in a tile
+constexpr int64_t kTileColumns = 16;              // columns of B in a tile
+constexpr int64_t kTileSteps = 32;                // steps of the sums in a tile
+constexpr int64_t kTileNumbers = 512;             // bfloat16 numbers in a tile of B
+constexpr int64_t kPairWidth = 2 * kTileColumns;  // columns of a panel, which are two tiles
 
 // 32 steps of a panel's sums: where in the row of A they begin, and how many of the panel's two tiles take part.
 struct Bf16Step {

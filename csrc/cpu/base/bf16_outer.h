@@ -7,8 +7,8 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kLead = kTileSteps;      // numbers before row 0 in a column of A: zeros, of which taps need kPad
-constexpr int64_t kChunkSteps = 8;         // steps that are multiplied while 32 columns of A and of B stay in L1
+constexpr int64_t kLead = kTileSteps;  // numbers before row 0 in a column of A: zeros, of which taps need kPad
+constexpr int64_t kChunkSteps = 8;     // steps that are multiplied while 32 columns of A and of B stay in L1
 constexpr int64_t kBlock = kPairWidth * kPairWidth;  // floats of a block of results: 32 columns of A with 32 of B
 
 // A by columns.
@@ -72,7 +72,8 @@ XMAE_INLINE void store_by_columns(Bf16* out, int64_t stride, const Row& row) {
   __m512i v[16], w[16];  // v[i]: rows 2 i and 2 i + 1 by pairs
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
-    const auto both = _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(row(2 * i + 1)), reinterpret_cast<__m512>(row(2 * i)));
+    const auto both =
+        _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(row(2 * i + 1)), reinterpret_cast<__m512>(row(2 * i)));
     v[i] = _mm512_permutexvar_epi16(interleave, reinterpret_cast<__m512i>(both));
   }
   // Transposes 16 by 16 pairs.
@@ -90,7 +91,8 @@ XMAE_INLINE void store_by_columns(Bf16* out, int64_t stride, const Row& row) {
   }
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512i low = _mm512_shuffle_i32x4(v[j], v[j + 4], 0x88), high = _mm512_shuffle_i32x4(v[j + 8], v[j + 12], 0x88);
+    const __m512i low = _mm512_shuffle_i32x4(v[j], v[j + 4], 0x88),
+                  high = _mm512_shuffle_i32x4(v[j + 8], v[j + 12], 0x88);
     const __m512i low_odd = _mm512_shuffle_i32x4(v[j], v[j + 4], 0xDD);
     const __m512i high_odd = _mm512_shuffle_i32x4(v[j + 8], v[j + 12], 0xDD);
     _mm512_storeu_si512(out + j * stride, _mm512_shuffle_i32x4(low, high, 0x88));

@@ -39,8 +39,8 @@ constexpr int64_t kSumsStride = kPairWidth;  // floats between rows of sums
 // step s: other work that the processor can do while it multiplies.
 template <int R, typename Between>
 XMAE_INLINE void multiply_tiles(
-    const Bf16* a0, const Bf16* a1, int64_t stride, const Bf16Step* steps, int64_t num_steps, const Bf16* b, float* sums,
-    const Between& between) {
+    const Bf16* a0, const Bf16* a1, int64_t stride, const Bf16Step* steps, int64_t num_steps, const Bf16* b,
+    float* sums, const Between& between) {
 #if defined(XMAE_BF16_AMX)
   const int64_t bytes = stride * 2, sum_bytes = kSumsStride * 4;
   _tile_zero(0);

@@ -62,8 +62,7 @@ XMAE_INLINE Vec quick_sigmoid(Vec x) {
   const Vec shifted = round - x * log2_e, n = shifted - round, f = -(x * log2_e) - n;
   const Vec p = ((f * 0.0555041f + 0.240227f) * f + 0.693147f) * f + 1.0f;
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  const auto power = reinterpret_cast<Vec>(
-      _mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+  const auto power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
   const Vec power = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));
@@ -79,8 +78,7 @@ XMAE_INLINE Vec fine_sigmoid(Vec x) {
   const Vec shifted = round - x * log2_e, n = shifted - round, f = -(x * log2_e) - n;
   const Vec p = (((f * 0.00958277f + 0.05590626f) * f + 0.24024099f) * f + 0.69312421f) * f + 1.0f;
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  const auto power = reinterpret_cast<Vec>(
-      _mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+  const auto power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
   const Vec power = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));

@@ -74,8 +74,7 @@ const float* write_blocks(const StemUnit& unit, const float* blocks, float* cons
   return blocks;
 }
 
-void write_weights(
-    const Bf16Stem&, const StemWeights& weights, int u, const float* from, const Gradients& out) {
+void write_weights(const Bf16Stem&, const StemWeights& weights, int u, const float* from, const Gradients& out) {
   if (u == 0) return write_weights(Float32Stem{}, weights, u, from, out);
   const Stem& stem = weights.stem;
   const StemUnit& unit = stem.units[u];

@@ -70,8 +70,7 @@ Training train(
     for (int64_t c = 0; batch_statistics && c < unit.c_out; ++c) {
       const auto [part, channel] = part_of(unit, c);
       statistics.set(
-          first[part->conv] + channel, merge(partial.data(), run.B, row, run.length(u), c),
-          run.B * run.length(u));
+          first[part->conv] + channel, merge(partial.data(), run.B, row, run.length(u), c), run.B * run.length(u));
     }
     set_norm(weights, first, statistics, u, run.norms[u]);
   }

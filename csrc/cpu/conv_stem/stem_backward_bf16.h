@@ -188,8 +188,7 @@ inline void first_unit_gradient(const Bf16StemBackward& back, int64_t b, float* 
   int64_t start = 0;
   for (int p = 0; p < unit.num_parts; ++p) {
     const ConvNorm& part = unit.parts[p];
-    add_outer(
-        dy.rows + start, channels, input.rows - part.k / 2, 1, run.L, part.c_out, part.k, weights, part.k);
+    add_outer(dy.rows + start, channels, input.rows - part.k / 2, 1, run.L, part.c_out, part.k, weights, part.k);
     start += part.c_out;
     weights += part.c_out * part.k;
   }
@@ -226,8 +225,7 @@ inline void unit_gradient(
   float *g = memory + 4 * buffer, *sums_memory = memory + 7 * buffer;
   if (const int m = merge_of(u); m >= 0) {
     over_rows(
-        dy.rows - unit.window / 2 * channels, channels, back.input[u], in_rows,
-        [&](const RowOut& at, Vec v0, Vec v1) {
+        dy.rows - unit.window / 2 * channels, channels, back.input[u], in_rows, [&](const RowOut& at, Vec v0, Vec v1) {
           store(g + at.row * in_channels + at.column, v0);
           store(g + at.row * in_channels + at.column + W, v1);
         });
@@ -237,9 +235,8 @@ inline void unit_gradient(
   for (int m = 0; m < kMerges; ++m) {
     if (kMergePlan[m].fine == u - 1) extra = back.branch[m] + b * run.size(u - 1);
   }
-  ThroughActivation epilogue{
-      run.kept[u - 1] + b * run.size(u - 1), extra, run.norms[u - 1], in_channels, dz,
-      PanelSums::zeros(sums_memory, in_channels)};
+  ThroughActivation epilogue{run.kept[u - 1] + b * run.size(u - 1),     extra, run.norms[u - 1], in_channels, dz,
+                             PanelSums::zeros(sums_memory, in_channels)};
   if (has_next) {
     epilogue.ahead[0] = {dz + back.dz_stride, run.size(u)};
     epilogue.ahead[1] = {y + run.size(u), run.size(u)};
@@ -289,11 +286,7 @@ inline void stem_head_gradient(
     float* memory = scratch(kSlotMain, 2 * PanelSums::floats(channels));
     for (int64_t b = begin; b < end; ++b) {
       const ThroughActivation epilogue{
-          run.kept[kHead] + b * run.size(kHead),
-          nullptr,
-          run.norms[kHead],
-          channels,
-          back.dz + b * back.dz_stride,
+          run.kept[kHead] + b * run.size(kHead), nullptr, run.norms[kHead], channels, back.dz + b * back.dz_stride,
           PanelSums::zeros(memory, channels)};
       const PanelSums of_skip = PanelSums::zeros(memory + PanelSums::floats(channels), channels);
       for (int64_t c = 0; c < channels; c += kPairWidth) {

@@ -188,8 +188,8 @@ inline void stem_forward_unit(const Bf16StemTraining& run, int u, float* statist
         const Bf16Activation input = bf16_unit_input(run, u, b, memory);
         const Bf16Matrix& matrix = run.units[u];
         multiply(
-            input.rows - reach * input.channels, unit.stride * input.channels, matrix, 0, rows, 0,
-            matrix.panels.size(), epilogue);
+            input.rows - reach * input.channels, unit.stride * input.channels, matrix, 0, rows, 0, matrix.panels.size(),
+            epilogue);
       }
       epilogue.sums.write(channels, own + channels, own + 2 * channels);
     }

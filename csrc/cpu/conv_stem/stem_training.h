@@ -55,9 +55,7 @@ struct StemTrainingOf {
     for (int u = 0; u < kUnits; ++u) most = std::max({most, size(u), in_size(u)});
     return most;
   }
-  int64_t widest() const {
-    return row(std::max({stem->widths[0], stem->widths[1], stem->widths[2], stem->channels}));
-  }
+  int64_t widest() const { return row(std::max({stem->widths[0], stem->widths[1], stem->widths[2], stem->channels})); }
 };
 using StemTraining = StemTrainingOf<float, PackedMatrix>;
 using Bf16StemTraining = StemTrainingOf<Bf16, Bf16Matrix>;

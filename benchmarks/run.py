@@ -23,9 +23,10 @@ import h5py
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from benchmarks.harness import base, plot, report
+from benchmarks.harness.apart import measure_apart
 from benchmarks.harness.choosing import add_choices, apply_choices, words_of
 from benchmarks.harness.contest import ContextLost, Result, failures, measure
 from benchmarks.harness.context import COMPILE_LEVELS, Context
@@ -77,8 +78,8 @@ def _problem(options: argparse.Namespace) -> str:
         return f"--threads: expected at least 1, got {options.threads}"
     if options.rounds < 1:
         return f"--rounds: expected at least 1, got {options.rounds}"
-    for name in ("json", "plot", "resume"):
-        if options.base is not None and getattr(options, name) is not None:
+    for name in ("json", "plot", "resume", "apart"):
+        if options.base is not None and getattr(options, name):
             return f"--{name}: expected to be left out with --base, which prints a table alone"
     for name in ("json", "plot"):
         path = getattr(options, name)
@@ -107,6 +108,7 @@ def _run(context: Context, source: str, options: argparse.Namespace, earlier: Ea
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     machine = measure_machine(device)
     about = _about(context, source) | {"choices": words_of(options)}
+    about["settings"]["apart"] = options.apart
     if problem := earlier.mismatch(machine, about["settings"]):
         return _refuse(f"--resume: {problem}")
     console.print(machine.line(), style="bold", soft_wrap=True)
@@ -133,10 +135,13 @@ def _run(context: Context, source: str, options: argparse.Namespace, earlier: Ea
             for group in SUITES[name].groups(context):
                 began = time.perf_counter()
                 try:
-                    result = measure(
-                        group, device, context.effort, lambda text: progress.update(task, description=text),
-                        earlier.known(name, group.title), partial(save, name) if often else None,
-                    )  # fmt: skip
+                    tell, known = partial(_tell, progress, task), earlier.known(name, group.title)
+                    if options.apart and (group.settle_s or group.after_other_work):
+                        suite = SUITES[name].__name__
+                        result = measure_apart(group, context, suite, words_of(options), tell, known)
+                    else:
+                        keep = partial(save, name) if often else None
+                        result = measure(group, device, context.effort, tell, known, keep)
                 except ContextLost as error:
                     console.print(f"{group.title}: {error}", style="bold red", soft_wrap=True, markup=False)
                     return CONTEXT_LOST
@@ -188,6 +193,10 @@ def _what_auto_is(device: torch.device) -> str:
     return "\n".join(["What impl='auto' runs here:", *lines])
 
 
+def _tell(progress: Progress, task: TaskID, text: str) -> None:
+    progress.update(task, description=text)
+
+
 def _progress(console: Console) -> Progress:
     columns = SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -209,6 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, little compilation: under two minutes")
     parser.add_argument("--compile", choices=COMPILE_LEVELS, help="how many baselines to compile (default: by --quick)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--apart", action="store_true",
+        help="on a CPU, measure each contestant of the embeddings in a process of its own, without the threads of "
+        "other runtimes; ratios are then those of medians",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="F", help="write everything that was measured")
     parser.add_argument(
         "--resume", type=Path, metavar="F",

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -18,7 +20,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #endif
 
 // Whether the compiler knows the instructions for bfloat16. AMX also needs Linux, which must be asked for it.
@@ -96,14 +97,51 @@ inline std::string why_no_amx() {
 #endif
 }
 
-// Table: a struct of functions with a member `const char* name`, the name of its instruction set.
+// What tells families of x86 processors apart, from the instruction cpuid.
+struct Processor {
+  uint32_t vendor[3];      // EBX, EDX and ECX of leaf 0: twelve letters
+  uint32_t signature;      // EAX of leaf 1: family and model
+  uint32_t more_features;  // EDX of leaf 7
+};
+
+inline Processor this_processor() {
+  Processor processor{};
+#if defined(__x86_64__)
+  uint32_t a, b, c;
+  __cpuid(0, a, processor.vendor[0], processor.vendor[2], processor.vendor[1]);
+  __cpuid(1, processor.signature, a, b, c);
+  __get_cpuid_count(7, 0, &a, &b, &c, &processor.more_features);
+#endif
+  return processor;
+}
+
+// Whether this is an Intel processor with the cores that began with Golden Cove: Sapphire, Emerald and Granite Rapids
+// and later ones. They are known by AMX or AVX512-FP16, which virtual machines tend to pass on while they state another
+// model, or by their model.
+inline bool is_golden_cove_or_later(const Processor& processor) {
+  if (std::memcmp(processor.vendor, "GenuineIntel", 12) != 0) return false;
+  constexpr uint32_t kAmxBf16 = 1u << 22, kAvx512Fp16 = 1u << 23, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
+  if ((processor.more_features & (kAmxBf16 | kAvx512Fp16 | kAmxTile | kAmxInt8)) != 0) return true;
+  const uint32_t family = processor.signature >> 8 & 0xF;
+  const uint32_t model = (processor.signature >> 12 & 0xF0) | (processor.signature >> 4 & 0xF);
+  constexpr uint32_t kModels[] = {0x8F, 0xCF, 0xAD, 0xAE};  // Sapphire, Emerald, Granite (two) Rapids
+  for (const uint32_t known : kModels) {
+    if (family == 6 && model == known) return true;
+  }
+  return false;
+}
+
+// Table: a struct of functions with members `const char* name` and `const char* instruction_set`. Several tables may
+// be compiled for one instruction set.
 template <typename Table>
 class TableChoice {
  public:
-  // tables: fastest first, the one for "baseline" last. The fastest that this processor can run is chosen.
-  TableChoice(F16C f16c, std::initializer_list<const Table*> tables) {
+  // tables: fastest first, the one for "baseline" last. The fastest that this processor can run is chosen. fastest:
+  // one of them that is faster than all others if this processor can run it, or null.
+  TableChoice(F16C f16c, std::initializer_list<const Table*> tables, const Table* fastest = nullptr) {
     for (const Table* table : tables) {
-      if (runs(table->name, f16c)) usable_.push_back(table);
+      if (!runs(table->instruction_set, f16c)) continue;
+      usable_.insert(table == fastest ? usable_.begin() : usable_.end(), table);
     }
     chosen_ = usable_.front();
   }
@@ -121,7 +159,7 @@ class TableChoice {
     return false;
   }
 
-  // The names that `choose` takes on this processor, as errors list them: "auto, avx512, avx2, baseline" or fewer.
+  // The names that `choose` takes on this processor, as errors list them: "auto, avx512, avx2, baseline", for example.
   std::string names() const {
     std::string names = "auto";
     for (const Table* table : usable_) names = names + ", " + table->name;

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.fixtures import clean_sim, in_process, scanned_here, sim  # noqa: F401 - fixtures
-from tests.ops.instruction_sets import SETS, on
+from tests.ops.instruction_sets import TABLES, on
 from tests.ops.interpreted_runs import FILES, Runs
 from xmae_fast import available
 
@@ -36,8 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW = (
     "benchmarks", "data/test_dataset_epochs.py", "data/test_fuzz.py", "data/test_overwriting.py",
     "data/test_remote_http.py", "data/test_repack_resume.py", "embedding/test_extraction.py", "evaluation", "export",
-    "model/stock/test_alterations.py", "model/test_cpu_changed_weights.py", "model/test_cpu_training.py", "ops/cuda",
-    "ops/test_triton_compiled.py", "ops/test_triton_interpreted.py", "ops/test_wrong.py", "package",
+    "model/stock/test_alterations.py", "model/test_cpu_changed_weights.py", "model/test_cpu_training.py",
+    "model/test_frozen.py", "ops/cuda", "ops/test_triton_compiled.py", "ops/test_triton_interpreted.py",
+    "ops/test_wrong.py", "package",
     "preparation/test_prepare.py", "preparation/test_prepare_resume.py", "training/test_lightning_trainer.py",
     "training/test_processes.py", "training/test_resume.py",
 )  # fmt: skip
@@ -87,9 +88,9 @@ def need_impl(request: pytest.FixtureRequest):
     return need
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=TABLES)
 def kernels(request: pytest.FixtureRequest):
-    """Runs the test once on the CPU kernels of each instruction set; skipped where this processor lacks it."""
+    """Runs the test once on each table of CPU kernels; skipped where this processor lacks its instruction set."""
     with on(request.param):
         yield request.param
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness.interruption import Interruption
 from benchmarks.harness.load import OtherWork
 from benchmarks.harness.timing import Effort, Run, Spread, interleave, ratio, spread
 from xmae_fast.backend import BackendError
@@ -34,12 +35,13 @@ class Contestant:
     Attributes:
         build: makes the callable that is timed (inputs, weights, compilation); only now is memory taken.
         check: compares what that callable computes with float64; AssertionError where it is out of bounds.
-        role: PLAIN (what ratios refer to), BASELINE, OURS, or INFO (another precision: shown, never a baseline).
+        role: PLAIN (what ratios refer to), BASELINE, OURS, or INFO (another precision: shown, without ratios).
         left_out: why it is not run at all; it is listed all the same.
         part: the part of the work that it does, where a group is divided into parts; only those of one part compete.
         flops: of that part.
         peak: measures the most memory in bytes that one call holds, where counting in this process would not do.
         remark: what is to be said once it was timed, behind the table.
+        stands: whether, as built, it is of the group's class of precision; if not, its row is INFO.
         share: of the group's work that one call does, where all of it would take too long; times are divided by it.
     """
 
@@ -53,6 +55,7 @@ class Contestant:
     flops: int = 0
     peak: Callable[[], int] | None = None
     remark: Callable[[], str] | None = None
+    stands: Callable[[], bool] | None = None
     share: float = 1.0
 
 
@@ -61,7 +64,10 @@ class Group:
     """Contestants that do the same work on the same sizes: `items` of `unit`, `flops` and `bytes_moved` per call.
 
     Attributes:
+        precision: class of the arithmetic, "float32", "bfloat16" or "int8"; ratios never lead from one to another.
         settle_s: pause before each sample, where threads of one runtime would spin on while the next one is timed.
+        after_other_work: each sample is one call after an `Interruption`.
+        informative: it has no headline.
         not_in_sum: those of the contestants' parts that do not add up to the work.
     """
 
@@ -72,8 +78,16 @@ class Group:
     flops: int = 0
     bytes_moved: int = 0
     cold: bool = False
+    precision: str = ""
     settle_s: float = 0.0
+    after_other_work: bool = False
+    informative: bool = False
     not_in_sum: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """The title, with the class of precision."""
+        return self.title if self.precision in self.title else f"{self.title}, {self.precision}"
 
 
 @dataclass
@@ -172,6 +186,7 @@ def measure(
         ContextLost: after `save` of the row that has lost it.
     """
     known, rows, runs = known or {}, [], {}
+    between = Interruption(torch.get_num_threads()) if group.after_other_work else None
 
     def saved() -> None:
         """With the known rows that are still to come: they must not be lost if the process ends now."""
@@ -198,12 +213,15 @@ def measure(
             _need_context(device, row, saved)
             continue
         runs[contestant.name] = run
+        if contestant.stands is not None and not contestant.stands():
+            row.role = INFO
         try:
             row.peak_bytes = contestant.peak() if contestant.peak else peak_bytes(run, device)
         except (OSError, RuntimeError) as error:
             row.note = f"peak memory not measured: {_shortened(error)}"
         if save is not None:
-            _take_times(row, contestant, interleave({"": run}, device, FIRST_LOOK, group.cold)[""], alone=True)
+            seconds = interleave({"": run}, device, FIRST_LOOK, group.cold, between=between)[""]
+            _take_times(row, contestant, seconds, alone=True)
         saved()
     if not runs:
         return Result(group, rows)
@@ -211,7 +229,7 @@ def measure(
         row.alone = row.alone or (bool(row.seconds) and row.name not in runs)  # known ones were timed in other rounds
     report(f"{group.title}: timing")
     others = OtherWork()
-    for name, seconds in interleave(runs, device, effort, group.cold, group.settle_s).items():
+    for name, seconds in interleave(runs, device, effort, group.cold, group.settle_s, between).items():
         contestant, row = next(pair for pair in zip(group.contestants, rows, strict=True) if pair[1].name == name)
         _take_times(row, contestant, seconds, alone=False)
         if contestant.remark is not None:

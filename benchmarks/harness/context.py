@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.harness.machine import has_bfloat16
 from benchmarks.harness.timing import Effort
 from xmae_fast import ModelCfg
 from xmae_fast.data import PlainSegmentDataset, load_segments, simulate
@@ -59,13 +60,8 @@ class Context:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def without_bfloat16(self) -> str:
-        """Why the CPU's rows in bfloat16 are not run, or ''."""
-        if self.quick:
-            return "not with --quick"
-        names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
-        if any(getattr(torch.cpu, name, bool)() for name in names):
-            return ""
-        return "torch reports no bfloat16 arithmetic of this processor"
+        """Why the CPU's groups in bfloat16 are not run, or ''."""
+        return "" if has_bfloat16() else "torch reports no bfloat16 arithmetic of this processor"
 
     @property
     def cfg(self) -> ModelCfg:

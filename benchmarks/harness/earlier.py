@@ -44,7 +44,7 @@ class Earlier:
         for name in ("gpu", "torch", "cpu", "threads") if not machine.gpu else ("gpu", "torch"):
             if was[name] != found[name]:
                 return f"{self.path} was measured with {name} {was[name]!r}, this machine has {found[name]!r}"
-        different = [name for name, value in settings.items() if self.payload["settings"].get(name) != value]
+        different = [name for name, value in settings.items() if self.payload["settings"].get(name, False) != value]
         if different:
             return f"{self.path} was measured with other settings: {', '.join(different)}"
         return ""

@@ -39,11 +39,17 @@ extern "C" double fma_loop(long steps) {
 }
 extern "C" long flops_per_step() { return 2 * CHAINS * (long)(sizeof(V) / sizeof(float)); }
 """
+INSTRUCTIONS = (
+    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Peaks in FLOP/s and bytes/s; `fma` is 0 where it was not measured, and `fma_note` says why."""
+    """Peaks in FLOP/s and bytes/s; `fma` is 0 where it was not measured, and `fma_note` says why.
+
+    `instructions`: those of `INSTRUCTIONS` that the processor has. `gemm_bfloat16`: of a CPU; 0 where it lacks that.
+    """
 
     cpu: str
     threads: int
@@ -56,15 +62,24 @@ class Machine:
     fma: float
     fma_note: str
     copy: float
+    instructions: tuple[str, ...] = ()
+    gemm_bfloat16: float = 0.0
 
     def line(self) -> str:
         fma = f"FMA peak {self.fma / 1e9:.0f} GFLOP/s" if self.fma else f"FMA peak {self.fma_note}"
+        gemm = f"GEMM peak {self.gemm / 1e9:.0f} GFLOP/s ({self.gemm_dtype})"
         parts = [
-            f"{self.cpu}, {self.threads} of {self.cores} cores", f"torch {self.torch}", self.gpu, fma,
-            f"GEMM peak {self.gemm / 1e9:.0f} GFLOP/s ({self.gemm_dtype})",
+            f"{self.cpu}, {self.threads} of {self.cores} cores", " ".join(self.instructions), f"torch {self.torch}",
+            self.gpu, fma, gemm + (f", {self.gemm_bfloat16 / 1e9:,.0f} (bfloat16)" if self.gemm_bfloat16 else ""),
             f"copy {self.copy / 1e9:.1f} GB/s (read + write)", f"load {self.load:.1f} at the start",
         ]  # fmt: skip
         return " | ".join(part for part in parts if part)
+
+    def peaks(self, precision: str) -> tuple[float, float]:
+        """GEMM and FMA peak of a class of precision, each 0 where it was not measured; '' is that of the run."""
+        if self.gpu or precision in ("", "float32"):
+            return self.gemm, self.fma
+        return (self.gemm_bfloat16 if precision == "bfloat16" else 0.0), 0.0
 
 
 def measure_machine(device: torch.device, seconds: float = 1.0) -> Machine:
@@ -78,7 +93,22 @@ def measure_machine(device: torch.device, seconds: float = 1.0) -> Machine:
         cpu=cpu_name(), threads=threads, cores=os.cpu_count() or 1, load=load, torch=torch.__version__,
         gpu=torch.cuda.get_device_name(device) if cuda else "", gemm_dtype=str(dtype).removeprefix("torch."),
         gemm=gemm_peak(device, dtype, seconds), fma=fma, fma_note=note, copy=copy_rate(device, seconds),
+        instructions=instruction_sets(),
+        gemm_bfloat16=0.0 if cuda or not has_bfloat16() else gemm_peak(device, torch.bfloat16, seconds),
     )  # fmt: skip
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those of `INSTRUCTIONS` that Linux names for the first processor; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return tuple(name for name in INSTRUCTIONS if name in flags)
+
+
+def has_bfloat16() -> bool:
+    """Whether torch reports that this CPU multiplies in bfloat16; without that it is several times slower there."""
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 def gemm_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> float:

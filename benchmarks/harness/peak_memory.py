@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
-import xmae_fast
 from benchmarks.harness.context import Context
+from benchmarks.harness.new_process import last_line_of
 from benchmarks.models.contestants import Batch, Trainer
 
 STATUS = Path("/proc/self/status")
@@ -43,21 +43,7 @@ def peak_in_new_process(context: Context, suite: str, B: int, contestant: str) -
         "suite": suite, "contestant": contestant, "B": B, "data": context.data, "quick": context.quick,
         "threads": torch.get_num_threads(),
     }  # fmt: skip
-    package, here = Path(xmae_fast.__file__).resolve().parents[1], Path(__file__).resolve().parents[2]
-    code = (  # the same xmae_fast as in this process, and then this folder's benchmarks
-        f"import sys; sys.path[0] = {str(package)!r}; import xmae_fast; sys.path.insert(0, {str(here)!r}); "
-        "from benchmarks.harness import peak_memory; peak_memory.main()"
-    )
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], input=json.dumps(order), capture_output=True, text=True, timeout=TIMEOUT_S,
-            check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"no result within {TIMEOUT_S} s") from error
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}")
-    return int(done.stdout.split()[-1])
+    return int(last_line_of(__name__, order, TIMEOUT_S))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Result
 from benchmarks.harness.machine import Machine
 from xmae_fast._files import atomic_path
 
-COLOURS = {PLAIN: "#6b7280", BASELINE: "#b6bcc6", OURS: "#0f8a5f", INFO: "#e4d3a8"}
+COLOURS = {PLAIN: "#6b7280", BASELINE: "#b6bcc6", OURS: "#0f8a5f"}
 PANELS = 3  # side by side
 
 
@@ -36,7 +36,7 @@ def draw(path: str | os.PathLike[str], machine: Machine, results: list[Result]) 
 
 
 def _panel(axis, result: Result) -> None:
-    rows = [row for row in result.rows if row.seconds]
+    rows = [row for row in result.rows if row.seconds and row.role != INFO]
     speeds = [result.speed(row, result.plain) for row in rows]
     medians = [speed.median for speed in speeds]
     whiskers = [[s.median - s.low for s in speeds], [s.high - s.median for s in speeds]]
@@ -49,6 +49,6 @@ def _panel(axis, result: Result) -> None:
     axis.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.15 * max(speed.high for speed in speeds))
-    axis.set_title(result.group.title, fontsize=11, loc="left", fontweight="bold")
+    axis.set_title(result.group.heading, fontsize=11, loc="left", fontweight="bold")
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(axis="x", labelsize=8)

@@ -28,10 +28,12 @@ MEMORY = "MB"
 BUSY = 0.05  # share of the processors that others may use before times are called unreliable
 LEGEND = """\
 ms: median of the rounds; +-: half the distance between their 10 % and 90 % quantiles. GEMM, FMA, copy: share of the
-peaks above, of the operations and the bytes that the work needs. x plain, x best: time of the plain path (bold) and of
-the best baseline (*), divided by the row's, median over paired rounds; above 1 is faster. error: the largest against
-float64, relative to the norm; `exact` where results are equal bit for bit. `info` rows compute in another precision:
-they are no baseline. MB: most memory of one call beyond weights, optimiser and data."""
+peaks above, of the operations and the bytes that the work needs; in bfloat16 GEMM is the peak of bfloat16. x plain, x
+best: time of the plain path (bold) and of the best baseline (*) of the same group, which has one class of precision
+(float32, bfloat16 or int8), divided by the row's, median over paired rounds; above 1 is faster. error: the largest
+against float64, relative to the norm; `exact` where results are equal bit for bit. FAILED rows were too far off: they
+are not timed and are no baseline. `info` rows are of another class: they are no baseline and have no ratios. MB: most
+memory of one call beyond weights, optimiser and data."""
 
 
 def print_suite(console: Console, results: list[Result], machine: Machine) -> None:
@@ -74,14 +76,17 @@ def headline(result: Result, machine: Machine) -> str:
     if parts := result.parts():
         return _longest_part(result, parts)
     ours, best, plain = result.best_ours, result.best_baseline, result.plain
-    if ours is None or best is None:
+    if ours is None or best is None or result.group.informative:
         return ""
     parts = [f"{result.speed(ours, best).median:.2f}x the best baseline ({best.name})"]
     if plain is not None and plain is not best:
         parts.append(f"{result.speed(ours, plain).median:.2f}x the plain path ({plain.name})")
-    if share := _share(result.group.flops / spread(ours.seconds).median, machine.fma):
+    rate, (gemm, fma) = result.group.flops / spread(ours.seconds).median, machine.peaks(result.group.precision)
+    if share := _share(rate, fma):
         parts.append(f"{share} of the FMA peak")
-    return f"=> {result.group.title}: {ours.name} is {', '.join(parts)}"
+    elif share := _share(rate, gemm):
+        parts.append(f"{share} of the GEMM peak")
+    return f"=> {result.group.heading}: {ours.name} is {', '.join(parts)}"
 
 
 def write_json(
@@ -108,7 +113,7 @@ def write_json(
 
 def _title(result: Result) -> str:
     unit = "" if result.group.unit == "calls" else f" ({result.group.unit})"
-    return result.group.title + unit
+    return result.group.heading + unit
 
 
 def _cells(result: Result, row: Row, machine: Machine) -> Iterator[str]:
@@ -117,16 +122,18 @@ def _cells(result: Result, row: Row, machine: Machine) -> Iterator[str]:
     if not row.seconds:
         yield FAILED
         return
-    time = spread(row.seconds)
+    time, (gemm, fma) = spread(row.seconds), machine.peaks(group.precision)
     yield _number(time.median * 1e3)
     yield f"{50 * (time.high - time.low) / time.median:.0f} %"
     yield _number(group.items / time.median)
     yield _number(group.flops / time.median / 1e9) if group.flops else ""
-    yield _share(group.flops / time.median, machine.gemm)
-    yield _share(group.flops / time.median, machine.fma)
+    if row.role == INFO:
+        gemm = fma = 0.0
+    yield _share(group.flops / time.median, gemm)
+    yield _share(group.flops / time.median, fma)
     yield _share(group.bytes_moved / time.median, machine.copy)
-    yield _ratio(result.speed(row, result.plain))
-    yield _ratio(result.speed(row, result.best_baseline))
+    for reference in (result.plain, result.best_baseline):
+        yield _ratio(None if row.role == INFO else result.speed(row, reference))
     yield _error(row)
     yield f"{row.peak_bytes / 1e6:,.0f}" if row.peak_bytes else ""
 
@@ -168,7 +175,7 @@ def _add_columns(table: Table, names: tuple[str, ...]) -> None:
 def _print_remarks(console: Console, results: list[Result]) -> None:
     for result in results:
         for line in _remarks(result):
-            console.print(f"{result.group.title}: {line}", style="dim", markup=False)
+            console.print(f"{result.group.heading}: {line}", style="dim", markup=False)
     console.print()
 
 
@@ -177,14 +184,16 @@ def _remarks(result: Result) -> Iterator[str]:
         yield f"UNRELIABLE: other processes used {100 * result.other_work:.0f} % of the processors while this was timed"
     if alone := [row.name for row in result.rows if row.alone and row.seconds]:
         yield f"timed by themselves or in an earlier process, their ratios are those of medians: {'; '.join(alone)}"
-    reasons = defaultdict(list)
+    reasons, notes = defaultdict(list), defaultdict(list)
     for row in result.rows:
         if row.status != OK:
             reasons[row.status, row.note].append(row.name)
         elif row.note:
-            yield f"{row.name}: {row.note}"
-        elif "compile" in row.name:
+            notes[row.note].append(row.name)
+        elif "compile" in row.name and row.setup_s >= 1:  # less, where it was compiled for an earlier group
             yield f"{row.name} took {row.setup_s:.0f} s to compile"
+    for note, names in notes.items():
+        yield f"{'; '.join(names)}: {note}"
     for (status, note), names in reasons.items():
         yield f"{status} ({note}): {'; '.join(names)}"
     if plain := result.plain and result.plain.peak_bytes:

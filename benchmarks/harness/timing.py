@@ -44,13 +44,19 @@ def ratio(numerator: list[float], denominator: list[float]) -> Spread:
 
 
 def interleave(
-    runs: Mapping[str, Run], device: torch.device, effort: Effort, cold: bool = False, settle_s: float = 0.0
+    runs: Mapping[str, Run],
+    device: torch.device,
+    effort: Effort,
+    cold: bool = False,
+    settle_s: float = 0.0,
+    between: Callable[[], object] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds per call of each run, one figure per round: A B C, A B C, ...
 
     A sample is one call, or as many as take 2 ms. Every run is warmed up first. On a GPU, device events are read and
     `cold` empties the L2 cache before each call (there a sample is a single call). `settle_s`: pause before a sample,
     after which short runs make one untimed call: threads that slept are awake again, weights are back in the cache.
+    `between`: on a CPU, what is done before each sample, which then is a single call and the first one after it.
     """
     clock = _cuda_clock(device, cold) if device.type == "cuda" else _cpu_sample
     with _no_gc():
@@ -58,9 +64,10 @@ def interleave(
         for name, run in runs.items():
             clock(run, 0, 1)
             seconds = min(clock(run, 1, 1), clock(run, 2, 1))
-            calls[name] = 1 if cold and device.type == "cuda" else max(1, math.ceil(MIN_SAMPLE_S / seconds))
-            round_s += (seconds + settle_s) * calls[name]
-            wakes[name] = settle_s > 0 and seconds < WAKE_BELOW_S
+            single = between is not None or (cold and device.type == "cuda")
+            calls[name] = 1 if single else max(1, math.ceil(MIN_SAMPLE_S / seconds))
+            round_s += (seconds + settle_s) * calls[name] + _seconds(between)
+            wakes[name] = settle_s > 0 and seconds < WAKE_BELOW_S and between is None
         rounds = min(max(int(effort.budget_s / max(round_s, 1e-9)), effort.min_rounds), effort.max_rounds)
         seconds = {name: [] for name in runs}
         for i in range(rounds):
@@ -68,8 +75,17 @@ def interleave(
                 time.sleep(settle_s)
                 if wakes[name]:
                     run(i)
+                if between is not None:
+                    between()
                 seconds[name].append(clock(run, i, calls[name]))
     return seconds
+
+
+def _seconds(work: Callable[[], object] | None) -> float:
+    start = time.perf_counter()
+    if work is not None:
+        work()
+    return time.perf_counter() - start
 
 
 def _cpu_sample(run: Run, first: int, calls: int) -> float:

@@ -54,7 +54,7 @@ inline int64_t scratch_row(int64_t L) { return (L + kLanes - 1) / kLanes * kLane
 
 // The functions. scratch: memory for 4 * scratch_row(L) floats.
 struct Rows {
-  const char* name;  // of the instruction set
+  const char *name, *instruction_set;  // both are the name of the instruction set
   // Reads a segment, augments it and normalises it to [-1, 1]. Returns the problems found, and writes `out` only if
   // there are none.
   uint8_t (*prepare)(const Segment& segment, float* scratch);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import warnings
 
 import numpy as np
@@ -11,8 +13,9 @@ import torch
 import xmae_fast
 from tests.embedding.conftest import CFG, pulses
 from xmae_fast import Embedder, Recipe
-from xmae_fast.embedding import Embeddings, SignalWarning, reconstruct
+from xmae_fast.embedding import Embeddings, SignalWarning, batches, reconstruct
 from xmae_fast.embedding.preprocess import prepare_ppg
+from xmae_fast.ops import _frozen
 
 FS = 125
 
@@ -223,3 +226,52 @@ def test_reconstruct(model, tmp_path):
         found.draw(tmp_path / "x.png", rows=[3])
     with pytest.raises(ValueError, match="model: expected one with a bridge"):
         reconstruct(xmae_fast.xMAE(xmae_fast.ModelCfg(**(CFG.to_dict() | {"source": "ppg"}))), ppg)
+
+
+@pytest.fixture
+def frozen_weights(need_impl):
+    """The versions of all frozen weights by id; the test must leave none."""
+    need_impl("conv_stem", "cpu")
+    yield _frozen._versions
+    gc.collect()
+    assert not _frozen._versions
+
+
+def test_a_model_of_the_callers_is_frozen_while_a_call_embeds(model, frozen_weights, monkeypatch):
+    segments = prepare_ppg(pulses(25, FS, seed=3).reshape(5, -1), FS, Recipe.for_model(CFG)).ppg
+    embedder, seen = Embedder(model, batch_size=2), []
+    encode = batches.encode
+    monkeypatch.setattr(batches, "encode", lambda *args: seen.append(len(frozen_weights)) or encode(*args))
+    first = embedder.segments(segments)
+    assert seen[0] == 0  # a batch alone does not pay for it
+    assert min(seen[1:]) > 30
+    assert not frozen_weights
+    model.ppg_path.patcher.proj.weight.data.neg_()
+    second = embedder.segments(segments)
+    assert not np.allclose(first, second, atol=1e-3)
+    np.testing.assert_array_equal(second, Embedder(copy.deepcopy(model), batch_size=2).segments(segments))
+    work = batches.encode_batches(model, ((None, segments[:1]) for _ in range(3)), "pooled")
+    next(work)
+    next(work)
+    assert frozen_weights
+    work.close()  # as when the loop around it fails
+    assert not frozen_weights
+    model.freeze()
+    embedder.segments(segments)
+    assert model.is_frozen
+    model.unfreeze()
+
+
+def test_a_model_that_the_embedder_loaded_stays_frozen(model, frozen_weights, tmp_path):
+    model.save_pretrained(tmp_path / "mine")
+    segments = prepare_ppg(pulses(10, FS, seed=3).reshape(2, -1), FS, Recipe.for_model(CFG)).ppg
+    embedder = Embedder(tmp_path / "mine")
+    assert not frozen_weights
+    np.testing.assert_array_equal(embedder.segments(segments), Embedder(model).segments(segments))
+    assert len(frozen_weights) > 30
+    embedder.set_params(batch_size=1)
+    gc.collect()
+    assert not frozen_weights
+    with torch.inference_mode():  # weights that cannot be frozen
+        np.testing.assert_allclose(embedder.segments(segments), Embedder(model).segments(segments), atol=1e-6)
+    assert not frozen_weights

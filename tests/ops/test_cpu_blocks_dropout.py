@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.ops.cpu_blocks import CASES, EVERY_SPLIT, KERNELS
-from tests.ops.instruction_sets import SETS, on
+from tests.ops.instruction_sets import TABLES, on
 from xmae_fast import ops
 from xmae_fast.ops._dropout import draw_seed
 from xmae_fast.ops.cases import Maker
@@ -65,7 +65,7 @@ def test_masks_are_the_same_for_every_instruction_set():
     seed = torch.tensor([5, -7])
     with on("baseline"):
         want = KERNELS.dropout_mask(seed, 9, 650, 0.4)
-    for name in SETS:
+    for name in TABLES:
         with on(name):
             assert torch.equal(KERNELS.dropout_mask(seed, 9, 650, 0.4), want)
     assert torch.equal(KERNELS.dropout_mask(seed, 4, 70, 0.4), want[:4, :70]), "a mask depends on the place alone"

@@ -96,7 +96,7 @@ def test_an_operators_tests_are_its_own(op):
 
 def test_cpu_files_belong_to_an_operator():
     texts = " ".join(commands("op", f"OP={op}") for op in OPS)
-    of_all = {"test_cpu_fingerprint.py", "test_cpu_vec.py"}
+    of_all = {"test_cpu_fingerprint.py", "test_cpu_frozen.py", "test_cpu_vec.py"}
     files = {path.name for path in (ROOT / "tests" / "ops").glob("test_cpu_*.py")} - of_all
     assert files
     assert all(name in texts for name in files)

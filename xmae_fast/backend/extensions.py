@@ -57,10 +57,11 @@ def cpu_reason() -> str:
 
 
 def cpu_kernels() -> str:
-    """The instruction set whose kernels serve the CPU.
+    """The kernels that serve the CPU, by their instruction set.
 
     Returns:
-        "avx512", "avx2" or "baseline" (portable vectors).
+        "avx512", "avx512_rows13", "avx512_rows14", "avx2" or "baseline" (portable vectors). The three for AVX-512
+        differ in how many rows of a product they compute together, which changes their speed and no bit of the results.
 
     Raises:
         BackendError: the C++ operators are not here.
@@ -125,10 +126,10 @@ def release_cpu_memory() -> None:
 
 @contextlib.contextmanager
 def use_cpu_kernels(name: str) -> Iterator[None]:
-    """Within it, all threads of this process use the kernels of another instruction set; for tests and measurements.
+    """Within it, all threads of this process use other kernels; for tests and measurements.
 
     Args:
-        name: as `cpu_kernels` returns it; an instruction set that this processor has.
+        name: as `cpu_kernels` returns it, of an instruction set that this processor has; "auto" for the usual choice.
 
     Raises:
         BackendError: the C++ operators are not here.

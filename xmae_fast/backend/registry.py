@@ -90,6 +90,11 @@ def has(op: str, impl: str) -> bool:
     return (op, impl) in _OPERATORS
 
 
+def is_usable(op: str, impl: str) -> bool:
+    """Whether an implementation can be used in this installation."""
+    return USABLE.get((op, impl), False)
+
+
 def why_not(op: str, impl: str) -> str:
     """Why an implementation cannot be used in this installation, or ''."""
     if impl == "reference":

@@ -86,7 +86,8 @@ def check_usable(
         names = " or ".join(str(served) for served in _DTYPES_OF[impl])
         also = ""
         if dtype == torch.bfloat16 and op in IN_BFLOAT16:
-            also = f", and in torch.bfloat16 {cpu_bfloat16_reason() and 'on other processors ' or ''}without gradients"
+            where = "on other processors " if cpu_bfloat16_reason() else ""
+            also = f", and in torch.bfloat16 {where}without gradients"
         raise BackendError(
             f"impl={impl!r} was asked for {op}: it computes in {names}{also}, got {dtype}; impl='reference' takes it"
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from xmae_fast.model.frozen import frozen
 from xmae_fast.model.outputs import encode
 from xmae_fast.model.xmae import xMAE
 
@@ -21,7 +22,9 @@ def encode_batches(
 ) -> Iterator[tuple[T, np.ndarray]]:
     """Features of batches, one after the other.
 
-    On a GPU the features of a batch are fetched after the next batch was started.
+    On a GPU the features of a batch are fetched after the next batch was started. On a CPU the model is frozen from
+    the second batch to the last (see `xMAE.freeze`): only a write that PyTorch does not count, made by another
+    thread or by the caller's loop meanwhile, would go unnoticed.
 
     Args:
         model: with a PPG encoder.
@@ -34,17 +37,20 @@ def encode_batches(
     """
     place = model.mask_token
     waiting: list[tuple[T, torch.Tensor]] = []
-    for tag, ppg in batches:
-        signal = torch.from_numpy(ppg)
-        if place.device.type == "cuda":
-            signal = signal.pin_memory()
-        signal = signal.to(place.device, place.dtype, non_blocking=True)
-        with torch.autocast(place.device.type, autocast) if autocast is not None else nullcontext():
-            features = encode(model, signal, output)
-        waiting.append((tag, features.float()))
-        if len(waiting) > (place.device.type == "cuda"):
-            tag, features = waiting.pop(0)
-            yield tag, features.cpu().numpy()
+    with ExitStack() as until_the_last:
+        for number, (tag, ppg) in enumerate(batches):
+            if number == 1:  # one batch alone would take longer by the freezing
+                until_the_last.enter_context(frozen(model))
+            signal = torch.from_numpy(ppg)
+            if place.device.type == "cuda":
+                signal = signal.pin_memory()
+            signal = signal.to(place.device, place.dtype, non_blocking=True)
+            with torch.autocast(place.device.type, autocast) if autocast is not None else nullcontext():
+                features = encode(model, signal, output)
+            waiting.append((tag, features.float()))
+            if len(waiting) > (place.device.type == "cuda"):
+                tag, features = waiting.pop(0)
+                yield tag, features.cpu().numpy()
     for tag, features in waiting:
         yield tag, features.cpu().numpy()
 

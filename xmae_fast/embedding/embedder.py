@@ -16,6 +16,7 @@ from xmae_fast.embedding import checks
 from xmae_fast.embedding.batches import encode_batches
 from xmae_fast.embedding.preprocess import Prepared, prepare_ppg
 from xmae_fast.embedding.windows import Windows, as_recordings, check_windowing
+from xmae_fast.model.frozen import freeze_if_possible
 from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
@@ -67,6 +68,10 @@ class Embedder:
 
     Call it with recordings, and `segments` with segments that are prepared already; `transform` is scikit-learn's.
     Arguments are checked when they are first used.
+
+    On a CPU a model that the Embedder has loaded itself stays frozen (see `xMAE.freeze`). Your own model is frozen
+    while a call embeds its second and further batches, and is as it was afterwards: train it, and the next call embeds
+    by the new weights. Call `model.freeze()` yourself where windows are embedded one by one.
 
     Args:
         model: an xMAE with a PPG encoder, or what `from_pretrained` takes. Windows have the length that it takes; its
@@ -260,6 +265,8 @@ class Embedder:
                 got = type(self.model).__name__
                 raise TypeError(f"model: expected an xMAE or what from_pretrained takes, got {got}")
             self._loaded = model if self.device is None else model.to(self.device)
+            if model is not self.model:  # nobody else has it, to write to its weights
+                freeze_if_possible(model)
         output_shape(self._loaded, self.output)
         recipe = self.recipe or recipe_of(self._loaded)
         if recipe.samples != self._loaded.cfg.seq_len:

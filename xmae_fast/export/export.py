@@ -31,6 +31,7 @@ from xmae_fast.export.runtimes import (
 from xmae_fast.export.signals import Signals, feed, of_shards, simulated, visible_counts
 from xmae_fast.export.speed import milliseconds
 from xmae_fast.model.checkpoint import load_checkpoint
+from xmae_fast.model.frozen import frozen
 from xmae_fast.model.xmae import xMAE
 
 FORMATS = ("onnx", "torch-export", "executorch")
@@ -201,15 +202,16 @@ def _try_openvino(report: ExportReport, runs: dict[str, Run], path: Path, check:
 
 
 def _latencies(runs: dict[str, Run], model: xMAE, graph: Graph, checked: Signals) -> dict[str, dict[int, float]]:
-    """Milliseconds by runtime and batch size, those of the model first."""
+    """Milliseconds by runtime and batch size, those of the model first. It is frozen, as the weights of a file are."""
     taken: dict[str, dict[int, float]] = {name: {} for name in ("xmae_fast", *runs)}
-    for B in TIMED_BATCHES:
-        segments = checked[np.resize(np.arange(len(checked.ppg)), B)]
-        inputs = feed(graph, model.cfg, segments, visible_counts(graph, model.cfg)[0])
-        calls: dict[str, Callable[[], object]] = {"xmae_fast": _model_call(model, inputs)}
-        calls |= {name: lambda run=run, inputs=inputs: run(inputs) for name, run in runs.items()}
-        for name, ms in milliseconds(calls).items():
-            taken[name][B] = ms
+    with frozen(model):
+        for B in TIMED_BATCHES:
+            segments = checked[np.resize(np.arange(len(checked.ppg)), B)]
+            inputs = feed(graph, model.cfg, segments, visible_counts(graph, model.cfg)[0])
+            calls: dict[str, Callable[[], object]] = {"xmae_fast": _model_call(model, inputs)}
+            calls |= {name: lambda run=run, inputs=inputs: run(inputs) for name, run in runs.items()}
+            for name, ms in milliseconds(calls).items():
+                taken[name][B] = ms
     return taken
 
 

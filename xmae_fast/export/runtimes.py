@@ -73,6 +73,7 @@ def openvino_model(
     hint: str = "LATENCY",
     streams: int = 1,
     shapes: Mapping[str, list[int]] | None = None,
+    precision: str = "f32",
 ) -> Any:
     """A model compiled for float32 and torch's number of threads; OpenVINO itself would choose bfloat16 where it can.
 
@@ -80,10 +81,11 @@ def openvino_model(
         onnx: a file or its contents.
         hint, streams: OpenVINO's PERFORMANCE_HINT and NUM_STREAMS.
         shapes: of inputs by name, for which alone it is compiled; None for any batch size.
+        precision: OpenVINO's INFERENCE_PRECISION_HINT; "" leaves the choice to OpenVINO.
     """
     core = openvino_core()
-    options = {
-        "INFERENCE_PRECISION_HINT": "f32",
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+    options |= {
         "PERFORMANCE_HINT": hint,
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

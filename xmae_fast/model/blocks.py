@@ -17,8 +17,10 @@ from xmae_fast.model import standard
 from xmae_fast.model.calls import own_forward
 from xmae_fast.model.lag import LagBias
 from xmae_fast.model.standard import Accelerated, Span, Standard
+from xmae_fast.ops._encoding import BlockWeights
 from xmae_fast.ops.feed_forward import FeedForwardParams
 from xmae_fast.ops.lag_attention import AttentionParams
+from xmae_fast.ops.lag_attention.params import kernel_weights
 from xmae_fast.ops.lag_attention.tables import gather_bias
 
 BLOCK_OPS = ("lag_attention", "feed_forward")
@@ -79,6 +81,13 @@ class _SelfAttentionBlock(Accelerated):
     def kernel(self, x: Tensor) -> Tensor:
         """`forward` in evaluation by the operators, whatever the mode. Check first that they may."""
         return self.feed_forward_kernel(self.attention_kernel(x, inference=True), inference=True)
+
+    def weights(self) -> BlockWeights:
+        """The weights as the operators of the kernels take them; the modules must be standard."""
+        up, _, down, _ = self._modules["mlp"]._modules.values()
+        attention = attention_params(self._modules[self.NORMS[0]], None, self._modules["attn"])
+        feed_forward = feed_forward_params(self._modules[self.NORMS[1]], up, down)
+        return BlockWeights(kernel_weights(attention, cross=False), [*feed_forward])
 
     def attention_kernel(self, x: Tensor, *, inference: bool = False) -> Tensor:
         norm, attn = self._modules[self.NORMS[0]], self._modules["attn"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, overload
+from typing import Any, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,11 @@ from xmae_fast.model.blocks import (
 from xmae_fast.model.calls import own_forward
 from xmae_fast.model.modes import evaluating
 from xmae_fast.model.standard import Accelerated, Span, Standard
-from xmae_fast.model.stem import STEM, PatchEmbed1D, UNetHalfInceptionStem1D, is_one_operator
+from xmae_fast.model.stem import STEM, PatchEmbed1D, Ready, UNetHalfInceptionStem1D, is_one_operator
+from xmae_fast.ops import _encoding
+from xmae_fast.ops._encoding import EncoderWeights
+from xmae_fast.ops._triton import compute_dtype
+from xmae_fast.ops.conv_stem.params import flatten
 
 _ENCODING_OPS = ("conv_stem", "patch_embed", *BLOCK_OPS)
 
@@ -39,6 +43,14 @@ def _decoder(patch_len: int) -> Standard:
     }  # fmt: skip
     deconv = Standard(nn.ConvTranspose1d, settings, ("weight", "bias"), kernel_size=patch_len)
     return Standard(WaveformDecoder, children={"deconv": deconv})
+
+
+class _Encoder(NamedTuple):
+    """Stem, patch embedding and encoder as the kernels take them."""
+
+    stem: Ready
+    weights: EncoderWeights
+    floating: list[Tensor]  # the weights that hold floating-point numbers
 
 
 class SinglePath(Accelerated):
@@ -138,7 +150,7 @@ class SinglePath(Accelerated):
             return False
         if self.overrides("visible_tokens_from_wave") or self._encoding_span.fault(self):
             return False
-        return not self._encoding_span.gathered(self.stem.ready).width_fault
+        return not self._encoding_span.gathered(self._gather).stem.width_fault
 
     def overrides(self, method: str) -> bool:
         """Whether a subclass, or a patch of this path, has a method of its own."""
@@ -146,17 +158,35 @@ class SinglePath(Accelerated):
 
     def _encoded(self, visible: Tensor) -> Tensor:
         """Tokens in evaluation by the operators, for modules that are all standard: [B, 1, Nk P] -> [B, Nk, D]."""
-        params = self._encoding_span.gathered(self.stem.ready).params
-        features = ops.conv_stem(visible, params, training=False, impl=self.impl)
-        x = self._patch_kernel(features, self.pos[:, : features.shape[-1] // self.patch_len])
+        encoder = self._encoding_span.gathered(self._gather)
+        pos = self.pos[:, : visible.shape[-1] // self.patch_len]
         blocks: Any = self.encoder.blocks  # of TransformerEncoderBlock: they are standard
+        if _encoding.may_encode(visible, self.impl, [*encoder.floating, pos]):
+            return _encoding.encode(visible, encoder.weights, pos, [block.attn.num_heads for block in blocks])
+        features = ops.conv_stem(visible, encoder.stem.params, training=False, impl=self.impl)
+        x = self._patch_kernel(features, pos)
         for block in blocks:
             x = block.kernel(x)
         return x
 
+    def _gather(self) -> _Encoder:
+        """The arguments of the kernels as they are now; stem, patch embedding and encoder must be standard."""
+        stem, proj, blocks = self.stem.ready(), cast(Any, self.patcher.proj), cast(Any, self.encoder.blocks)
+        weights = EncoderWeights(flatten(stem.params), (proj.weight, proj.bias), [block.weights() for block in blocks])
+        return _Encoder(stem, weights, list(weights.floating()))
+
     def embedding(self, tokens: Tensor) -> Tensor:
-        """Mean over tokens, LayerNorm, Linear: [B, Nk, D] -> [B, proj_dim]."""
-        return self.proj(tokens.mean(dim=1))
+        """Mean over tokens, LayerNorm, Linear: [B, Nk, D] -> [B, proj_dim].
+
+        Where the kernels for the CPU answer to bfloat16 autocast, the head computes in float32 and its result is
+        rounded: PyTorch would round the weights first, at every call, which takes longer than all of the head.
+        """
+        pooled = tokens.mean(dim=1)
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.dtype != torch.float32
+        if plain or not tokens.is_cpu or compute_dtype(tokens, "cpu", inference=True) == torch.float32:
+            return self.proj(pooled)
+        with torch.autocast("cpu", enabled=False):
+            return self.proj(pooled).to(torch.bfloat16)
 
     def make_query_tokens_from_pre_encoded(
         self, tokens: Tensor, ids_keep: Tensor, tokens_of_the_other: Tensor | None = None

@@ -15,10 +15,10 @@ from xmae_fast.backend import check_choice
 from xmae_fast.config import LagCfg, ModelCfg, cfg_from_dict
 from xmae_fast.model import embedding_graphs
 from xmae_fast.model.blocks import Bridger
+from xmae_fast.model.frozen import Freezes
 from xmae_fast.model.implementation import ChoosesImplementation
 from xmae_fast.model.inputs import Inputs, check_signals, checked_ids, checked_signal
 from xmae_fast.model.modes import evaluating
-from xmae_fast.model.packed import FreesPackedWeights
 from xmae_fast.model.path import Encoding, SinglePath, encode_paths, identity_ids, truncated_normal, whole_numbers
 from xmae_fast.model.storage.folders import Pretrained, load_pretrained
 from xmae_fast.ops.token_gather import validate_ids
@@ -28,7 +28,7 @@ from xmae_fast.ops.token_gather import validate_ids
 make_embedder: Callable[..., Any] | None = None
 
 
-class xMAE(FreesPackedWeights, ChoosesImplementation, Pretrained, nn.Module):
+class xMAE(Freezes, ChoosesImplementation, Pretrained, nn.Module):
     """Cross-modal masked autoencoder of PPG and ECG (arXiv 2605.00973), same state-dict keys as the published one.
 
     Args:

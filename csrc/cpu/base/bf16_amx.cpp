@@ -15,10 +15,12 @@
 #define XMAE_BF16_NAME amx
 #define XMAE_BF16_AMX
 #define XMAE_VECTOR_BYTES 64
-#define XMAE_TILE_ROWS 12
+#define XMAE_MOST_ROWS 14  // of the tables in dispatch.cpp
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
+#pragma clang attribute push(                                                                            \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16,amx-tile,amx-bf16"))), \
+    apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16,amx-tile,amx-bf16,prefer-vector-width=512")

@@ -14,7 +14,7 @@
 #define XMAE_BF16_NAME avx512_bf16
 #define XMAE_BF16_PAIRS
 #define XMAE_VECTOR_BYTES 64
-#define XMAE_TILE_ROWS 12
+#define XMAE_MOST_ROWS 14  // of the tables in dispatch.cpp
 #if defined(__clang__)
 #pragma clang attribute push( \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16"))), apply_to = function)

@@ -51,9 +51,9 @@ struct FinishedTiles {
   }
 };
 
-// Computes rows [begin, end) and panels [first, last) of C. a: row 0 of A; rows begin row_stride apart. There must be 16
-// rows from `begin` on that may be read, also where fewer are wanted. Calls epilogue(RowOut, Vec, Vec) once with each
-// finished row of a panel.
+// Computes rows [begin, end) and panels [first, last) of C. a: row 0 of A; rows begin row_stride apart. At least 16
+// rows must be readable, also where fewer are wanted; otherwise none from `end` on is read. Calls
+// epilogue(RowOut, Vec, Vec) once with each finished row of a panel.
 template <typename Epilogue>
 void multiply(
     const Bf16* a, int64_t row_stride, const Bf16Matrix& matrix, int64_t begin, int64_t end, int64_t first,
@@ -75,7 +75,7 @@ void multiply(
     const auto between = [&](int64_t) { done.finish(each, epilogue); };
     if (left <= kTileRows) {
       // Moved up where that is possible, so that no row beyond the last is read.
-      const int64_t up = row - begin < kTileRows - left ? row - begin : kTileRows - left;
+      const int64_t up = row < kTileRows - left ? row : kTileRows - left;
       now.row = row - up;
       now.next = up;
       now.end = up + left;

@@ -7,6 +7,7 @@
 #endif
 #define XMAE_ISA bf16_plain
 #define XMAE_BF16_NAME plain
+#define XMAE_PORTABLE_VECTORS
 #define XMAE_VECTOR_BYTES 64
-#define XMAE_TILE_ROWS 6
+#define XMAE_MOST_ROWS 14  // of the tables in dispatch.cpp
 #include "cpu/base/bf16_kernels.inc"

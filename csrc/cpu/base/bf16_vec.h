@@ -56,33 +56,48 @@ XMAE_INLINE Vec load_some_bf16(const Bf16* p, int64_t count) {
   return load_bf16(lanes);
 }
 
-// 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds. NaN for infinities.
+// 2^f for f in [0, 1]: relative error at most 7.5e-5.
+XMAE_INLINE Vec power_of_fraction(Vec f) {
+  return ((f * 7.80245302e-2f + 2.26067146e-1f) * f + 6.95833543e-1f) * f + 9.99925219e-1f;
+}
+
+// 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds. A NaN stays one;
+// infinities and numbers of any size give 0 or 1.
 XMAE_INLINE Vec quick_sigmoid(Vec x) {
-  constexpr float log2_e = 1.44269504f, round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number
-  const Vec shifted = round - x * log2_e, n = shifted - round, f = -(x * log2_e) - n;
-  const Vec p = ((f * 0.0555041f + 0.240227f) * f + 0.693147f) * f + 1.0f;
+  const Vec t = x * -1.44269504f;  // e^-x = 2^t
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  const auto power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+  const auto number = reinterpret_cast<__m512>(t);
+  const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));  // t - floor(t), 0 for infinities
+  const Vec power =
+      reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
+  constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number
+  const Vec shifted = round + (t - 0.5f), n = shifted - round, p = power_of_fraction(t - n);
   const Vec power = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));
-  return n > 126.0f ? Vec{} : n < -126.0f ? broadcast(1.0f) : 1.0f / (power + 1.0f);
+  return n > 125.0f ? Vec{} : n < -125.0f ? broadcast(1.0f) : 1.0f / (power + 1.0f);
 #endif
 }
 XMAE_INLINE Vec quick_silu(Vec x) { return x * quick_sigmoid(x); }
 
-// The same for training: relative error at most 7e-5, of which 3e-6 do not average out. The statistics of a batch would
+// The same for training: relative error at most 7e-5, of which 4e-6 do not average out. The statistics of a batch would
 // show those of quick_sigmoid.
 XMAE_INLINE Vec fine_sigmoid(Vec x) {
-  constexpr float log2_e = 1.44269504f, round = 12582912.0f;
-  const Vec shifted = round - x * log2_e, n = shifted - round, f = -(x * log2_e) - n;
-  const Vec p = (((f * 0.00958277f + 0.05590626f) * f + 0.24024099f) * f + 0.69312421f) * f + 1.0f;
+  const Vec t = x * -1.44269504f;
+  const auto power_of_fraction = [](Vec f) {  // relative error at most 4e-6
+    return (((f * 1.35341682e-02f + 5.20114663e-02f) * f + 2.41442748e-01f) * f + 6.93003838e-01f) * f + 1.00000259e+00f;
+  };
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  const auto power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+  const auto number = reinterpret_cast<__m512>(t);
+  const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));
+  const Vec power =
+      reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
+  constexpr float round = 12582912.0f;
+  const Vec shifted = round + (t - 0.5f), n = shifted - round, p = power_of_fraction(t - n);
   const Vec power = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));
-  return n > 126.0f ? Vec{} : n < -126.0f ? broadcast(1.0f) : 1.0f / (power + 1.0f);
+  return n > 125.0f ? Vec{} : n < -125.0f ? broadcast(1.0f) : 1.0f / (power + 1.0f);
 #endif
 }
 XMAE_INLINE Vec fine_silu(Vec x) { return x * fine_sigmoid(x); }

@@ -96,6 +96,9 @@ struct AlignedDelete {
 using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
 AlignedFloats aligned_floats(int64_t count);
 
+// Returns the most rows of a register tile, as the table in use says. Results do not depend on it.
+int64_t tile_rows();
+
 constexpr int64_t kSumRows = 32;      // rows that are summed one after another; longer chains round worse
 constexpr int64_t kPanelVectors = 2;  // vectors of output columns that a micro-kernel computes together
 

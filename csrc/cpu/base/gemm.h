@@ -9,7 +9,7 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int kRows = XMAE_TILE_ROWS;  // the most rows of a register tile
+constexpr int kMostRows = XMAE_MOST_ROWS;  // the most rows of a register tile in any table: see tile_rows
 
 // Where a row of C that is in registers belongs: row `row`, columns [column, column + count).
 struct RowOut {
@@ -117,13 +117,13 @@ template <typename Epilogue>
 void multiply(
     const float* a, int64_t row_stride, const PackedMatrix& matrix, int64_t begin, int64_t end, int64_t first,
     int64_t last, const Epilogue& epilogue) {
-  const int64_t tiles = (end - begin + kRows - 1) / kRows;
+  const int64_t most = tile_rows(), tiles = (end - begin + most - 1) / most;
   for (int64_t p = first; p < last; ++p) {
     const Panel& panel = *(matrix.panels.data() + p);
     const Segment* segments = matrix.segments.data() + panel.first_segment;
     for (int64_t t = 0; t < tiles; ++t) {  // tiles have nearly equal heights, so that none at the end is short
       const int64_t from = begin + (end - begin) * t / tiles, to = begin + (end - begin) * (t + 1) / tiles;
-      multiply_rows<kRows>(to - from, a + from * row_stride, row_stride, matrix, panel, segments, from, epilogue);
+      multiply_rows<kMostRows>(to - from, a + from * row_stride, row_stride, matrix, panel, segments, from, epilogue);
     }
   }
 }

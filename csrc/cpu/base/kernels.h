@@ -47,8 +47,10 @@ struct ErrorTerms {
 };
 
 struct Kernels {
-  const char* name;  // of the instruction set
-  int64_t width;     // floats in a vector
+  const char* name;             // of the instruction set, and of what else sets this table apart
+  const char* instruction_set;  // that its code is compiled for
+  int64_t width;                // floats in a vector
+  int64_t tile_rows;            // the most rows of a register tile
 
   // The digest of that many bytes at `data`; see fingerprint.h.
   uint64_t (*fingerprint)(const void* data, int64_t bytes);

@@ -61,8 +61,8 @@ inline void add_outer(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t M, int64_t N, float* out,
     int64_t out_stride) {
   constexpr int64_t panel = 2 * W;
-  const int64_t tiles = (M + kRows - 1) / kRows, whole = N / panel * panel;
-  float* tile = scratch(kSlotTile, kOuterRows * kRows);
+  const int64_t most = tile_rows(), tiles = (M + most - 1) / most, whole = N / panel * panel;
+  float* tile = scratch(kSlotTile, kOuterRows * kMostRows);
   float* tail = whole < N ? scratch(kSlotTail, kOuterRows * panel) : nullptr;
   for (int64_t first = 0; first < rows; first += kOuterRows) {
     const int64_t count = rows - first < kOuterRows ? rows - first : kOuterRows;
@@ -77,12 +77,12 @@ inline void add_outer(
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t m = M * t / tiles, height = M * (t + 1) / tiles - m;
       const float* from = a + first * a_stride + m;
-      outer_pack<kRows>(height, from, a_stride, count, tile);
+      outer_pack<kMostRows>(height, from, a_stride, count, tile);
       for (int64_t n = 0; n < whole; n += panel) {
-        outer_rows<kRows>(height, tile, b_chunk + n, b_stride, count, out + m * out_stride + n, out_stride, panel);
+        outer_rows<kMostRows>(height, tile, b_chunk + n, b_stride, count, out + m * out_stride + n, out_stride, panel);
       }
       if (whole < N) {
-        outer_rows<kRows>(height, tile, tail, panel, count, out + m * out_stride + whole, out_stride, N - whole);
+        outer_rows<kMostRows>(height, tile, tail, panel, count, out + m * out_stride + whole, out_stride, N - whole);
       }
     }
   }

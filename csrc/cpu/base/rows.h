@@ -61,8 +61,7 @@ XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& nor
 // Applies LayerNorm: x [rows, D] -> out [rows, D], whose rows lie `stride` apart, and stats [rows, 2] (mean, 1 /
 // standard deviation) unless null.
 template <typename Number>
-void normalise(
-    const float* x, const Norm& norm, int64_t rows, int64_t D, Number* out, int64_t stride, float* stats) {
+void normalise(const float* x, const Norm& norm, int64_t rows, int64_t D, Number* out, int64_t stride, float* stats) {
   for (int64_t row = 0; row < rows; ++row) {
     const Moments m = moments(x + row * D, D);
     normalise_row(x + row * D, m, norm, D, out + row * stride);
@@ -209,8 +208,9 @@ inline void product_into(
 inline void outer(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t rows, int64_t M, int64_t N,
     float* out) {
-  parallel((M + kRows - 1) / kRows, 1, [&](int64_t first, int64_t last) {
-    const int64_t from = first * kRows, to = last * kRows < M ? last * kRows : M;
+  const int64_t most = tile_rows();
+  parallel((M + most - 1) / most, 1, [&](int64_t first, int64_t last) {
+    const int64_t from = first * most, to = last * most < M ? last * most : M;
     std::memset(out + from * N, 0, (to - from) * N * sizeof(float));
     add_outer(a + from, a_stride, b, b_stride, rows, to - from, N, out + from * N, N);
   });

@@ -120,7 +120,8 @@ Tensor conv_stem_eval_bf16(const Tensor& x_, std::vector<Tensor> tensors) {
   const Tensor x = as_float("conv_stem", "x", x_);
   const int64_t B = x.size(0), L = x.size(2);
   std::vector<Bytes> bytes;
-  std::vector<int64_t> shape;  // the weights are checked only when they are packed, so others of these bytes must not fit
+  std::vector<int64_t>
+      shape;  // the weights are checked only when they are packed, so others of these bytes must not fit
   std::vector<Tensor> whole;
   for (const Tensor& w : tensors) {
     whole.push_back(w.is_contiguous() ? w : torch::stable::contiguous(w));

@@ -51,8 +51,7 @@ void eval_rows(
 
 // Computes a unit.
 template <typename Math, typename Matrix, typename Numbers>
-void eval_unit(
-    const Team& team, const FoldedUnit<Matrix>& unit, const Numbers& in, const Numbers& out) {
+void eval_unit(const Team& team, const FoldedUnit<Matrix>& unit, const Numbers& in, const Numbers& out) {
   team.share(out.length, kSharedRows, [&](int64_t begin, int64_t end) { eval_rows<Math>(unit, in, out, begin, end); });
 }
 
@@ -96,7 +95,8 @@ void eval_merge(
 // out [L, S] = silu(head(in)) + skip path, which is one multiply-add of x [L].
 template <typename Math, typename Numbers>
 void eval_head(
-    const Team& team, const FoldedStem<typename Math::Matrix>& stem, const Numbers& in, const float* x, typename Math::Number* out) {
+    const Team& team, const FoldedStem<typename Math::Matrix>& stem, const Numbers& in, const float* x,
+    typename Math::Number* out) {
   const auto& unit = stem.units[kHead];
   const float *bias = unit.bias.get(), *scale = stem.skip_scale.get(), *shift = stem.skip_shift.get();
   team.share(in.length, kSharedRows, [&](int64_t begin, int64_t end) {

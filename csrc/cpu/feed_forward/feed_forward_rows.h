@@ -53,9 +53,8 @@ template <typename Math>
 void feed_forward(
     const FeedForward& f, const typename Math::Matrix& up, const typename Math::Matrix& down,
     const FeedForwardSaved& saved, float* out) {
-  over_groups<Math>(f.rows, 1, [&](int64_t first, int64_t rows) {
-    feed_forward_group<Math>(f, up, down, first, rows, saved, out);
-  });
+  over_groups<Math>(
+      f.rows, 1, [&](int64_t first, int64_t rows) { feed_forward_group<Math>(f, up, down, first, rows, saved, out); });
 }
 
 // The backward of `blocks` blocks of kSumRows rows, except for the gradients of both weight matrices. A block's

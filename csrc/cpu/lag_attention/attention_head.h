@@ -94,11 +94,11 @@ template <bool across, typename Epilogue>
 XMAE_INLINE void small_product(
     const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t steps, int64_t rows,
     const Epilogue& epilogue) {
-  const int64_t tiles = (rows + kRows - 1) / kRows;
+  const int64_t most = tile_rows(), tiles = (rows + most - 1) / most;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
     const float* tile = a + from * (across ? 1 : a_stride);
-    small_rows<kRows, across>(to - from, tile, a_stride, b, b_stride, steps, from, epilogue);
+    small_rows<kMostRows, across>(to - from, tile, a_stride, b, b_stride, steps, from, epilogue);
   }
 }
 

@@ -7,7 +7,6 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-constexpr int64_t kPatchRows = 8 * kRows;          // rows that stay in the second-level cache while all panels pass
 constexpr int64_t kThreadWork = int64_t{1} << 18;  // multiply-adds that take as long as waking a thread, some 5 us
 
 // Computes A B for a [rows, steps]. Many rows are divided among threads by rows, few rows by panels. epilogue: as in
@@ -15,15 +14,17 @@ constexpr int64_t kThreadWork = int64_t{1} << 18;  // multiply-adds that take as
 template <typename Number, typename Matrix, typename Epilogue>
 void multiply_patches(const Number* a, int64_t rows, int64_t steps, const Matrix& matrix, const Epilogue& epilogue) {
   const int64_t panels = static_cast<int64_t>(matrix.panels.size());
-  if (rows < 4 * kRows * num_threads()) {
+  const int64_t most = tile_rows();
+  if (rows < 4 * most * num_threads()) {
     const int64_t grain = kThreadWork / (rows * steps * kPanelVectors * W + 1) + 1;
     return parallel(panels, grain, [&](int64_t first, int64_t last) {
       multiply(a, steps, matrix, 0, rows, first, last, epilogue);
     });
   }
   const int64_t least = kThreadWork / (steps * matrix.columns + 1) + 1;
-  parallel(rows, least > 4 * kRows ? least : 4 * kRows, [&](int64_t begin, int64_t end) {
-    const int64_t count = end - begin, groups = (count + kPatchRows - 1) / kPatchRows;
+  parallel(rows, least > 4 * most ? least : 4 * most, [&](int64_t begin, int64_t end) {
+    // The rows of a group stay in the second-level cache while all panels pass.
+    const int64_t count = end - begin, together = 8 * most, groups = (count + together - 1) / together;
     for (int64_t g = 0; g < groups; ++g) {
       multiply(a, steps, matrix, begin + count * g / groups, begin + count * (g + 1) / groups, 0, panels, epilogue);
     }
@@ -57,7 +58,7 @@ void patch_linear(
 // read once and multiplied by all of them.
 inline void patch_outer(const float* a, int64_t M, const float* b, int64_t N, int64_t rows, float* out) {
   constexpr int64_t panel = 2 * W;
-  const int64_t tiles = (M + kRows - 1) / kRows;
+  const int64_t most = tile_rows(), tiles = (M + most - 1) / most;
   const auto tile_start = [&](int64_t t) { return M * t / tiles; };
   parallel((N + panel - 1) / panel, kThreadWork / (rows * M * panel + 1) + 1, [&](int64_t begin, int64_t end) {
     const int64_t from = begin * panel, to = end * panel < N ? end * panel : N;
@@ -82,7 +83,7 @@ inline void patch_outer(const float* a, int64_t M, const float* b, int64_t N, in
         }
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t m = tile_start(t), height = tile_start(t + 1) - m;
-          outer_rows<kRows>(height, packed_a + m * count, packed_b, panel, count, out + m * N + n, N, columns);
+          outer_rows<kMostRows>(height, packed_a + m * count, packed_b, panel, count, out + m * N + n, N, columns);
         }
       }
     }

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xmae_fast.ops.conv_stem.params import CONVS, TRAINED, WEIGHTS
+from xmae_fast.ops import _frozen
+from xmae_fast.ops.conv_stem.params import CONVS, MIXES, TRAINED, WEIGHTS
 from xmae_fast.ops.conv_stem.several import Training
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
@@ -81,7 +82,8 @@ _BACKWARD_BF16 = torch.ops.xmae_fast.conv_stem_backward_bf16.default
 
 def evaluate(x: Tensor, weights: list[Tensor], compute: torch.dtype) -> Tensor:
     """Features [B, L, S] in `compute`, of x [B, 1, L], by running statistics."""
-    return _EVAL_BF16(x, weights) if compute == torch.bfloat16 else _EVAL(x, weights)
+    evaluate = _EVAL_BF16 if compute == torch.bfloat16 else _EVAL
+    return _frozen.call(evaluate, weights[: CONVS + MIXES], x, weights)
 
 
 def train(

@@ -52,9 +52,7 @@ def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0
     dims("down_weight", params.down_weight, "D F", D=D, F=hidden)
     check_like("x", x, "up_weight", params.up_weight)
     check_probability("dropout_p", dropout_p)
-    chosen = backend.resolve(
-        "feed_forward", impl, x.device, x.dtype, (x,), inference=not wants_gradient(x, *params)
-    )
+    chosen = backend.resolve("feed_forward", impl, x.device, x.dtype, (x,), inference=not wants_gradient(x, *params))
     if chosen == "reference":
         return reference.feed_forward(x, params, dropout_p)
     return operators.feed_forward(x, params, float(dropout_p), chosen)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xmae_fast.ops import _frozen
 from xmae_fast.ops._gradients import empty_gradients
 
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
@@ -46,7 +47,9 @@ _BACKWARD = torch.ops.xmae_fast.feed_forward_backward.default
 
 
 def evaluate(x: Tensor, weights: list[Tensor], seed: Tensor | None, p: float, compute: torch.dtype) -> Tensor:
-    return (_EVAL_BF16 if compute == torch.bfloat16 else _EVAL)(x, weights, seed, p)
+    _, _, up, _, down, _ = weights
+    evaluate = _EVAL_BF16 if compute == torch.bfloat16 else _EVAL
+    return _frozen.call(evaluate, (up, down), x, weights, seed, p)
 
 
 def train(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xmae_fast.ops import _frozen
+
 _library = torch.library.Library("xmae_fast", "FRAGMENT")
 _library.define("patch_embed(Tensor features, Tensor weight, Tensor bias, Tensor pos, bool keep) -> Tensor")
 _library.define("patch_embed_bf16(Tensor features, Tensor weight, Tensor bias, Tensor pos) -> Tensor")
@@ -46,8 +48,8 @@ _BACKWARD = torch.ops.xmae_fast.patch_embed_backward.default
 def evaluate(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype) -> Tensor:
     """The packed weight is kept for the next call."""
     if compute == torch.bfloat16:
-        return _EMBED_BF16(features, weight, bias, pos)
-    return _EMBED(features, weight, bias, pos, True)
+        return _frozen.call(_EMBED_BF16, (weight,), features, weight, bias, pos)
+    return _frozen.call(_EMBED, (weight,), features, weight, bias, pos, True)
 
 
 def train(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, compute: torch.dtype) -> tuple[Tensor]:

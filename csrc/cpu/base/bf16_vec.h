@@ -68,8 +68,7 @@ XMAE_INLINE Vec quick_sigmoid(Vec x) {
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
   const auto number = reinterpret_cast<__m512>(t);
   const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));  // t - floor(t), 0 for infinities
-  const Vec power =
-      reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
+  const Vec power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
   constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number
@@ -85,13 +84,13 @@ XMAE_INLINE Vec quick_silu(Vec x) { return x * quick_sigmoid(x); }
 XMAE_INLINE Vec fine_sigmoid(Vec x) {
   const Vec t = x * -1.44269504f;
   const auto power_of_fraction = [](Vec f) {  // relative error at most 4e-6
-    return (((f * 1.35341682e-02f + 5.20114663e-02f) * f + 2.41442748e-01f) * f + 6.93003838e-01f) * f + 1.00000259e+00f;
+    return (((f * 1.35341682e-02f + 5.20114663e-02f) * f + 2.41442748e-01f) * f + 6.93003838e-01f) * f +
+           1.00000259e+00f;
   };
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
   const auto number = reinterpret_cast<__m512>(t);
   const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));
-  const Vec power =
-      reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
+  const Vec power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
   constexpr float round = 12582912.0f;

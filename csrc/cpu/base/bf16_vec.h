@@ -79,22 +79,25 @@ XMAE_INLINE Vec quick_sigmoid(Vec x) {
 }
 XMAE_INLINE Vec quick_silu(Vec x) { return x * quick_sigmoid(x); }
 
-// The same for training: relative error at most 7e-5, of which 4e-6 do not average out. The statistics of a batch would
+// 2^f for f in [0, 1]: relative error at most 3e-6.
+XMAE_INLINE Vec fine_power_of_fraction(Vec f) {
+  const Vec p = ((f * 1.35341682e-2f + 5.20114663e-2f) * f + 2.41442748e-1f) * f + 6.93003838e-1f;
+  return p * f + 1.00000259f;
+}
+
+// The same for training: relative error at most 7e-5, of which 3e-6 do not average out. The statistics of a batch would
 // show those of quick_sigmoid.
 XMAE_INLINE Vec fine_sigmoid(Vec x) {
   const Vec t = x * -1.44269504f;
-  const auto power_of_fraction = [](Vec f) {  // relative error at most 4e-6
-    return (((f * 1.35341682e-02f + 5.20114663e-02f) * f + 2.41442748e-01f) * f + 6.93003838e-01f) * f +
-           1.00000259e+00f;
-  };
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
   const auto number = reinterpret_cast<__m512>(t);
   const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));
-  const Vec power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
+  const Vec power =
+      reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(fine_power_of_fraction(f)), number));
   return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
   constexpr float round = 12582912.0f;
-  const Vec shifted = round + (t - 0.5f), n = shifted - round, p = power_of_fraction(t - n);
+  const Vec shifted = round + (t - 0.5f), n = shifted - round, p = fine_power_of_fraction(t - n);
   const Vec power = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));
   return n > 125.0f ? Vec{} : n < -125.0f ? broadcast(1.0f) : 1.0f / (power + 1.0f);
 #endif

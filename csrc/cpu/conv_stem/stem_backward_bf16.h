@@ -2,7 +2,7 @@
 // stored: before BatchNorm and after it. All sums are in float32.
 #pragma once
 
-#include "cpu/base/bf16_outer.h"
+#include "cpu/base/bf16_columns.h"
 #include "cpu/conv_stem/stem_backward.h"
 #include "cpu/conv_stem/stem_blocks.h"
 #include "cpu/conv_stem/stem_train_bf16.h"

@@ -9,7 +9,6 @@ namespace xmae_fast::XMAE_ISA {
 
 constexpr int64_t kLead = kTileSteps;  // numbers before row 0 in a column of A: zeros, of which taps need kPad
 constexpr int64_t kChunkSteps = 8;     // steps that are multiplied while 32 columns of A and of B stay in L1
-constexpr int64_t kBlock = kPairWidth * kPairWidth;  // floats of a block of results: 32 columns of A with 32 of B
 
 // A by columns.
 struct Columns {

@@ -39,8 +39,14 @@ struct FinishedTiles {
   XMAE_INLINE void rows(int64_t from, int64_t to, int64_t first, const Epilogue& epilogue) const {
     const float* at = sums + from * kSumsStride;
     const int64_t here = column, wide = columns;
-    for (int64_t i = from; i < to; ++i, at += kSumsStride) {
-      epilogue(RowOut{first + i, here, wide}, load(at), load(at + W));
+    if constexpr (requires { epilogue.open(here); }) {  // one that keeps numbers of a panel in registers
+      auto panel = epilogue.open(here);
+      for (int64_t i = from; i < to; ++i, at += kSumsStride) panel(first + i, load(at), load(at + W));
+      panel.close();
+    } else {
+      for (int64_t i = from; i < to; ++i, at += kSumsStride) {
+        epilogue(RowOut{first + i, here, wide}, load(at), load(at + W));
+      }
     }
   }
 };

@@ -12,6 +12,14 @@ struct Bf16Kernels {
   // The stem in evaluation: x [B, L] -> out [B, L, S]; see stem_eval.h.
   void (*stem_eval)(const FoldedStem<Bf16Matrix>& stem, const float* x, int64_t B, int64_t L, Bf16* out);
 
+  // The stem in training; stem_train_bf16.h and stem_backward_bf16.h describe the arguments.
+  void (*input_statistics)(const float* x, int64_t B, int64_t L, float* statistics);
+  void (*stem_forward_unit)(const Bf16StemTraining& run, int u, float* statistics);
+  void (*stem_features)(const Bf16StemTraining& run, Bf16* features);
+  void (*stem_head_gradient)(
+      const Bf16StemBackward& back, const Bf16* grad, float x_mean, float* sums, float* skip_sums);
+  void (*stem_backward_unit)(const Bf16StemBackward& back, int u, int64_t groups, float* weights, float* sums);
+
   // a [rows, steps] -> out [rows, columns]; see patches.h. `steps` must be whole tiles, and 16 rows must be readable.
   void (*patch_linear)(
       const Bf16* a, int64_t rows, int64_t steps, const Bf16Matrix& matrix, const float* bias, const float* added,

@@ -30,6 +30,8 @@ inline float to_float(Bf16 x) {
   return out;
 }
 
+inline float to_float(float x) { return x; }
+
 constexpr int64_t kTileRows = 16;                 // rows of A in a tile
 constexpr int64_t kTileColumns = 16;              // columns of B in a tile
 constexpr int64_t kTileSteps = 32;                // steps of the sums in a tile

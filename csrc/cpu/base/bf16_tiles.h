@@ -221,4 +221,92 @@ XMAE_INLINE void multiply_split_tiles(
 #endif
 }
 
+// Computes sums [32, 32] = A B, or adds A B to them unless `fresh`. a: 32 rows of A, which are `stride` numbers apart. b
+// [steps, 2, kTileNumbers]: both tiles of each step. With tiles = 1 only 16 columns take part; if fresh, the others
+// become 0.
+XMAE_INLINE void accumulate_tiles(
+    const Bf16* a, int64_t stride, int64_t steps, const Bf16* b, int64_t tiles, float* sums, bool fresh) {
+#if defined(XMAE_BF16_AMX)
+  const int64_t bytes = stride * 2, sum_bytes = kSumsStride * 4;
+  const Bf16* a1 = a + kTileRows * stride;
+  float* sums1 = sums + kTileRows * kSumsStride;
+  if (fresh) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, sum_bytes);
+    _tile_loadd(2, sums1, sum_bytes);
+    if (tiles == 2) {
+      _tile_loadd(1, sums + kTileColumns, sum_bytes);
+      _tile_loadd(3, sums1 + kTileColumns, sum_bytes);
+    }
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    _tile_loadd(6, b, 64);
+    _tile_loadd(4, a + s * kTileSteps, bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, a1 + s * kTileSteps, bytes);
+    _tile_dpbf16ps(2, 5, 6);
+    if (tiles == 2) {
+      _tile_loadd(7, b + kTileNumbers, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    b += 2 * kTileNumbers;
+  }
+  _tile_stored(0, sums, sum_bytes);
+  _tile_stored(2, sums1, sum_bytes);
+  if (fresh || tiles == 2) {
+    _tile_stored(1, sums + kTileColumns, sum_bytes);
+    _tile_stored(3, sums1 + kTileColumns, sum_bytes);
+  }
+#elif defined(XMAE_BF16_PAIRS)
+  constexpr int rows = 8;
+  for (int64_t from = 0; from < 2 * kTileRows; from += rows) {
+    const Bf16* at = a + from * stride;
+    float* out = sums + from * kSumsStride;
+    __m512 acc[rows][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      acc[r][0] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * kSumsStride);
+      acc[r][1] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * kSumsStride + kTileColumns);
+    }
+    for (int64_t pair = 0; pair < steps * kTileSteps / 2; ++pair) {
+      const Bf16* tile = b + pair / 16 * 2 * kTileNumbers + pair % 16 * kPairWidth;
+      const auto b0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(tile));
+      const auto b1 = tiles == 2 ? reinterpret_cast<__m512bh>(_mm512_loadu_si512(tile + kTileNumbers))
+                                 : reinterpret_cast<__m512bh>(_mm512_setzero_si512());
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) {
+        int32_t numbers;
+        std::memcpy(&numbers, at + r * stride + 2 * pair, sizeof(numbers));
+        const auto both_numbers = reinterpret_cast<__m512bh>(_mm512_set1_epi32(numbers));
+        acc[r][0] = _mm512_dpbf16_ps(acc[r][0], both_numbers, b0);
+        acc[r][1] = _mm512_dpbf16_ps(acc[r][1], both_numbers, b1);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      _mm512_storeu_ps(out + r * kSumsStride, acc[r][0]);
+      _mm512_storeu_ps(out + r * kSumsStride + kTileColumns, acc[r][1]);
+    }
+  }
+#else
+  for (int64_t r = 0; r < 2 * kTileRows; ++r) {
+    float* out = sums + r * kSumsStride;
+    for (int64_t n = 0; fresh && n < kPairWidth; ++n) out[n] = 0.0f;
+    for (int64_t pair = 0; pair < steps * kTileSteps / 2; ++pair) {
+      const float even = to_float(a[r * stride + 2 * pair]), odd = to_float(a[r * stride + 2 * pair + 1]);
+      const Bf16* tile = b + pair / 16 * 2 * kTileNumbers + pair % 16 * kPairWidth;
+      for (int64_t n = 0; n < tiles * kTileColumns; ++n) {
+        const Bf16* numbers = tile + n / kTileColumns * kTileNumbers + n % kTileColumns * 2;
+        out[n] += even * to_float(numbers[0]) + odd * to_float(numbers[1]);
+      }
+    }
+  }
+#endif
+}
+
 }  // namespace xmae_fast::XMAE_ISA

@@ -42,10 +42,15 @@ XMAE_INLINE void store_some_bf16(Bf16* p, Vec v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
 }
 XMAE_INLINE Vec load_bf16(const Bf16* p) {
+#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return reinterpret_cast<Vec>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+#else
   const auto bits = *reinterpret_cast<const HalfIntsAnywhere*>(p);
   return reinterpret_cast<Vec>(__builtin_convertvector(static_cast<HalfInts>(bits), VecUint) << 16);
+#endif
 }
-
+// Loads the first `count` numbers of a vector, or all if count >= W; the others are 0. count may be negative.
 XMAE_INLINE Vec load_some_bf16(const Bf16* p, int64_t count) {
   if (count >= W) return load_bf16(p);
   Bf16 lanes[W] = {};
@@ -93,6 +98,35 @@ XMAE_INLINE Vec quick_sigmoid(Vec x) {
 #endif
 }
 XMAE_INLINE Vec quick_silu(Vec x) { return x * quick_sigmoid(x); }
+
+// 2^f for f in [0, 1]: relative error at most 3e-6.
+XMAE_INLINE Vec fine_power_of_fraction(Vec f) {
+  const Vec p = ((f * 1.35341682e-2f + 5.20114663e-2f) * f + 2.41442748e-1f) * f + 6.93003838e-1f;
+  return p * f + 1.00000259f;
+}
+
+// The same for training: relative error at most 7e-5, of which 3e-6 do not average out. The statistics of a batch would
+// show those of quick_sigmoid.
+XMAE_INLINE Vec fine_sigmoid(Vec x) {
+  const Vec t = x * -1.44269504f;
+#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
+  const auto number = reinterpret_cast<__m512>(t);
+  const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));
+  const Vec power =
+      reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(fine_power_of_fraction(f)), number));
+  return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
+#else
+  constexpr float round = 12582912.0f;
+  const Vec shifted = round + (t - 0.5f), n = shifted - round, p = fine_power_of_fraction(t - n);
+  const Vec power = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));
+  return n > 125.0f ? Vec{} : n < -125.0f ? broadcast(1.0f) : 1.0f / (power + 1.0f);
+#endif
+}
+XMAE_INLINE Vec fine_silu(Vec x) { return x * fine_sigmoid(x); }
+XMAE_INLINE Vec fine_silu_gradient(Vec x) {
+  const Vec s = fine_sigmoid(x);
+  return s + (x * s) * (1.0f - s);
+}
 
 // x Phi(x) as x sigmoid(x q(x^2)): absolute error at most 3e-5 plus 2e-4 of the value. q was fitted on |x| <= 7; beyond,
 // Phi is 0 or 1 for any larger argument.

@@ -52,7 +52,7 @@ inline Tensor empty_bf16(std::initializer_list<int64_t> sizes) {
   const std::vector<int64_t> shape(sizes);
   return torch::stable::empty(torch::headeronly::HeaderOnlyArrayRef<int64_t>(shape), ScalarType::BFloat16);
 }
-// The same in float32, for a large tensor that every training step makes again; see pool.cpp.
+// The same for a large tensor that every training step makes again; see pool.cpp.
 Tensor pooled(std::initializer_list<int64_t> sizes);
 Tensor pooled_bf16(std::initializer_list<int64_t> sizes);
 // Adds where a contiguous tensor's numbers lie, for a WeightsCache. Raises unless it is float32 or bfloat16.

@@ -1,6 +1,6 @@
-// The operator conv_stem_backward: gradients of all of the stem's weights, and of x if wanted.
+// The operators conv_stem_backward and conv_stem_backward_bf16: gradients of all of the stem's weights, and of x if wanted.
 
-#include "cpu/conv_stem/stem_statistics.h"
+#include "cpu/conv_stem/stem_precision.h"
 
 namespace xmae_fast {
 namespace {
@@ -23,18 +23,9 @@ struct Gradients {
   float* beta(int conv) const { return mutable_data(tensors[2 * kConvs + kMixes + conv]); }
 };
 
-// Adds up the weights' gradients sums [groups, weight_floats] of the groups of samples, in order, and writes them in
-// the published layout.
-void write_weights(const StemWeights& weights, int u, int64_t groups, std::vector<float>& sums, const Gradients& out) {
+// Writes the gradients of the weights of unit u, which are laid out as weight_floats() says, in the published layout.
+void write_weights(const Float32Stem&, const StemWeights& weights, int u, const float* from, const Gradients& out) {
   const StemUnit& unit = weights.stem.units[u];
-  const int64_t count = weight_floats(weights.stem, u);
-  parallel(count, 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t group = 1; group < groups; ++group) {
-      const float* from = sums.data() + group * count;
-      for (int64_t i = begin; i < end; ++i) sums[i] += from[i];
-    }
-  });
-  const float* from = sums.data();
   for (int p = 0; p < unit.num_parts; ++p) {
     const ConvNorm& part = unit.parts[p];
     float* to = out.weight(part.conv);
@@ -54,6 +45,58 @@ void write_weights(const StemWeights& weights, int u, int64_t groups, std::vecto
   }
 }
 
+// Writes the gradients of a unit's weights from blocks; see stem_blocks.h. outs: those of each part. Returns the end of
+// the blocks.
+const float* write_blocks(const StemUnit& unit, const float* blocks, float* const (&outs)[3]) {
+  const auto published = [&](int64_t c) {
+    int i = 0;
+    while (c >= unit.in_start[i] + unit.in_size[i]) ++i;
+    return unit.in_published[i] + c - unit.in_start[i];
+  };
+  const int64_t in_blocks = (unit.c_in + kPairWidth - 1) / kPairWidth;
+  for (int64_t first = 0; first < unit.c_out; first += kPairWidth) {
+    const Taps taps = taps_from(unit, first);
+    const int64_t last = std::min(first + kPairWidth, unit.c_out);
+    parallel(unit.c_in, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        const float* from = blocks + c / kPairWidth * taps.count * kBlockFloats + c % kPairWidth * kPairWidth;
+        const int64_t to = published(c);
+        for (int64_t column = first; column < last; ++column) {
+          const auto [part, channel] = part_of(unit, column);
+          float* out = outs[part - unit.parts] + (channel * unit.c_in + to) * part->k;
+          const int64_t skipped = (unit.window - part->k) / 2 - taps.first;
+          for (int64_t t = 0; t < part->k; ++t) out[t] = from[(skipped + t) * kBlockFloats + column - first];
+        }
+      }
+    });
+    blocks += in_blocks * taps.count * kBlockFloats;
+  }
+  return blocks;
+}
+
+void write_weights(const Bf16Stem&, const StemWeights& weights, int u, const float* from, const Gradients& out) {
+  if (u == 0) return write_weights(Float32Stem{}, weights, u, from, out);
+  const Stem& stem = weights.stem;
+  const StemUnit& unit = stem.units[u];
+  float* outs[3] = {};
+  for (int p = 0; p < unit.num_parts; ++p) outs[p] = out.weight(unit.parts[p].conv);
+  from = write_blocks(unit, from, outs);
+  if (const int m = merge_of(u); m >= 0) {
+    from = write_blocks(mix_unit(stem.fine(m), stem.fine(m)), from, {out.mix(m), nullptr, nullptr});
+    write_blocks(mix_unit(stem.coarse(m), stem.fine(m)), from, {out.mix(kMerges + m), nullptr, nullptr});
+  }
+}
+
+// Adds up the gradients of weights, sums [groups, count], of the groups of samples, in order, to those of the first.
+void add_groups(int64_t groups, int64_t count, float* sums) {
+  parallel(count, 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t group = 1; group < groups; ++group) {
+      const float* from = sums + group * count;
+      for (int64_t i = begin; i < end; ++i) sums[i] += from[i];
+    }
+  });
+}
+
 // Adds up both sums of channel c, of sums [B, 2, channels], over the samples in order.
 std::pair<double, double> over_samples(const std::vector<float>& sums, int64_t B, int64_t channels, int64_t c) {
   double first = 0.0, second = 0.0;
@@ -65,17 +108,18 @@ std::pair<double, double> over_samples(const std::vector<float>& sums, int64_t B
 }
 
 // Writes the gradients of gamma and beta of unit u, and fills back.units[u].
+template <typename Back>
 void use_sums(
     const StemWeights& weights, int u,
-    const std::vector<float>& sums,  // [B, 2, c_out]: sums of dz and of dz * (y - mean)
-    bool batch_statistics, StemBackward& back, const Gradients& out) {
+    const std::vector<float>& sums,  // [B, 2, row(c_out)]: sums of dz and of dz * (y - mean)
+    bool batch_statistics, Back& back, const Gradients& out) {
   const StemUnit& unit = weights.stem.units[u];
   const UnitNorm& norm = back.run->norms[u];
   const int64_t B = back.run->B, channels = unit.c_out;
   const double n = static_cast<double>(B * back.run->length(u));
   back.units[u] = {zeros(channels), zeros(channels), zeros(channels)};
   for (int64_t c = 0; c < channels; ++c) {
-    const auto [total, distances] = over_samples(sums, B, channels, c);
+    const auto [total, distances] = over_samples(sums, B, back.run->row(channels), c);
     const double product = distances - norm.mean_rest[c] * total;
     const auto [part, channel] = part_of(unit, c);
     const int conv = part->conv;
@@ -92,21 +136,22 @@ void use_sums(
 
 // Writes the gradients of the skip path. It is an affine function of x, so they follow from P = sum g and
 // Q = sum g (x - x_mean). The sums are taken about x_mean rounded to float, which is corrected here.
+template <typename Number, typename Run>
 void skip_gradients(
     const StemWeights& weights,
-    const std::vector<float>& sums,  // [B, 2, S]
+    const std::vector<float>& sums,  // [B, 2, row(S)]
     const Statistics& statistics,
     int64_t first,  // the skip path's first channel in `statistics`
     double x_mean, bool batch_statistics,
-    const float* grad,  // [B, L, S]
-    const StemTraining& run, const Gradients& out,
+    const Number* grad,  // [B, L, S]
+    const Run& run, const Gradients& out,
     float* dx) {  // [B, L], added to; or null
   const ConvNorm& skip = weights.stem.skip;
   const int64_t S = skip.c_out, B = run.B, L = run.L;
   const double n = static_cast<double>(B * L);
   std::vector<float> gain(S), offset(S), slope(S);
   for (int64_t s = 0; s < S; ++s) {
-    const auto [P, distances] = over_samples(sums, B, S, s);
+    const auto [P, distances] = over_samples(sums, B, Run::row(S), s);
     const double Q = distances - (x_mean - static_cast<float>(x_mean)) * P;
     const double w = skip.weight[s],
                  invstd = 1.0 / std::sqrt(static_cast<double>(statistics.var[first + s]) + kNormEps);
@@ -127,14 +172,15 @@ void skip_gradients(
     for (int64_t i = begin; i < end; ++i) {
       double total = 0.0;
       const double distance = run.x[i] - x_mean;
-      for (int64_t s = 0; s < S; ++s) total += gain[s] * grad[i * S + s] - offset[s] + slope[s] * distance;
+      for (int64_t s = 0; s < S; ++s) total += gain[s] * to_float(grad[i * S + s]) - offset[s] + slope[s] * distance;
       dx[i] += static_cast<float>(total);
     }
   });
 }
 
-// Returns the gradients in the order of `Gradients`.
-std::vector<Tensor> conv_stem_backward(
+// Returns the gradients in the order of `Gradients`, in float32.
+template <typename Precision>
+std::vector<Tensor> backward(
     const Tensor& grad_,          // [B, L, S]: gradient of the features
     const Tensor& x_,             // [B, 1, L]
     std::vector<Tensor> tensors,  // the stem's weights, without running statistics; see stem_weights.h
@@ -143,52 +189,70 @@ std::vector<Tensor> conv_stem_backward(
     bool batch_statistics, bool want_x) {
   const StemWeights weights = stem_weights(tensors);
   const Stem& stem = weights.stem;
-  const Tensor x = dense("conv_stem", "x", x_), grad = dense("conv_stem", "the features' gradient", grad_);
+  const Tensor x = dense("conv_stem", "x", x_), grad = Precision::whole("the features' gradient", grad_);
   const Tensor statistics_tensor = dense("conv_stem", "statistics", statistics_);
-  const std::vector<Tensor> kept = dense("conv_stem", "an activation", kept_);
   STD_TORCH_CHECK(
-      kept.size() == kUnits + kMerges, "conv_stem: expected ", kUnits + kMerges, " kept activations, got ",
-      kept.size());
-  const Kernels& table = kernels();
-  StemTraining run = training_run(weights, x);
+      kept_.size() == kUnits + kMerges, "conv_stem: expected ", kUnits + kMerges, " kept activations, got ",
+      kept_.size());
+  std::vector<Tensor> kept;
+  for (const Tensor& activation : kept_) kept.push_back(Precision::whole("an activation", activation));
+  const Precision precision;
+  using Run = typename Precision::Run;
+  Run run = training_run<Run>(weights, x);
   const auto first = first_channels(weights);
   const Statistics statistics = rows_of(statistics_tensor);
-  for (int i = 0; i < kUnits + kMerges; ++i) run.kept[i] = mutable_data(kept[i]);
+  for (int i = 0; i < kUnits + kMerges; ++i) run.kept[i] = Precision::numbers(kept[i]);
   for (int u = 0; u < kUnits; ++u) set_norm(weights, first, statistics, u, run.norms[u]);
 
   const int64_t B = run.B, groups = std::min(kGroups, B);
   Gradients out(weights);
   Tensor dx = empty({want_x ? B : 0, 1, run.L});
-  StemBackward back{};
+  typename Precision::Back back{};
   back.run = &run;
   back.dz_stride = run.largest();
-  const Tensor dz = pooled({B, back.dz_stride});
-  back.dz = mutable_data(dz);
+  const Tensor dz = Precision::pooled({B, back.dz_stride});
+  back.dz = Precision::numbers(dz);
   back.dx = want_x ? mutable_data(dx) : nullptr;
   std::vector<Tensor> branches;
   for (int m = 0; m < kMerges; ++m) {
     const int64_t fine = stem.fine(m), coarse = stem.coarse(m);
-    branches.push_back(pooled({B, run.size(kMergePlan[m].fine)}));
-    back.branch[m] = mutable_data(branches[m]);
-    back.lateral[m] = pack_matrix(table.width, fine, fine, stem.lateral[m], 1, fine);
-    back.reduce[m] = pack_matrix(table.width, coarse, fine, stem.reduce[m], 1, coarse);
+    branches.push_back(Precision::pooled({B, run.size(kMergePlan[m].fine)}));
+    back.branch[m] = Precision::numbers(branches[m]);
+    back.lateral[m] = precision.pack_mix(fine, fine, stem.lateral[m], 1, fine);
+    back.reduce[m] = precision.pack_mix(coarse, fine, stem.reduce[m], 1, coarse);
   }
-  std::vector<float> sums(2 * B * stem.channels), skip_sums(2 * B * stem.channels);
-  const double x_mean = input_moments(table, run).mean;
-  table.stem_head_gradient(back, data(grad), static_cast<float>(x_mean), sums.data(), skip_sums.data());
+  parallel(kUnits, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) precision.pack_input(stem.units[u], static_cast<int>(u), back);
+  });
+  std::vector<float> sums(2 * B * Run::row(stem.channels)), skip_sums(2 * B * Run::row(stem.channels));
+  const double x_mean = input_moments(precision.table, run).mean;
+  precision.table.stem_head_gradient(
+      back, Precision::numbers(grad), static_cast<float>(x_mean), sums.data(), skip_sums.data());
   for (int u = kUnits - 1; u >= 0; --u) {
     use_sums(weights, u, sums, batch_statistics, back, out);
-    back.input[u] = pack_input_gradient(table.width, stem.units[u], 0);
-    if (stem.units[u].stride == 2) back.odd_input[u] = pack_input_gradient(table.width, stem.units[u], 1);
-    std::vector<float> gradients(groups * weight_floats(stem, u));
-    sums.assign(B * 2 * source_channels(stem, u), 0.0f);
-    table.stem_backward_unit(back, u, groups, gradients.data(), sums.data());
-    write_weights(weights, u, groups, gradients, out);
+    const int64_t count = Precision::weight_floats(stem, u);
+    const Tensor gradients = pooled({groups, count});
+    sums.assign(B * 2 * Run::row(source_channels(stem, u)), 0.0f);
+    precision.table.stem_backward_unit(back, u, groups, mutable_data(gradients), sums.data());
+    add_groups(groups, count, mutable_data(gradients));
+    write_weights(precision, weights, u, data(gradients), out);
   }
   skip_gradients(
-      weights, skip_sums, statistics, first[kConvs - 1], x_mean, batch_statistics, data(grad), run, out, back.dx);
+      weights, skip_sums, statistics, first[kConvs - 1], x_mean, batch_statistics, Precision::numbers(grad), run, out,
+      back.dx);
   out.tensors.push_back(dx);
   return out.tensors;
+}
+
+std::vector<Tensor> conv_stem_backward(
+    const Tensor& grad, const Tensor& x, std::vector<Tensor> weights, const Tensor& statistics,
+    std::vector<Tensor> kept, bool batch_statistics, bool want_x) {
+  return backward<Float32Stem>(grad, x, weights, statistics, kept, batch_statistics, want_x);
+}
+std::vector<Tensor> conv_stem_backward_bf16(
+    const Tensor& grad, const Tensor& x, std::vector<Tensor> weights, const Tensor& statistics,
+    std::vector<Tensor> kept, bool batch_statistics, bool want_x) {
+  return backward<Bf16Stem>(grad, x, weights, statistics, kept, batch_statistics, want_x);
 }
 
 }  // namespace
@@ -196,4 +260,5 @@ std::vector<Tensor> conv_stem_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(xmae_fast, CPU, m) {
   m.impl("conv_stem_backward", TORCH_BOX(&xmae_fast::conv_stem_backward));
+  m.impl("conv_stem_backward_bf16", TORCH_BOX(&xmae_fast::conv_stem_backward_bf16));
 }

@@ -75,7 +75,7 @@ struct PartChannel {
   const ConvNorm* part;
   int64_t channel;
 };
-inline PartChannel part_of(const StemUnit& unit, int64_t column) {
+XMAE_INLINE PartChannel part_of(const StemUnit& unit, int64_t column) {
   int p = 0;
   while (column >= unit.parts[p].c_out) column -= unit.parts[p++].c_out;
   return {&unit.parts[p], column};
@@ -109,43 +109,48 @@ inline PackedMatrix pack_forward(int64_t width, const StemUnit& unit, const floa
   return pack(width, unit.c_out, forward_runs(unit, unit.c_in), ForwardWeights{unit, scale});
 }
 
-// Pack the 1x1 convolutions of merge m.
-inline PackedMatrix pack_lateral(int64_t width, const Stem& stem, int m) {
-  return pack_matrix(width, stem.fine(m), stem.fine(m), stem.lateral[m], stem.fine(m), 1);
-}
-inline PackedMatrix pack_reduce(int64_t width, const Stem& stem, int m) {
-  return pack_matrix(width, stem.fine(m), stem.coarse(m), stem.reduce[m], stem.coarse(m), 1);
-}
-
-// Packs the weights of the gradient of a unit's input; the rows of A are those of the output's gradient. parity: for
-// stride 2 it chooses the even (0) or odd (1) input rows; for stride 1 it is 0.
-inline PackedMatrix pack_input_gradient(int64_t width, const StemUnit& unit, int parity) {
+// The steps and weights of the gradient of a unit's input; the rows of A are those of the output's gradient and have `row`
+// numbers. parity: for stride 2 it chooses the even (0) or odd (1) input rows; for stride 1 it is 0.
+struct InputGradient {
+  const StemUnit& unit;
   std::vector<Run> runs;
   std::vector<std::pair<const ConvNorm*, int64_t>> taps;  // each run's part and tap
-  const auto add = [&](int64_t row, int64_t t) {
-    int64_t start = 0;
-    for (int p = 0; p < unit.num_parts; start += unit.parts[p++].c_out) {
-      const int64_t tap = part_tap(unit, unit.parts[p], t);
-      if (tap < 0) continue;
-      runs.push_back({row * unit.c_out + start, unit.parts[p].c_out});
-      taps.emplace_back(&unit.parts[p], tap);
+
+  InputGradient(const StemUnit& of, int parity, int64_t row) : unit(of) {
+    if (unit.stride == 1) {
+      for (int64_t r = 0; r < unit.window; ++r) add(r * row, unit.window - 1 - r);
+    } else if (parity == 0) {
+      add(0, 1);
+    } else {
+      add(0, 2);
+      add(row, 0);
     }
-  };
-  if (unit.stride == 1) {
-    for (int64_t row = 0; row < unit.window; ++row) add(row, unit.window - 1 - row);
-  } else if (parity == 0) {
-    add(0, 1);
-  } else {
-    add(0, 2);
-    add(1, 0);
   }
-  return pack(width, unit.c_in, runs, [&](int64_t run, int64_t column) {
+
+  RunWeights operator()(int64_t run, int64_t column) const {
     int i = 0;
     while (column >= unit.in_start[i] + unit.in_size[i]) ++i;
     const auto [part, tap] = taps[run];
     const int64_t published = unit.in_published[i] + column - unit.in_start[i];
-    return RunWeights{part->weight + published * part->k + tap, unit.c_in * part->k, 1.0f};
-  });
+    return {part->weight + published * part->k + tap, unit.c_in * part->k, 1.0f};
+  }
+
+ private:
+  void add(int64_t offset, int64_t t) {
+    int64_t start = 0;
+    for (int p = 0; p < unit.num_parts; start += unit.parts[p++].c_out) {
+      const int64_t tap = part_tap(unit, unit.parts[p], t);
+      if (tap < 0) continue;
+      runs.push_back({offset + start, unit.parts[p].c_out});
+      taps.emplace_back(&unit.parts[p], tap);
+    }
+  }
+};
+
+// Packs the weights of the gradient of a unit's input.
+inline PackedMatrix pack_input_gradient(int64_t width, const StemUnit& unit, int parity, int64_t row) {
+  const InputGradient gradient(unit, parity, row);
+  return pack(width, unit.c_in, gradient.runs, gradient);
 }
 
 // The two rows of a coarser level between which a row lies: linear interpolation without aligned corners, as

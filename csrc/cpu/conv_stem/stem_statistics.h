@@ -89,8 +89,9 @@ inline void set_norm(
 }
 
 // Returns the arguments of a training step for x [B, 1, L], as far as x and the weights give them.
-inline StemTraining training_run(const StemWeights& weights, const Tensor& x) {
-  StemTraining run{};
+template <typename Run>
+Run training_run(const StemWeights& weights, const Tensor& x) {
+  Run run{};
   run.stem = &weights.stem;
   run.B = x.size(0);
   run.L = x.size(2);
@@ -99,7 +100,8 @@ inline StemTraining training_run(const StemWeights& weights, const Tensor& x) {
 }
 
 // Returns the mean and variance of x over the whole batch.
-inline Moments input_moments(const Kernels& table, const StemTraining& run) {
+template <typename Table, typename Run>
+Moments input_moments(const Table& table, const Run& run) {
   std::vector<float> partial(run.B * 3);
   table.input_statistics(run.x, run.B, run.L, partial.data());
   return merge(partial.data(), run.B, 1, run.L, 0);

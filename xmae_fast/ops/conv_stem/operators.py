@@ -68,7 +68,7 @@ def conv_stems(xs: Sequence[Tensor], params: Sequence[StemParams], training: boo
     needs: [B, 1, L] of each stem -> [B, S, L] of each."""
     for x in xs:
         _check_values(x, training)
-    return train(xs, params, training, compute_dtype(xs[0], impl), impl)
+    return train(xs, params, training, compute_dtype(xs[0], impl, trains_in_bfloat16=True), impl)
 
 
 def train(

@@ -14,7 +14,7 @@ TESTS = $(addprefix $(CURDIR)/,tests/ops/test_ops.py $(wildcard tests/*/test_cpu
 # Files stay together in one process, as their tests share what is costly to make.
 PARALLEL := -n 2 --dist loadfile
 # What computes numbers and compares them.
-NUMERICS = tests/model/test_golden.py tests/model/test_model.py $(wildcard tests/*/test_cpu_*.py) \
+NUMERICS = $(addprefix tests/model/test_,golden.py model.py bfloat16.py) $(wildcard tests/*/test_cpu_*.py) \
 	$(addprefix tests/ops/test_,ops.py wrong.py lag_attention.py choices.py random_masking.py)
 NUMERICS_QUICK = tests/model/test_golden.py $(addprefix tests/ops/test_,wrong.py cpu_blocks.py cpu_small.py)
 AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
@@ -28,10 +28,10 @@ PROCESSORS := AVX512 AVX2 SSE4 ONE_THREAD
 OPS := $(notdir $(patsubst %/cases.py,%,$(wildcard xmae_fast/ops/*/cases.py)))
 WHOLE_random_masking := tests/ops/test_cpu_small.py
 WHOLE_token_gather := tests/ops/test_cpu_small.py
-WHOLE_conv_stem := tests/model/test_constant_signals.py
-WHOLE_patch_embed := tests/ops/test_cpu_small.py
-WHOLE_lag_attention := tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
-WHOLE_feed_forward := tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
+WHOLE_conv_stem := tests/ops/test_cpu_bfloat16.py tests/model/test_constant_signals.py
+WHOLE_patch_embed := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_small.py
+WHOLE_lag_attention := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
+WHOLE_feed_forward := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
 WHOLE_waveform_loss := tests/ops/test_cpu_small.py
 GENERIC := $(addprefix tests/ops/test_,ops.py wrong.py choices.py)
 EMPTY :=

@@ -38,9 +38,12 @@ namespace xmae_fast::isa {
 
 enum class F16C : bool { kNotUsed, kUsed };  // whether code for AVX2 and AVX-512 converts numbers of float16
 
-// Whether this processor can run code for the instruction set of this name: "avx512", "avx2" or "baseline".
+inline std::string why_no_amx();
+
+// Whether this processor can run code for the instruction set of this name: "amx", "avx512", "avx2" or "baseline".
 inline bool runs(std::string_view name, F16C f16c) {
   if (name == "baseline") return true;
+  if (name == "amx") return why_no_amx().empty();
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

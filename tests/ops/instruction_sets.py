@@ -1,14 +1,16 @@
-"""Runs the CPU kernels of one instruction set within a `with` block."""
+"""Runs the CPU kernels of one instruction set within a `with` block; those for bfloat16 are chosen by themselves."""
 
 from __future__ import annotations
 
 import pytest
 
-from xmae_fast.backend import use_cpu_kernels
+from xmae_fast.backend import use_cpu_bfloat16, use_cpu_kernels
 
 SETS = ("baseline", "avx2", "avx512")
+BF16_SETS = ("amx", "avx512_bf16", "plain")
 HEIGHTS = ("avx512", "avx512_rows13", "avx512_rows14")  # the same code; register tiles of at most 12, 13 and 14 rows
-TABLES = (*SETS, *HEIGHTS[1:])
+SPLIT = ("amx", "amx_plain")  # float32 by three bfloat16 parts: by AMX, and by loops that are too slow for large cases
+TABLES = (*SETS, *HEIGHTS[1:], "amx")
 
 
 def on(name: str):
@@ -19,3 +21,13 @@ def on(name: str):
     except RuntimeError as error:
         pytest.skip(str(error).splitlines()[0])
     return use_cpu_kernels(name)
+
+
+def on_bf16(name: str):
+    """A context in which the bfloat16 kernels of that instruction set run; skips where the processor lacks it."""
+    try:
+        with use_cpu_bfloat16(name):
+            pass
+    except RuntimeError as error:
+        pytest.skip(str(error).splitlines()[0])
+    return use_cpu_bfloat16(name)

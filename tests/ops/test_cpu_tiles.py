@@ -10,7 +10,7 @@ import torch
 from tests.ops.instruction_sets import HEIGHTS, on
 from tests.ops.test_cpu_vec import COMPILER, library
 from xmae_fast import ModelCfg, masked_mse, random_masking, xMAE
-from xmae_fast.backend import MODEL_OPS, cpu_kernels, use_cpu_kernels
+from xmae_fast.backend import MODEL_OPS, cpu_bfloat16, cpu_kernels, use_cpu_bfloat16, use_cpu_kernels
 from xmae_fast.ops import feed_forward
 from xmae_fast.ops.cases import Maker, all_cases
 from xmae_fast.testing import named_tensors
@@ -52,7 +52,11 @@ def test_choice_on_this_processor():
         pytest.skip("this processor has no AVX-512")
     with use_cpu_kernels("auto"):
         name = cpu_kernels()
-    if "GenuineIntel" in text and flags & {"amx_tile", "avx512_fp16"}:
+    if name == "amx":
+        assert {"amx_tile", "amx_bf16"} <= flags
+        with use_cpu_bfloat16("auto"):
+            assert cpu_bfloat16() == "amx"  # the operating system permits both or neither
+    elif "GenuineIntel" in text and flags & {"amx_tile", "avx512_fp16"}:
         assert name == "avx512_rows13"
     else:
         assert name in ("avx512", "avx512_rows13")

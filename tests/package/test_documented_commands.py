@@ -199,7 +199,7 @@ def test_the_version_of_everything(module, monkeypatch, capsys):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     assert not end.value.code
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert list(lines) == ["xmae_fast", "torch", "CPU kernels", "CUDA"]
+    assert list(lines) == ["xmae_fast", "torch", "CPU kernels", "CPU kernels in bfloat16", "CUDA"]
     assert lines["xmae_fast"] == xmae_fast.__version__
     assert lines["torch"] == torch.__version__
     here = available()["conv_stem"]["cpu"]
@@ -216,12 +216,14 @@ def test_the_version_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     told = version.describe_versions().splitlines()
     assert told[2:] == [
-        "CPU kernels: none, because they were not built", "CUDA: none, because this torch was built without CUDA",
-    ]  # fmt: skip
+        "CPU kernels: none, because they were not built",
+        "CPU kernels in bfloat16: none, because they were not built",
+        "CUDA: none, because this torch was built without CUDA",
+    ]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
-    assert version.describe_versions().splitlines()[3] == "CUDA: 13.0, GPU 0, GPU 1"
+    assert version.describe_versions().splitlines()[4] == "CUDA: 13.0, GPU 0, GPU 1"
 
 
 def test_picture_is_drawn(tmp_path):

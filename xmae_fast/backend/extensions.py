@@ -60,8 +60,10 @@ def cpu_kernels() -> str:
     """The kernels that serve the CPU, by their instruction set.
 
     Returns:
-        "avx512", "avx512_rows13", "avx512_rows14", "avx2" or "baseline" (portable vectors). The three for AVX-512
-        differ in how many rows of a product they compute together, which changes their speed and no bit of the results.
+        "amx", "avx512", "avx512_rows13", "avx512_rows14", "avx2" or "baseline" (portable vectors). The three for
+        AVX-512 differ in how many rows of a product they compute together, which changes their speed and no bit of the
+        results. "amx" computes inference in float32 by three bfloat16 parts of each number, and training as AVX-512.
+        "amx_plain", for tests, does the same by plain loops.
 
     Raises:
         BackendError: the C++ operators are not here.

@@ -86,7 +86,8 @@ def check_usable(
         names = " or ".join(str(served) for served in _DTYPES_OF[impl])
         also = ""
         if dtype == torch.bfloat16 and op in IN_BFLOAT16:
-            also = f", and in torch.bfloat16 {cpu_bfloat16_reason() and 'on other processors ' or ''}without gradients"
+            where = "on other processors " if cpu_bfloat16_reason() else ""
+            also = f", and in torch.bfloat16 {where}without gradients"
         raise BackendError(
             f"impl={impl!r} was asked for {op}: it computes in {names}{also}, got {dtype}; impl='reference' takes it"
         )
@@ -95,7 +96,10 @@ def check_usable(
 def _serves(op: str, impl: str, dtype: torch.dtype | None, inference: bool) -> bool:
     if dtype is None or _DTYPES_OF[impl] is None or dtype in _DTYPES_OF[impl]:
         return True
-    return impl == "cpu" and dtype == torch.bfloat16 and inference and op in IN_BFLOAT16 and bool(cpu_bfloat16())
+    if impl != "cpu" or dtype != torch.bfloat16 or not inference or op not in IN_BFLOAT16 or not cpu_bfloat16():
+        return False
+    # Under autocast to float16 these kernels compute in float32, and take float32 alone.
+    return not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 def resolve(

@@ -40,7 +40,7 @@ def add_command(commands) -> None:
         help="what to do with an end that fills no window: leave it out, or end a window there (default: %(default)s)",
     )
     embed.add_argument("--device", help="(default: a GPU if there is one)")
-    embed.add_argument("--bf16", action="store_true", help="autocast the encoder to bfloat16")
+    embed.add_argument("--bf16", action="store_true", help="run the encoder in bfloat16 (files keep --dtype)")
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")
     embed.add_argument("--part-rows", type=int, metavar="N", help="segments in a part (default: 32 MiB of embeddings)")
     embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")

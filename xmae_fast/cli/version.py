@@ -17,17 +17,19 @@ class Version(argparse.Action):
 
 
 def describe_versions() -> str:
-    """Versions of the package and of torch, the instruction set of the CPU kernels, CUDA and the GPUs; a line each."""
+    """Versions of the package and of torch, the instruction sets of the CPU kernels, CUDA and the GPUs; a line each."""
     import torch
 
     from xmae_fast import __version__
     from xmae_fast.backend import cpu_kernels, cpu_reason
+    from xmae_fast.backend.explaining import describe_bfloat16
 
     reason = cpu_reason()
     lines = {
         "xmae_fast": __version__,
         "torch": torch.__version__,
         "CPU kernels": f"none, because {reason}" if reason else cpu_kernels(),
+        "CPU kernels in bfloat16": describe_bfloat16(),
         "CUDA": _cuda(torch),
     }
     return "\n".join(f"{name}: {value}" for name, value in lines.items())

@@ -17,6 +17,7 @@ from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.embedding import checks
 from xmae_fast.embedding.batches import encode_batches, made_ahead
+from xmae_fast.embedding.precision import autocast_of, check_weights
 from xmae_fast.embedding.sources import Read, RecordingSource, ShardSource, recording_files
 from xmae_fast.embedding.store import FORMATS, Store, import_parquet
 from xmae_fast.model.outputs import output_shape
@@ -91,6 +92,7 @@ def embed_files(
     part_rows: int | None = None,
     device: str | torch.device | None = None,
     autocast: torch.dtype | None = None,
+    precision: str | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     overwrite: bool = False,
@@ -106,7 +108,7 @@ def embed_files(
         folder: of the embeddings; it is made if it is not there. Interrupted work goes on, and parts that are there
             stay.
         model: an xMAE, or what `from_pretrained` takes.
-        output, autocast: as for `Embedder`.
+        output, autocast, precision: as for `Embedder`. They do not change the dtype of the files.
         file_format: "h5", "npy" (which can be mapped into memory; tables are .npz files beside it) or "parquet".
         dtype: "float32" or "float16".
         quality: that both signals of a segment of shards reach; 0 takes every segment whose quality can be read.
@@ -139,7 +141,9 @@ def embed_files(
     rank, world_size = _place(rank, world_size)
     if overwrite and world_size > 1:
         raise ValueError("overwrite: expected False with several processes, got True")
+    autocast = autocast_of(precision, autocast)
     model = model if isinstance(model, xMAE) else from_pretrained(model)
+    check_weights(precision, model)
     shape = output_shape(model, output)
     recipe = recipe or recipe_of(model)
     source = _source(paths, recipe, fs, hop, tail, quality, layout, cache_dir, progress)

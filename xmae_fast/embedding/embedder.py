@@ -14,6 +14,7 @@ import torch
 
 from xmae_fast.embedding import checks
 from xmae_fast.embedding.batches import encode_batches
+from xmae_fast.embedding.precision import autocast_of, check_weights
 from xmae_fast.embedding.preprocess import Prepared, prepare_ppg
 from xmae_fast.embedding.windows import Windows, as_recordings, check_windowing
 from xmae_fast.model.frozen import freeze_if_possible
@@ -87,6 +88,8 @@ class Embedder:
         batch_size: windows at a time.
         device: where the model is moved to; None leaves it where it is.
         autocast: torch.bfloat16 or torch.float16 for the encoder; None for the precision of its weights.
+        precision: "bf16", which is autocast=torch.bfloat16; "float32", which also refuses a model of other weights;
+            None leaves it to `autocast`. Embeddings come in float32 whatever the encoder computes in.
         recipe: in place of the model's.
         check: whether to warn (`SignalWarning`) of what looks wrong: flat, clipped or missing signal, an implausible
             rate, pulses upside down, embeddings that are all the same.
@@ -104,12 +107,13 @@ class Embedder:
         batch_size: int = 64,
         device: str | torch.device | None = None,
         autocast: torch.dtype | None = None,
+        precision: str | None = None,
         recipe: Recipe | None = None,
         check: bool = True,
     ) -> None:
         self.model, self.fs, self.output, self.hop, self.tail = model, fs, output, hop, tail
         self.quality, self.batch_size, self.device, self.autocast = quality, batch_size, device, autocast
-        self.recipe, self.check = recipe, check
+        self.precision, self.recipe, self.check = precision, recipe, check
         self._loaded: xMAE | None = None
 
     def __call__(self, signal, fs: float | None = None) -> Embeddings:
@@ -142,7 +146,7 @@ class Embedder:
 
         out = np.empty((len(windows), *output_shape(model, self.output)), np.float32)
         done = 0
-        for _, features in encode_batches(model, batches(), self.output, self.autocast):
+        for _, features in encode_batches(model, batches(), self.output, self._autocast()):
             out[done : done + len(features)] = features
             done += len(features)
         elapsed = time.perf_counter() - began
@@ -178,7 +182,7 @@ class Embedder:
         out = np.empty((len(ppg), *output_shape(model, self.output)), np.float32)
         done = 0
         batches = ((None, ppg[first : first + self.batch_size]) for first in range(0, len(ppg), self.batch_size))
-        for _, features in encode_batches(model, batches, self.output, self.autocast):
+        for _, features in encode_batches(model, batches, self.output, self._autocast()):
             out[done : done + len(features)] = features
             done += len(features)
         if self.check and len(ppg):
@@ -251,6 +255,9 @@ class Embedder:
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def _autocast(self) -> torch.dtype | None:
+        return autocast_of(self.precision, self.autocast)
+
     def _ready(self) -> tuple[xMAE, Recipe]:
         """The model on its device, and its recipe; ValueError or TypeError for wrong arguments."""
         check_windowing(self.hop, self.tail)
@@ -267,6 +274,8 @@ class Embedder:
             self._loaded = model if self.device is None else model.to(self.device)
             if model is not self.model:  # nobody else has it, to write to its weights
                 freeze_if_possible(model)
+        self._autocast()
+        check_weights(self.precision, self._loaded)
         output_shape(self._loaded, self.output)
         recipe = self.recipe or recipe_of(self._loaded)
         if recipe.samples != self._loaded.cfg.seq_len:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from xmae_fast import backend
 from xmae_fast.ops._triton import compute_dtype
+from xmae_fast.ops.conv_stem import schema as conv_stem
 from xmae_fast.ops.feed_forward import schema as feed_forward
 from xmae_fast.ops.lag_attention import schema as lag_attention
 from xmae_fast.ops.lag_attention.schema import Inputs
-from xmae_fast.ops.conv_stem import schema as conv_stem
 from xmae_fast.ops.patch_embed import schema as patch_embed
 
 OPS = ("conv_stem", "patch_embed", "lag_attention", "feed_forward")

@@ -34,6 +34,7 @@ SYNONYMS = {
     "log_every_n_steps": "log_every", "sync_bn": "sync_batchnorm", "use_curriculum": "use_cl",
 }  # fmt: skip
 PRECISIONS = ("auto", "bf16", "float32")
+_AS_LIGHTNING = {"bf16-mixed": "bf16", "32-true": "float32", "32": "float32", 32: "float32"}  # its names for them
 
 
 @dataclass
@@ -66,7 +67,8 @@ class TrainCfg:
         patience: validations without a better val_loss before the run stops; None never stops it.
         sync_batchnorm: BatchNorm takes its statistics over all processes; False takes them in each process alone.
         impl: as for xMAE.
-        precision: "bf16" autocast, "float32", or "auto" for bf16 on CUDA and float32 elsewhere.
+        precision: "bf16" autocast, "float32", or "auto" for bf16 on CUDA and float32 elsewhere; Lightning's names
+            "bf16-mixed", "32-true" and "32" are understood too. Weights and their optimiser stay in float32.
         graph: False never captures a CUDA graph.
         seed: of the split, order, augmentation, weights, masks and dropout.
     Machines:
@@ -130,6 +132,8 @@ class TrainCfg:
         for name in ("data", "val_data"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
+        if isinstance(self.precision, (str, int)):
+            self.precision = _AS_LIGHTNING.get(self.precision, self.precision)
         check_all(_CHECKS, self)
         if self.augment == "published" and self.val_data is not None:
             raise ValueError("augment: 'published' belongs to the split of data, expected true or false with val_data")

@@ -45,19 +45,34 @@ struct FinishedTiles {
   }
 };
 
-// Computes rows [begin, end) and panels [first, last) of C. a: row 0 of A; rows begin row_stride apart. There must be 16
-// rows from `begin` on that may be read, also where fewer are wanted. Calls epilogue(RowOut, Vec, Vec) once with each
-// finished row of a panel.
-template <typename Epilogue>
+// Calls the form of multiply_tiles that the matrix needs.
+template <int R, typename Between>
+XMAE_INLINE void multiply_tiles(
+    const Bf16Matrix& matrix, const Bf16* a0, const Bf16* a1, int64_t stride, const Bf16Step* steps,
+    const Bf16Panel& panel, float* sums, const Between& between) {
+  multiply_tiles<R>(a0, a1, stride, steps, panel.num_steps, matrix.tile(panel.weights), sums, between);
+}
+template <int R, typename Between>
+XMAE_INLINE void multiply_tiles(
+    const SplitMatrix& matrix, const Bf16* a0, const Bf16* a1, int64_t stride, const Bf16Step* steps,
+    const Bf16Panel& panel, float* sums, const Between& between) {
+  multiply_split_tiles<R>(
+      a0, a1, stride, matrix.part_stride, steps, panel.num_steps, matrix.tile(panel.weights), sums, between);
+}
+
+// Computes rows [begin, end) and panels [first, last) of C. a: row 0 of A; rows begin row_stride apart. At least 16
+// rows must be readable, also where fewer are wanted; otherwise none from `end` on is read. Calls
+// epilogue(RowOut, Vec, Vec) once with each finished row of a panel.
+template <typename Matrix, typename Epilogue>
 void multiply(
-    const Bf16* a, int64_t row_stride, const Bf16Matrix& matrix, int64_t begin, int64_t end, int64_t first,
-    int64_t last, const Epilogue& epilogue) {
+    const Bf16* a, int64_t row_stride, const Matrix& matrix, int64_t begin, int64_t end, int64_t first, int64_t last,
+    const Epilogue& epilogue) {
   if (begin >= end) return;
   alignas(64) float sums[2][2 * kTileRows * kSumsStride];
   FinishedTiles done;
   const int64_t rows = end - begin, blocks = (rows + 2 * kTileRows - 1) / (2 * kTileRows), panels = last - first;
   // What is read again and again should be the smaller of the two: all rows of A, or the weights.
-  const bool rows_inside = matrix.tiles * kTileNumbers > rows * row_stride;
+  const bool rows_inside = matrix.tiles * matrix.parts * kTileNumbers > rows * row_stride;
   const TileRegisters registers;
   for (int64_t i = 0; i < blocks * panels; ++i) {
     const int64_t p = first + (rows_inside ? i / blocks : i % panels), block = rows_inside ? i % blocks : i / panels;
@@ -69,20 +84,18 @@ void multiply(
     const auto between = [&](int64_t) { done.finish(each, epilogue); };
     if (left <= kTileRows) {
       // Moved up where that is possible, so that no row beyond the last is read.
-      const int64_t up = row - begin < kTileRows - left ? row - begin : kTileRows - left;
+      const int64_t up = row < kTileRows - left ? row : kTileRows - left;
       now.row = row - up;
       now.next = up;
       now.end = up + left;
       const Bf16* from = a + now.row * row_stride;
-      multiply_tiles<1>(
-          from, from, row_stride, steps, panel.num_steps, matrix.tile(panel.weights), sums[i % 2], between);
+      multiply_tiles<1>(matrix, from, from, row_stride, steps, panel, sums[i % 2], between);
     } else {
       now.jump = left < 2 * kTileRows ? 2 * kTileRows - left : 0;
       now.end += now.jump;
       const Bf16* from = a + row * row_stride;
-      multiply_tiles<2>(
-          from, from + (kTileRows - now.jump) * row_stride, row_stride, steps, panel.num_steps,
-          matrix.tile(panel.weights), sums[i % 2], between);
+      const Bf16* second = from + (kTileRows - now.jump) * row_stride;
+      multiply_tiles<2>(matrix, from, second, row_stride, steps, panel, sums[i % 2], between);
     }
     done.finish(2 * kTileRows, epilogue);
     done = now;
@@ -94,6 +107,7 @@ void multiply(
 struct Bfloat16 {
   using Number = Bf16;
   using Matrix = Bf16Matrix;
+  using Feature = Bf16;
   static constexpr int64_t kGroupRows = 160;
   static XMAE_INLINE int64_t row_stride(int64_t columns) { return bf16_stride(columns); }
   static XMAE_INLINE int64_t readable(int64_t rows) { return rows < kTileRows ? kTileRows : rows; }
@@ -109,6 +123,31 @@ struct Bfloat16 {
     if (at.count == kPairWidth) return store_bf16(p, v0, v1);
     store_some_bf16(p, v0, at.count);
     if (at.count > W) store_some_bf16(p + W, v1, at.count - W);
+  }
+};
+
+// float32 by three bfloat16 parts, whose rows have all first parts, then all second ones, then all third ones.
+struct Float32Split {
+  using Number = Bf16;
+  using Matrix = SplitMatrix;
+  using Feature = float;
+  static constexpr int64_t kGroupRows = 96;
+  // Three times what the matrix has as its part_stride.
+  static XMAE_INLINE int64_t row_stride(int64_t columns) { return 3 * split_part(columns); }
+  static XMAE_INLINE int64_t readable(int64_t rows) { return Bfloat16::readable(rows); }
+  static XMAE_INLINE Vec silu(Vec x) { return XMAE_ISA::silu(x); }
+  static XMAE_INLINE Vec gelu(Vec x) { return XMAE_ISA::gelu(x); }
+  static XMAE_INLINE void store(Bf16* out, int64_t stride, const RowOut& at, Vec v0, Vec v1) {
+    Bf16* p = out + at.row * stride + at.column;
+    const int64_t part = stride / 3;
+    const Vec first0 = near_bf16(v0), first1 = near_bf16(v1), rest0 = v0 - first0, rest1 = v1 - first1;
+    const Vec second0 = near_bf16(rest0), second1 = near_bf16(rest1);
+    store_bf16(p, first0, first1);
+    store_bf16(p + part, second0, second1);
+    store_bf16(p + 2 * part, rest0 - second0, rest1 - second1);
+  }
+  static XMAE_INLINE void store_dense(float* out, int64_t stride, const RowOut& at, Vec v0, Vec v1) {
+    store_row(out, stride, at, v0, v1);
   }
 };
 

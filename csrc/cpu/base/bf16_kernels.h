@@ -36,6 +36,19 @@ struct Bf16Kernels {
   void (*round_rows)(const float* a, int64_t rows, int64_t columns, Bf16* out, int64_t stride);
 };
 
+// The kernels for inference in float32 by three bfloat16 parts. The arguments are those of the float32 kernels.
+struct SplitKernels {
+  void (*stem_eval)(const FoldedStem<SplitMatrix>& stem, const float* x, int64_t B, int64_t L, float* out);
+  void (*patch_linear)(
+      const float* a, int64_t rows, int64_t steps, const SplitMatrix& matrix, const float* bias, const float* added,
+      int64_t period, float* out);
+  void (*feed_forward)(
+      const FeedForward& f, const SplitMatrix& up, const SplitMatrix& down, const FeedForwardSaved<float>& saved,
+      float* out);
+  void (*attention)(
+      const Attention& a, const Projections<SplitMatrix>& weights, const AttentionSaved& saved, float* out);
+};
+
 // Returns the table in use, or null where bfloat16 kernels are not used: the fastest that this processor can run and
 // that is faster than float32 there, unless `use_cpu_bf16_kernels` chose another.
 const Bf16Kernels* bf16_kernels();

@@ -56,21 +56,45 @@ struct Bf16Matrix {
   std::vector<Bf16Step> steps;
   std::vector<Bf16Panel> panels;
   int64_t tiles = 0;
-  AlignedFloats data;  // [tiles, kTileNumbers], two in a float
+  int64_t parts = 1;        // bfloat16 numbers that a number is the sum of
+  int64_t part_stride = 0;  // numbers from part to part in a row of A
+  AlignedFloats data;       // [tiles, parts, kTileNumbers], two in a float
 
-  const Bf16* tile(int64_t t) const { return reinterpret_cast<const Bf16*>(data.get()) + t * kTileNumbers; }
-  Bf16* tile(int64_t t) { return reinterpret_cast<Bf16*>(data.get()) + t * kTileNumbers; }
+  const Bf16* tile(int64_t t) const { return reinterpret_cast<const Bf16*>(data.get()) + t * parts * kTileNumbers; }
+  Bf16* tile(int64_t t) { return reinterpret_cast<Bf16*>(data.get()) + t * parts * kTileNumbers; }
 };
+
+// The same, where numbers are sums of three bfloat16 numbers, which together have the precision of float32.
+struct SplitMatrix : Bf16Matrix {};
+
+// Returns the distance of rows of activations, in numbers: whole panels, and one cache line more, as in row_stride.
+inline int64_t bf16_stride(int64_t columns) {
+  return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
+}
+
+// Returns how far apart the parts of a row of `columns` numbers are.
+inline int64_t split_part(int64_t columns) { return bf16_stride(columns); }
+
+// Writes the parts of a number to out[0], out[stride] and so on.
+inline void split(float x, int64_t parts, Bf16* out, int64_t stride) {
+  for (int64_t p = 0; p < parts; ++p) {
+    out[p * stride] = to_bf16(x);
+    x -= to_float(out[p * stride]);
+  }
+}
 
 // The place of step k (of 32) and column n (of 16) in a tile.
 inline int64_t place_in_tile(int64_t k, int64_t n) { return (k / 2) * 2 * kTileColumns + 2 * n + k % 2; }
 
 // Packs a matrix in which columns may take part in different runs, which must be in order of their offsets. source:
 // as for `pack`. A tile of 32 steps is left out where no column takes part in any of its steps.
-template <typename Source>
-Bf16Matrix pack_bf16(int64_t columns, const std::vector<Run>& runs, const Source& source) {
-  Bf16Matrix packed;
+template <typename Matrix = Bf16Matrix, typename Source>
+Matrix pack_bf16(
+    int64_t columns, const std::vector<Run>& runs, const Source& source, int64_t parts = 1, int64_t part_stride = 0) {
+  Matrix packed;
   packed.columns = columns;
+  packed.parts = parts;
+  packed.part_stride = part_stride;
   int64_t end = 0;
   for (const Run& run : runs) end = std::max(end, run.offset + run.length);
   const int64_t chunks = (end + kTileSteps - 1) / kTileSteps, count = static_cast<int64_t>(runs.size());
@@ -103,8 +127,8 @@ Bf16Matrix pack_bf16(int64_t columns, const std::vector<Run>& runs, const Source
     }
     packed.panels.push_back(panel);
   }
-  packed.data = aligned_floats(packed.tiles * kTileNumbers / 2);
-  std::memset(packed.data.get(), 0, packed.tiles * kTileNumbers * sizeof(Bf16));
+  packed.data = aligned_floats(packed.tiles * parts * kTileNumbers / 2);
+  std::memset(packed.data.get(), 0, packed.tiles * parts * kTileNumbers * sizeof(Bf16));
   for (int64_t p = 0; p < panels; ++p) {
     const Bf16Panel& panel = packed.panels[p];
     for (int64_t run = 0; run < count; ++run) {
@@ -114,7 +138,9 @@ Bf16Matrix pack_bf16(int64_t columns, const std::vector<Run>& runs, const Source
         for (int64_t k = 0; k < runs[run].length; ++k) {
           const int64_t at = runs[run].offset + k;
           Bf16* tile = packed.tile(first_tile[p * chunks + at / kTileSteps] + i / kTileColumns);
-          tile[place_in_tile(at % kTileSteps, i % kTileColumns)] = to_bf16(from.weights[k * from.stride] * from.scale);
+          split(
+              from.weights[k * from.stride] * from.scale, parts,
+              tile + place_in_tile(at % kTileSteps, i % kTileColumns), kTileNumbers);
         }
       }
     }
@@ -123,9 +149,12 @@ Bf16Matrix pack_bf16(int64_t columns, const std::vector<Run>& runs, const Source
 }
 
 // Returns a matrix of `steps` steps in which every column takes part in every step. Its tiles are not set.
-inline Bf16Matrix dense_tiles(int64_t columns, int64_t steps) {
-  Bf16Matrix packed;
+template <typename Matrix = Bf16Matrix>
+Matrix dense_tiles(int64_t columns, int64_t steps, int64_t parts = 1, int64_t part_stride = 0) {
+  Matrix packed;
   packed.columns = columns;
+  packed.parts = parts;
+  packed.part_stride = part_stride;
   const int64_t chunks = (steps + kTileSteps - 1) / kTileSteps;
   for (int64_t column = 0; column < columns; column += kPairWidth) {
     const int64_t count = std::min(kPairWidth, columns - column), tiles = (count + kTileColumns - 1) / kTileColumns;
@@ -139,26 +168,27 @@ inline Bf16Matrix dense_tiles(int64_t columns, int64_t steps) {
     for (int64_t c = 0; c < chunks; ++c) packed.steps.push_back({c * kTileSteps, tiles});
     packed.tiles += chunks * tiles;
   }
-  packed.data = aligned_floats(packed.tiles * kTileNumbers / 2);
+  packed.data = aligned_floats(packed.tiles * parts * kTileNumbers / 2);
   return packed;
 }
 
 // Packs B[k, n] = value(k, n) of `steps` rows k and `columns` columns n, with panels in parallel.
-template <typename Value>
-Bf16Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value) {
-  Bf16Matrix packed = dense_tiles(columns, steps);
+template <typename Matrix = Bf16Matrix, typename Value>
+Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value, int64_t parts = 1, int64_t part_stride = 0) {
+  Matrix packed = dense_tiles<Matrix>(columns, steps, parts, part_stride);
   parallel(static_cast<int64_t>(packed.panels.size()), 4, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       const Bf16Panel& panel = packed.panels[p];
       Bf16* out = packed.tile(panel.weights);
       for (int64_t s = 0; s < panel.num_steps; ++s) {
         const Bf16Step& step = packed.steps[panel.first_step + s];
-        for (int64_t t = 0; t < step.tiles; ++t, out += kTileNumbers) {
+        for (int64_t t = 0; t < step.tiles; ++t, out += parts * kTileNumbers) {
           for (int64_t n = 0; n < kTileColumns; ++n) {
             const int64_t column = panel.column + t * kTileColumns + n;
             for (int64_t k = 0; k < kTileSteps; ++k) {
               const bool there = column < columns && step.offset + k < steps;
-              out[place_in_tile(k, n)] = there ? to_bf16(value(step.offset + k, column)) : Bf16{0};
+              const float number = there ? value(step.offset + k, column) : 0.0f;
+              split(number, parts, out + place_in_tile(k, n), kTileNumbers);
             }
           }
         }
@@ -172,11 +202,6 @@ Bf16Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value) {
 Bf16Matrix pack_matrix_bf16(
     int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride);
 
-// Returns the distance of rows of activations, in numbers: whole panels, and one cache line more, as in row_stride.
-inline int64_t bf16_stride(int64_t columns) {
-  return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
-}
-
 // Sizes of both factors of a product A^T B that sums over `rows` rows (bf16_outer.h), in numbers. The transposed A has
 // rows as long as whole tiles, and an odd number of cache lines from one to the next, because rows 4 kB apart would share
 // few sets of the cache.
@@ -187,6 +212,13 @@ inline int64_t transposed_size(int64_t rows, int64_t columns) {
 }
 inline int64_t paired_size(int64_t rows, int64_t columns) {
   return outer_chunks(rows) * ((columns + kPairWidth - 1) / kPairWidth) * 2 * kTileNumbers;
+}
+
+// The same as sums of three bfloat16 numbers, for rows of weights that lie one after another: B[k, n] =
+// weights[n * steps + k].
+inline SplitMatrix pack_split(int64_t columns, int64_t steps, const float* weights) {
+  return pack_dense_bf16<SplitMatrix>(
+      columns, steps, [=](int64_t k, int64_t n) { return weights[n * steps + k]; }, 3, split_part(steps));
 }
 
 }  // namespace xmae_fast

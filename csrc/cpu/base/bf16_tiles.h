@@ -32,6 +32,7 @@ class TileRegisters {
 #endif
 };
 
+#define XMAE_LAMBDA_INLINE __attribute__((always_inline))
 constexpr int64_t kSumsStride = kPairWidth;  // floats between rows of sums
 
 // Computes sums [16 R, 32] of R tiles of rows of A with the columns of a panel. a0, a1: the first rows of both tiles of
@@ -119,6 +120,98 @@ XMAE_INLINE void multiply_tiles(
           const Bf16* weights = tile + pair * kPairWidth;
           for (int64_t n = 0; n < kTileColumns; ++n) {
             out[t * kTileColumns + n] += even * to_float(weights[2 * n]) + odd * to_float(weights[2 * n + 1]);
+          }
+        }
+      }
+    }
+  }
+  for (int64_t s = 0; s < num_steps; ++s) between(s);
+#endif
+}
+
+// The same for numbers that are sums of three parts, `part` numbers apart in a row of A and a tile apart in B, by six of
+// the nine products of parts. The small ones are summed first, because each addition rounds by as much as the sum is
+// large; without that the error would be twice that of float32 multiplications.
+template <int R, typename Between>
+XMAE_INLINE void multiply_split_tiles(
+    const Bf16* a0, const Bf16* a1, int64_t stride, int64_t part, const Bf16Step* steps, int64_t num_steps,
+    const Bf16* b, float* sums, const Between& between) {
+#if defined(XMAE_BF16_AMX)
+  const int64_t bytes = stride * 2, sum_bytes = kSumsStride * 4;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  const Bf16* from = b;
+  for (int64_t s = 0; s < num_steps; ++s) {
+    const int64_t offset = steps[s].offset;
+    const bool both = steps[s].tiles == 2;
+    const auto multiply_parts = [&]() XMAE_LAMBDA_INLINE {
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (R == 2) _tile_dpbf16ps(2, 5, 6);
+      if (both) {
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
+      }
+    };
+    const auto load_a = [&](int64_t p) XMAE_LAMBDA_INLINE {
+      _tile_loadd(4, a0 + offset + p * part, bytes);
+      if constexpr (R == 2) _tile_loadd(5, a1 + offset + p * part, bytes);
+    };
+    const auto load_b = [&](int64_t p) XMAE_LAMBDA_INLINE {
+      _tile_loadd(6, from + p * kTileNumbers, 64);
+      if (both) _tile_loadd(7, from + (3 + p) * kTileNumbers, 64);
+    };
+    load_a(0);
+    load_b(2);
+    multiply_parts();
+    load_b(1);
+    multiply_parts();
+    load_a(1);
+    multiply_parts();
+    load_b(0);
+    multiply_parts();
+    load_a(2);
+    multiply_parts();
+    from += steps[s].tiles * 3 * kTileNumbers;
+    between(s);
+  }
+  for (int64_t s = 0; s < num_steps; ++s) {
+    const int64_t offset = steps[s].offset;
+    _tile_loadd(6, b, 64);
+    _tile_loadd(4, a0 + offset, bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (R == 2) {
+      _tile_loadd(5, a1 + offset, bytes);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    if (steps[s].tiles == 2) {
+      _tile_loadd(7, b + 3 * kTileNumbers, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
+    }
+    b += steps[s].tiles * 3 * kTileNumbers;
+  }
+  _tile_stored(0, sums, sum_bytes);
+  _tile_stored(1, sums + kTileColumns, sum_bytes);
+  if constexpr (R == 2) {
+    _tile_stored(2, sums + kTileRows * kSumsStride, sum_bytes);
+    _tile_stored(3, sums + kTileRows * kSumsStride + kTileColumns, sum_bytes);
+  }
+#else
+  constexpr int kProducts[6][2] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};  // parts of A and of B
+  for (int64_t i = 0; i < R * kTileRows * kSumsStride; ++i) sums[i] = 0.0f;
+  for (const auto& [of_a, of_b] : kProducts) {
+    const Bf16* tiles = b + of_b * kTileNumbers;
+    for (int64_t s = 0; s < num_steps; ++s) {
+      for (int64_t t = 0; t < steps[s].tiles; ++t, tiles += 3 * kTileNumbers) {
+        for (int64_t r = 0; r < R * kTileRows; ++r) {
+          const Bf16* a = r < kTileRows ? a0 + r * stride : a1 + (r - kTileRows) * stride;
+          const Bf16* from = a + steps[s].offset + of_a * part;
+          float* out = sums + r * kSumsStride + t * kTileColumns;
+          for (int64_t k = 0; k < kTileSteps; ++k) {
+            const float number = to_float(from[k]);
+            for (int64_t n = 0; n < kTileColumns; ++n) out[n] += number * to_float(tiles[place_in_tile(k, n)]);
           }
         }
       }

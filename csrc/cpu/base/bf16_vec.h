@@ -53,23 +53,41 @@ XMAE_INLINE Vec load_some_bf16(const Bf16* p, int64_t count) {
   return load_bf16(lanes);
 }
 
-// e^-x and 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds. NaN for
-// infinities. e^-x only for |x| <= 87.
-struct Exponential {
-  Vec factor, exponent;  // e^-x = factor * 2^exponent
-  Vec shifted;           // exponent + 1.5 * 2^23
-};
-XMAE_INLINE Exponential quick_exponential(Vec x) {
-  constexpr float log2_e = 1.44269504f, round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number
-  const Vec shifted = round - x * log2_e, n = shifted - round, f = -(x * log2_e) - n;
-  return {((f * 0.0555041f + 0.240227f) * f + 0.693147f) * f + 1.0f, n, shifted};
+// Returns a bfloat16 number that is as near to each float as any.
+XMAE_INLINE Vec near_bf16(Vec x) { return reinterpret_cast<Vec>((reinterpret_cast<VecUint>(x) + 0x8000) & 0xFFFF0000); }
+
+// 2^f for f in [0, 1]: relative error at most 7.5e-5.
+XMAE_INLINE Vec power_of_fraction(Vec f) {
+  return ((f * 7.80245302e-2f + 2.26067146e-1f) * f + 6.95833543e-1f) * f + 9.99925219e-1f;
 }
-XMAE_INLINE Vec power_of(const Exponential& e) {
+
+// 1 / (1 + e^-x): relative error at most 2e-4, which is a tenth of what rounding to bfloat16 adds. A NaN stays one;
+// infinities and numbers of any size give 0 or 1.
+XMAE_INLINE Vec quick_sigmoid(Vec x) {
+  const Vec t = x * -1.44269504f;  // e^-x = 2^t
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  return reinterpret_cast<Vec>(
-      _mm512_scalef_ps(reinterpret_cast<__m512>(e.factor), reinterpret_cast<__m512>(e.exponent)));
+  const auto number = reinterpret_cast<__m512>(t);
+  const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));  // t - floor(t), 0 for infinities
+  const Vec power = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
+  return reinterpret_cast<Vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(power + 1.0f)));
 #else
-  return reinterpret_cast<Vec>((reinterpret_cast<VecInt>(e.shifted) << 23) + reinterpret_cast<VecInt>(e.factor));
+  constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number
+  const Vec shifted = round + (t - 0.5f), n = shifted - round, p = power_of_fraction(t - n);
+  const Vec power = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));
+  return n > 125.0f ? Vec{} : n < -125.0f ? broadcast(1.0f) : 1.0f / (power + 1.0f);
+#endif
+}
+
+// e^-x and 1 / x, as exact as quick_sigmoid, for 0 <= x <= 80 and for 1 <= x <= 2.
+XMAE_INLINE Vec quick_power(Vec x) {
+  const Vec t = x * -1.44269504f;
+#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
+  const auto number = reinterpret_cast<__m512>(t);
+  const Vec f = reinterpret_cast<Vec>(_mm512_reduce_ps(number, 9));  // t - floor(t)
+  return reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(power_of_fraction(f)), number));
+#else
+  const Vec shifted = 12582912.0f + (t - 0.5f), p = power_of_fraction(t - (shifted - 12582912.0f));
+  return reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) << 23) + reinterpret_cast<VecInt>(p));
 #endif
 }
 XMAE_INLINE Vec quick_inverse(Vec x) {
@@ -79,15 +97,7 @@ XMAE_INLINE Vec quick_inverse(Vec x) {
   return 1.0f / x;
 #endif
 }
-XMAE_INLINE Vec quick_sigmoid(Vec x) {
-  const Exponential e = quick_exponential(x);
-  const Vec out = quick_inverse(power_of(e) + 1.0f);
-#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  return out;
-#else
-  return e.exponent > 126.0f ? Vec{} : e.exponent < -126.0f ? broadcast(1.0f) : out;
-#endif
-}
+
 XMAE_INLINE Vec quick_silu(Vec x) { return x * quick_sigmoid(x); }
 
 // x Phi(x) as x sigmoid(x q(x^2)): absolute error at most 3e-5 plus 2e-4 of the value. q was fitted on |x| <= 7; beyond,
@@ -104,7 +114,7 @@ XMAE_INLINE Vec quick_gelu(Vec x, Vec& gradient) {
   const Vec u = min(broadcast(80.0f), positive * ((s * -7.03034053e-4f + 7.40112951e-2f) * s + 1.59501576f));
   const Vec slope = (s * -3.515170265e-3f + 0.2220338853f) * s + 1.59501576f;
   // With above = sigmoid(|u|) and below = 1 - above nothing cancels and nothing is infinite.
-  const Vec power = power_of(quick_exponential(u)), above = quick_inverse(power + 1.0f), below = power * above;
+  const Vec power = quick_power(u), above = quick_inverse(power + 1.0f), below = power * above;
   const Vec share = x < 0.0f ? below : above;
   gradient = share + x * above * below * slope;
   return x * share;

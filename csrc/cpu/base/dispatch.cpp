@@ -1,6 +1,6 @@
 // The kernels in use, as operators.
-//   cpu_kernels()      returns the name of the table in use: "avx512", "avx512_rows13", "avx512_rows14", "avx2" or
-//                      "baseline"
+//   cpu_kernels()      returns the name of the table in use: "amx", "avx512", "avx512_rows13", "avx512_rows14", "avx2",
+//                      "baseline" or "amx_plain"
 //   use_cpu_kernels(s) chooses another that this processor can run, or "auto"; for tests and measurements
 
 #include <torch/csrc/stable/library.h>
@@ -8,15 +8,25 @@
 
 #include <string>
 
-#include "cpu/base/kernels.h"
+#include "cpu/base/bf16_kernels.h"
 #include "isa.h"
 
 namespace xmae_fast {
 namespace baseline { extern const Kernels table; }
 namespace avx2 { extern const Kernels table; }
 namespace avx512 { extern const Kernels table; }
+namespace bf16_plain { extern const SplitKernels split_table; }
+namespace bf16_amx { extern const SplitKernels split_table; }
 
 namespace {
+
+// The kernels of a table, with inference by three bfloat16 parts.
+Kernels with_split(Kernels table, const char* name, const char* instruction_set, const SplitKernels* split) {
+  table.name = name;
+  table.instruction_set = instruction_set;
+  table.split = split;
+  return table;
+}
 
 #if defined(__x86_64__)
 // The kernels for AVX-512 with register tiles of at most `rows` rows. avx512::table itself has 12.
@@ -28,14 +38,26 @@ Kernels avx512_with(int64_t rows, const char* name) {
 }
 
 isa::TableChoice<Kernels> choice() {
+  // What AMX would compute, by plain loops: for tests on processors without it. It is never chosen by itself.
+  static const Kernels plain = with_split(baseline::table, "amx_plain", "baseline", &bf16_plain::split_table);
   static const Kernels rows13 = avx512_with(13, "avx512_rows13"), rows14 = avx512_with(14, "avx512_rows14");
   // With 13 rows the embedding (B = 64) is 6-8 % faster than with 12 on Emerald Rapids, and slower on Zen 4.
   // `python -m benchmarks.studies.tiles` measures the three; this line is the choice.
   const Kernels* fastest = isa::is_golden_cove_or_later(isa::this_processor()) ? &rows13 : &avx512::table;
-  return {isa::F16C::kNotUsed, {&avx512::table, &rows13, &rows14, &avx2::table, &baseline::table}, fastest};
+#if XMAE_HAS_AMX
+  static const Kernels amx = with_split(*fastest, "amx", "amx", &bf16_amx::split_table);
+  if (isa::runs("amx", isa::F16C::kNotUsed)) {
+    return {
+        isa::F16C::kNotUsed, {&amx, &avx512::table, &rows13, &rows14, &avx2::table, &baseline::table, &plain}, &amx};
+  }
+#endif
+  return {isa::F16C::kNotUsed, {&avx512::table, &rows13, &rows14, &avx2::table, &baseline::table, &plain}, fastest};
 }
 #else
-isa::TableChoice<Kernels> choice() { return {isa::F16C::kNotUsed, {&baseline::table}}; }
+isa::TableChoice<Kernels> choice() {
+  static const Kernels plain = with_split(baseline::table, "amx_plain", "baseline", &bf16_plain::split_table);
+  return {isa::F16C::kNotUsed, {&baseline::table, &plain}};
+}
 #endif
 
 isa::TableChoice<Kernels>& tables() {

@@ -139,6 +139,7 @@ XMAE_INLINE void store_row(float* out, int64_t stride, const RowOut& at, Vec v0,
 struct Float32 {
   using Number = float;
   using Matrix = PackedMatrix;
+  using Feature = float;
   static constexpr int64_t kGroupRows = 72;  // rows of a group; their hidden layer takes 300 kB for F = 1024
   // Returns the distance of rows in scratch memory, in numbers.
   static XMAE_INLINE int64_t row_stride(int64_t columns) { return xmae_fast::row_stride(columns); }

@@ -6,6 +6,8 @@
 
 namespace xmae_fast {
 
+struct SplitKernels;  // see bf16_kernels.h
+
 // A unit of the stem in evaluation, with BatchNorm folded into its weights and bias.
 template <typename Matrix>
 struct FoldedUnit {
@@ -51,6 +53,7 @@ struct Kernels {
   const char* instruction_set;  // that its code is compiled for
   int64_t width;                // floats in a vector
   int64_t tile_rows;            // the most rows of a register tile
+  const SplitKernels* split;    // for inference by three bfloat16 parts in place of the kernels below; or null
 
   // The digest of that many bytes at `data`; see fingerprint.h.
   uint64_t (*fingerprint)(const void* data, int64_t bytes);

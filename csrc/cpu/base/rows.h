@@ -3,6 +3,8 @@
 // activations stay in the second-level cache.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/base/blocks.h"
 #include "cpu/base/outer.h"
 
@@ -47,24 +49,26 @@ XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& nor
   for (int64_t c = whole; c < D; ++c) out[c] = (x[c] - m.mean) * m.rstd * norm.weight[c] + norm.bias[c];
 }
 
-// The same, rounded to bfloat16, with zeros after it up to a whole panel.
-template <typename Number>
-XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& norm, int64_t D, Number* out) {
-  for (int64_t c = 0; c < D; c += W) {
-    const int64_t count = D - c;
-    const Vec centred = (load_some(x + c, count) - m.mean) * m.rstd;
-    store_bf16(out + c, centred * load_some(norm.weight + c, count) + load_some(norm.bias + c, count));
-  }
-  if ((D + W - 1) / W % 2 == 1) store_bf16(out + (D + W - 1) / W * W, Vec{});
-}
-
 // Applies LayerNorm: x [rows, D] -> out [rows, D], whose rows lie `stride` apart, and stats [rows, 2] (mean, 1 /
-// standard deviation) unless null.
-template <typename Number>
-void normalise(const float* x, const Norm& norm, int64_t rows, int64_t D, Number* out, int64_t stride, float* stats) {
+// standard deviation) unless null. Rows of bfloat16 numbers get zeros up to a whole panel.
+template <typename Math>
+void normalise(
+    const float* x, const Norm& norm, int64_t rows, int64_t D, typename Math::Number* out, int64_t stride,
+    float* stats) {
   for (int64_t row = 0; row < rows; ++row) {
-    const Moments m = moments(x + row * D, D);
-    normalise_row(x + row * D, m, norm, D, out + row * stride);
+    const float* from = x + row * D;
+    const Moments m = moments(from, D);
+    if constexpr (std::is_same_v<typename Math::Number, float>) {
+      normalise_row(from, m, norm, D, out + row * stride);
+    } else {
+      const auto normalised = [&](int64_t c) {
+        const Vec centred = (load_some(from + c, D - c) - m.mean) * m.rstd;
+        return centred * load_some(norm.weight + c, D - c) + load_some(norm.bias + c, D - c);
+      };
+      for (int64_t c = 0; c < D; c += 2 * W) {
+        Math::store(out, stride, {row, c, 2 * W}, normalised(c), c + W < D ? normalised(c + W) : Vec{});
+      }
+    }
     if (stats != nullptr) {
       stats[2 * row] = m.mean;
       stats[2 * row + 1] = m.rstd;
@@ -72,15 +76,16 @@ void normalise(const float* x, const Norm& norm, int64_t rows, int64_t D, Number
   }
 }
 
-// Rounds a [rows, D], whose rows lie `stride` apart, to out [rows, D] in bfloat16, with zeros after each row up to a
-// whole panel.
-template <typename Number>
-void round_rows(const float* a, int64_t stride, int64_t rows, int64_t D, Number* out, int64_t out_stride) {
+// Rounds a [rows, D], whose rows lie `stride` apart, to the numbers of Math in out [rows, D], with zeros after each row
+// up to a whole panel.
+template <typename Math>
+void round_rows(
+    const float* a, int64_t stride, int64_t rows, int64_t D, typename Math::Number* out, int64_t out_stride) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t c = 0; c < D; c += 2 * W) {
       const float* from = a + row * stride + c;
       const Vec v1 = D - c > W ? load_some(from + W, D - c - W) : Vec{};
-      store_bf16(out + row * out_stride + c, load_some(from, D - c), v1);
+      Math::store(out, out_stride, {row, c, 2 * W}, load_some(from, D - c), v1);
     }
   }
 }

@@ -24,7 +24,7 @@ struct Bytes {
 // Returns how many floats packed weights hold. Each type of float32 weights that a WeightsCache holds has such a
 // function; a type of other weights has a packed_bytes of its own.
 inline int64_t packed_count(const PackedMatrix& packed) { return packed.count; }
-inline int64_t packed_count(const Bf16Matrix& packed) { return packed.tiles * kTileNumbers / 2; }
+inline int64_t packed_count(const Bf16Matrix& packed) { return packed.tiles * packed.parts * kTileNumbers / 2; }
 template <typename Matrix>
 int64_t packed_count(const Projections<Matrix>& packed) {
   return packed_count(packed.q) + packed_count(packed.kv) + packed_count(packed.out);

@@ -59,6 +59,22 @@ struct Bf16Layout {
   }
 };
 
+struct SplitLayout {  // without the cache line more that split_part has: activations of a sample lie together
+  using Matrix = SplitMatrix;
+  int64_t width = kTileColumns;
+  int64_t part(int64_t channels) const { return round_up(channels, kPairWidth); }
+  int64_t row(int64_t channels) const { return 3 * part(channels); }
+  Matrix unit(const StemUnit& unit, const float* scale) const {
+    return pack_bf16<SplitMatrix>(
+        unit.c_out, forward_runs(unit, row(unit.c_in)), ForwardWeights{unit, scale}, 3, part(unit.c_in));
+  }
+  Matrix mix(int64_t columns, int64_t steps, const float* weights) const {
+    return pack_bf16<SplitMatrix>(
+        columns, {{0, steps}}, [=](int64_t, int64_t n) { return RunWeights{weights + n * steps, 1, 1.0f}; }, 3,
+        part(steps));
+  }
+};
+
 // Folds BatchNorm into the weights and packs them.
 template <typename Layout>
 FoldedStem<typename Layout::Matrix> fold(const Stem& stem, const Layout& layout) {
@@ -109,9 +125,14 @@ Tensor conv_stem_eval(
   const int64_t B = x.size(0), L = x.size(2);
   std::vector<Bytes> bytes;
   for (const Tensor& w : weights.tensors) add_bytes(bytes, w);
-  const auto folded = cache<PackedMatrix>().get(bytes, [&] { return fold(weights.stem, Float32Layout{}); });
   Tensor out = empty({B, L, weights.stem.channels});
-  kernels().stem_eval(*folded, data(x), B, L, mutable_data(out));
+  if (const SplitKernels* split = kernels().split) {
+    const auto folded = cache<SplitMatrix>().get(bytes, [&] { return fold(weights.stem, SplitLayout{}); });
+    split->stem_eval(*folded, data(x), B, L, mutable_data(out));
+  } else {
+    const auto folded = cache<PackedMatrix>().get(bytes, [&] { return fold(weights.stem, Float32Layout{}); });
+    kernels().stem_eval(*folded, data(x), B, L, mutable_data(out));
+  }
   return out;
 }
 

@@ -96,7 +96,7 @@ void eval_merge(
 template <typename Math, typename Numbers>
 void eval_head(
     const Team& team, const FoldedStem<typename Math::Matrix>& stem, const Numbers& in, const float* x,
-    typename Math::Number* out) {
+    typename Math::Feature* out) {
   const auto& unit = stem.units[kHead];
   const float *bias = unit.bias.get(), *scale = stem.skip_scale.get(), *shift = stem.skip_shift.get();
   team.share(in.length, kSharedRows, [&](int64_t begin, int64_t end) {
@@ -121,7 +121,7 @@ inline int64_t stem_input_buffer(int64_t L) { return (L + 2 * kPad + 15) / 16 * 
 template <typename Math>
 void eval_sample(
     const Team& team, const FoldedStem<typename Math::Matrix>& stem, const float* x, int64_t L, float* memory,
-    typename Math::Number* out) {
+    typename Math::Feature* out) {
   using Numbers = ActivationOf<typename Math::Number>;
   const auto& units = stem.units;
   const int64_t c1 = stem.widths[0], c2 = stem.widths[1], c3 = stem.widths[2];
@@ -167,7 +167,7 @@ void eval_sample(
 // x [B, L] -> out [B, L, S].
 template <typename Math>
 void stem_eval(
-    const FoldedStem<typename Math::Matrix>& stem, const float* x, int64_t B, int64_t L, typename Math::Number* out) {
+    const FoldedStem<typename Math::Matrix>& stem, const float* x, int64_t B, int64_t L, typename Math::Feature* out) {
   const int64_t size = stem_input_buffer(L) + 5 * stem_eval_buffer(stem, L, kLeastRows<Math>);
   const int64_t together = B - B % num_threads();  // the remaining samples would leave threads idle
   parallel(together, 1, [&](int64_t begin, int64_t end) {

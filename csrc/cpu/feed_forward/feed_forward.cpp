@@ -21,6 +21,11 @@ FeedForwardMatrices<PackedMatrix> pack_weights(const FeedForwardCall& call) {
   };
 }
 
+FeedForwardMatrices<SplitMatrix> pack_split_weights(const FeedForwardCall& call) {
+  const int64_t D = call.f.D, F = call.f.F;
+  return {.up = pack_split(F, D, data(call.weights[2])), .down = pack_split(D, F, data(call.weights[4]))};
+}
+
 template <typename Matrix>
 WeightsCache<FeedForwardMatrices<Matrix>>& cache() {
   static auto* const instance =
@@ -36,9 +41,15 @@ Tensor feed_forward_eval(
   std::vector<Bytes> bytes;
   add_bytes(bytes, call.weights[2]);
   add_bytes(bytes, call.weights[4]);
-  const auto packed = cache<PackedMatrix>().get(bytes, [&] { return pack_weights(call); }, {call.f.D, call.f.F});
+  const std::vector<int64_t> shape{call.f.D, call.f.F};
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
-  kernels().feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
+  if (const SplitKernels* split = kernels().split) {
+    const auto packed = cache<SplitMatrix>().get(bytes, [&] { return pack_split_weights(call); }, shape);
+    split->feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
+  } else {
+    const auto packed = cache<PackedMatrix>().get(bytes, [&] { return pack_weights(call); }, shape);
+    kernels().feed_forward(call.f, packed->up, packed->down, {}, mutable_data(out));
+  }
   return out;
 }
 

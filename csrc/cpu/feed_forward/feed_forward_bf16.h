@@ -32,7 +32,7 @@ inline void feed_forward_backward_group(
     }
     branch = masked;
   }
-  round_rows(branch, D, rows, D, branch_rows, narrow);
+  round_rows<Bfloat16>(branch, D, rows, D, branch_rows, narrow);
   product(branch_rows, narrow, *back.down, rows, [&](const RowOut& at, Vec v0, Vec v1) {
     Vec h0, h1, gradient0, gradient1;
     load_row(hidden + at.row * F, at, h0, h1);

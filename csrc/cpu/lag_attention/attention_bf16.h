@@ -38,7 +38,7 @@ inline void attention_backward_group(
   float* partials = back.partials + first * size;
   std::memset(partials, 0, samples * size * sizeof(float));
   const float* grad = back.grad + from_q * D;
-  round_rows(grad, D, rows_q, D, rounded, half_narrow);
+  round_rows<Bfloat16>(grad, D, rows_q, D, rounded, half_narrow);
   product(rounded, half_narrow, back.weights->out, rows_q, [&](const RowOut& at, Vec v0, Vec v1) {
     store_row(dcontext, narrow, at, v0, v1);
   });
@@ -62,8 +62,8 @@ inline void attention_backward_group(
     }
   });
   Bf16 *half_dq = back.dq + from_q * half_narrow, *half_dkv = back.dkv + from_kv * half_wide;
-  round_rows(dq, narrow, rows_q, D, half_dq, half_narrow);
-  round_rows(dkv, wide, rows_kv, 2 * D, half_dkv, half_wide);
+  round_rows<Bfloat16>(dq, narrow, rows_q, D, half_dq, half_narrow);
+  round_rows<Bfloat16>(dkv, wide, rows_kv, 2 * D, half_dkv, half_wide);
   // Products read 16 rows, also of a group with fewer, whose next rows another thread may be writing.
   const auto whole = [&](const Bf16* rows, int64_t stride, int64_t count) {
     if (count >= kTileRows) return rows;

@@ -89,10 +89,10 @@ void attention_group(
     context_stride = D;
   }
   const float* x = a.x + from_q * D;
-  normalise(x, a.norm_q, rows_q, D, normed_q, narrow, keep ? saved.stats_q + 2 * from_q : nullptr);
+  normalise<Math>(x, a.norm_q, rows_q, D, normed_q, narrow, keep ? saved.stats_q + 2 * from_q : nullptr);
   if (a.cross) {
     float* stats = keep ? saved.stats_kv + 2 * from_kv : nullptr;
-    normalise(a.key_value + from_kv * D, a.norm_kv, rows_kv, D, normed_kv, narrow, stats);
+    normalise<Math>(a.key_value + from_kv * D, a.norm_kv, rows_kv, D, normed_kv, narrow, stats);
   }
   project(a, weights, normed_q, normed_kv, narrow, rows_q, rows_kv, at);
   parallel(samples * a.H, 1, [&](int64_t begin, int64_t end) {
@@ -110,7 +110,7 @@ void attention_group(
     store_row(out + from_q * D, D, row, x0 + (v0 + b0), x1 + (v1 + b1));
   };
   if constexpr (rounds) {
-    round_rows(context, context_stride, rows_q, D, rounded, narrow);
+    round_rows<Math>(context, context_stride, rows_q, D, rounded, narrow);
     product(rounded, narrow, weights.out, rows_q, add);
   } else {
     product(context, context_stride, weights.out, rows_q, add);

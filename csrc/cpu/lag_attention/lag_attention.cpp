@@ -39,6 +39,12 @@ AttentionWeights pack_backward(const AttentionCall& call) {
   };
 }
 
+Projections<SplitMatrix> pack_split_weights(const AttentionCall& call) {
+  const int64_t D = call.a.D;
+  const float *in = data(call.weights[4]), *out = data(call.weights[6]);
+  return {.q = pack_split(D, D, in), .kv = pack_split(2 * D, D, in + D * D), .out = pack_split(D, D, out)};
+}
+
 template <typename Matrix>
 WeightsCache<Projections<Matrix>>& cache() {
   static auto* const instance = new WeightsCache<Projections<Matrix>>;  // never destroyed: threads may outlive main
@@ -53,9 +59,14 @@ Tensor lag_attention_eval(
   std::vector<Bytes> bytes;
   add_bytes(bytes, call.weights[4]);
   add_bytes(bytes, call.weights[6]);
-  const auto packed = cache<PackedMatrix>().get(bytes, [&] { return pack_weights(call); });
   Tensor out = torch::stable::empty(x.sizes(), ScalarType::Float);
-  kernels().attention(call.a, *packed, {}, mutable_data(out));
+  if (const SplitKernels* split = kernels().split) {
+    const auto packed = cache<SplitMatrix>().get(bytes, [&] { return pack_split_weights(call); });
+    split->attention(call.a, *packed, {}, mutable_data(out));
+  } else {
+    const auto packed = cache<PackedMatrix>().get(bytes, [&] { return pack_weights(call); });
+    kernels().attention(call.a, *packed, {}, mutable_data(out));
+  }
   return out;
 }
 

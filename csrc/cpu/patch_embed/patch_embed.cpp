@@ -36,7 +36,19 @@ Tensor patch_embed(
   if (keep) {
     std::vector<Bytes> bytes;
     add_bytes(bytes, weight);
-    run(*cache<PackedMatrix>().get(bytes, pack, {n.D, n.S, n.P}));
+    const std::vector<int64_t> shape{n.D, n.S, n.P};
+    if (const SplitKernels* split = kernels().split) {
+      const auto pack_parts = [&] {
+        const std::vector<int64_t> steps = patch_steps(n);
+        const float* from = data(weight);
+        const auto value = [&](int64_t k, int64_t d) { return from[steps[k] + d * n.steps()]; };
+        return pack_dense_bf16<SplitMatrix>(n.D, n.steps(), value, 3, split_part(n.steps()));
+      };
+      const auto matrix = cache<SplitMatrix>().get(bytes, pack_parts, shape);
+      split->patch_linear(data(features), n.rows(), n.steps(), *matrix, data(bias), data(pos), n.N, mutable_data(out));
+    } else {
+      run(*cache<PackedMatrix>().get(bytes, pack, shape));
+    }
   } else {
     run(pack());
   }

@@ -36,6 +36,24 @@ XMAE_INLINE void store_in(float* out, int64_t stride, const RowOut& at, Vec v0, 
   store_row(out, stride, at, v0, v1);
 }
 
+// Adds bias [columns] and row `at.row` + first of added [period, columns], which repeats, to a finished row of a
+// product. Both may be null.
+XMAE_INLINE void add_to_patch(
+    const float* bias, const float* added, int64_t period, int64_t columns, int64_t first, const RowOut& at, Vec& v0,
+    Vec& v1) {
+  const int64_t rest = at.count > W ? at.count - W : 0;
+  if (bias != nullptr) {
+    const float* b = bias + at.column;
+    v0 += load_some(b, at.count);
+    if (rest > 0) v1 += load_some(b + W, rest);
+  }
+  if (added != nullptr) {
+    const float* p = added + (first + at.row) % period * columns + at.column;
+    v0 += load_some(p, at.count);
+    if (rest > 0) v1 += load_some(p + W, rest);
+  }
+}
+
 // out = a B + bias + added, for a [rows, steps], bias [columns], added [period, columns], which repeats, and
 // out [rows, columns]. bias and added may be null.
 template <typename Number, typename Matrix, typename Out>
@@ -43,17 +61,7 @@ void patch_linear(
     const Number* a, int64_t rows, int64_t steps, const Matrix& matrix, const float* bias, const float* added,
     int64_t period, Out* out) {
   multiply_patches(a, rows, steps, matrix, [&](const RowOut& at, Vec v0, Vec v1) {
-    const int64_t rest = at.count > W ? at.count - W : 0;
-    if (bias != nullptr) {
-      const float* b = bias + at.column;
-      v0 += load_some(b, at.count);
-      if (rest > 0) v1 += load_some(b + W, rest);
-    }
-    if (added != nullptr) {
-      const float* p = added + at.row % period * matrix.columns + at.column;
-      v0 += load_some(p, at.count);
-      if (rest > 0) v1 += load_some(p + W, rest);
-    }
+    add_to_patch(bias, added, period, matrix.columns, 0, at, v0, v1);
     store_in(out, matrix.columns, at, v0, v1);
   });
 }

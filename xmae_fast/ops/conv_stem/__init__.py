@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops._checks import check_like, dims
+from xmae_fast.ops._checks import check_like, dims, kernel_dtype
 from xmae_fast.ops._gradients import wants_gradient
 from xmae_fast.ops._triton import compute_dtype
 from xmae_fast.ops.conv_stem import operators, reference
@@ -94,4 +94,6 @@ def _chosen(x: Tensor, params: StemParams, training: bool, impl: str) -> str:
     dims("x", x, "B 1 L")
     check_like("x", x, "the stem's weights", params.lat1)
     inference = not training and not wants_gradient(x, *flatten(params))
-    return backend.resolve("conv_stem", impl, x.device, x.dtype, (x, params, training), inference=inference)
+    return backend.resolve(
+        "conv_stem", impl, x.device, kernel_dtype(x, params.lat1), (x, params, training), inference=inference
+    )

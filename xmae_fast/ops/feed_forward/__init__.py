@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops._checks import check_like, check_probability, dims
+from xmae_fast.ops._checks import check_like, check_probability, dims, kernel_dtype
 from xmae_fast.ops._gradients import wants_gradient
 from xmae_fast.ops._triton import compute_dtype
 from xmae_fast.ops.feed_forward import operators, reference
@@ -27,7 +27,7 @@ def _triton_limit(x: Tensor) -> str:
 _OPERATORS = ("feed_forward_eval", "feed_forward_train", "feed_forward_backward")
 backend.declare("feed_forward")
 _IN_BFLOAT16 = ("feed_forward_train_bf16", "feed_forward_backward_bf16")
-backend.register("feed_forward", "cpu", (*_OPERATORS, *_IN_BFLOAT16), bfloat16="feed_forward_eval_bf16")
+backend.register("feed_forward", "cpu", _OPERATORS, bfloat16="feed_forward_eval_bf16", bfloat16_training=_IN_BFLOAT16)
 backend.register("feed_forward", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 
 
@@ -53,7 +53,14 @@ def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0
     dims("down_weight", params.down_weight, "D F", D=D, F=hidden)
     check_like("x", x, "up_weight", params.up_weight)
     check_probability("dropout_p", dropout_p)
-    chosen = backend.resolve("feed_forward", impl, x.device, x.dtype, (x,), inference=not wants_gradient(x, *params))
+    chosen = backend.resolve(
+        "feed_forward",
+        impl,
+        x.device,
+        kernel_dtype(x, params.up_weight),
+        (x,),
+        inference=not wants_gradient(x, *params),
+    )
     if chosen == "reference":
         return reference.feed_forward(x, params, dropout_p)
     return operators.feed_forward(x, params, float(dropout_p), chosen)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xmae_fast import backend
-from xmae_fast.ops._checks import check_like, check_probability, dims
+from xmae_fast.ops._checks import check_like, check_probability, dims, kernel_dtype
 from xmae_fast.ops._gradients import wants_gradient
 from xmae_fast.ops.lag_attention import operators, reference
 from xmae_fast.ops.lag_attention.params import AttentionParams
@@ -27,7 +27,7 @@ def _triton_limit(D: int, num_heads: int) -> str:
 _OPERATORS = ("lag_attention_eval", "lag_attention_train", "lag_attention_backward")
 backend.declare("lag_attention")
 _IN_BFLOAT16 = ("lag_attention_train_bf16", "lag_attention_backward_bf16")
-backend.register("lag_attention", "cpu", (*_OPERATORS, *_IN_BFLOAT16), bfloat16="lag_attention_eval_bf16")
+backend.register("lag_attention", "cpu", _OPERATORS, bfloat16="lag_attention_eval_bf16", bfloat16_training=_IN_BFLOAT16)
 backend.register("lag_attention", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 
 
@@ -71,7 +71,9 @@ def lag_attention(
     check_probability("dropout_p", dropout_p)
     inference = not wants_gradient(x, key_value, bias_table, *params)
     call = x.shape[-1], num_heads
-    chosen = backend.resolve("lag_attention", impl, x.device, x.dtype, call, inference=inference)
+    chosen = backend.resolve(
+        "lag_attention", impl, x.device, kernel_dtype(x, params.in_weight), call, inference=inference
+    )
     if chosen == "reference":
         return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
     return operators.lag_attention(

@@ -179,6 +179,14 @@ def test_a_bfloat16_model_with_gradients_runs_in_plain_pytorch(op):
             CASES[op].call(inputs, "cpu")
 
 
+@pytest.mark.parametrize("op", list(CASES))
+def test_explain(op):
+    with backend.use_cpu_bfloat16("plain"), torch.autocast("cpu", torch.bfloat16):
+        said = backend.explain(op, impl="cpu")
+    assert "bfloat16 by plain now, under autocast" in said
+    assert "where gradients are wanted" not in said
+
+
 @pytest.mark.parametrize("compiler", ["aot_eager"])
 def test_compiles_forward_and_backward_under_autocast(compiler, fastest):
     inputs = CASES["feed_forward"].make_inputs({"B": 2, "N": 9, "D": 40, "F": 72}, Maker(3))

@@ -9,7 +9,16 @@ import torch
 from xmae_fast.backend.choices import check_choice, choice_of
 from xmae_fast.backend.errors import BackendError
 from xmae_fast.backend.extensions import cpu_bfloat16, cpu_bfloat16_reason, cpu_kernels
-from xmae_fast.backend.registry import IMPLS, IN_BFLOAT16, NOT_AUTOMATIC, USABLE, has, operator_names, why_not
+from xmae_fast.backend.registry import (
+    IMPLS,
+    IN_BFLOAT16,
+    NOT_AUTOMATIC,
+    TRAINED_IN_BFLOAT16,
+    USABLE,
+    has,
+    operator_names,
+    why_not,
+)
 from xmae_fast.backend.resolving import DEVICE_OF, resolve
 
 
@@ -85,7 +94,8 @@ def _precision(op: str, dtype: torch.dtype | None) -> str:
         return f"{float32} under autocast too, bfloat16 not: {_why_no_bfloat16()}"
     if dtype == torch.bfloat16:
         return f"bfloat16 by {name}, reference where gradients are wanted"
-    return f"bfloat16 by {name} now, under autocast, {float32} where gradients are wanted"
+    gradients = "" if op in TRAINED_IN_BFLOAT16 else f", {float32} where gradients are wanted"
+    return f"bfloat16 by {name} now, under autocast{gradients}"
 
 
 def _not_here(op: str, impl: str, device: torch.device, dtype: torch.dtype | None) -> str:

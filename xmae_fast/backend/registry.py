@@ -18,6 +18,7 @@ _IN_MODEL: dict[str, bool] = {}  # every operator, in the order of declaration: 
 _OPERATORS: dict[tuple[str, str], tuple[str, ...]] = {}
 LIMITS: dict[tuple[str, str], Callable[..., str]] = {}  # see `register`
 IN_BFLOAT16: set[str] = set()  # operators whose kernels for the CPU have bfloat16 ones for inference
+TRAINED_IN_BFLOAT16: set[str] = set()  # those among them that have such kernels for training under autocast too
 USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
 # Implementations that "auto" passes over, and why; an explicit choice takes them. They serve a part of an operator's
 # cases, so generic tests and benchmarks leave them out and have others for them.
@@ -49,6 +50,7 @@ def register(
     *,
     automatic: Literal[True] | str = True,
     bfloat16: str = "",
+    bfloat16_training: tuple[str, ...] = (),
     limit: Callable[..., str] | None = None,
 ) -> None:
     """Declare that `op` has an implementation.
@@ -59,14 +61,17 @@ def register(
         operators: names of the operators `xmae_fast::<name>` that it consists of.
         automatic: whether impl="auto" may choose it; if not, the reason why only an explicit choice takes it.
         bfloat16: the name of one more operator, for inference in bfloat16 on a CPU; '' without.
+        bfloat16_training: the names of more operators, for training in bfloat16 on a CPU under autocast.
         limit: says why the kernels do not serve a call, '' if they do. Its arguments are the `call` that the operator
             passes to `resolve`.
     """
     if op not in _IN_MODEL:
         raise ValueError(f"register: expected a declared operator ({', '.join(_IN_MODEL)}), got {op!r}")
-    _OPERATORS[op, impl] = (*operators, bfloat16) if bfloat16 else operators
+    _OPERATORS[op, impl] = (*operators, *([bfloat16] if bfloat16 else []), *bfloat16_training)
     if bfloat16:
         IN_BFLOAT16.add(op)
+    if bfloat16_training:
+        TRAINED_IN_BFLOAT16.add(op)
     USABLE[op, impl] = not why_not(op, impl)
     if automatic is not True:
         NOT_AUTOMATIC[op, impl] = automatic

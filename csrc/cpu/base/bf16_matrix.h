@@ -69,9 +69,13 @@ struct Bf16Matrix {
 // The same, where numbers are sums of three bfloat16 numbers, which together have the precision of float32.
 struct SplitMatrix : Bf16Matrix {};
 
-// Returns how far apart the parts of a row of `columns` numbers are: whole panels, and one cache line more, as in
-// row_stride.
-inline int64_t split_part(int64_t columns) { return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth; }
+// Returns the distance of rows of activations, in numbers: whole panels, and one cache line more, as in row_stride.
+inline int64_t bf16_stride(int64_t columns) {
+  return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
+}
+
+// Returns how far apart the parts of a row of `columns` numbers are.
+inline int64_t split_part(int64_t columns) { return bf16_stride(columns); }
 
 // Writes the parts of a number to out[0], out[stride] and so on.
 inline void split(float x, int64_t parts, Bf16* out, int64_t stride) {
@@ -199,11 +203,6 @@ Matrix pack_dense_bf16(int64_t columns, int64_t steps, const Value& value, int64
 // Packs B[k, n] = weights[n * row_stride + k * step_stride] by the kernels in use, of which one stride should be 1.
 Bf16Matrix pack_matrix_bf16(
     int64_t columns, int64_t steps, const float* weights, int64_t row_stride, int64_t step_stride);
-
-// Returns the distance of rows of activations, in numbers: whole panels, and one cache line more, as in row_stride.
-inline int64_t bf16_stride(int64_t columns) {
-  return (columns + kPairWidth - 1) / kPairWidth * kPairWidth + kPairWidth;
-}
 
 // Sizes of both factors of a product A^T B that sums over `rows` rows (bf16_outer.h), in numbers. The transposed A has
 // rows as long as whole tiles, and an odd number of cache lines from one to the next, because rows 4 kB apart would share

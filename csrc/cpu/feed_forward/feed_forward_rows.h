@@ -12,7 +12,7 @@ namespace xmae_fast::XMAE_ISA {
 template <typename Math>
 void feed_forward_group(
     const FeedForward& f, const typename Math::Matrix& up, const typename Math::Matrix& down, int64_t first,
-    int64_t rows, const FeedForwardSaved<typename Math::Number>& saved, float* out) {
+    int64_t rows, const FeedForwardSaved<typename Math::Feature>& saved, float* out) {
   using Number = typename Math::Number;
   const int64_t D = f.D, F = f.F, narrow = Math::row_stride(D), wide = Math::row_stride(F);
   const int64_t mask_stride = dropout_stride(D), numbers = Math::readable(rows) * (narrow + wide);
@@ -21,7 +21,7 @@ void feed_forward_group(
   float* mask = memory + floats;
   Number *normed = reinterpret_cast<Number*>(memory), *activation = normed + Math::readable(rows) * narrow;
   const float* x = f.x + first * D;
-  Number* hidden = saved.hidden != nullptr ? saved.hidden + first * F : nullptr;
+  auto* hidden = saved.hidden != nullptr ? saved.hidden + first * F : nullptr;
   normalise<Math>(x, f.norm, rows, D, normed, narrow, saved.stats != nullptr ? saved.stats + 2 * first : nullptr);
   product(normed, narrow, up, rows, [&](const RowOut& at, Vec v0, Vec v1) {
     Vec b0, b1;
@@ -54,7 +54,7 @@ void feed_forward_group(
 template <typename Math>
 void feed_forward(
     const FeedForward& f, const typename Math::Matrix& up, const typename Math::Matrix& down,
-    const FeedForwardSaved<typename Math::Number>& saved, float* out) {
+    const FeedForwardSaved<typename Math::Feature>& saved, float* out) {
   over_groups<Math>(
       f.rows, 1, [&](int64_t first, int64_t rows) { feed_forward_group<Math>(f, up, down, first, rows, saved, out); });
 }

@@ -27,7 +27,7 @@ def _triton_limit(x: Tensor) -> str:
 _OPERATORS = ("feed_forward_eval", "feed_forward_train", "feed_forward_backward")
 backend.declare("feed_forward")
 _IN_BFLOAT16 = ("feed_forward_train_bf16", "feed_forward_backward_bf16")
-backend.register("feed_forward", "cpu", (*_OPERATORS, *_IN_BFLOAT16), bfloat16="feed_forward_eval_bf16")
+backend.register("feed_forward", "cpu", _OPERATORS, bfloat16="feed_forward_eval_bf16", bfloat16_training=_IN_BFLOAT16)
 backend.register("feed_forward", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 
 

@@ -27,7 +27,7 @@ def _triton_limit(D: int, num_heads: int) -> str:
 _OPERATORS = ("lag_attention_eval", "lag_attention_train", "lag_attention_backward")
 backend.declare("lag_attention")
 _IN_BFLOAT16 = ("lag_attention_train_bf16", "lag_attention_backward_bf16")
-backend.register("lag_attention", "cpu", (*_OPERATORS, *_IN_BFLOAT16), bfloat16="lag_attention_eval_bf16")
+backend.register("lag_attention", "cpu", _OPERATORS, bfloat16="lag_attention_eval_bf16", bfloat16_training=_IN_BFLOAT16)
 backend.register("lag_attention", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 
 

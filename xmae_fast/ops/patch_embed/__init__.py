@@ -12,7 +12,7 @@ from xmae_fast.ops.patch_embed import operators, reference
 _OPERATORS = ("patch_embed", "patch_embed_backward")
 backend.declare("patch_embed")
 _IN_BFLOAT16 = ("patch_embed_train_bf16", "patch_embed_backward_bf16")
-backend.register("patch_embed", "cpu", (*_OPERATORS, *_IN_BFLOAT16), bfloat16="patch_embed_bf16")
+backend.register("patch_embed", "cpu", _OPERATORS, bfloat16="patch_embed_bf16", bfloat16_training=_IN_BFLOAT16)
 backend.register("patch_embed", "triton", tuple(f"{name}_triton" for name in _OPERATORS))
 
 

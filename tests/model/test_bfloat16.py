@@ -134,7 +134,7 @@ def test_autocast_to_float16_stays_in_float32():
     want = encode(model, ppg, "tokens")
     with autocast(dtype=torch.float16):
         assert torch.equal(encode(model, ppg, "tokens"), want)
-        assert "float32 by avx" in explain(model).replace("baseline", "avx")
+        assert f"float32 by {backend.cpu_kernels()}" in explain(model)
         assert "under autocast to torch.float16 too" in explain(model)
 
 
@@ -173,7 +173,7 @@ def test_explain_tells_precision_and_instructions(bf16):
     assert f"waveform_loss: cpu (impl='auto', cpu), {float32};" in explain(model)
     with autocast():
         for text in (explain(model), explain("conv_stem")):
-            assert f"bfloat16 by {bf16} now, under autocast, {float32} where gradients are wanted" in text
+            assert f"bfloat16 by {bf16} now, under autocast" in text
     model.bfloat16()
     lines = {line.split(":")[0].strip(): line for line in explain(model).splitlines()[1:]}
     assert f"cpu (impl='auto', cpu), bfloat16 by {bf16}, reference where gradients are wanted" in lines["feed_forward"]

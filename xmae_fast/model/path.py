@@ -182,7 +182,7 @@ class SinglePath(Accelerated):
         rounded: PyTorch would round the weights first, at every call, which takes longer than all of the head.
         """
         pooled = tokens.mean(dim=1)
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.dtype != torch.float32
+        plain = torch.is_grad_enabled() or tokens.dtype != torch.float32
         if plain or not tokens.is_cpu or compute_dtype(tokens, "cpu", inference=True) == torch.float32:
             return self.proj(pooled)
         with torch.autocast("cpu", enabled=False):

@@ -51,7 +51,7 @@ struct SplitKernels {
       const float* a, int64_t rows, int64_t steps, const SplitMatrix& matrix, const float* bias, const float* added,
       int64_t period, float* out);
   void (*feed_forward)(
-      const FeedForward& f, const SplitMatrix& up, const SplitMatrix& down, const FeedForwardSaved<Bf16>& saved,
+      const FeedForward& f, const SplitMatrix& up, const SplitMatrix& down, const FeedForwardSaved<float>& saved,
       float* out);
   void (*attention)(
       const Attention& a, const Projections<SplitMatrix>& weights, const AttentionSaved& saved, float* out);

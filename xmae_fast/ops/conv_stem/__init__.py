@@ -31,7 +31,9 @@ def _cuda_limit(x: Tensor, params: StemParams, training: bool) -> str:
 _OPERATORS = ("conv_stem_eval", "conv_stem_train", "conv_stem_backward")
 _TRAINING_IN_BFLOAT16 = ("conv_stem_train_bf16", "conv_stem_backward_bf16")
 backend.declare("conv_stem")
-backend.register("conv_stem", "cpu", (*_OPERATORS, *_TRAINING_IN_BFLOAT16), bfloat16="conv_stem_eval_bf16")
+backend.register(
+    "conv_stem", "cpu", _OPERATORS, bfloat16="conv_stem_eval_bf16", bfloat16_training=_TRAINING_IN_BFLOAT16
+)
 backend.register("conv_stem", "triton", tuple(f"{name}_triton" for name in _OPERATORS), limit=_triton_limit)
 backend.register(
     "conv_stem",

@@ -28,10 +28,13 @@ PROCESSORS := AVX512 AVX2 SSE4 ONE_THREAD
 OPS := $(notdir $(patsubst %/cases.py,%,$(wildcard xmae_fast/ops/*/cases.py)))
 WHOLE_random_masking := tests/ops/test_cpu_small.py
 WHOLE_token_gather := tests/ops/test_cpu_small.py
-WHOLE_conv_stem := tests/ops/test_cpu_bfloat16.py tests/model/test_constant_signals.py
-WHOLE_patch_embed := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_small.py
-WHOLE_lag_attention := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
-WHOLE_feed_forward := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
+WHOLE_conv_stem := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_bfloat16_wrong.py tests/ops/test_cpu_split.py tests/ops/test_cpu_bf16_training_stem.py tests/ops/test_cpu_tiles.py tests/model/test_constant_signals.py
+WHOLE_patch_embed := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_bfloat16_wrong.py tests/ops/test_cpu_split.py \
+	tests/ops/test_cpu_bf16_training_blocks.py tests/ops/test_cpu_small.py
+WHOLE_lag_attention := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_bfloat16_wrong.py tests/ops/test_cpu_split.py \
+	tests/ops/test_cpu_bf16_training_blocks.py tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
+WHOLE_feed_forward := tests/ops/test_cpu_bfloat16.py tests/ops/test_cpu_bfloat16_wrong.py tests/ops/test_cpu_split.py \
+	tests/ops/test_cpu_bf16_training_blocks.py tests/ops/test_cpu_blocks.py tests/ops/test_cpu_blocks_dropout.py
 WHOLE_waveform_loss := tests/ops/test_cpu_small.py
 GENERIC := $(addprefix tests/ops/test_,ops.py wrong.py choices.py)
 EMPTY :=

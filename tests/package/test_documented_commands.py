@@ -58,6 +58,7 @@ MODULES = {
     "benchmarks.studies.train_scaling": "--help",
     "benchmarks.studies.prepare": "--help",
     "benchmarks.studies.embedding": "--help",
+    "benchmarks.studies.neighbours": "--help",
     "benchmarks.studies.tiles": "--help",
     "benchmarks.gpu.profile": "--help",
     "tests.data.fuzz": "tests/data/test_fuzz.py",

@@ -233,16 +233,17 @@ def test_dtypes():
 
 
 def test_running_statistics_and_counts_are_updated():
-    inputs, plain = make(B=8, L=200), make(B=8, L=200)
+    before, exact, inputs = (make(B=8, L=200) for _ in range(3))
+    exact = _map_tensors(lambda x: x.double() if x.is_floating_point() else x, exact)
+    reference.conv_stem(**exact)
     with on(backend.cpu_bfloat16() or "plain"), autocast():
         conv_stem(**inputs, impl="cpu")
-    reference.conv_stem(**_map_tensors(lambda x: x.double() if x.is_floating_point() else x, plain))
-    with on(backend.cpu_bfloat16() or "plain"), autocast():
-        conv_stem(**inputs, impl="cpu")
-    assert inputs["params"].head.num_batches_tracked == 2
-    before, after = make(B=8, L=200)["params"].head, inputs["params"].head
-    assert not torch.equal(before.running_mean, after.running_mean)
-    assert not torch.equal(before.running_var, after.running_var)
+        counts = [x.item() for name, x in named_tensors(inputs) if name.endswith("num_batches_tracked")]
+        assert counts == [1] * 30
+    old, want, got = (dict(named_tensors(x)) for x in (before, exact, inputs))
+    for name in (name for name in old if "running" in name):
+        step = (want[name] - old[name]).norm()  # of which the error is a small part; without an update it would be all
+        assert (got[name] - want[name]).norm() < 0.02 * step, name
 
 
 def test_frozen_weights():

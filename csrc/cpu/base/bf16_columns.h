@@ -34,14 +34,17 @@ struct RowPairs {
   static XMAE_INLINE int64_t steps_for(int64_t rows) { return (rows + kTileSteps - 1) / kTileSteps; }
 };
 
+#if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
+// Returns 32 numbers, rounded. It is no lambda, because GCC compiles those without this file's instruction set.
+XMAE_INLINE __m512i round_row(Vec low, Vec high) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)));
+}
+#endif
+
 // Rounds two rows of a panel, (a0, a1) and (b0, b1), stores each and stores both by pairs.
 XMAE_INLINE void store_two_rows(Bf16* a, Bf16* b, Bf16* pairs, Vec a0, Vec a1, Vec b0, Vec b1) {
 #if defined(XMAE_BF16_AMX) || defined(XMAE_BF16_PAIRS)
-  const auto round = [](Vec low, Vec high) {
-    return reinterpret_cast<__m512i>(
-        _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)));
-  };
-  const __m512i in_a = round(a0, a1), in_b = round(b0, b1);
+  const __m512i in_a = round_row(a0, a1), in_b = round_row(b0, b1);
   const __m512i first = _mm512_set_epi16(
       47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32,
       0);

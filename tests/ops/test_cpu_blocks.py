@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.ops.cpu_blocks import CASES, EVERY_SPLIT, KERNELS, SPLITS
+from tests.ops.instruction_sets import SPLIT
 from xmae_fast import available, ops
-from xmae_fast.backend import BackendError
+from xmae_fast.backend import BackendError, cpu_kernels
 from xmae_fast.model.blocks import TransformerDecoderLite
 from xmae_fast.ops.cases import Case, Maker
 from xmae_fast.ops.feed_forward import reference as feed_forward_reference
@@ -43,7 +45,8 @@ def results(op: str, case: Case, dropout_p: float = 0.0) -> dict[str, torch.Tens
 def test_threads_change_no_bit(op, case, dropout_p):
     torch.set_num_threads(1)
     want = results(op, case, dropout_p)
-    assert torch.equal(want["evaluation"], want["output"])
+    if cpu_kernels() not in SPLIT:  # those compute inference alone by parts
+        assert torch.equal(want["evaluation"], want["output"])
     for threads in (2, 3):
         torch.set_num_threads(threads)
         got = results(op, case, dropout_p)
@@ -94,8 +97,7 @@ def test_changed_weights_are_seen(change):
         block(x)
     change(block)
     with torch.no_grad():
-        got = block(x)
-    assert torch.equal(got, block(x).detach()), "training packs in every call"
+        assert torch.equal(block(x), copy.deepcopy(block)(x)), "nothing is packed yet of a copy"
 
 
 # Autograd and torch.compile

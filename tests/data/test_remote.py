@@ -172,6 +172,20 @@ def test_stopped_between_the_renames(fake, cache, monkeypatch):
     check_copy(fetch(url, cache_dir=cache), url)
 
 
+def test_the_lock_lasts_until_the_copy_is_described(fake, cache, monkeypatch):
+    """Another process that comes between the renames must find the locked file, or it would download again."""
+    seen, write = [], remote._write_json
+
+    def watched(name, content):
+        seen.append(names_in(cache))
+        write(name, content)
+
+    monkeypatch.setattr(remote, "_write_json", watched)
+    name = Path(fetch(fake[0], cache_dir=cache)).name
+    assert {name, f"{name}.partial"} <= set(seen[-1])
+    assert names_in(cache) == [name, f"{name}.json"]
+
+
 def test_two_processes_download_once(fake, cache):
     url, source = fake
     data = np.random.default_rng(1).bytes(1 << 18)

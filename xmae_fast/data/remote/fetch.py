@@ -79,10 +79,23 @@ def fetch(
         size = os.path.getsize(name)
         # In this order, so that a JSON file never describes other data than those beside it.
         _remove(f"{target}.json")
-        os.replace(name, target)
+        _publish(name, target)
         _write_json(f"{target}.json", {**remote.version(), "size": size, "sha256": sha256})
-        _remove(f"{name}.json")
+        _remove(name, f"{name}.json")
     return target
+
+
+def _publish(name: str, target: str) -> None:
+    """Make the locked file `name` also `target`. Where links are possible `name` stays, so that another process goes on
+    waiting for its lock until the copy is described; with a new file there it would download again."""
+    link = f"{target}.{secrets.token_hex(4)}.tmp"
+    try:
+        os.link(name, link)
+    except OSError:
+        os.replace(name, target)
+        return
+    os.replace(link, target)
+    _remove(link)  # it stays if `target` was this file already, after a stop right here
 
 
 def verify(path: PathLike) -> None:

@@ -36,15 +36,6 @@ void sum_rows(const Number* a, int64_t stride, int64_t rows, int64_t columns, fl
   }
 }
 
-// Applies LayerNorm to one row, rounded to bfloat16: x [D] -> out [D], with zeros after it up to a whole panel.
-XMAE_INLINE void normalise_row(const float* x, const Moments& m, const Norm& norm, int64_t D, Bf16* out) {
-  const auto normalised = [&](int64_t c) {
-    const Vec centred = (load_some(x + c, D - c) - m.mean) * m.rstd;
-    return centred * load_some(norm.weight + c, D - c) + load_some(norm.bias + c, D - c);
-  };
-  for (int64_t c = 0; c < D; c += 2 * W) store_bf16(out + c, normalised(c), c + W < D ? normalised(c + W) : Vec{});
-}
-
 XMAE_INLINE void load_row(const Bf16* row, const RowOut& at, Vec& v0, Vec& v1) {
   v0 = load_some_bf16(row + at.column, at.count);
   v1 = at.count > W ? load_some_bf16(row + at.column + W, at.count - W) : Vec{};

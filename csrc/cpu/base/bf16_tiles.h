@@ -35,21 +35,22 @@ class TileRegisters {
 #define XMAE_LAMBDA_INLINE __attribute__((always_inline))
 constexpr int64_t kSumsStride = kPairWidth;  // floats between rows of sums
 
-// Computes sums [16 R, 32] of R tiles of rows of A with the columns of a panel. a0, a1: the first rows of both tiles of
-// A (a1 is not used for R = 1), whose rows are `stride` numbers apart. b: the panel's tiles. between(s) is called after
-// step s: other work that the processor can do while it multiplies.
-template <int R, typename Between>
-XMAE_INLINE void multiply_tiles(
-    const Bf16* a0, const Bf16* a1, int64_t stride, const Bf16Step* steps, int64_t num_steps, const Bf16* b,
-    float* sums, const Between& between) {
 #if defined(XMAE_BF16_AMX)
-  const int64_t bytes = stride * 2, sum_bytes = kSumsStride * 4;
+// The steps of products by AMX. Registers 0 to 3 hold the sums, row by row of two tiles, 4 and 5 the tiles of A, 6 and 7
+// those of B.
+XMAE_INLINE void clear_sums() {
   _tile_zero(0);
   _tile_zero(1);
-  if constexpr (R == 2) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+// Adds the products of all steps. apart: numbers from one tile of B to the next.
+template <int R, typename Between>
+XMAE_INLINE void add_products(
+    const Bf16* a0, const Bf16* a1, int64_t stride, const Bf16Step* steps, int64_t num_steps, const Bf16* b,
+    int64_t apart, const Between& between) {
+  const int64_t bytes = stride * 2;
   for (int64_t s = 0; s < num_steps; ++s) {
     const int64_t offset = steps[s].offset;
     _tile_loadd(6, b, 64);
@@ -60,19 +61,39 @@ XMAE_INLINE void multiply_tiles(
       _tile_dpbf16ps(2, 5, 6);
     }
     if (steps[s].tiles == 2) {
-      _tile_loadd(7, b + kTileNumbers, 64);
+      _tile_loadd(7, b + apart, 64);
       _tile_dpbf16ps(1, 4, 7);
       if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
     }
-    b += steps[s].tiles * kTileNumbers;
+    b += steps[s].tiles * apart;
     between(s);
   }
-  _tile_stored(0, sums, sum_bytes);
-  _tile_stored(1, sums + kTileColumns, sum_bytes);
+}
+
+// Writes sums [16 R, 32].
+template <int R>
+XMAE_INLINE void store_sums(float* sums) {
+  constexpr int64_t bytes = kSumsStride * 4;
+  _tile_stored(0, sums, bytes);
+  _tile_stored(1, sums + kTileColumns, bytes);
   if constexpr (R == 2) {
-    _tile_stored(2, sums + kTileRows * kSumsStride, sum_bytes);
-    _tile_stored(3, sums + kTileRows * kSumsStride + kTileColumns, sum_bytes);
+    _tile_stored(2, sums + kTileRows * kSumsStride, bytes);
+    _tile_stored(3, sums + kTileRows * kSumsStride + kTileColumns, bytes);
   }
+}
+#endif
+
+// Computes sums [16 R, 32] of R tiles of rows of A with the columns of a panel. a0, a1: the first rows of both tiles of
+// A (a1 is not used for R = 1), whose rows are `stride` numbers apart. b: the panel's tiles. between(s) is called after
+// step s: other work that the processor can do while it multiplies.
+template <int R, typename Between>
+XMAE_INLINE void multiply_tiles(
+    const Bf16* a0, const Bf16* a1, int64_t stride, const Bf16Step* steps, int64_t num_steps, const Bf16* b,
+    float* sums, const Between& between) {
+#if defined(XMAE_BF16_AMX)
+  clear_sums();
+  add_products<R>(a0, a1, stride, steps, num_steps, b, kTileNumbers, between);
+  store_sums<R>(sums);
 #elif defined(XMAE_BF16_PAIRS)
   constexpr int rows = 8;
   for (int64_t from = 0; from < R * kTileRows; from += rows) {
@@ -137,11 +158,8 @@ XMAE_INLINE void multiply_split_tiles(
     const Bf16* a0, const Bf16* a1, int64_t stride, int64_t part, const Bf16Step* steps, int64_t num_steps,
     const Bf16* b, float* sums, const Between& between) {
 #if defined(XMAE_BF16_AMX)
-  const int64_t bytes = stride * 2, sum_bytes = kSumsStride * 4;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  const int64_t bytes = stride * 2;
+  clear_sums();
   const Bf16* from = b;
   for (int64_t s = 0; s < num_steps; ++s) {
     const int64_t offset = steps[s].offset;
@@ -176,28 +194,8 @@ XMAE_INLINE void multiply_split_tiles(
     from += steps[s].tiles * 3 * kTileNumbers;
     between(s);
   }
-  for (int64_t s = 0; s < num_steps; ++s) {
-    const int64_t offset = steps[s].offset;
-    _tile_loadd(6, b, 64);
-    _tile_loadd(4, a0 + offset, bytes);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (R == 2) {
-      _tile_loadd(5, a1 + offset, bytes);
-      _tile_dpbf16ps(2, 5, 6);
-    }
-    if (steps[s].tiles == 2) {
-      _tile_loadd(7, b + 3 * kTileNumbers, 64);
-      _tile_dpbf16ps(1, 4, 7);
-      if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
-    }
-    b += steps[s].tiles * 3 * kTileNumbers;
-  }
-  _tile_stored(0, sums, sum_bytes);
-  _tile_stored(1, sums + kTileColumns, sum_bytes);
-  if constexpr (R == 2) {
-    _tile_stored(2, sums + kTileRows * kSumsStride, sum_bytes);
-    _tile_stored(3, sums + kTileRows * kSumsStride + kTileColumns, sum_bytes);
-  }
+  add_products<R>(a0, a1, stride, steps, num_steps, b, 3 * kTileNumbers, [](int64_t) {});
+  store_sums<R>(sums);
 #else
   constexpr int kProducts[6][2] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};  // parts of A and of B
   for (int64_t i = 0; i < R * kTileRows * kSumsStride; ++i) sums[i] = 0.0f;

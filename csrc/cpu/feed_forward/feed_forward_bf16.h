@@ -73,17 +73,13 @@ inline void feed_forward_backward_group(
 // The whole backward.
 inline void feed_forward_backward(
     const FeedForward& f, const FeedForwardSaved<Bf16>& saved, const FeedForwardBackwardBf16& back) {
-  const int64_t D = f.D, F = f.F, blocks = outer_chunks(f.rows), across = transposed_stride(f.rows), stride = F + 3 * D;
+  const int64_t D = f.D, F = f.F, blocks = outer_chunks(f.rows), across = transposed_stride(f.rows);
   over_groups<Bfloat16>(blocks, kSumRows, [&](int64_t first, int64_t count) {
     feed_forward_backward_group(f, saved, back, first, count);
   });
   if (back.down_weight != nullptr) outer_bf16(back.branch, across, back.activation, blocks, D, F, back.down_weight, F);
   if (back.up_weight != nullptr) outer_bf16(back.hidden, across, back.normed, blocks, F, D, back.up_weight, D);
-  const float* partials = back.partials;
-  if (back.up_bias != nullptr) sum_rows(partials, stride, blocks, F, back.up_bias);
-  if (back.down_bias != nullptr) sum_rows(partials + F, stride, blocks, D, back.down_bias);
-  if (back.norm.weight != nullptr) sum_rows(partials + F + D, stride, blocks, D, back.norm.weight);
-  if (back.norm.bias != nullptr) sum_rows(partials + F + 2 * D, stride, blocks, D, back.norm.bias);
+  merge_partials(f, back.partials, blocks, back);
 }
 
 }  // namespace xmae_fast::XMAE_ISA

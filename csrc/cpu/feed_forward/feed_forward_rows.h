@@ -109,21 +109,27 @@ inline void feed_forward_backward_group(
   }
 }
 
+// Adds the partials of `blocks` blocks to the gradients.
+inline void merge_partials(
+    const FeedForward& f, const float* partials, int64_t blocks, const FeedForwardGradients& into) {
+  const int64_t D = f.D, F = f.F, stride = F + 3 * D;
+  if (into.up_bias != nullptr) sum_rows(partials, stride, blocks, F, into.up_bias);
+  if (into.down_bias != nullptr) sum_rows(partials + F, stride, blocks, D, into.down_bias);
+  if (into.norm.weight != nullptr) sum_rows(partials + F + D, stride, blocks, D, into.norm.weight);
+  if (into.norm.bias != nullptr) sum_rows(partials + F + 2 * D, stride, blocks, D, into.norm.bias);
+}
+
 // The whole backward.
 inline void feed_forward_backward(
     const FeedForward& f, const FeedForwardSaved<float>& saved, const FeedForwardBackward& back) {
-  const int64_t D = f.D, F = f.F, wide = row_stride(F), blocks = (f.rows + kSumRows - 1) / kSumRows, stride = F + 3 * D;
+  const int64_t D = f.D, F = f.F, wide = row_stride(F), blocks = (f.rows + kSumRows - 1) / kSumRows;
   over_groups<Float32>(blocks, kSumRows, [&](int64_t first, int64_t count) {
     feed_forward_backward_group(f, saved, back, first, count);
   });
   const float* branch = f.dropout.active() ? back.branch : back.grad;
   if (back.down_weight != nullptr) outer(branch, D, back.activation, wide, f.rows, D, F, back.down_weight);
   if (back.up_weight != nullptr) outer(back.hidden, wide, back.normed, D, f.rows, F, D, back.up_weight);
-  const float* partials = back.partials;
-  if (back.up_bias != nullptr) sum_rows(partials, stride, blocks, F, back.up_bias);
-  if (back.down_bias != nullptr) sum_rows(partials + F, stride, blocks, D, back.down_bias);
-  if (back.norm.weight != nullptr) sum_rows(partials + F + D, stride, blocks, D, back.norm.weight);
-  if (back.norm.bias != nullptr) sum_rows(partials + F + 2 * D, stride, blocks, D, back.norm.bias);
+  merge_partials(f, back.partials, blocks, back);
 }
 
 }  // namespace xmae_fast::XMAE_ISA

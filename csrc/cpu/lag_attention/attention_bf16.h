@@ -8,20 +8,6 @@
 
 namespace xmae_fast::XMAE_ISA {
 
-// dn [rows, D] = d W for rows d in bfloat16, or dn += d W if `add`.
-inline void input_gradient(
-    const Bf16* d, int64_t d_stride, const Bf16Matrix& weights, int64_t rows, bool add, float* dn, int64_t stride) {
-  product(d, d_stride, weights, rows, [&](const RowOut& at, Vec v0, Vec v1) {
-    if (add) {
-      Vec d0, d1;
-      load_row(dn + at.row * stride, at, d0, d1);
-      v0 += d0;
-      v1 += d1;
-    }
-    store_row(dn, stride, at, v0, v1);
-  });
-}
-
 // The backward of samples [first, first + samples), except for the gradients of both weight matrices. Partials are those
 // of the float32 kernel.
 inline void attention_backward_group(
@@ -70,38 +56,20 @@ inline void attention_backward_group(
     std::memcpy(rounded, rows, count * stride * sizeof(Bf16));
     return static_cast<const Bf16*>(rounded);
   };
-  const float *x = a.x + from_q * D, *key_value = a.key_value + from_kv * D;
-  const float *stats_q = saved.stats_q + 2 * from_q, *stats_kv = saved.stats_kv + 2 * from_kv;
   if (back.needs_x()) {
-    input_gradient(whole(half_dq, half_narrow, rows_q), half_narrow, back.weights->q, rows_q, false, dn, narrow);
+    product_onto(whole(half_dq, half_narrow, rows_q), half_narrow, back.weights->q, rows_q, false, dn, narrow);
     if (!a.cross) {
-      input_gradient(whole(half_dkv, half_wide, rows_kv), half_wide, back.weights->kv, rows_kv, true, dn, narrow);
+      product_onto(whole(half_dkv, half_wide, rows_kv), half_wide, back.weights->kv, rows_kv, true, dn, narrow);
     }
-    for (int64_t s = 0; s < samples; ++s) {
-      const int64_t row = s * Nq;
-      float *dx = back.x != nullptr ? back.x + (from_q + row) * D : nullptr, *partial = partials + s * size;
-      norm_gradient(
-          x + row * D, stats_q + 2 * row, a.norm_q, dn + row * narrow, narrow, Nq, D, grad + row * D, dx, partial,
-          partial + D);
-    }
+    sample_norm_gradients(a, first, samples, Nq, a.x, saved.stats_q, a.norm_q, dn, narrow, grad, back.x, partials, 0);
   }
   if (a.cross && back.needs_key_value()) {
-    input_gradient(whole(half_dkv, half_wide, rows_kv), half_wide, back.weights->kv, rows_kv, false, dn, narrow);
-    for (int64_t s = 0; s < samples; ++s) {
-      const int64_t row = s * Nk;
-      float* dx = back.key_value != nullptr ? back.key_value + (from_kv + row) * D : nullptr;
-      float* partial = partials + s * size;
-      norm_gradient(
-          key_value + row * D, stats_kv + 2 * row, a.norm_kv, dn + row * narrow, narrow, Nk, D, nullptr, dx,
-          partial + 2 * D, partial + 3 * D);
-    }
+    product_onto(whole(half_dkv, half_wide, rows_kv), half_wide, back.weights->kv, rows_kv, false, dn, narrow);
+    sample_norm_gradients(
+        a, first, samples, Nk, a.key_value, saved.stats_kv, a.norm_kv, dn, narrow, nullptr, back.key_value, partials,
+        2 * D);
   }
-  for (int64_t s = 0; s < samples; ++s) {
-    float* partial = partials + s * size;
-    sum_rows(grad + s * Nq * D, D, Nq, D, partial + 4 * D);
-    sum_rows(dq + s * Nq * narrow, narrow, Nq, D, partial + 5 * D);
-    sum_rows(dkv + s * Nk * wide, wide, Nk, 2 * D, partial + 6 * D);
-  }
+  sample_bias_gradients(a, samples, grad, {dq, dkv, narrow, wide}, partials);
 }
 
 // Lays out LayerNorm(x) of rows [row, row + count), which are one chunk, for a product over rows. x [rows, D], stats

@@ -126,6 +126,21 @@ void attention(
   });
 }
 
+// out [rows, columns] = A B, or out += A B if `add`. Rows lie stride and out_stride apart.
+template <typename Number, typename Matrix>
+void product_onto(
+    const Number* a, int64_t stride, const Matrix& matrix, int64_t rows, bool add, float* out, int64_t out_stride) {
+  product(a, stride, matrix, rows, [&](const RowOut& at, Vec v0, Vec v1) {
+    if (add) {
+      Vec d0, d1;
+      load_row(out + at.row * out_stride, at, d0, d1);
+      v0 += d0;
+      v1 += d1;
+    }
+    store_row(out, out_stride, at, v0, v1);
+  });
+}
+
 // Computes the gradient dn [rows, D] of a normalised input: dq Wq for x in cross-attention (kv is null), dkv Wkv for
 // key_value (q is null), their sum in self-attention.
 inline void input_gradient(
@@ -133,17 +148,7 @@ inline void input_gradient(
   if (q != nullptr) {
     product_into(q->q, q->q_stride, weights.q, rows, dn, stride);
   }
-  if (kv == nullptr) return;
-  const bool add = q != nullptr;
-  product(kv->kv, kv->kv_stride, weights.kv, rows, [&](const RowOut& at, Vec v0, Vec v1) {
-    if (add) {
-      Vec d0, d1;
-      load_row(dn + at.row * stride, at, d0, d1);
-      v0 += d0;
-      v1 += d1;
-    }
-    store_row(dn, stride, at, v0, v1);
-  });
+  if (kv != nullptr) product_onto(kv->kv, kv->kv_stride, weights.kv, rows, q != nullptr, dn, stride);
 }
 
 // The backward of LayerNorm for the rows of one sample. x, residual, dx [rows, D], the last two may be null; stats
@@ -163,6 +168,35 @@ XMAE_INLINE void normalise_again(
     const float* x, const float* stats, const Norm& norm, int64_t rows, int64_t D, float* out) {
   for (int64_t row = 0; row < rows; ++row) {
     normalise_row(x + row * D, {stats[2 * row], stats[2 * row + 1]}, norm, D, out + row * D);
+  }
+}
+
+// The rest of the backward of samples [first, first + samples) after dn [rows, D] of one input is known: the gradients of
+// its LayerNorm, which go to the partials from `place` on, and dx unless null. x [B N, D], stats [B N, 2]; residual
+// [samples N, D] or null.
+inline void sample_norm_gradients(
+    const Attention& a, int64_t first, int64_t samples, int64_t N, const float* x, const float* stats, const Norm& norm,
+    float* dn, int64_t stride, const float* residual, float* dx, float* partials, int64_t place) {
+  const int64_t D = a.D, size = attention_partials(a);
+  for (int64_t s = 0; s < samples; ++s) {
+    const int64_t row = (first + s) * N;
+    float* partial = partials + s * size + place;
+    norm_gradient(
+        x + row * D, stats + 2 * row, norm, dn + s * N * stride, stride, N, D,
+        residual != nullptr ? residual + s * N * D : nullptr, dx != nullptr ? dx + row * D : nullptr, partial,
+        partial + D);
+  }
+}
+
+// Sums the gradients of the biases of `samples` samples to their partials. grad [samples Nq, D]; d: gradients of q, k, v.
+inline void sample_bias_gradients(
+    const Attention& a, int64_t samples, const float* grad, const Projected& d, float* partials) {
+  const int64_t D = a.D, size = attention_partials(a);
+  for (int64_t s = 0; s < samples; ++s) {
+    float* partial = partials + s * size;
+    sum_rows(grad + s * a.Nq * D, D, a.Nq, D, partial + 4 * D);
+    sum_rows(d.q + s * a.Nq * d.q_stride, d.q_stride, a.Nq, D, partial + 5 * D);
+    sum_rows(d.kv + s * a.Nk * d.kv_stride, d.kv_stride, a.Nk, 2 * D, partial + 6 * D);
   }
 }
 
@@ -201,39 +235,25 @@ inline void attention_backward_group(
       head_backward(head_of(a, here, first + sample, h), into);
     }
   });
-  const float *x = a.x + from_q * D, *key_value = a.key_value + from_kv * D;
-  const float *stats_q = saved.stats_q + 2 * from_q, *stats_kv = saved.stats_kv + 2 * from_kv;
   if (back.in_weight != nullptr) {
-    normalise_again(x, stats_q, a.norm_q, rows_q, D, back.normed_q + from_q * D);
-    if (a.cross) normalise_again(key_value, stats_kv, a.norm_kv, rows_kv, D, back.normed_kv + from_kv * D);
+    const float *x = a.x + from_q * D, *key_value = a.key_value + from_kv * D;
+    normalise_again(x, saved.stats_q + 2 * from_q, a.norm_q, rows_q, D, back.normed_q + from_q * D);
+    if (a.cross) {
+      const float* stats = saved.stats_kv + 2 * from_kv;
+      normalise_again(key_value, stats, a.norm_kv, rows_kv, D, back.normed_kv + from_kv * D);
+    }
   }
   if (back.needs_x()) {
     input_gradient(*back.weights, &dat, a.cross ? nullptr : &dat, rows_q, dn, narrow);
-    for (int64_t s = 0; s < samples; ++s) {
-      const int64_t row = s * Nq;
-      float *dx = back.x != nullptr ? back.x + (from_q + row) * D : nullptr, *partial = partials + s * size;
-      norm_gradient(
-          x + row * D, stats_q + 2 * row, a.norm_q, dn + row * narrow, narrow, Nq, D, grad + row * D, dx, partial,
-          partial + D);
-    }
+    sample_norm_gradients(a, first, samples, Nq, a.x, saved.stats_q, a.norm_q, dn, narrow, grad, back.x, partials, 0);
   }
   if (a.cross && back.needs_key_value()) {
     input_gradient(*back.weights, nullptr, &dat, rows_kv, dn, narrow);
-    for (int64_t s = 0; s < samples; ++s) {
-      const int64_t row = s * Nk;
-      float* dx = back.key_value != nullptr ? back.key_value + (from_kv + row) * D : nullptr;
-      float* partial = partials + s * size;
-      norm_gradient(
-          key_value + row * D, stats_kv + 2 * row, a.norm_kv, dn + row * narrow, narrow, Nk, D, nullptr, dx,
-          partial + 2 * D, partial + 3 * D);
-    }
+    sample_norm_gradients(
+        a, first, samples, Nk, a.key_value, saved.stats_kv, a.norm_kv, dn, narrow, nullptr, back.key_value, partials,
+        2 * D);
   }
-  for (int64_t s = 0; s < samples; ++s) {
-    float* partial = partials + s * size;
-    sum_rows(grad + s * Nq * D, D, Nq, D, partial + 4 * D);
-    sum_rows(dat.q + s * Nq * narrow, narrow, Nq, D, partial + 5 * D);
-    sum_rows(dat.kv + s * Nk * wide, wide, Nk, 2 * D, partial + 6 * D);
-  }
+  sample_bias_gradients(a, samples, grad, dat, partials);
 }
 
 // Adds the samples' partials to the gradients.

@@ -22,7 +22,8 @@ def clean_sim():
 @pytest.fixture
 def in_process(monkeypatch):
     """Recordings are prepared in this process, which saves starting another one."""
-    from xmae_fast.preparation import making, pool, recording
+    from xmae_fast.preparation import making, pool
+    from xmae_fast.recordings import recording
 
     class Here(pool.PrepareWorker):
         def prepare(self, job, settings, progress) -> str:

@@ -19,6 +19,7 @@ FLOORS = (
     ("backend", "config", "tuning", "workers"),
     ("ops", "signals"),
     ("data", "model"),
+    ("recordings",),
     ("embedding", "evaluation", "export", "preparation", "simulation", "training"),
     ("__main__", "cli", "testing"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import h5py
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 
 from benchmarks.studies.recording_files import FS, continuous, windows
 from xmae_fast.data import Channel, Reading, Recording, RecordingError, read_recording
-from xmae_fast.preparation.formats.table import place
-from xmae_fast.preparation.recording import cut, find_channel
-from xmae_fast.preparation.sources import find_sources, fingerprint
+from xmae_fast.preparation.windows import cut
+from xmae_fast.recordings.channels import candidates
+from xmae_fast.recordings.formats.table import place
+from xmae_fast.recordings.sources import find_sources, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +81,17 @@ def test_windows_overlap_and_cut_pieces(signal):
 
 
 def test_channels_by_name():
-    assert find_channel(["I", "II", "ECG"], "ECG") == 1
-    assert find_channel([" PLETH_HR", "x/Pleth [NU]"], "PPG") == 1
-    assert find_channel(["V", " AVR", "MCL1"], "ECG") == 0
-    assert find_channel(["a", "B"], "PPG", "b") == 1
-    with pytest.raises(ValueError, match="expected a channel 'c' for the ECG, found 'a', 'B'"):
-        find_channel(["a", "B"], "ECG", "c")
-    with pytest.raises(ValueError, match="expected one channel 'b' for the ECG, found 2"):
-        find_channel(["b", "b "], "ECG", "b")
+    assert candidates(["I", "II", "ECG"], "ECG") == [1]
+    assert candidates([" PLETH_HR", "x/Pleth [NU]"], "PPG") == [1]
+    assert candidates(["V", " AVR", "MCL1"], "ECG") == [0, 1, 2]
+    assert candidates(["a", "B"], "PPG", "b") == [1]
+    assert candidates(["b", "a", "b "], "ECG", "b") == [0, 2]
+    assert candidates(["a", "b", "1"], "ECG", "1") == [2]  # a name goes before a number
+    assert candidates(["a", "b"], "ECG", "1") == [1]
+    assert candidates(["PPG green", "PPG ir", "ecg"], "PPG", "ppg*") == [0, 1]
+    for wanted in ("c", "2", "x*"):
+        with pytest.raises(ValueError, match=rf"expected a channel '{re.escape(wanted)}' for the ECG, found 'a', 'B'"):
+            candidates(["a", "B"], "ECG", wanted)
 
 
 def test_times_with_gaps():

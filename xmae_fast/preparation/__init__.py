@@ -3,14 +3,14 @@
 from xmae_fast._optional import lazy_names
 
 _HOME = {
-    "Channel": "recording",
+    "Channel": "xmae_fast.recordings",
     "PrepareReport": "report",
-    "Reading": "recording",
-    "Recording": "recording",
-    "RecordingError": "recording",
+    "Reading": "xmae_fast.recordings",
+    "Recording": "xmae_fast.recordings",
+    "RecordingError": "xmae_fast.recordings",
     "Segments": "recipe",
     "apply_recipe": "recipe",
     "prepare": "preparing",
-    "read_recording": "sources",
+    "read_recording": "xmae_fast.recordings",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

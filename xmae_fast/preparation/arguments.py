@@ -9,7 +9,7 @@ from xmae_fast._optional import check_installed
 from xmae_fast._version import __version__
 from xmae_fast.data.options import Quality, check_option, quality_pair
 from xmae_fast.preparation.settings import EQUIVALENT, LOWEST_RATE, Recipe, Settings
-from xmae_fast.preparation.sources import Source
+from xmae_fast.recordings.sources import Source
 
 
 def check_settings(

@@ -12,9 +12,10 @@ import numpy as np
 from xmae_fast._files import atomic_path
 from xmae_fast.preparation.parts import COLUMNS
 from xmae_fast.preparation.recipe import apply_recipe
-from xmae_fast.preparation.recording import Reading, RecordingError, Windows, cut
 from xmae_fast.preparation.settings import Settings
-from xmae_fast.preparation.sources import Source, fingerprint, read_recording
+from xmae_fast.preparation.windows import Windows, cut
+from xmae_fast.recordings.recording import RecordingError
+from xmae_fast.recordings.sources import Source, fingerprint, read_recording
 from xmae_fast.workers.progress import StageProgress
 
 _WINDOWS = 1024  # windows between two calls of `tell`
@@ -37,9 +38,10 @@ def make_part(
         OSError, ImportError: the part cannot be written, or a package is missing.
     """
     before = _mark(source)
-    recording = read_recording(source.path, Reading(settings.ppg, settings.ecg, settings.fs))
+    recording = read_recording(source.path, settings.reading)
     if _mark(source) != before:
         raise RecordingError(f"{source.path}: expected a recording at rest, it changed while it was read")
+    assert recording.ppg is not None and recording.ecg is not None
     rates = {"ppg_fs": recording.ppg.fs, "ecg_fs": recording.ecg.fs}
     try:
         windows = cut(recording, settings.window_s, settings.hop_s)
@@ -65,12 +67,13 @@ def make_part(
     about = {
         "identity": identity,
         "source": source.name,
-        "format": source.form.name,
+        "format": recording.form,
         "ppg": recording.ppg.name,
         "ecg": recording.ecg.name,
         **rates,
         "start": recording.start,
         "windows": total,
+        "notes": recording.notes,
     }
     arrays: dict[str, Any] = {
         "ppg": ppg[good],

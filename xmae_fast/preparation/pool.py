@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xmae_fast.preparation.settings import Settings
-from xmae_fast.preparation.sources import Source
+from xmae_fast.recordings.sources import Source
 from xmae_fast.workers.pool import run_jobs
 from xmae_fast.workers.process import WorkerProcess
 from xmae_fast.workers.progress import Progress

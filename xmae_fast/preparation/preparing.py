@@ -24,7 +24,7 @@ from xmae_fast.preparation.replacing import REPORT
 from xmae_fast.preparation.report import RECOMMENDED, PrepareReport
 from xmae_fast.preparation.settings import Recipe, Settings
 from xmae_fast.preparation.shards import Assembly, write_tables
-from xmae_fast.preparation.sources import Source, find_sources, fingerprint
+from xmae_fast.recordings.sources import Source, find_sources, fingerprint
 from xmae_fast.workers.progress import Progress
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
+
+from xmae_fast.recordings.reading import Reading
 
 Recipe = Literal["batched", "neurokit2"]
 EQUIVALENT = "neurokit2 0.2.13"  # the recipe "batched" gives the same as this version
@@ -25,6 +27,18 @@ class Settings:
     sampling_freq: float
     quality: tuple[float, float]
     max_missing: float
+    signals: str = "both"
+    polarity: str = "keep"
+    time: str | None = None
+    day_first: bool | None = None
+    skip_rows: int | None = None
+    encoding: str | None = None
+    decimal: str | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """What readers of recordings are asked for."""
+        return Reading(**{name: getattr(self, name) for name in Reading._fields})
 
     @property
     def seq_len(self) -> int:
@@ -32,11 +46,14 @@ class Settings:
         return round(self.window_s * self.sampling_freq)
 
     def to_json(self) -> dict:
-        """The fields by name, for JSON."""
-        return asdict(self) | {"quality": list(self.quality)}
+        """The fields by name, for JSON. Those that came after version 0.1.0 are left out where they have their default
+        values, so that unfinished work of that version can go on."""
+        later = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        content = asdict(self) | {"quality": list(self.quality)}
+        return {name: value for name, value in content.items() if name not in later or value != later[name]}
 
     @classmethod
     def from_json(cls, content: dict) -> Settings:
         """The settings that `to_json` has written."""
-        fields: dict[str, Any] = content | {"quality": tuple(content["quality"])}
-        return cls(**fields)
+        values: dict[str, Any] = content | {"quality": tuple(content["quality"])}
+        return cls(**values)

@@ -23,9 +23,9 @@ def serve(answer) -> None:
     """Prepare the recordings that standard input asks for, until it ends. `answer` writes an answer."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     from xmae_fast.preparation.making import make_part
-    from xmae_fast.preparation.recording import RecordingError
     from xmae_fast.preparation.settings import Settings
-    from xmae_fast.preparation.sources import Source
+    from xmae_fast.recordings.recording import RecordingError
+    from xmae_fast.recordings.sources import Source
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -11,36 +11,38 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from xmae_fast.preparation.formats.edf import read_edf
-from xmae_fast.preparation.formats.mat import read_mat
-from xmae_fast.preparation.formats.numpy import read_npy, read_npz
-from xmae_fast.preparation.formats.table import read_table
-from xmae_fast.preparation.formats.wfdb import header_files, is_multi_segment, read_wfdb
-from xmae_fast.preparation.recording import Reading, Recording, RecordingError
+from xmae_fast.recordings.choosing import read_channels
+from xmae_fast.recordings.formats.edf import open_edf
+from xmae_fast.recordings.formats.mat import open_mat
+from xmae_fast.recordings.formats.numpy import open_npy, open_npz
+from xmae_fast.recordings.formats.table import open_table
+from xmae_fast.recordings.formats.wfdb import header_files, is_multi_segment, open_wfdb
+from xmae_fast.recordings.reading import Reading
+from xmae_fast.recordings.recording import Content, Recording, RecordingError
 
 
 class Format(NamedTuple):
-    """A kind of file: its name, its reader, and the packages that the reader needs."""
+    """A kind of file: its name, what finds out about the content of a file, and the packages that this needs."""
 
     name: str
-    read: Callable[[str, Reading], Recording]
+    open: Callable[[str, Reading], Content]
     packages: tuple[str, ...] = ()
 
 
-_TABLE = Format("CSV", read_table, ("pandas",))
-_EDF = Format("EDF", read_edf, ("pyedflib",))
+_TABLE = Format("CSV", open_table, ("pandas",))
+_EDF = Format("EDF", open_edf, ("pyedflib",))
 FORMATS = {
-    ".mat": Format("PulseDB", read_mat),
-    ".hea": Format("WFDB", read_wfdb, ("wfdb",)),
+    ".mat": Format("PulseDB", open_mat),
+    ".hea": Format("WFDB", open_wfdb, ("wfdb",)),
     ".csv": _TABLE,
     ".csv.gz": _TABLE,
     ".tsv": _TABLE,
     ".tsv.gz": _TABLE,
-    ".parquet": Format("Parquet", read_table, ("pandas", "pyarrow")),
+    ".parquet": Format("Parquet", open_table, ("pandas", "pyarrow")),
     ".edf": _EDF,
     ".bdf": _EDF,
-    ".npz": Format("NumPy", read_npz),
-    ".npy": Format("NumPy", read_npy),
+    ".npz": Format("NumPy", open_npz),
+    ".npy": Format("NumPy", open_npy),
 }
 
 
@@ -174,14 +176,16 @@ def read_recording(path: str | os.PathLike, reading: Reading | None = None) -> R
         raise FileNotFoundError(f"{path}: expected a recording, found nothing")
     form = FORMATS[suffix]
     try:
-        recording = form.read(path, reading or Reading())
+        reading = reading or Reading()
+        recording = read_channels(form.open(path, reading), reading)
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # damage makes the libraries raise anything
         kind = type(error).__name__
         detail = str(error) if kind == "ValueError" else f"expected a readable file ({kind}: {error})"
         raise RecordingError(f"{path}: {form.name}: {detail}") from error
-    for channel in (recording.ppg, recording.ecg):
+    recording.form = recording.form or form.name
+    for channel in recording.channels:
         if channel.fs <= 0 or channel.values.size == 0:
             raise RecordingError(f"{path}: {channel.name}: expected samples at a rate in Hz, got {channel.values.size}")
     return recording

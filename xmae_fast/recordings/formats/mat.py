@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from xmae_fast.data.formats.shards import import_h5py
-from xmae_fast.preparation.recording import Channel, Reading, Recording, find_channel
+from xmae_fast.recordings.reading import Reading
+from xmae_fast.recordings.recording import Channel, Content, Loaded
 
 _RATE = 125.0  # Hz, the rate of PulseDB, for files without times
 _SIGNALS = {"PPG": "PPG_Raw", "ECG": "ECG_Raw"}
 _IDS = ("SegmentID", "WinID", "WinSeqID")
 
 
-def read_mat(path: str, reading: Reading) -> Recording:
-    """Read the windows of one file.
+def open_mat(path: str, reading: Reading) -> Content:
+    """Find out about the windows of one file.
 
     The struct is the group that holds the signals, whatever its name. Each of its fields is a data set with a reference
     for each window, or a matrix with a column (in MATLAB a row) for each window.
@@ -21,25 +24,28 @@ def read_mat(path: str, reading: Reading) -> Recording:
     h5py = import_h5py()
     if not h5py.is_hdf5(path):
         raise ValueError("expected MATLAB v7.3 (HDF5), which `save` writes with '-v7.3'")
+    asked = [reading.wanted(kind) or _SIGNALS[kind] for kind in reading.kinds]
     with h5py.File(path, "r") as file:
-        struct = _Struct(file, h5py, [reading.ppg or "PPG_Raw", reading.ecg or "ECG_Raw"])
-        values = {}
-        for kind, wanted in (("PPG", reading.ppg), ("ECG", reading.ecg)):
-            default = _SIGNALS[kind] if _SIGNALS[kind] in struct.names else None
-            name = struct.names[find_channel(struct.names, kind, wanted or default)]
-            values[kind] = name, struct.rows(name)
-        count = len(values["PPG"][1])
-        starts, fs = struct.time(count) if "T" in struct.names else (None, None)
-        fs = reading.fs or fs or _RATE
-        texts = [struct.texts(name, count) for name in _IDS]
-        fallback = ["1"] * count, *([str(i + 1) for i in range(count)],) * 2
-        ids = [text or instead for text, instead in zip(texts, fallback, strict=True)]
-        return Recording(
-            *(Channel(name, rows, fs) for name, rows in values.values()),
-            subjects=struct.texts("SubjectID", count),
-            ids=list(zip(*ids, strict=True)),
-            starts=starts,
-        )
+        names = _Struct(file, h5py, asked).names
+    usual = {kind: [names.index(name)] for kind, name in _SIGNALS.items() if name in names}
+
+    def load(numbers: Sequence[int]) -> Loaded:
+        with h5py.File(path, "r") as file:
+            struct = _Struct(file, h5py, asked)
+            values = {names[i]: struct.rows(names[i]) for i in numbers}
+            count = len(next(iter(values.values())))
+            starts, fs = struct.time(count) if "T" in names else (None, None)
+            texts = [struct.texts(name, count) for name in _IDS]
+            fallback = ["1"] * count, *([str(i + 1) for i in range(count)],) * 2
+            ids = [text or instead for text, instead in zip(texts, fallback, strict=True)]
+            return Loaded(
+                [Channel(name, rows, fs or _RATE) for name, rows in values.items()],
+                subjects=struct.texts("SubjectID", count),
+                ids=list(zip(*ids, strict=True)),
+                starts=starts,
+            )
+
+    return Content(names, load, usual=usual)
 
 
 class _Struct:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xmae_fast._optional import need
-from xmae_fast.preparation.recording import Channel, Reading, Recording, find_channel
+from xmae_fast.recordings.reading import Reading
+from xmae_fast.recordings.recording import Channel, Content, Loaded
 
 
-def read_wfdb(path: str, reading: Reading) -> Recording:
-    """Read one record of one or several segments; gaps are NaN."""
+def open_wfdb(path: str, reading: Reading) -> Content:
+    """Find out about one record of one or several segments; gaps are NaN."""
     wfdb = need("wfdb", "WFDB needs", "prepare")
     record = os.path.splitext(path)[0]
     header = wfdb.rdheader(record, rd_segments=True)
@@ -20,19 +22,22 @@ def read_wfdb(path: str, reading: Reading) -> Recording:
     names = header.get_sig_name() if multi else header.sig_name
     if not names:
         raise ValueError("expected signals, the header names none")
-    chosen = [find_channel(names, kind, wanted) for kind, wanted in (("PPG", reading.ppg), ("ECG", reading.ecg))]
-    order = sorted(set(chosen))
-    which = {"channel_names": [names[i] for i in order]} if multi else {"channels": order}
-    found = wfdb.rdrecord(record, smooth_frames=False, return_res=64, m2s=True, **which)
-    signals = found.e_p_signal
-    frames = found.samps_per_frame or [1] * len(signals)
-    channels = []
-    for i in chosen:
-        k = found.sig_name.index(names[i]) if multi else order.index(i)
-        values = np.asarray(signals[k], np.float64)[None]
-        channels.append(Channel(names[i].strip(), values, float(found.fs) * frames[k]))
-    start = header.base_datetime
-    return Recording(*channels, start=start.isoformat() if start else "")
+
+    def load(numbers: Sequence[int]) -> Loaded:
+        order = sorted(set(numbers))
+        which = {"channel_names": [names[i] for i in order]} if multi else {"channels": order}
+        found = wfdb.rdrecord(record, smooth_frames=False, return_res=64, m2s=True, **which)
+        signals = found.e_p_signal
+        frames = found.samps_per_frame or [1] * len(signals)
+        channels = []
+        for i in numbers:
+            k = found.sig_name.index(names[i]) if multi else order.index(i)
+            values = np.asarray(signals[k], np.float64)[None]
+            channels.append(Channel(names[i].strip(), values, float(found.fs * frames[k])))
+        start = header.base_datetime
+        return Loaded(channels, start=start.isoformat() if start else "")
+
+    return Content(names, load)
 
 
 def header_files(path: str) -> list[str]:

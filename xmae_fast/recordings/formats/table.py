@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from xmae_fast._optional import need
-from xmae_fast.preparation.recording import Channel, Reading, Recording, find_channel
+from xmae_fast.recordings.reading import Reading
+from xmae_fast.recordings.recording import Channel, Content, Loaded
 
 _TIME = re.compile(r"(time|t|timestamp|datetime|seconds|elapsed)([ _]*[\[(]?(s|sec|seconds|ms)[\])]?)?")
 _ROUNDED = 1.5  # a rounded time may be wrong by this many samples
 _WIDEST_GAPS = 50  # a grid with more than this many times the samples is taken for a wrong time column
 
 
-def read_table(path: str, reading: Reading) -> Recording:
-    """Read the columns of PPG and ECG.
+def open_table(path: str, reading: Reading) -> Content:
+    """Find out about the columns of a table.
 
     A column of times (numbers in s or ms, or dates) tells the rate, the start and the gaps.
     """
@@ -26,30 +28,34 @@ def read_table(path: str, reading: Reading) -> Recording:
         names, separator = parquet.ParquetFile(path).schema_arrow.names, ""
     else:
         names, separator = _header(path)
-    ppg = names[find_channel(names, "PPG", reading.ppg)]
-    ecg = names[find_channel(names, "ECG", reading.ecg)]
     time = next((name for name in names if _TIME.fullmatch(name.strip().lower())), None)
-    wanted = [name for name in dict.fromkeys((time, ppg, ecg)) if name is not None]
-    if separator:
-        numbers = dict.fromkeys((ppg, ecg), np.float64)
-        table = pandas.read_csv(path, sep=separator, usecols=wanted, dtype=numbers, encoding="utf-8-sig")
-    else:
-        table = pandas.read_parquet(path, columns=wanted)
-    if not len(table):
-        raise ValueError("expected rows of samples, found none")
-    signals = [table[name].to_numpy(np.float64) for name in (ppg, ecg)]
-    start, fs = "", reading.fs
-    if time is not None:
-        seconds, start = _seconds(pandas, table[time], time)
-        try:
-            signals, fs = place(seconds, signals)
-        except ValueError as error:
-            if fs is None:
-                raise ValueError(f"{error}; --fs HZ takes the rows as even samples") from None
-    if fs is None:
-        raise ValueError(f"expected the sampling rate, found no time column in {names}: --fs HZ says it")
-    first, second = [Channel(name.strip(), x[None], fs) for name, x in zip((ppg, ecg), signals, strict=True)]
-    return Recording(first, second, start=start)
+
+    def load(numbers: Sequence[int]) -> Loaded:
+        chosen = [names[i] for i in numbers]
+        wanted = [name for name in dict.fromkeys((time, *chosen)) if name is not None]
+        if separator:
+            dtypes = dict.fromkeys(chosen, np.float64)
+            table = pandas.read_csv(path, sep=separator, usecols=wanted, dtype=dtypes, encoding="utf-8-sig")
+        else:
+            table = pandas.read_parquet(path, columns=wanted)
+        if not len(table):
+            raise ValueError("expected rows of samples, found none")
+        signals = [table[name].to_numpy(np.float64) for name in chosen]
+        start, fs = "", reading.fs
+        if time is not None:
+            seconds, start = _seconds(pandas, table[time], time)
+            try:
+                signals, fs = place(seconds, signals)
+            except ValueError as error:
+                if fs is None:
+                    raise ValueError(f"{error}; --fs HZ takes the rows as even samples") from None
+        if fs is None:
+            raise ValueError(f"expected the sampling rate, found no time column in {names}: --fs HZ says it")
+        return Loaded(
+            [Channel(name.strip(), x[None], fs) for name, x in zip(chosen, signals, strict=True)], start=start
+        )
+
+    return Content(names, load)
 
 
 def place(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[list[np.ndarray], float]:

@@ -1,0 +1,95 @@
+"""Chooses between several channels that can be meant: the better one by quality."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xmae_fast.recordings.channels import candidates
+from xmae_fast.recordings.reading import Reading
+from xmae_fast.recordings.recording import Channel, Content, Recording
+
+
+def read_channels(content: Content, reading: Reading) -> Recording:
+    """Choose and read the channels that `reading` asks for.
+
+    Raises:
+        ValueError: a channel is not there; the message lists the names.
+    """
+    found = {}
+    for kind in reading.kinds:
+        wanted = reading.wanted(kind)
+        usual = content.usual.get(kind) if wanted is None else None
+        found[kind] = usual[:1] if usual else candidates(content.names, kind, wanted)
+    numbers = list(dict.fromkeys(i for those in found.values() for i in those))
+    loaded = content.load(numbers)
+    by_number = dict(zip(numbers, loaded.channels, strict=True))
+    notes, chosen = [*content.notes, *loaded.notes], {}
+    for kind, those in found.items():
+        number = best(kind, {i: by_number[i] for i in those})
+        chosen[kind] = by_number[number]
+        if len(those) > 1:
+            names = ", ".join(f"{by_number[i].name!r} ({i})" for i in those)
+            notes.append(
+                f"{len(those)} channels can be the {kind}, {names}: number {number} is taken, which has the best"
+                f" quality; --{kind.lower()} NUMBER takes another"
+            )
+    notes += set_rates(chosen, reading.fs)
+    return Recording(
+        chosen.get("PPG"), chosen.get("ECG"), subjects=loaded.subjects, ids=loaded.ids, starts=loaded.starts,
+        start=loaded.start, notes=notes, form=content.form,
+    )  # fmt: skip
+
+
+def set_rates(channels: dict[str, Channel], fs: float | None) -> list[str]:
+    """Give channels the rate `fs`, which goes before that of the file.
+
+    Args:
+        channels: by their kinds; the rate of one that the file states none for is NaN.
+        fs: in Hz; None keeps the rates of the file.
+
+    Returns:
+        Notes on what was changed.
+
+    Raises:
+        ValueError: a rate is not known, or the file has two and `fs` is none of them.
+    """
+    unknown = [channel for channel in channels.values() if np.isnan(channel.fs)]
+    if fs is None:
+        if unknown:
+            raise ValueError("expected the sampling rate, which the file does not state: --fs HZ says it")
+        return []
+    stated = {kind: channel.fs for kind, channel in channels.items() if not np.isnan(channel.fs)}
+    told = " and ".join(f"{rate:g} Hz for the {kind}" for kind, rate in stated.items())
+    if len(set(stated.values())) > 1:
+        if fs not in stated.values():
+            raise ValueError(f"expected one rate that --fs {fs:g} can correct, the file states {told}")
+        return [f"--fs {fs:g} is one of the rates that the file states, {told}: these are kept"]
+    for channel in channels.values():
+        channel.fs = fs
+    return [f"--fs {fs:g} is taken, the file states {told}"] if stated and fs not in stated.values() else []
+
+
+def best(kind: str, channels: dict[int, Channel]) -> int:
+    """The number of the channel with the best median quality over some of its windows; the first of equals."""
+    if len(channels) == 1:
+        return next(iter(channels))
+    return max(channels, key=lambda number: (quality_of(kind, channels[number]), -number))
+
+
+def quality_of(kind: str, channel: Channel) -> float:
+    """The median template quality of up to 32 windows of 10 s, spread over the channel; -1 where there is none."""
+    from xmae_fast.signals.beats import ecg_beats, ppg_beats, template_quality
+    from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing
+
+    pieces, samples = channel.values.shape
+    size = min(round(10 * channel.fs), samples)
+    places = np.linspace(0, pieces * (samples - size + 1) - 1, 32).astype(np.int64)
+    piece, first = np.divmod(np.unique(places), samples - size + 1)
+    windows, missing = fill_missing(np.ascontiguousarray(channel.cut(piece, first, size), np.float64))
+    windows = windows[(missing < 0.5) & (np.ptp(windows, axis=1) > 0)]
+    if not len(windows) or size < 4 * channel.fs or channel.fs <= 16:
+        return -1.0
+    clean = (clean_ppg if kind == "PPG" else clean_ecg)(windows, channel.fs)
+    beats = (ppg_beats if kind == "PPG" else ecg_beats)(clean, channel.fs)
+    quality = np.nan_to_num(template_quality(clean, beats, channel.fs)[0], nan=-1.0)
+    return float(np.median(quality))

@@ -1,0 +1,112 @@
+"""A recording in memory, whatever file it came from: a channel of PPG, of ECG, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xmae_fast.recordings.stretches import Stretches
+
+
+class RecordingError(ValueError):
+    """A recording cannot be used; the message names the file and what was expected of it."""
+
+
+@dataclass
+class Channel:
+    """One signal.
+
+    Args:
+        name: of the channel in the file.
+        values: [pieces, samples], NaN where samples are missing. A continuous recording is one piece; one with long
+            gaps is `Stretches`.
+        fs: the sampling frequency in Hz.
+    """
+
+    name: str
+    values: np.ndarray | Stretches
+    fs: float
+
+    def cut(self, piece: np.ndarray, first: np.ndarray, size: int) -> np.ndarray:
+        """Windows of the signal.
+
+        Args:
+            piece: [K], the number of the piece that each window lies in.
+            first: [K], the first sample of each window in its piece.
+            size: samples of a window.
+
+        Returns:
+            [K, size] float64.
+        """
+        if isinstance(self.values, Stretches):
+            return self.values.cut(first, size)
+        return self.values[piece[:, None], first[:, None] + np.arange(size)]
+
+
+@dataclass
+class Recording:
+    """The channels of a recording.
+
+    Args:
+        ppg: the PPG; None if only ECG was read.
+        ecg: the ECG; None if only PPG was read.
+        subjects: the subject of each piece; () if the file does not name it.
+        ids: SegmentID, WinID and WinSeqID of each piece; () for a continuous recording.
+        starts: [pieces], when each piece begins, in seconds.
+        start: date and time of the first sample by ISO 8601; "" if they are not known.
+        notes: what a user should know of how the file was understood, a sentence each.
+        form: the name of the format.
+    """
+
+    ppg: Channel | None
+    ecg: Channel | None = None
+    subjects: Sequence[str] = ()
+    ids: Sequence[tuple[str, str, str]] = ()
+    starts: np.ndarray | None = None
+    start: str = ""
+    notes: list[str] = field(default_factory=list)
+    form: str = ""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The channels that were read: PPG before ECG."""
+        return tuple(channel for channel in (self.ppg, self.ecg) if channel is not None)
+
+
+@dataclass
+class Loaded:
+    """Channels that were read from a file, and what the file says of all of them.
+
+    Args:
+        channels: in the order in which they were asked for. The rate of one is NaN where the file states none.
+        subjects, ids, starts, start, notes: as those of a Recording.
+    """
+
+    channels: list[Channel]
+    subjects: Sequence[str] = ()
+    ids: Sequence[tuple[str, str, str]] = ()
+    starts: np.ndarray | None = None
+    start: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Content:
+    """What a file offers before channels are chosen.
+
+    Args:
+        names: of all its channels.
+        load: reads the channels of these numbers.
+        form: the name of the format, where it is another than the suffix tells.
+        usual: the numbers of channels that are preferred for "PPG" and for "ECG" if none is asked for, best first;
+            formats that define their channels give them.
+        notes: what a user should know of how the file was understood.
+    """
+
+    names: Sequence[str]
+    load: Callable[[Sequence[int]], Loaded]
+    form: str = ""
+    usual: dict[str, list[int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)

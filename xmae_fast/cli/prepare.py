@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xmae_fast.cli.progress import progress_bars
+from xmae_fast.cli.shared import add_reading_arguments, reading_of
 
 
 def add_command(commands) -> None:
@@ -24,9 +25,6 @@ def add_command(commands) -> None:
         help="where the subject of a recording is found: name (the file says it, or else its path), folder, or a"
         " regular expression whose first group in the path is the subject (default: %(default)s)",
     )
-    prepare.add_argument("--ppg", metavar="NAME", help="channel of the PPG (default: found by its name)")
-    prepare.add_argument("--ecg", metavar="NAME", help="channel of the ECG (default: found by its name, lead II first)")
-    prepare.add_argument("--fs", type=float, metavar="HZ", help="sampling rate, for files that do not state it")
     prepare.add_argument("--layout", choices=["packed", "published"], default="packed", help="(default: %(default)s)")
     prepare.add_argument(
         "--recipe",
@@ -57,13 +55,14 @@ def add_command(commands) -> None:
     prepare.add_argument("--segments-per-shard", type=int, default=50_000, metavar="N", help="(default: %(default)s)")
     prepare.add_argument("--processes", type=int, metavar="N", help="(default: one per processor)")
     prepare.add_argument("--overwrite", action="store_true", help="replace the folder, and unfinished work, if there")
+    add_reading_arguments(prepare)
     prepare.set_defaults(run=_prepare)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
     from xmae_fast.data import prepare
 
-    names = ("dataset", "subject", "ppg", "ecg", "fs", "layout", "recipe", "sampling_freq", "quality", "max_missing")
+    names = ("dataset", "subject", "layout", "recipe", "sampling_freq", "quality", "max_missing")
     options = {name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite")}
     with progress_bars() as progress:
         report = prepare(
@@ -73,6 +72,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
             hop_s=arguments.hop,
             progress=progress,
             **options,
+            **reading_of(arguments),
         )
     print(report.describe())
     return 1 if report.errors else 0

@@ -13,6 +13,28 @@ def add_layout_arguments(command) -> None:
     command.add_argument("--cache-dir", metavar="DIR", help="folder for indexes (default: beside the shards)")
 
 
+def add_reading_arguments(command) -> None:
+    """Add the arguments that say how recordings are read; `reading_of` takes them."""
+    group = command.add_argument_group("recordings", "what a file does not say, or says wrongly")
+    channel = "name, number from 0 or pattern of the channel of the {} (default: found by its name{})"
+    group.add_argument("--ppg", metavar="CHANNEL", help=channel.format("PPG", ""))
+    group.add_argument("--ecg", metavar="CHANNEL", help=channel.format("ECG", ", lead II first"))
+    group.add_argument("--fs", type=float, metavar="HZ", help="sampling rate; goes before that of the file")
+    group.add_argument("--time", metavar="COLUMN", help="column of times of a table, by name or number; none: no such")
+    order = group.add_mutually_exclusive_group()
+    order.add_argument("--day-first", action="store_true", default=None, help="05/02/2024 is the 5th of February")
+    order.add_argument("--month-first", dest="day_first", action="store_false", help="05/02/2024 is the 2nd of May")
+    group.add_argument("--skip-rows", type=int, metavar="N", help="lines of a table before its names or numbers")
+    group.add_argument("--encoding", metavar="NAME", help="of a table (default: found out)")
+    group.add_argument("--decimal", choices=[".", ","], help="decimal mark of a table (default: found out)")
+
+
+def reading_of(arguments) -> dict:
+    """The values of the arguments of `add_reading_arguments`, as keyword arguments."""
+    names = ("ppg", "ecg", "fs", "time", "day_first", "skip_rows", "encoding", "decimal")
+    return {name: getattr(arguments, name) for name in names}
+
+
 def print_report_files(folder: str) -> None:
     """Print the paths of the files of a report, a line each."""
     from xmae_fast.evaluation.pages import HTML, MARKDOWN, RESULTS

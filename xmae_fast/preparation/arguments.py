@@ -8,16 +8,16 @@ from importlib import metadata
 from xmae_fast._optional import check_installed
 from xmae_fast._version import __version__
 from xmae_fast.data.options import Quality, check_option, quality_pair
-from xmae_fast.preparation.settings import EQUIVALENT, LOWEST_RATE, Recipe, Settings
+from xmae_fast.preparation.settings import EQUIVALENT, POLARITIES, Recipe, Settings
+from xmae_fast.recordings.reading import Reading, check_reading
 from xmae_fast.recordings.sources import Source
 
 
 def check_settings(
     dataset: str,
     recipe: Recipe,
-    ppg: str | None,
-    ecg: str | None,
-    fs: float | None,
+    reading: Reading,
+    polarity: str | tuple[str, str],
     subject: str,
     window_s: float,
     hop_s: float | None,
@@ -39,22 +39,25 @@ def check_settings(
         except re.error as error:
             expected = "expected 'name', 'folder' or a regular expression"
             raise ValueError(f"subject: {expected}, got {subject!r} ({error})") from None
+    check_reading(reading)
+    both = (polarity, polarity) if isinstance(polarity, str) else tuple(polarity)
+    if len(both) != 2 or not set(both) <= set(POLARITIES):
+        raise ValueError(f"polarity: expected {', '.join(POLARITIES)}, or a pair of these, got {polarity!r}")
     hop_s = window_s if hop_s is None else hop_s
     limits = {
         "window_s": (window_s, 4.0, 3600.0),
         "hop_s": (hop_s, 0.01, 1e6),
         "sampling_freq": (sampling_freq, 1.0, 1e5),
         "max_missing": (max_missing, 0.0, 0.99),
-        "fs": (fs, LOWEST_RATE, 1e6),
     }
     for name, (value, low, high) in limits.items():
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
     ppg_quality, ecg_quality = quality_pair(-1.0 if quality is None else quality)  # -1 is the least
-    rate = None if fs is None else float(fs)
     return Settings(
-        dataset, recipe, ppg, ecg, rate, subject, float(window_s), float(hop_s), float(sampling_freq),
-        (float(ppg_quality), float(ecg_quality)), float(max_missing),
+        dataset=dataset, recipe=recipe, subject=subject, window_s=float(window_s), hop_s=float(hop_s),
+        sampling_freq=float(sampling_freq), quality=(float(ppg_quality), float(ecg_quality)),
+        max_missing=float(max_missing), polarity=both, **reading._asdict(),
     )  # fmt: skip
 
 

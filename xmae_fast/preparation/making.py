@@ -41,7 +41,8 @@ def make_part(
     recording = read_recording(source.path, settings.reading)
     if _mark(source) != before:
         raise RecordingError(f"{source.path}: expected a recording at rest, it changed while it was read")
-    assert recording.ppg is not None and recording.ecg is not None
+    assert recording.ppg is not None
+    assert recording.ecg is not None
     rates = {"ppg_fs": recording.ppg.fs, "ecg_fs": recording.ecg.fs}
     try:
         windows = cut(recording, settings.window_s, settings.hop_s)

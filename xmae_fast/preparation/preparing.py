@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 from xmae_fast._environment import usable_processors
@@ -24,6 +24,7 @@ from xmae_fast.preparation.replacing import REPORT
 from xmae_fast.preparation.report import RECOMMENDED, PrepareReport
 from xmae_fast.preparation.settings import Recipe, Settings
 from xmae_fast.preparation.shards import Assembly, write_tables
+from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.sources import Source, find_sources, fingerprint
 from xmae_fast.workers.progress import Progress
 
@@ -38,6 +39,13 @@ def prepare(
     ppg: str | None = None,
     ecg: str | None = None,
     fs: float | None = None,
+    signals: Literal["both", "ppg"] = "both",
+    polarity: str | tuple[str, str] = "keep",
+    time: str | None = None,
+    day_first: bool | None = None,
+    skip_rows: int | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
     subject: str = "name",
     window_s: float = 10.0,
     hop_s: float | None = None,
@@ -67,9 +75,14 @@ def prepare(
         layout: of the shards.
         recipe: "batched", or "neurokit2", which calls neurokit2 window by window and is what "batched" is compared
             with.
-        ppg: the name of the channel with the PPG, if it is not a usual one.
-        ecg: the name of the channel with the ECG, if it is not a usual one.
-        fs: the sampling frequency in Hz, for files that do not state it.
+        ppg: the name, the number from 0 or a pattern of the channel with the PPG, if its name is not a usual one.
+        ecg: the name, the number from 0 or a pattern of the channel with the ECG, if its name is not a usual one.
+        fs: the sampling frequency in Hz, which goes before that of the file. A file with two rates is refused, unless
+            `fs` is one of them: then its rates are kept.
+        signals: "ppg" makes shards of PPG without ECG.
+        polarity: what is done with a signal that is upside down, one word for both or a pair (PPG, ECG): "keep" leaves
+            it as it is, with a note; "auto" turns it round; "flip" turns every signal round.
+        time, day_first, skip_rows, encoding, decimal: how tables are read, as for `Reading`.
         subject: how recordings get their subjects. "name" takes what the file says (PulseDB, .npz), or else its path
             without suffix, so that every recording is a subject of its own. "folder" takes the folder that the
             recording lies in. Anything else is a regular expression on the path, whose first group is taken. Splits are
@@ -92,10 +105,11 @@ def prepare(
         ImportError: a package is missing.
         OSError: another process writes the same output, or the disk refuses.
     """
-    began, target = time.perf_counter(), Path(os.path.abspath(output))
+    began, target = perf_counter(), Path(os.path.abspath(output))
     target = Path(os.path.realpath(target)) if target.is_symlink() else target
+    reading = Reading(ppg, ecg, fs, signals, time, day_first, skip_rows, encoding, decimal)
     settings = check_settings(
-        dataset, recipe, ppg, ecg, fs, subject, window_s, hop_s, sampling_freq, quality, max_missing
+        dataset, recipe, reading, polarity, subject, window_s, hop_s, sampling_freq, quality, max_missing
     )
     check_option("layout", layout, ("packed", "published"))
     if segments_per_shard < 1:
@@ -126,7 +140,7 @@ def prepare(
         sync_folder(str(folder / REPORT))
         replacing.put(folder, target, partial, overwrite)
         replacing.clear(partial)
-    took = time.perf_counter() - began
+    took = perf_counter() - began
     return PrepareReport(**{**report, "output": str(target), "resumed": resumed, "seconds": took})
 
 

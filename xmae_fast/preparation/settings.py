@@ -8,13 +8,14 @@ from typing import Any, Literal
 from xmae_fast.recordings.reading import Reading
 
 Recipe = Literal["batched", "neurokit2"]
+POLARITIES = ("keep", "auto", "flip")
 EQUIVALENT = "neurokit2 0.2.13"  # the recipe "batched" gives the same as this version
 LOWEST_RATE = 30.0  # Hz; below this rate the filters and beat detectors do not work
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings that decide what is made of a recording; see `prepare`. `quality` is a pair (PPG, ECG)."""
+    """All settings that decide what is made of a recording; see `prepare`. `quality` and `polarity` are (PPG, ECG)."""
 
     dataset: str
     recipe: Recipe
@@ -28,7 +29,7 @@ class Settings:
     quality: tuple[float, float]
     max_missing: float
     signals: str = "both"
-    polarity: str = "keep"
+    polarity: tuple[str, str] = ("keep", "keep")
     time: str | None = None
     day_first: bool | None = None
     skip_rows: int | None = None
@@ -55,5 +56,5 @@ class Settings:
     @classmethod
     def from_json(cls, content: dict) -> Settings:
         """The settings that `to_json` has written."""
-        values: dict[str, Any] = content | {"quality": tuple(content["quality"])}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         return cls(**values)

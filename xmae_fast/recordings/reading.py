@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import math
 from typing import NamedTuple
 
 
@@ -39,3 +41,24 @@ class Reading(NamedTuple):
     def wanted(self, kind: str) -> str | None:
         """What was asked for as the channel of a kind, "PPG" or "ECG"."""
         return self.ppg if kind == "PPG" else self.ecg
+
+
+def check_reading(reading: Reading) -> None:
+    """Raise ValueError, which names the field, if a field of `reading` has a wrong value."""
+    if reading.signals not in ("both", "ppg", "ecg"):
+        raise ValueError(f"signals: expected 'both', 'ppg' or 'ecg', got {reading.signals!r}")
+    for name, value in {"ppg": reading.ppg, "ecg": reading.ecg, "time": reading.time}.items():
+        if value is not None and not str(value).strip():
+            raise ValueError(f"{name}: expected a name, a number or a pattern, got {value!r}")
+    fs, decimal, rows = reading.fs, reading.decimal, reading.skip_rows
+    if fs is not None and not (math.isfinite(fs) and 0 < fs <= 1e6):
+        raise ValueError(f"fs: expected a number of Hz above 0 and at most 1e+06, got {fs!r}")
+    if decimal is not None and decimal not in (".", ","):
+        raise ValueError(f"decimal: expected '.' or ',', got {decimal!r}")
+    if rows is not None and rows < 0:
+        raise ValueError(f"skip_rows: expected 0 or more lines, got {rows!r}")
+    if reading.encoding is not None:
+        try:
+            codecs.lookup(reading.encoding)
+        except LookupError:
+            raise ValueError(f"encoding: expected the name of an encoding, got {reading.encoding!r}") from None

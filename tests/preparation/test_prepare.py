@@ -240,7 +240,7 @@ def test_real_recordings(optional, tmp_path, capsys):
     out = tmp_path / "bidmc"
     assert main(["prepare", bidmc, "-o", str(out), "--dataset", "bidmc", "--subject", r"bidmc_(\d+)"]) == 0
     assert main(["prepare", wave, "-o", str(tmp_path / "wave"), "--dataset", "wave"]) == 0
-    assert "1 missing ecg" in capsys.readouterr().out
+    assert "1 missing ppg" in capsys.readouterr().out
     [record] = rows(tmp_path / "wave" / "records.csv")
     assert (record["ppg_fs"], record["ecg_fs"], record["segments"]) == ("124.945", "249.89", "22")
     if "XMAE_FAST_REAL_DATA" not in os.environ:

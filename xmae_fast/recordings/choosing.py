@@ -7,6 +7,7 @@ import numpy as np
 from xmae_fast.recordings.channels import candidates
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Recording
+from xmae_fast.recordings.sentinels import mark_missing
 
 
 def read_channels(content: Content, reading: Reading) -> Recording:
@@ -23,6 +24,7 @@ def read_channels(content: Content, reading: Reading) -> Recording:
     numbers = list(dict.fromkeys(i for those in found.values() for i in those))
     loaded = content.load(numbers)
     by_number = dict(zip(numbers, loaded.channels, strict=True))
+    missing = {number: mark_missing(channel) for number, channel in by_number.items()}
     notes, chosen = [*content.notes, *loaded.notes], {}
     for kind, those in found.items():
         number = best(kind, {i: by_number[i] for i in those})
@@ -33,6 +35,7 @@ def read_channels(content: Content, reading: Reading) -> Recording:
                 f"{len(those)} channels can be the {kind}, {names}: number {number} is taken, which has the best"
                 f" quality; --{kind.lower()} NUMBER takes another"
             )
+        notes += missing.pop(number, [])
     notes += set_rates(chosen, reading.fs)
     return Recording(
         chosen.get("PPG"), chosen.get("ECG"), subjects=loaded.subjects, ids=loaded.ids, starts=loaded.starts,

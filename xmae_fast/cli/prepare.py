@@ -55,6 +55,12 @@ def add_command(commands) -> None:
     prepare.add_argument("--segments-per-shard", type=int, default=50_000, metavar="N", help="(default: %(default)s)")
     prepare.add_argument("--processes", type=int, metavar="N", help="(default: one per processor)")
     prepare.add_argument("--overwrite", action="store_true", help="replace the folder, and unfinished work, if there")
+    prepare.add_argument(
+        "--signals",
+        choices=["both", "ppg"],
+        default="both",
+        help="ppg makes shards of PPG alone, also of recordings without ECG (default: %(default)s)",
+    )
     add_reading_arguments(prepare)
     prepare.set_defaults(run=_prepare)
 
@@ -62,7 +68,7 @@ def add_command(commands) -> None:
 def _prepare(arguments: argparse.Namespace) -> int:
     from xmae_fast.data import prepare
 
-    names = ("dataset", "subject", "layout", "recipe", "sampling_freq", "quality", "max_missing")
+    names = ("dataset", "subject", "layout", "recipe", "sampling_freq", "quality", "max_missing", "signals")
     options = {name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite")}
     with progress_bars() as progress:
         report = prepare(

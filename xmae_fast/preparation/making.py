@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from xmae_fast._files import atomic_path
+from xmae_fast.preparation.common_times import Spacing, largest_shift_ms
 from xmae_fast.preparation.parts import COLUMNS
 from xmae_fast.preparation.recipe import apply_recipe
-from xmae_fast.preparation.settings import Settings
+from xmae_fast.preparation.settings import LOW_ECG_RATE, Settings
 from xmae_fast.preparation.windows import Windows, cut
 from xmae_fast.recordings.recording import RecordingError
 from xmae_fast.recordings.sources import Source, fingerprint, read_recording
@@ -42,8 +43,8 @@ def make_part(
     if _mark(source) != before:
         raise RecordingError(f"{source.path}: expected a recording at rest, it changed while it was read")
     assert recording.ppg is not None
-    assert recording.ecg is not None
-    rates = {"ppg_fs": recording.ppg.fs, "ecg_fs": recording.ecg.fs}
+    ecg = recording.ecg
+    rates = {"ppg_fs": recording.ppg.fs, "ecg_fs": None if ecg is None else ecg.fs}
     try:
         windows = cut(recording, settings.window_s, settings.hop_s)
         total = len(windows.starts)
@@ -52,14 +53,15 @@ def make_part(
             rows = slice(start, start + _WINDOWS)
             made = apply_recipe(
                 *windows.signals(rows), **rates, seq_len=settings.seq_len, recipe=settings.recipe,
-                max_missing=settings.max_missing,
+                max_missing=settings.max_missing, ecg_delay_s=windows.ecg_delay_s[rows],
             )  # fmt: skip
             pieces.append(made)
             tell(min(start + _WINDOWS, total), total)
         subjects = _subjects(source, settings, windows.subjects)
     except ValueError as error:
         raise RecordingError(f"{source.path}: {source.form.name}: {error}") from error
-    ppg, ecg, *quality, reason = map(np.concatenate, zip(*pieces, strict=True))
+    recording.notes += _rate_notes(windows, settings)
+    ppg_segments, ecg_segments, *quality, reason = map(np.concatenate, zip(*pieces, strict=True))
     for name, values, threshold in zip(("ppg", "ecg"), quality, settings.quality, strict=True):
         reason[(values < threshold) & (reason == "")] = f"{name} quality"
     columns = dict(zip(COLUMNS, (subjects, windows.starts, *_ids(windows), *quality), strict=True))
@@ -70,15 +72,15 @@ def make_part(
         "source": source.name,
         "format": recording.form,
         "ppg": recording.ppg.name,
-        "ecg": recording.ecg.name,
+        "ecg": "" if ecg is None else ecg.name,
         **rates,
         "start": recording.start,
         "windows": total,
         "notes": recording.notes,
     }
     arrays: dict[str, Any] = {
-        "ppg": ppg[good],
-        "ecg": ecg[good],
+        "ppg": ppg_segments[good],
+        "ecg": ecg_segments[good],
         "about": np.array(json.dumps(about)),
         "reason": reason[~good],
     }
@@ -86,6 +88,23 @@ def make_part(
     arrays |= {f"rejected_{name}": values[~good] for name, values in columns.items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
+
+
+def _rate_notes(windows: Windows, settings: Settings) -> list[str]:
+    """What a user should know of the rates of the channels."""
+    notes = []
+    if len({channel.fs for channel in windows.channels}) > 1 and settings.recipe == "neurokit2":
+        ppg, ecg = (Spacing(channel.fs, size) for channel, size in zip(windows.channels, windows.size, strict=True))
+        notes.append(
+            f"PPG at {ppg.fs:g} Hz and ECG at {ecg.fs:g} Hz: the recipe neurokit2 shifts them against each other by up"
+            f" to {largest_shift_ms(ppg, ecg):.0f} ms within a window; the recipe batched does not"
+        )
+    if len(windows.channels) > 1 and windows.channels[1].fs < LOW_ECG_RATE:
+        notes.append(
+            f"ECG at {windows.channels[1].fs:g} Hz: below {LOW_ECG_RATE:g} Hz the height of an R peak depends on where"
+            " the samples fall, and beats may be missed; the PPG is not affected"
+        )
+    return notes
 
 
 def _mark(source: Source) -> str:

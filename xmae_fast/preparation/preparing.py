@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
+import numpy as np
+
 from xmae_fast._environment import usable_processors
 from xmae_fast._files import atomic_path, check_apart
 from xmae_fast.data.options import Quality, check_option
@@ -79,7 +81,8 @@ def prepare(
         ecg: the name, the number from 0 or a pattern of the channel with the ECG, if its name is not a usual one.
         fs: the sampling frequency in Hz, which goes before that of the file. A file with two rates is refused, unless
             `fs` is one of them: then its rates are kept.
-        signals: "ppg" makes shards of PPG without ECG.
+        signals: "ppg" makes shards of PPG without ECG, of recordings that may have none; the layout is "packed".
+            Loaders read these shards with signals="ppg".
         polarity: what is done with a signal that is upside down, one word for both or a pair (PPG, ECG): "keep" leaves
             it as it is, with a note; "auto" turns it round; "flip" turns every signal round.
         time, day_first, skip_rows, encoding, decimal: how tables are read, as for `Reading`.
@@ -112,6 +115,8 @@ def prepare(
         dataset, recipe, reading, polarity, subject, window_s, hop_s, sampling_freq, quality, max_missing
     )
     check_option("layout", layout, ("packed", "published"))
+    if signals == "ppg" and layout != "packed":
+        raise ValueError(f"layout: expected 'packed' for PPG alone, as the published layout has both, got {layout!r}")
     if segments_per_shard < 1:
         raise ValueError(f"segments_per_shard: expected at least 1, got {segments_per_shard}")
     if processes is not None and processes < 1:
@@ -237,7 +242,8 @@ def _assemble(
     shards = assembly.write(folder, how["layout"], how["segments_per_shard"], tell)
     reasons = write_tables(folder, names, parts, errors)
     tables = [part.table for part in parts.values()]
-    both = [(t["ppg_quality"] >= RECOMMENDED) & (t["ecg_quality"] >= RECOMMENDED) for t in tables]
+    qualities = [f"{name}_quality" for name in settings.names]
+    both = [np.all([t[name] >= RECOMMENDED for name in qualities], axis=0) for t in tables]
     report = {
         "output": folder.parent.name,
         "shards": [path.name for path in shards],

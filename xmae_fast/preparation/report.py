@@ -15,7 +15,7 @@ class PrepareReport:
         output: the folder.
         shards: their names in this folder.
         segments: how many they hold.
-        usable: segments whose qualities are both at least 0.9.
+        usable: segments whose qualities are all at least 0.9.
         subjects: how many subjects the segments have.
         recordings: R, how many recordings were found.
         rejected: windows that are no segments, by reason.
@@ -48,11 +48,12 @@ class PrepareReport:
     def describe(self) -> str:
         """Says in a few lines what was made."""
         rejected = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.items()) or "none"
+        judged = "the PPG" if self.settings.get("signals") == "ppg" else "both signals"
         took = f"; {self.seconds:.1f} s" if self.seconds else ""
         lines = [
             f"{self.output}: {self.segments:,} segments of {self.subjects:,} subject(s) in {len(self.shards)} shard(s),"
             f" from {self.recordings - len(self.errors):,} of {self.recordings:,} recording(s){took}",
-            f"quality of both signals at least {RECOMMENDED}: {self.usable:,}",
+            f"quality of {judged} at least {RECOMMENDED}: {self.usable:,}",
             f"rejected windows (rejected.csv): {rejected}",
         ]
         if self.resumed:

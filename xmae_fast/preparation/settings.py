@@ -10,7 +10,8 @@ from xmae_fast.recordings.reading import Reading
 Recipe = Literal["batched", "neurokit2"]
 POLARITIES = ("keep", "auto", "flip")
 EQUIVALENT = "neurokit2 0.2.13"  # the recipe "batched" gives the same as this version
-LOWEST_RATE = 30.0  # Hz; below this rate the filters and beat detectors do not work
+PPG_BAND_HZ = 8.0  # the upper end of the band-pass of the PPG; recordings need more than twice this rate
+LOW_ECG_RATE = 50.0  # Hz; below this rate an R peak, about 50 ms wide, has two samples or fewer
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Settings:
     def reading(self) -> Reading:
         """What readers of recordings are asked for."""
         return Reading(**{name: getattr(self, name) for name in Reading._fields})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the signals that shards get: "ppg", "ecg" or both."""
+        return tuple(kind.lower() for kind in self.reading.kinds)
 
     @property
     def seq_len(self) -> int:

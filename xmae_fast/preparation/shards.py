@@ -16,7 +16,7 @@ import numpy as np
 
 from xmae_fast._files import atomic_path
 from xmae_fast.data.formats import packed
-from xmae_fast.data.formats.packed import SIGNALS, Table
+from xmae_fast.data.formats.packed import Table
 from xmae_fast.data.formats.shards import SegmentKey, format_key, import_h5py, write_shard
 from xmae_fast.preparation.parts import COLUMNS, Part
 from xmae_fast.preparation.settings import Settings
@@ -113,7 +113,7 @@ class Assembly:
         used = list(self._within(start, stop))
         sources = [part.about["source"] for _, part, _ in used]
         lengths = [rows.stop - rows.start for _, _, rows in used]
-        return {
+        tables = {
             "subject": subject.astype(np.int32),
             "subjects": _texts(names),
             "ppg_quality": self._column("ppg_quality", start, stop),
@@ -123,26 +123,30 @@ class Assembly:
             "sources": _texts(sources),
             "sources_start": _texts([part.about["start"] for _, part, _ in used]),
             "sources_ppg_fs": np.array([part.about["ppg_fs"] for _, part, _ in used]),
-            "sources_ecg_fs": np.array([part.about["ecg_fs"] for _, part, _ in used]),
+            "sources_ecg_fs": np.array([part.about["ecg_fs"] or np.nan for _, part, _ in used]),
             "key": np.array([key.encode() for key in keys]),
         }
+        if "ecg" not in self.settings.names:
+            del tables["ecg_quality"], tables["sources_ecg_fs"]
+        return tables
 
     def _packed(self, path: Path, start: int, stop: int, progress: Progress) -> None:
         shape, dtype = (stop - start, self.settings.seq_len), np.dtype(np.float16)
+        names = self.settings.names
         tables = {name: Table(v.shape, v.dtype, [v]) for name, v in self._tables(start, stop).items()}
         about = {"sampling_freq": self.settings.sampling_freq, "format": packed.FORMAT}
-        about |= {"format_version": packed.FORMAT_VERSION} | self.attributes
+        about |= packed.version_attributes(names) | self.attributes
         with atomic_path(path) as temporary:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                packed.create_packed(fd, shape, dtype, tables, about)
-                places = packed.signal_offsets(fd, shape, dtype)
+                packed.create_packed(fd, shape, dtype, tables, about, names)
+                places = packed.signal_offsets(fd, shape, dtype, names)
                 if places is None:
                     raise OSError(errno.EIO, f"output: the file {path} is not as it was just laid out")
-                digests = {name: hashlib.sha256() for name in SIGNALS}
+                digests = {name: hashlib.sha256() for name in names}
                 done = start
                 for _, part, rows in self._within(start, stop):
-                    for name, signal in zip(SIGNALS, part.signals(), strict=True):
+                    for name, signal in zip(names, part.signals(), strict=False):
                         piece = np.ascontiguousarray(signal[rows])
                         packed.write_at(fd, piece, places[name])
                         places[name] += piece.nbytes

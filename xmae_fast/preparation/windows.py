@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ class Windows:
         first: [K] for each channel, the first sample of each window in its piece.
         size: for each channel, how many samples a window has.
         starts: [K], when each window begins, in seconds.
+        ecg_delay_s: [K], how much later the first sample of the ECG is than that of the PPG, in seconds; 0 for equal
+            rates and where only one signal was read.
         subjects: [K]; "" where the recording does not name the subject.
         segment_ids: [K]; "" for a continuous recording.
         win_ids: [K].
@@ -30,6 +33,7 @@ class Windows:
     first: tuple[np.ndarray, ...]
     size: tuple[int, ...]
     starts: np.ndarray
+    ecg_delay_s: np.ndarray
     subjects: list[str]
     segment_ids: list[str]
     win_ids: list[str]
@@ -44,6 +48,9 @@ class Windows:
 def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     """Cut a recording into windows, which begin at the start of each piece. A window that is not complete is left out.
 
+    A window begins at the nearest sample of the slowest channel; a faster channel begins at its last sample that is not
+    later.
+
     Args:
         recording: what is cut.
         window_s: the length of a window in seconds.
@@ -57,14 +64,17 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     if len(pieces) != 1:
         raise ValueError(f"expected as many pieces of PPG as of ECG, got {' and '.join(map(str, sorted(pieces)))}")
     sizes = tuple(round(window_s * channel.fs) for channel in channels)
-    per_piece = min(_count(channel, size, hop_s) for channel, size in zip(channels, sizes, strict=True))
+    per_piece = _count(channels, sizes, hop_s)
     if not per_piece or 0 in pieces:
         lasts = min(channel.values.shape[1] / channel.fs for channel in channels) if 0 not in pieces else 0
         raise ValueError(f"expected at least one window of {window_s:g} s, the signals last {lasts:g} s")
     P = pieces.pop()
     number = np.tile(np.arange(per_piece), P)
     piece = np.repeat(np.arange(P), per_piece)
-    first = tuple(np.round(number * hop_s * channel.fs).astype(int) for channel in channels)
+    first = _firsts(channels, number, hop_s)
+    delay = np.zeros(len(piece))
+    if len({channel.fs for channel in channels}) > 1:
+        delay = first[1] / channels[1].fs - first[0] / channels[0].fs
     begins = np.zeros(P) if recording.starts is None else np.asarray(recording.starts, float)
     subjects = recording.subjects or [""] * P
     if len(recording.ids):
@@ -74,15 +84,32 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     else:
         ids = [""] * len(piece), *([str(k + 1) for k in range(len(piece))],) * 2
     names = [subjects[int(p)] for p in piece]
-    return Windows(channels, piece, first, sizes, begins[piece] + number * hop_s, names, *ids)
+    return Windows(channels, piece, first, sizes, begins[piece] + number * hop_s, delay, names, *ids)
 
 
-def _count(channel: Channel, size: int, hop_s: float) -> int:
-    """How many windows of `size` samples fit into a piece."""
-    n = channel.values.shape[1]
-    if n < size or not size:
+def _firsts(channels: Sequence[Channel], number: np.ndarray, hop_s: float) -> tuple[np.ndarray, ...]:
+    """For each channel the first samples of the windows `number` [K] of a piece, [K] each."""
+    slowest = min(channel.fs for channel in channels)
+    begin = np.round(number * hop_s * slowest)
+    # Rates that have a common divisor meet at whole samples, which rounding must not miss.
+    return tuple(
+        (begin if channel.fs == slowest else np.floor(begin / slowest * channel.fs + 1e-6)).astype(int)
+        for channel in channels
+    )
+
+
+def _count(channels: Sequence[Channel], sizes: Sequence[int], hop_s: float) -> int:
+    """How many windows, which have `sizes` samples in the channels, fit into a piece."""
+    lengths = [channel.values.shape[1] for channel in channels]
+    if any(n < size or not size for n, size in zip(lengths, sizes, strict=True)):
         return 0
-    count = int((n - size) / (hop_s * channel.fs)) + 2  # rounding decides whether the last ones fit
-    while round((count - 1) * hop_s * channel.fs) + size > n:
+    fits = (int((n - size) / (hop_s * c.fs)) for c, n, size in zip(channels, lengths, sizes, strict=True))
+    count = min(fits) + 2  # rounding decides whether the last ones fit
+
+    def too_long() -> bool:
+        last = _firsts(channels, np.array([count - 1]), hop_s)
+        return any(first[0] + size > n for first, size, n in zip(last, sizes, lengths, strict=True))
+
+    while too_long():
         count -= 1
     return count

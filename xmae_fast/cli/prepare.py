@@ -61,6 +61,13 @@ def add_command(commands) -> None:
         default="both",
         help="ppg makes shards of PPG alone, also of recordings without ECG (default: %(default)s)",
     )
+    prepare.add_argument(
+        "--polarity",
+        default="keep",
+        metavar="WORD",
+        help="keep, auto (turn round what is upside down) or flip, for both signals or as PPG,ECG, such as auto,keep"
+        " (default: %(default)s, with a note)",
+    )
     add_reading_arguments(prepare)
     prepare.set_defaults(run=_prepare)
 
@@ -77,8 +84,15 @@ def _prepare(arguments: argparse.Namespace) -> int:
             window_s=arguments.window,
             hop_s=arguments.hop,
             progress=progress,
+            polarity=_polarity(arguments.polarity),
             **options,
             **reading_of(arguments),
         )
     print(report.describe())
-    return 1 if report.errors else 0
+    return 1 if report.errors or not report.segments else 0
+
+
+def _polarity(text: str) -> str | tuple[str, ...]:
+    """The word of --polarity, or its two words."""
+    words = tuple(word.strip() for word in text.split(","))
+    return words[0] if len(words) == 1 else words

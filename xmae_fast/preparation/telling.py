@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
+from xmae_fast.data.formats.linked import content_probe
 from xmae_fast.preparation.windows import Windows
 from xmae_fast.recordings.findings import Measures, cleaned, is_upside_down, measure, orientation, problems
 from xmae_fast.recordings.recording import Channel
+from xmae_fast.recordings.sources import Source
 from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.signals.clean import fill_missing
 
 _FEW, _MANY = 8, 32  # windows that are looked at: a quarter of all, within these limits
 _DECIDE = 64  # windows that decide whether a signal is turned round
 _LISTED = 2  # recordings that are named of those with the same sentence
+
+
+def legal(text: str) -> str:
+    """A text without what UTF-8 cannot hold: names of files that are no UTF-8 get their bytes as \\xfc and the like."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def turn_round(windows: Windows, words: Mapping[str, str]) -> dict[str, str]:
@@ -84,6 +93,29 @@ def of_polarity(turned: Mapping[str, str]) -> list[str]:
     """A sentence for each channel that was turned round."""
     why = {"auto": "it was upside down", "flip": "as --polarity asks"}
     return [f"the {kind} was turned round, {why[word]}" for kind, word in turned.items()]
+
+
+def of_doubles(sources: Sequence[Source]) -> dict[str, list[str]]:
+    """Sentences, by name, about recordings of which another one seems to be a copy: their files have the same content,
+    or the same name in another format."""
+    stems, sizes, contents = defaultdict(list), defaultdict(list), defaultdict(list)
+    for source in sources:
+        stems[source.stem].append(source)
+        if source.suffix != ".hea":  # the signals of equal headers may differ
+            with suppress(OSError):
+                sizes[os.path.getsize(source.path)].append(source)
+    for size, alike in sizes.items():
+        for source in alike if len(alike) > 1 else ():
+            with suppress(OSError):
+                contents[size, content_probe(source.path, size)].append(source)
+    found: dict[str, list[str]] = defaultdict(list)
+    for what, groups in (
+        ("another file has the same content", contents), ("another file has the same name in another format", stems)
+    ):  # fmt: skip
+        for alike in groups.values():
+            for source in alike if len(alike) > 1 else ():
+                found[source.name].append(f"{what}, so that one recording may be there twice")
+    return found
 
 
 def grouped(sentences: Iterable[tuple[str, str]]) -> list[str]:

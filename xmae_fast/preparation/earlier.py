@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from xmae_fast._files import atomic_path
 from xmae_fast.preparation import replacing
+from xmae_fast.preparation.again import to_try_again
 from xmae_fast.preparation.replacing import REPORT
 from xmae_fast.preparation.report import PrepareReport
+from xmae_fast.preparation.telling import legal
 from xmae_fast.recordings.sources import Source, fingerprint
 
 
@@ -26,7 +29,8 @@ def finished(target: Path, how: dict, versions: dict, sources: list[Source], ove
     try:
         stored = json.loads((target / REPORT).read_text(encoding="utf-8"))
         same = stored["settings"] == how and stored["versions"] == versions
-        if same and stored["identity"] == work_identity(how, versions, sources):
+        again = to_try_again(stored["errors"])
+        if same and stored["identity"] == work_identity(how, versions, sources, again):
             if gone := replacing.missing_files(target, stored):
                 what = f"{target / gone[0]} is gone since it was made (overwrite=True makes the folder again)"
                 raise FileExistsError(f"output: {what}")
@@ -72,9 +76,10 @@ def same_work(partial: Path, work: dict, overwrite: bool) -> None:
         temporary.write_text(json.dumps(work), encoding="utf-8")
 
 
-def work_identity(how: dict, versions: dict, sources: list[Source]) -> str:
-    """A hash of everything that decides what is made of recordings."""
-    marks = [(source.name, _mark(source)) for source in sources]
+def work_identity(how: dict, versions: dict, sources: list[Source], changing: Collection[str] = ()) -> str:
+    """A hash of everything that decides what is made of recordings. The files of those with the names `changing` may
+    change: they are to be tried again."""
+    marks = [(source.name, "" if legal(source.name) in changing else _mark(source)) for source in sources]
     return hashlib.sha256(json.dumps([how, versions, marks], sort_keys=True).encode()).hexdigest()
 
 

@@ -222,7 +222,11 @@ def _assemble(
         "settings": how,
         "versions": versions,
     }
-    stored = report | {"identity": work_identity(how, versions, sources), "files": replacing.describe_files(folder)}
+    again = to_try_again(report["errors"])
+    stored = report | {
+        "identity": work_identity(how, versions, sources, again),
+        "files": replacing.describe_files(folder),
+    }
     del stored["output"]
     with atomic_path(folder / REPORT) as temporary:
         temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")

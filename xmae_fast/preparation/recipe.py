@@ -153,9 +153,7 @@ def _note(reason: np.ndarray, where: np.ndarray, text: str) -> None:
     reason[where & (reason == "")] = text
 
 
-def _batched(
-    name: str, x: np.ndarray, fs: float, seq_len: int, at: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _batched(name: str, x: np.ndarray, fs: float, seq_len: int, at: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The resampled windows, [K, L], and their qualities, [K]; `at` says where they are resampled, see `resample`."""
     clean = (clean_ppg if name == "ppg" else clean_ecg)(x, fs)
     beats = (ppg_beats if name == "ppg" else ecg_beats)(clean, fs)

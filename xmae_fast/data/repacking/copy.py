@@ -70,7 +70,9 @@ class PackedCopy:
             OSError: `folder` does not have enough free space.
         """
         identity = self._identity()
-        offsets = packed.signal_offsets(self.fd, self.shape, self.dtype, self.names) if self.journal.load(identity) else None
+        offsets = (
+            packed.signal_offsets(self.fd, self.shape, self.dtype, self.names) if self.journal.load(identity) else None
+        )
         if offsets is None:
             self.journal.remove()  # first, so that it never describes another file
             os.ftruncate(self.fd, 0)

@@ -177,7 +177,7 @@ def test_malformed_files_are_named_and_stop_nothing(optional, signal, pulsedb, t
         file["Subj_Wins/PPG_Raw"] = np.zeros((1250, 2))
     np.savez(folder / "pickled.npz", ppg=np.array([{}]), ecg=np.zeros(10))
     np.savez(folder / "no_rate.npz", ppg=ppg, ecg=ecg)
-    np.savez(folder / "slow.npz", ppg=ppg, ecg=ecg, fs=20)
+    np.savez(folder / "slow.npz", ppg=ppg, ecg=ecg, fs=15)
     assert main(["prepare", str(folder), "-o", str(tmp_path / "out"), "--processes", "1"]) == 1
     report = json.loads((tmp_path / "out" / "prepare.json").read_text())
     good = {"good.csv", "whole.csv.gz", *(path.name for path in folder.glob("cut*.dat"))}
@@ -193,7 +193,7 @@ def test_malformed_files_are_named_and_stop_nothing(optional, signal, pulsedb, t
         "short.csv": "expected at least one window of 10 s, the signals last 0.03 s",
         "cut.csv.gz": "CSV: expected a readable file (EOFError",
         "no_rate.npz": "NumPy: expected the sampling rate",
-        "slow.npz": "ppg_fs: expected at least 30 Hz, got 20",
+        "slow.npz": "ppg_fs: expected more than 16 Hz, twice the upper end of the band-pass, got 15 Hz",
     }.items():
         assert report["errors"][name].startswith(f"{folder / name}: ")
         assert text in report["errors"][name]

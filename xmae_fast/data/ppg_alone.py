@@ -15,19 +15,30 @@ from xmae_fast.data.index.segment_reader import SegmentReader
 _CHUNK = 4096  # segments that are looked at at a time
 
 
-def check_both(shards: Sequence[Shard]) -> None:
-    """Raise ValueError, which names the shard, if one has no ECG."""
-    for shard in shards:
-        if shard.header.signals == "ppg":
-            raise ValueError(
-                f'shard {shard.path}: expected PPG and ECG, as pretraining needs, found PPG alone, which signals="ppg"'
-                " reads"
-            )
+def signals_of(shards: Sequence[Shard], signals: str | None) -> str:
+    """Which signals are read of shards, "both" or "ppg".
+
+    Args:
+        shards: the shards.
+        signals: what was asked for; None asks for "ppg" if no shard has ECG.
+
+    Raises:
+        ValueError: "both" was asked for and a shard has no ECG; the message names the shard.
+    """
+    alone = [shard for shard in shards if shard.header.signals == "ppg"]
+    if signals is None:
+        signals = "ppg" if len(alone) == len(shards) else "both"
+    if signals == "both" and alone:
+        what = 'expected PPG and ECG, as pretraining needs, found PPG alone, which signals="ppg" reads'
+        raise ValueError(f"shard {alone[0].path}: {what}")
+    return signals
 
 
 def problems_of_ppg(index: SegmentIndex, layout: Layout) -> np.ndarray:
-    """What is wrong with the PPG of each segment, [n] uint8: the index does not say which of two signals is bad, so that
-    the PPG of bad segments is looked at once more."""
+    """What is wrong with the PPG of each segment, [n] uint8.
+
+    The index does not say which of two signals is bad. So the PPG of segments with bad values is looked at once more.
+    """
     found = index.problem
     again = np.flatnonzero((found != 0) & (found & problems.STRUCTURE == 0))
     files = index.shard_of(again)

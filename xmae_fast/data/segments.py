@@ -16,7 +16,7 @@ from xmae_fast.data.gather import default_threads, gather_arrays, reader_name
 from xmae_fast.data.index.open_shards import OpenShards, ShardChangedError
 from xmae_fast.data.index.segment_index import Paths, SegmentIndex, open_index
 from xmae_fast.data.options import Quality, check_option, check_reading
-from xmae_fast.data.ppg_alone import check_both, problems_of_ppg
+from xmae_fast.data.ppg_alone import problems_of_ppg, signals_of
 from xmae_fast.data.selection import select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
 from xmae_fast.workers.progress import Progress
@@ -25,7 +25,9 @@ _HINT_GAP = 1 << 16  # segments that are at most this many bytes apart are read 
 
 
 class Segments:
-    """The selected segments of shards, numbered 0 to len - 1; for the arguments see `SegmentDataset`."""
+    """The selected segments of shards, numbered 0 to len - 1; for the arguments see `SegmentDataset`.
+
+    `signals` may also be None, which reads the PPG alone if no shard has ECG."""
 
     def __init__(
         self,
@@ -46,11 +48,11 @@ class Segments:
         impl: str = "auto",
         progress: Progress | None = None,
         storage_options: dict | None = None,
-        signals: Literal["both", "ppg"] = "both",
+        signals: Literal["both", "ppg"] | None = "both",
     ) -> None:
         self.augmenting = check_reading(split, augment, on_bad, normalize_dtype)
         check_option("impl", impl, ("auto", "cpu", "reference"))
-        check_option("signals", signals, ("both", "ppg"))
+        check_option("signals", signals, ("both", "ppg", None))
         if isinstance(exclude_prefixes, str):
             raise ValueError(f"exclude_prefixes: expected a list of beginnings, got the text {exclude_prefixes!r}")
         if num_threads is not None and num_threads < 1:
@@ -58,18 +60,16 @@ class Segments:
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed: expected 0 to 2**32 - 1, got {seed}")
         self.seed, self.split, self.on_bad, self.normalize_dtype = seed, split, on_bad, normalize_dtype
-        self.signals = signals
         self.num_threads, self.impl, self.layout = num_threads or default_threads(), impl, layout or Layout()
         self.index: SegmentIndex = open_index(
             paths, layout=self.layout, cache_dir=cache_dir, on_bad=on_bad, progress=progress,
             storage_options=storage_options,
         )  # fmt: skip
-        if signals == "both":
-            check_both(self.index.shards)
-        else:
+        self.signals = signals_of(self.index.shards, signals)
+        if self.signals == "ppg":
             self.index.problem = problems_of_ppg(self.index, self.layout)
         selected = select(
-            self.index, signals=signals, quality=quality, subjects=subjects, exclude_subjects=exclude_subjects,
+            self.index, signals=self.signals, quality=quality, subjects=subjects, exclude_subjects=exclude_subjects,
             exclude_prefixes=tuple(exclude_prefixes), split=split, seed=seed, normalize_dtype=normalize_dtype,
         )  # fmt: skip
         self.rows, self.subjects, self._number, self.rejected, bad = selected

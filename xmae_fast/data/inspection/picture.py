@@ -28,8 +28,8 @@ _NO_SAMPLES = problems.WRONG_SHAPE | problems.UNREADABLE | problems.OUTSIDE
 
 @dataclass
 class _Example:
-    """A segment to draw. `names` are those of its signals, of "ECG" and "PPG"; `signals` are their samples, [L] each, or
-    None if the record has no such samples."""
+    """A segment to draw. `names` are "ECG" and "PPG", or "PPG" alone; `signals` are their samples, [L] each, or None if
+    the record has no such samples."""
 
     subject: str
     record: str
@@ -51,7 +51,7 @@ def draw_examples(
     cache_dir: str | os.PathLike | None = None,
     normalize_dtype: NormalizeDtype = "float16",
 ) -> None:
-    """Draw segments as they are stored, ECG above PPG where there is ECG, to a PNG file, which appears whole or not at all.
+    """Draw segments as they are stored, ECG above PPG, to a PNG file, which appears whole or not at all.
 
     Up to 3 segments that cannot be used are drawn too, with as many different reasons as possible.
 

@@ -13,8 +13,8 @@ from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats import packed
 from xmae_fast.data.formats.layout import Layout
-from xmae_fast.data.index.segment_index import Paths, open_index
-from xmae_fast.data.options import Quality, check_option, quality_pair
+from xmae_fast.data.index.segment_index import Paths
+from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.repacking.copy import PackedCopy
 from xmae_fast.data.repacking.journal import Journal, locked, sync_folder
 from xmae_fast.data.segments import Segments
@@ -146,14 +146,10 @@ def repack(
         "on_bad": on_bad,
         "normalize_dtype": normalize_dtype,
     }
-    opening = {"layout": layout, "cache_dir": cache_dir, "progress": progress}
-    check_option("signals", signals, ("both", "ppg", None))
-    if signals is None:
-        headers = [shard.header for shard in open_index(paths, on_bad=on_bad, **opening).shards]
-        signals = "ppg" if {header.signals for header in headers} == {"ppg"} else "both"
-    if signals == "ppg":
-        selection["signals"] = signals
-    segments = Segments(paths, num_threads=num_threads, **selection, **opening)
+    options = {"num_threads": num_threads, "layout": layout, "cache_dir": cache_dir, "progress": progress}
+    segments = Segments(paths, signals=signals, **selection, **options)
+    if segments.signals == "ppg":
+        selection["signals"] = segments.signals
     for shard in segments.index.shards:
         check_not_input(output, [shard.path, *shard.sidecar.valid_for.get("others", {})])
     kind = _stored_dtype(segments, dtype)

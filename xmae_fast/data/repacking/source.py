@@ -81,8 +81,8 @@ class RepackSource:
         return tables | {"key": Table((n,), np.dtype(f"S{width}"), self._keys())}
 
     def _of_shard(self, file: int, rows: np.ndarray) -> np.ndarray:
-        """PPG and ECG of rows [k] of a shard, [2, k, L] of the stored type in native byte order; the PPG twice if no ECG
-        is copied."""
+        """PPG and ECG of rows [k] of a shard, [2, k, L] of the stored type in native byte order; the PPG twice if no
+        ECG is copied."""
         index, opened = self.segments.index, self.segments.opened()
         shard = index.shards[file]
         if shard.mapped:

@@ -57,8 +57,8 @@ class Settings:
         """The fields by name, for JSON. Those that came after version 0.1.0 are left out where they have their default
         values, so that unfinished work of that version can go on."""
         later = {f.name: f.default for f in fields(self) if f.default is not MISSING}
-        content = asdict(self) | {"quality": list(self.quality)}
-        return {name: value for name, value in content.items() if name not in later or value != later[name]}
+        content = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
 
     @classmethod
     def from_json(cls, content: dict) -> Settings:

@@ -165,7 +165,7 @@ def _of_one(kind: str, m: Measures) -> list[str]:
     if not PULSE_RATES[0] <= rate <= PULSE_RATES[1]:
         found.append(f"the {kind} has {rate:.0f} beats per minute: {right}")
     quality = float(np.median(np.nan_to_num(m.quality, nan=-1.0)))
-    if quality < LOW_QUALITY:
+    if quality < LOW_QUALITY and not np.isnan(m.quality).all():
         found.append(f"the {kind} has a median quality of {quality:.2f}: {right}")
     return found
 

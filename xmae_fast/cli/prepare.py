@@ -92,7 +92,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 1 if report.errors or not report.segments else 0
 
 
-def _polarity(text: str) -> str | tuple[str, ...]:
+def _polarity(text: str) -> str | tuple[str, str]:
     """The word of --polarity, or its two words."""
-    words = tuple(word.strip() for word in text.split(","))
-    return words[0] if len(words) == 1 else words
+    first, comma, second = text.partition(",")
+    return (first.strip(), second.strip()) if comma else first.strip()

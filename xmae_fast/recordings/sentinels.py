@@ -16,6 +16,7 @@ USUAL = frozenset(
     + [float(2**bits - 1) for bits in (16, 24, 32, 64)]
     + [float(sign * (10**digits - 1)) for digits in (3, 4, 5, 6) for sign in (1, -1)]
 )
+Runs = tuple[np.ndarray, ...]  # row, first sample, and the one after the last, [runs] each
 _PASSES = 8  # how many values of a channel may stand for missing
 _SHORT, _LONG = 0.04, 0.25  # s; the least length of a run between jumps, and of one within the signal
 _RARE = 0.2  # share of the samples
@@ -153,14 +154,14 @@ def _zeros_within(blocks: Sequence[np.ndarray], fs: float) -> list[np.ndarray] |
     return _chosen(blocks, [_longer(run, 4 * held) for run in runs])
 
 
-def _chosen(blocks: Sequence[np.ndarray], runs: Sequence[tuple]) -> list[np.ndarray] | None:
+def _chosen(blocks: Sequence[np.ndarray], runs: Sequence[Runs]) -> list[np.ndarray] | None:
     """The samples of runs, as masks of the blocks; None if there is no run."""
     if not any(len(row) for row, _, _ in runs):
         return None
     return [_mask(block.shape, run) for block, run in zip(blocks, runs, strict=True)]
 
 
-def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _runs(mask: np.ndarray) -> Runs:
     """The runs of True in the rows of mask [rows, samples]: row, first sample, and the one after the last, [runs]."""
     if not mask.any():
         return (np.zeros(0, np.int64),) * 3
@@ -169,15 +170,13 @@ def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return row, begin, np.nonzero(edges == -1)[1]
 
 
-def _longer(runs: tuple[np.ndarray, ...], least: int) -> tuple[np.ndarray, ...]:
+def _longer(runs: Runs, least: int) -> Runs:
     """The runs of at least so many samples."""
     keep = runs[2] - runs[1] >= least
     return tuple(x[keep] for x in runs)
 
 
-def _between_jumps(
-    block: np.ndarray, runs: tuple[np.ndarray, ...], value: float, jump: float
-) -> tuple[np.ndarray, ...]:
+def _between_jumps(block: np.ndarray, runs: Runs, value: float, jump: float) -> Runs:
     """The runs whose neighbours lie farther than `jump` from `value`: both, or the one that there is."""
     row, begin, end = runs
     sides = np.full((2, len(row)), np.nan)
@@ -189,7 +188,7 @@ def _between_jumps(
     return tuple(x[keep] for x in runs)
 
 
-def _are_apart(runs: Sequence[tuple[np.ndarray, ...]], blocks: Sequence[np.ndarray], fs: float) -> bool:
+def _are_apart(runs: Sequence[Runs], blocks: Sequence[np.ndarray], fs: float) -> bool:
     """Whether runs are rare, or the signal between them usually lasts _APART seconds. One that is 0 between its pulses
     has neither."""
     if sum(int((end - begin).sum()) for _, begin, end in runs) < _RARE * sum(block.size for block in blocks):
@@ -204,7 +203,7 @@ def _are_apart(runs: Sequence[tuple[np.ndarray, ...]], blocks: Sequence[np.ndarr
     return not len(lengths) or bool(np.median(lengths) >= _APART * fs)
 
 
-def _mask(shape: tuple[int, ...], runs: tuple[np.ndarray, ...]) -> np.ndarray:
+def _mask(shape: tuple[int, ...], runs: Runs) -> np.ndarray:
     """The samples of runs as True in an array [rows, samples]."""
     edges = np.zeros((shape[0], shape[1] + 1), np.int8)
     np.add.at(edges, (runs[0], runs[1]), 1)

@@ -18,7 +18,7 @@ from xmae_fast.recordings.sources import Source
 from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.signals.clean import fill_missing
 
-_FEW, _MANY = 8, 32  # windows that are looked at: a quarter of all, within these limits
+_FEW, _MANY, _SHARE = 6, 32, 8  # windows that are looked at: one in 8, within these limits
 _DECIDE = 64  # windows that decide whether a signal is turned round
 _LISTED = 2  # recordings that are named of those with the same sentence
 
@@ -70,7 +70,7 @@ def look(
     rows = np.flatnonzero(good)
     cleaned_too = len(rows) > 0
     rows = rows if cleaned_too else np.arange(len(good))
-    rows = _spread(rows, min(_MANY, max(_FEW, len(rows) // 4)))
+    rows = _spread(rows, min(_MANY, max(_FEW, len(rows) // _SHARE)))
     measured: dict[str, Measures] = {}
     for k, (kind, channel) in enumerate(zip(kinds, windows.channels, strict=True)):
         raw = channel.cut(windows.piece[rows], windows.first[k][rows], windows.size[k])

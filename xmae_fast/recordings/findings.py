@@ -186,12 +186,13 @@ def _of_both(measured: Mapping[str, Measures]) -> list[str]:
 
 
 def _rates(kind: str, clean: np.ndarray, fs: float) -> np.ndarray:
-    """Beats per minute of windows [W, L], the median of each; NaN with fewer than four beats."""
+    """Beats per minute of windows [W, L], from the first beat to the last; NaN with fewer than four."""
     rate = np.full(len(clean), np.nan)
     if not len(clean):
         return rate
     beats = (ppg_beats if kind == "PPG" else ecg_beats)(clean, fs)
-    for row, (first, stop) in enumerate(zip(beats.bounds[:-1].tolist(), beats.bounds[1:].tolist(), strict=True)):
-        if stop - first >= 4:
-            rate[row] = 60 * fs / float(np.median(np.diff(beats.at[first:stop])))
+    count = np.diff(beats.bounds)
+    rows = np.flatnonzero(count >= 4)
+    spans = beats.at[beats.bounds[1:][rows] - 1] - beats.at[beats.bounds[:-1][rows]]
+    rate[rows] = 60 * fs * (count[rows] - 1) / spans
     return rate

@@ -90,9 +90,14 @@ def _limits(blocks: Sequence[np.ndarray], without: Sequence[float]) -> tuple[flo
     """The least and the greatest finite sample that is none of `without`; (inf, -inf) if there is none."""
     low, high = np.inf, -np.inf
     for block in blocks:
-        few, many = float(np.fmin.reduce(block, None)), float(np.fmax.reduce(block, None))
+        few, many = float(block.min()), float(block.max())
+        if np.isnan(few):
+            few, many = float(np.fmin.reduce(block, None)), float(np.fmax.reduce(block, None))
         if not (np.isfinite(few) and np.isfinite(many)) or few in without or many in without:
-            there = block[np.isfinite(block) & ~np.isin(block, without)]
+            kept = np.isfinite(block)
+            for value in without:
+                kept &= block != value
+            there = block[kept]
             few, many = (float(there.min()), float(there.max())) if there.size else (np.inf, -np.inf)
         low, high = min(low, few), max(high, many)
     return low, high
@@ -105,14 +110,14 @@ def _at_the_end(
     masks = [block == value for block in blocks]
     usual = value in USUAL
     count = sum(int(np.count_nonzero(mask)) for mask in masks)
-    if not usual and count < 3:
+    if not usual and (count < 3 or any(_has_short_runs(mask) for mask in masks)):
         return None
     low, high = _limits(blocks, [*taken, value])
     distance, span = max(low - value, value - high), high - low
     runs = [_runs(mask) for mask in masks]
     if span > 0 and usual and distance > span and (value not in (0, -1) or _are_apart(runs, blocks, fs)):
         return masks
-    if span > 0 and not usual and distance > 2 * span and min(int((e - b).min(initial=3)) for _, b, e in runs) >= 3:
+    if span > 0 and not usual and distance > 2 * span:
         return masks
     if not usual or span <= 0:
         return None
@@ -168,6 +173,15 @@ def _runs(mask: np.ndarray) -> Runs:
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).view(np.int8), axis=1)
     row, begin = np.nonzero(edges == 1)
     return row, begin, np.nonzero(edges == -1)[1]
+
+
+def _has_short_runs(mask: np.ndarray) -> bool:
+    """Whether a run of True, of those in mask [rows, samples] one after another, has fewer than three samples."""
+    at = np.flatnonzero(mask)
+    if not len(at):
+        return False
+    ends = np.append(np.flatnonzero(np.diff(at) != 1), len(at) - 1)
+    return int(np.diff(ends, prepend=-1).min()) < 3
 
 
 def _longer(runs: Runs, least: int) -> Runs:

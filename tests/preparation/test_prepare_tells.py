@@ -63,6 +63,13 @@ def test_records_and_report_tell_the_same(folder, tmp_path, in_process):
     assert json.loads((tmp_path / "out" / "prepare.json").read_text())["notes"] == report.notes
 
 
+def test_exchanged_channels_are_said_though_windows_are_rejected(signal, tmp_path, in_process):
+    save(tmp_path / "a.npz", signal[1], signal[0])
+    report = prepare(tmp_path / "a.npz", tmp_path / "out", processes=1)
+    assert sum(report.rejected.values()) >= 3
+    assert report.notes["a.npz"][-1] == "PPG and ECG look exchanged: --ppg NAME and --ecg NAME say which is which"
+
+
 def test_polarity(folder, tmp_path, in_process):
     kept, turned, flipped = (tmp_path / name for name in ("kept", "turned", "flipped"))
     prepare(folder / "good.npz", kept, processes=1)

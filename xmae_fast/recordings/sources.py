@@ -30,7 +30,7 @@ class Format(NamedTuple):
 
 
 _TABLE = Format("CSV", open_table, ("pandas",))
-_EDF = Format("EDF", open_edf, ("pyedflib",))
+_EDF = Format("EDF", open_edf)
 FORMATS = {
     ".mat": Format("PulseDB", open_mat),
     ".hea": Format("WFDB", open_wfdb, ("wfdb",)),

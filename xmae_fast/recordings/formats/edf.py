@@ -138,7 +138,9 @@ def _runs(
         recorded = len(onsets) * header.ticks
         gaps = (onsets[-1] + header.ticks - onsets[0] - recorded) / TICKS
         stated = "" if header.plus == "D" else ", though its header calls it contiguous"
-        notes.append(f"the recording has {len(runs) - 1} gap(s) of {gaps:g} s in all{stated}: samples are missing there")
+        notes.append(
+            f"the recording has {len(runs) - 1} gap(s) of {gaps:g} s in all{stated}: samples are missing there"
+        )
     return onsets[0], runs
 
 

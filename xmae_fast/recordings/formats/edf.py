@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
 
 _ONSET = re.compile(rb"([+-]\d+(?:\.\d*)?)[\x14\x15]")  # the text that begins a record's list of annotations
+_LATEST = 100 * 366 * 86400 * TICKS  # a later time is damage
 _BLOCK = 1 << 22  # bytes of records that are read at a time
 
 
@@ -31,120 +33,135 @@ def open_edf(path: str, reading: Reading) -> Content:
 
 def _load(path: str, header: Header, signals: list[Signal], numbers: Sequence[int]) -> Loaded:
     """Read the channels of these numbers among `signals`."""
-    records = np.memmap(path, np.uint8, "r", header.data_at, (header.whole, header.record_bytes))
     notes: list[str] = []
     chosen = [signals[i] for i in numbers]
-    first, runs = _runs(records, header, chosen, notes)
-    channels = []
     for signal in chosen:
         if not signal.samples:
             raise ValueError(f"expected samples of channel {signal.label!r}, the header states none")
-        fs = signal.samples / header.ticks * TICKS if header.ticks else np.nan
+    values = [np.empty((header.whole, signal.samples)) for signal in chosen]
+    times = next((signal for signal in header.signals if signal.annotation and signal.samples), None)
+    onsets: list[int | None] = []
+    with open(path, "rb") as file:
+        for begin, records in _blocks(file, header):
+            for out, signal in zip(values, chosen, strict=True):
+                _decode(records, signal, header.width, out[begin : begin + len(records)])
+            if header.plus and times is not None:
+                part = records[:, times.at : times.at + times.samples * header.width]
+                onsets += [_onset(raw.tobytes()) for raw in part]
+    first, runs = _runs(onsets or [None] * header.whole, header, chosen, notes)
+    channels = []
+    for signal, out in zip(chosen, values, strict=True):
+        fs = signal.samples / (header.ticks / TICKS) if header.ticks else np.nan
         pieces, firsts, end = [], [], 0
-        for start, stop, onset in runs:
+        for begin, stop, onset in runs:
             at = max(round(onset * signal.samples / header.ticks), end) if onset else end
-            pieces.append(_values(records[start:stop], signal, header.width))
+            pieces.append(out[begin:stop].reshape(-1))
             firsts.append(at)
             end = at + len(pieces[-1])
         joined = pieces[0][None] if len(pieces) == 1 else join(firsts, pieces, end, fs)
         channels.append(Channel(signal.label, joined, float(fs)))
     start = header.start
     if start and first:
-        start = (datetime.fromisoformat(start) + timedelta(microseconds=first / 10)).isoformat()
+        try:
+            start = (datetime.fromisoformat(start) + timedelta(microseconds=first / 10)).isoformat()
+        except OverflowError:
+            start = ""
     return Loaded(channels, start=start, notes=notes)
 
 
-def _values(records: np.ndarray, signal: Signal, width: int) -> np.ndarray:
-    """The samples of a signal.
+def _blocks(file: BinaryIO, header: Header) -> Iterator[tuple[int, np.ndarray]]:
+    """The records of a file, some at a time: the number of the first, and their bytes, [records, bytes of a record]."""
+    step = max(1, _BLOCK // header.record_bytes)
+    file.seek(header.data_at)
+    for begin in range(0, header.whole, step):
+        count = min(step, header.whole - begin)
+        raw = np.fromfile(file, np.uint8, count * header.record_bytes)
+        if len(raw) < count * header.record_bytes:
+            raise ValueError("expected a file at rest, it became shorter while it was read")
+        yield begin, raw.reshape(count, header.record_bytes)
+
+
+def _decode(records: np.ndarray, signal: Signal, width: int, out: np.ndarray) -> None:
+    """Write the samples of a signal in physical units.
 
     Args:
         records: [R, bytes of a record] uint8.
         signal: which one.
         width: bytes of a sample.
-
-    Returns:
-        [R * samples] float64 in physical units.
+        out: [R, samples] float64.
     """
-    out = np.empty((len(records), signal.samples))
-    step = max(1, _BLOCK // records.shape[1])
-    for start in range(0, len(records), step):
-        raw = records[start : start + step, signal.at : signal.at + width * signal.samples]
-        digital = raw.reshape(len(raw), signal.samples, width)
-        if width == 2:
-            block = np.ascontiguousarray(digital).view("<i2")[..., 0].astype(np.float64)
-        else:
-            whole = np.zeros((*digital.shape[:2], 4), np.uint8)
-            whole[..., 1:] = digital  # the sign comes from the highest byte
-            block = (whole.view("<i4")[..., 0] >> 8).astype(np.float64)
-        out[start : start + step] = block if np.isnan(signal.gain) else signal.gain * (signal.offset + block)
-    return out.reshape(-1)
+    raw = records[:, signal.at : signal.at + width * signal.samples].reshape(len(records), signal.samples, width)
+    if width == 2:
+        out[:] = np.ascontiguousarray(raw).view("<i2")[..., 0]
+    else:
+        whole = np.zeros((*raw.shape[:2], 4), np.uint8)
+        whole[..., 1:] = raw  # the sign comes from the highest byte
+        out[:] = whole.view("<i4")[..., 0] >> 8
+    if not np.isnan(signal.gain):
+        out += signal.offset
+        out *= signal.gain
 
 
 def _runs(
-    records: np.ndarray, header: Header, chosen: Sequence[Signal], notes: list[str]
+    onsets: list[int | None], header: Header, chosen: Sequence[Signal], notes: list[str]
 ) -> tuple[int, list[tuple[int, int, int]]]:
     """Which records follow each other without a gap.
 
     Args:
-        records: [R, bytes of a record] uint8.
+        onsets: [R], the time of each record in ticks after the start that the header states; None where it has none.
         header: of the file.
         chosen: the signals that are read; half a sample of the fastest is no gap.
         notes: get a sentence on gaps.
 
     Returns:
-        The time of the first record in ticks after the start that the header states, and for each run of records the
-        first one, the one after the last, and its time in ticks after the first record.
+        The time of the first record, and for each run of records the first one, the one after the last, and its time in
+        ticks after the first record.
 
     Raises:
         ValueError: the times of the records cannot be read, or fall, or records overlap.
     """
-    R = len(records)
-    times = next((signal for signal in header.signals if signal.annotation and signal.samples), None)
-    first = None if times is None else _onset(records[0], times, header.width)
-    if not header.plus or not header.ticks:
-        return 0, [(0, R, 0)]
-    last = None if times is None else _onset(records[-1], times, header.width)
-    even = first is not None and last is not None and last < first + R * header.ticks
-    if header.plus == "C" and (first is None or last is None or even):
-        # Devices that write times of no use into contiguous files exist: what the header says goes before them.
-        return (first if first is not None and 0 <= first < TICKS else 0), [(0, R, 0)]
-    onsets: list[int] = []
-    for r in range(R):
-        onset = None if times is None else _onset(records[r], times, header.width)
+    R, T = len(onsets), header.ticks
+    begin, last = onsets[0], onsets[-1]
+    even = begin is None or last is None or last < begin + R * T
+    if not header.plus or not T or (header.plus == "C" and even):
+        # Contiguous files with times of no use exist: what the header says goes before them.
+        return (begin if begin is not None and 0 <= begin < TICKS else 0), [(0, R, 0)]
+    times: list[int] = []
+    for r, onset in enumerate(onsets):
         if onset is None and header.records is not None and r >= header.records > 0:
             notes.append(f"records from number {r + 1} on have no time and are left out")
             break
         if onset is None:
-            raise ValueError(f"expected the time of each record, as the file is discontinuous, record {r + 1} has none")
-        onsets.append(onset)
-    fastest = max(signal.samples for signal in chosen)
-    slack = max(header.ticks // (2 * fastest) if fastest else 0, TICKS // 1000)
+            raise ValueError(
+                f"expected the time of each record, as there are gaps between some, record {r + 1} has none"
+            )
+        times.append(onset)
+    slack = max(T // (2 * max(signal.samples for signal in chosen)), TICKS // 1000)
     runs: list[tuple[int, int, int]] = []
-    begin = 0
-    for r in range(1, len(onsets) + 1):
-        if r < len(onsets):
-            if onsets[r] < onsets[r - 1] + header.ticks - slack:
-                kind = "falling" if onsets[r] < onsets[r - 1] else "overlapping"
+    first = 0
+    for r in range(1, len(times) + 1):
+        if r < len(times):
+            if times[r] < times[r - 1] + T - slack:
+                kind = "falling" if times[r] < times[r - 1] else "overlapping"
                 raise ValueError(
                     f"expected records one after another, got {kind} times: record {r + 1} begins at"
-                    f" {onsets[r] / TICKS:g} s and record {r} at {onsets[r - 1] / TICKS:g} s,"
-                    f" each lasts {header.ticks / TICKS:g} s"
+                    f" {times[r] / TICKS:g} s and record {r} at {times[r - 1] / TICKS:g} s, each lasts {T / TICKS:g} s"
                 )
-            if onsets[r] <= onsets[begin] + (r - begin) * header.ticks + slack:
+            if times[r] <= times[first] + (r - first) * T + slack:
                 continue
-        runs.append((begin, r, onsets[begin] - onsets[0]))
-        begin = r
+        runs.append((first, r, times[first] - times[0]))
+        first = r
     if len(runs) > 1:
-        recorded = len(onsets) * header.ticks
-        gaps = (onsets[-1] + header.ticks - onsets[0] - recorded) / TICKS
+        missing = (times[-1] + T - times[0] - len(times) * T) / TICKS
         stated = "" if header.plus == "D" else ", though its header calls it contiguous"
         notes.append(
-            f"the recording has {len(runs) - 1} gap(s) of {gaps:g} s in all{stated}: samples are missing there"
+            f"the recording has {len(runs) - 1} gap(s) of {missing:g} s in all{stated}: samples are missing there"
         )
-    return onsets[0], runs
+    return times[0], runs
 
 
-def _onset(record: np.ndarray, times: Signal, width: int) -> int | None:
-    """The time of a record in ticks; None if it has none."""
-    match = _ONSET.match(record[times.at : times.at + times.samples * width].tobytes().lstrip(b"\0 "))
-    return None if match is None else to_ticks(match[1].decode())
+def _onset(raw: bytes) -> int | None:
+    """The time that a record's annotations begin with, in ticks; None if there is none."""
+    match = _ONSET.match(raw.lstrip(b"\0 "))
+    ticks = None if match is None else to_ticks(match[1].decode())
+    return None if ticks is None or abs(ticks) > _LATEST else ticks

@@ -85,7 +85,9 @@ def test_records_that_are_not_as_stated(stated, end, whole, note, values, plain,
 def test_no_record_is_whole(plain, tmp_path):
     path = write(tmp_path / "x.edf", plain)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RecordingError, match=r"x\.edf: EDF: expected records of 500 bytes, the file holds none that is"):
+    with pytest.raises(
+        RecordingError, match=r"x\.edf: EDF: expected records of 500 bytes, the file holds none that is"
+    ):
         read(path)
 
 
@@ -259,7 +261,7 @@ def test_damaged_headers_are_read_or_refused_in_a_sentence(values, tmp_path):
     fields = with_times()
     good = header(fields.pop("signals"), records=30, **fields) + b"".join(timed(values, list(range(30))))
     path = tmp_path / "x.edf"
-    read_ones = 0
+    read_ones, refused = 0, []
     for _ in range(400):
         raw = bytearray(good)
         for _ in range(rng.choice([1, 1, 2, 8])):
@@ -271,10 +273,10 @@ def test_damaged_headers_are_read_or_refused_in_a_sentence(values, tmp_path):
         try:
             found = read(path, fs=rng.choice([None, 125.0]))
         except RecordingError as error:
-            message = str(error)
-            assert "\n" not in message
-            assert "expected a readable file" not in message, message  # an exception that no one thought of
+            refused.append(str(error))
         else:
             read_ones += 1
             assert found.ppg.values.size
     assert read_ones > 100
+    # Of the second kind are exceptions that no one thought of.
+    assert not [message for message in refused if "\n" in message or "expected a readable file" in message]

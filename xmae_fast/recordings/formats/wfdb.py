@@ -21,11 +21,10 @@ from xmae_fast.recordings.formats.wfdb_header import (
     header_lines,
     read_header,
 )
+from xmae_fast.recordings.formats.wfdb_samples import read_samples
 from xmae_fast.recordings.joining import join
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
-
-_BLOCK = 1 << 22  # samples of all signals of a file that are decoded at a time
 
 
 class _Part:
@@ -169,43 +168,7 @@ def _read(part: _Part, numbers: list[int], notes: list[str]) -> dict[int, np.nda
         notes.append(f"the signal file of {record} holds {held} frames, the header states {stated}: these are read")
     if not frames:
         raise ValueError(f"expected samples in the signal file of {record}, it has none")
-    out = {i: np.empty(frames * header.signals[i].frames) for i in numbers}
-    for start, stop in _blocks(header, numbers, frames):
-        for i, values in _decode(header, numbers, start, stop).items():
-            each = header.signals[i].frames
-            if len(values) != (stop - start) * each:
-                raise ValueError(f"expected {(stop - start) * each} samples of {header.signals[i].name!r} in {record}")
-            out[i][start * each : stop * each] = values
-    return out
-
-
-def _blocks(header: Header, numbers: list[int], frames: int) -> list[tuple[int, int]]:
-    """Frames that are decoded together: all if samples build upon those before them or are shifted."""
-    lines = [line for line in header.signals if line.file in {header.signals[i].file for i in numbers}]
-    if any(line.form == "8" or line.skew for line in lines):
-        return [(0, frames)]
-    step = max(1, _BLOCK // sum(line.frames for line in lines))
-    return [(start, min(start + step, frames)) for start in range(0, frames, step)]
-
-
-def _decode(header: Header, numbers: list[int], start: int, stop: int) -> dict[int, np.ndarray]:
-    """The samples of frames from `start` to `stop`, by the numbers of the signals."""
-    import wfdb
-
-    file = beside(header.path, header.signals[numbers[0]].file)
-    record = os.path.join(os.path.dirname(file), os.path.splitext(os.path.basename(header.path))[0])
-    if not os.path.isfile(f"{record}.hea"):  # the header is a link of another name
-        record = os.path.splitext(os.path.realpath(header.path))[0]
-    try:
-        found = wfdb.rdrecord(
-            record, sampfrom=start, sampto=stop, channels=numbers, smooth_frames=False, return_res=64, m2s=True
-        )
-    except MemoryError:
-        raise
-    except Exception as error:  # damage makes wfdb raise anything
-        detail = " ".join(str(error).split())[:200]
-        raise ValueError(f"expected a record that wfdb can read ({type(error).__name__}: {detail})") from error
-    return dict(zip(numbers, found.e_p_signal, strict=True))
+    return read_samples(header, numbers, frames)
 
 
 def header_files(path: str) -> list[str]:

@@ -20,7 +20,7 @@ _SAMPLE_BYTES = {
 # Fields from the gain on may be missing; the description is what follows them.
 _SIGNAL = re.compile(
     r"(\S+)\s+(\d+)(?:x(\d*))?(?::(\d*))?(?:\+(\d*))?(?=\s|$)"
-    r"(?:\s+-?\d*\.?\d+\.?(?:e[+-]?\d+)?(?:\(-?\d+\))?(?:/\S*)?(?=\s|$))?(?:\s+-?\d+(?=\s|$)){0,5}(.*)",
+    r"(?:\s+(-?\d*\.?\d+\.?(?:e[+-]?\d+)?(?:\(-?\d+\))?)(?:/(\S*))?(?=\s|$))?((?:\s+-?\d+(?=\s|$)){0,5})(.*)",
     re.IGNORECASE,
 )
 
@@ -35,6 +35,8 @@ class Line(NamedTuple):
         frames: samples in one frame.
         skew: samples that it lags.
         offset: bytes of the signal file before its samples.
+        scale: the gain and what follows it up to the description, as the header has them, without the unit.
+        unit: of physical values.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Line(NamedTuple):
     frames: int
     skew: int
     offset: int
+    scale: str
+    unit: str
 
 
 class Header(NamedTuple):
@@ -162,8 +166,9 @@ def _signal(line: str, number: int) -> Line:
     match = _SIGNAL.match(line)
     if match is None:
         raise ValueError(f"expected a file and a format in the header's line of signal {number}, got {line!r}")
-    file, form, frames, skew, offset, name = match.groups()
-    return Line(name.strip() or str(number), file, form, int(frames or 1) or 1, int(skew or 0), int(offset or 0))
+    file, form, frames, skew, offset, gain, unit, rest, name = match.groups()
+    numbers = int(frames or 1) or 1, int(skew or 0), int(offset or 0)
+    return Line(name.strip() or str(number), file, form, *numbers, f"{gain or ''}{rest}".lower(), unit or "")
 
 
 def _segment(line: str) -> tuple[str, int | None]:

@@ -180,10 +180,8 @@ def test_numerics_and_headers_without_signals_are_set_aside(tmp_path):
     (tmp_path / "notes.hea").write_text("notes 0 125 2000\n")
     sources, aside = find_sources(tmp_path)
     assert [source.name for source in sources] == ["w.hea"]
-    expected = {
-        ".hea of numerics, at 1 Hz": 1, ".hea of numerics, at 0.0166667 Hz": 1, ".hea without signals": 2,
-    }  # fmt: skip
-    assert aside == expected
+    numbers = {".hea of numerics, at 1 Hz": 1, ".hea of numerics, at 0.0166667 Hz": 1}
+    assert aside == {**numbers, ".hea without signals": 2}
     message = r"wn\.hea: WFDB: expected signals, found numerics at 1 Hz \(HR, PULSE, SpO2\): the waveforms are in"
     with pytest.raises(RecordingError, match=message):
         read_recording(numerics)

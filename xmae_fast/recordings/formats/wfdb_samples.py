@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,9 @@ def _decode(record: str, numbers: list[int], start: int, stop: int) -> dict[int,
     import wfdb
 
     try:
-        found = wfdb.rdrecord(record, sampfrom=start, sampto=stop, channels=numbers, smooth_frames=False, return_res=64)
+        found: Any = wfdb.rdrecord(
+            record, sampfrom=start, sampto=stop, channels=numbers, smooth_frames=False, return_res=64
+        )
     except MemoryError:
         raise
     except Exception as error:  # damage makes wfdb raise anything

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xmae_fast.recordings.recording import Channel, Recording
+from xmae_fast.recordings.stretches import Stretches
 
 
 @dataclass
@@ -52,6 +53,9 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     last sample of the slower channel that is not later than its time, and the faster channel begins at its last sample
     that is not later than this one.
 
+    Of the windows in a gap between stretches (`Stretches`), in which no channel was recorded, only the first is listed;
+    the others are counted, so that the numbers of windows after the gap tell their times.
+
     Args:
         recording: what is cut.
         window_s: the length of a window in seconds.
@@ -70,8 +74,9 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
         lasts = min(channel.values.shape[1] / channel.fs for channel in channels) if 0 not in pieces else 0
         raise ValueError(f"expected at least one window of {window_s:g} s, the signals last {lasts:g} s")
     P = pieces.pop()
-    number = np.tile(np.arange(per_piece), P)
-    piece = np.repeat(np.arange(P), per_piece)
+    kept = _listed(channels, sizes, per_piece, hop_s)
+    number = np.tile(kept, P)
+    piece = np.repeat(np.arange(P), len(kept))
     first = _firsts(channels, number, hop_s)
     delay = np.zeros(len(piece))
     if len({channel.fs for channel in channels}) > 1:
@@ -83,7 +88,7 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
         segment, win, seq = zip(*(recording.ids[p] for p in piece.tolist()), strict=True)
         ids = list(segment), *([a + b for a, b in zip(names, part, strict=True)] for names in (win, seq))
     else:
-        ids = [""] * len(piece), *([str(k + 1) for k in range(len(piece))],) * 2
+        ids = [""] * len(piece), *([str(k + 1) for k in (piece * per_piece + number).tolist()],) * 2
     names = [subjects[int(p)] for p in piece]
     return Windows(channels, piece, first, sizes, begins[piece] + number * hop_s, delay, names, *ids)
 
@@ -97,6 +102,38 @@ def _firsts(channels: Sequence[Channel], number: np.ndarray, hop_s: float) -> tu
     slowest = min(rates)
     begin = np.floor(number * hop_s * slowest + almost)
     return tuple((begin if fs == slowest else np.floor(begin / slowest * fs + almost)).astype(int) for fs in rates)
+
+
+def _listed(channels: tuple[Channel, ...], sizes: tuple[int, ...], count: int, hop_s: float) -> np.ndarray:
+    """The numbers of the windows of a piece that are listed: those with something recorded, and one of each long gap.
+
+    Args:
+        channels: of the recording.
+        sizes: samples of a window of each channel.
+        count: how many windows there are.
+        hop_s: seconds from the start of one window to the start of the next.
+    """
+    if not all(isinstance(channel.values, Stretches) for channel in channels):
+        return np.arange(count)
+    ranges = []
+    for channel, size in zip(channels, sizes, strict=True):
+        assert isinstance(channel.values, Stretches)
+        hop = hop_s * channel.fs
+        low = np.floor((channel.values.firsts - size) / hop) - 1  # rounding may move a window's start by a sample
+        high = np.ceil(channel.values.stops / hop) + 1
+        ranges += zip(low.clip(0, count).astype(int).tolist(), high.clip(0, count).astype(int).tolist(), strict=True)
+    near, end = [np.zeros(0, int)], 0
+    for low, high in sorted(ranges):
+        near.append(np.arange(max(low, end), max(high, end)))
+        end = max(high, end)
+    number = np.concatenate(near)
+    recorded = np.zeros(len(number), bool)
+    for channel, first, size in zip(channels, _firsts(channels, number, hop_s), sizes, strict=True):
+        assert isinstance(channel.values, Stretches)
+        recorded |= channel.values.recorded(first, size)
+    number = number[recorded]
+    after = np.append(-1, number) + 1  # the first window after each that is kept begins a gap, if it is not kept itself
+    return np.union1d(number, after[after < count])
 
 
 def _count(channels: Sequence[Channel], sizes: Sequence[int], hop_s: float) -> int:

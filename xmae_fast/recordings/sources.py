@@ -17,6 +17,7 @@ from xmae_fast.recordings.formats.mat import open_mat
 from xmae_fast.recordings.formats.numpy import open_npy, open_npz
 from xmae_fast.recordings.formats.table import open_table
 from xmae_fast.recordings.formats.wfdb import header_files, is_multi_segment, open_wfdb
+from xmae_fast.recordings.formats.wfdb_header import why_aside
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Content, Recording, RecordingError
 
@@ -30,7 +31,7 @@ class Format(NamedTuple):
 
 
 _TABLE = Format("CSV", open_table, ("pandas",))
-_EDF = Format("EDF", open_edf, ("pyedflib",))
+_EDF = Format("EDF", open_edf)
 FORMATS = {
     ".mat": Format("PulseDB", open_mat),
     ".hea": Format("WFDB", open_wfdb, ("wfdb",)),
@@ -92,7 +93,8 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tup
             without the suffix .hea.
 
     Returns:
-        The recordings, sorted by name, and how many other files the folders hold, by suffix.
+        The recordings, sorted by name, and how many other files the folders hold, by suffix; WFDB headers of numerics
+        and those without signals are among them.
 
     Raises:
         FileNotFoundError: an input is not there.
@@ -138,7 +140,9 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
         for path in paths:
             if path in belongs:  # signal files, and segments of a multi-segment record
                 continue
-            if suffix_of(path):
+            if path in headers and (why := why_aside(path)):
+                aside[f"{suffix_of(path)} {why}"] += 1
+            elif suffix_of(path):
                 found.append(path)
             else:
                 aside[os.path.splitext(path)[1] or os.path.basename(path)] += 1

@@ -58,8 +58,8 @@ class Layout:
         return all(isinstance(file.get(name), data_set) for name in self.signals(file))
 
     def signals(self, file) -> tuple[str, ...]:
-        """The data sets of signals that a packed shard should have: of PPG and ECG, or of PPG alone if there is not even
-        a broken link in the place of the ECG."""
+        """The data sets of signals that a packed shard should have: of PPG and ECG, or of PPG alone if nothing, not
+        even a broken link, has the name of the ECG."""
         folder, _, name = self.ecg.rpartition("/")
         group = file.get(folder) if folder else file
         there = isinstance(group, import_h5py().Group) and group.id.links.exists(name.encode())

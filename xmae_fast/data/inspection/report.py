@@ -103,7 +103,7 @@ def _qualities(report: ShardReport):
     columns: list[tuple[str, _Justify]] = [("", "left")]
     for name, signal in found.items():
         if signal is not None:
-            columns += [(name, "right"), ("", "left")]
+            columns.extend([(name, "right"), ("", "left")])
     table = _table("Quality", *columns)
     for column in range(2, len(columns), 2):
         table.columns[column].width = _BAR

@@ -137,14 +137,19 @@ def test_quality_counts_for_the_ppg(shards):
 
 def test_both_signals_are_refused(shards, tmp_path):
     for make in (SegmentLoader, SegmentDataset):
-        with pytest.raises(
-            ValueError, match=r'shard .*alone.h5: expected PPG and ECG, .*found PPG alone, .*"ppg" reads'
-        ):
+        with pytest.raises(ValueError, match=r"shard .*alone.h5: expected PPG and ECG, .*signals=.ppg. reads the PPG"):
             make([shards / "packed.h5", shards / "alone.h5"])
     with pytest.raises(ValueError, match="signals: expected one of 'both', 'ppg', None, got 'ecg'"):
         SegmentLoader(shards / "packed.h5", signals="ecg")
-    with pytest.raises(ValueError, match=r"shard .*packed.h5: expected PPG and ECG"):
+    with pytest.raises(ValueError, match=r"shard .*packed.h5: expected PPG and ECG, .* found no data set 'EKG'"):
         SegmentLoader(shards / "packed.h5", layout=Layout(ecg="EKG"))
+
+
+def test_a_broken_link_is_no_shard_without_ecg(shards):
+    with h5py.File(shards / "alone.h5", "r+") as file:
+        file["ecg"] = h5py.ExternalLink("gone.h5", "ecg")
+    with pytest.raises(ValueError, match="or data sets 'ppg' and 'ecg'; found 'ecg', 'ppg'"):
+        ppg_of(shards / "alone.h5")
 
 
 def test_pretrain_says_in_one_line_that_it_needs_both(shards, tmp_path, capsys):
@@ -153,7 +158,7 @@ def test_pretrain_says_in_one_line_that_it_needs_both(shards, tmp_path, capsys):
     config.write_text(json.dumps(settings | {"model_params": {"patch_len": 50}}))
     assert main(["pretrain", "-c", str(config), "-e", "x", "--runs", str(tmp_path / "runs"), "--quiet"]) == 2
     [told] = capsys.readouterr().err.strip().splitlines()
-    assert "alone.h5: expected PPG and ECG, as pretraining needs, found PPG alone" in told
+    assert "alone.h5: expected PPG and ECG, as pretraining needs, found no data set 'ecg'" in told
 
 
 def test_indexes_of_shards_with_ecg_stay_as_they_were(shards):

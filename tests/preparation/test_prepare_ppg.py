@@ -120,5 +120,5 @@ def test_loader(made):
         stored = file["ppg"][()].astype(np.float32)
     found = np.concatenate([batch["ppg"].numpy() for batch in batches])
     np.testing.assert_allclose(found, stored, atol=2e-3)
-    with pytest.raises(ValueError, match=r'shard .*data_0000.h5: expected PPG and ECG, .* signals="ppg" reads'):
+    with pytest.raises(ValueError, match=r'shard .*data_0000.h5: expected PPG and ECG, .*signals="ppg" reads'):
         SegmentLoader(made[0], 4)

@@ -15,12 +15,13 @@ from xmae_fast.data.index.segment_reader import SegmentReader
 _CHUNK = 4096  # segments that are looked at at a time
 
 
-def signals_of(shards: Sequence[Shard], signals: str | None) -> str:
+def signals_of(shards: Sequence[Shard], signals: str | None, layout: Layout) -> str:
     """Which signals are read of shards, "both" or "ppg".
 
     Args:
         shards: the shards.
         signals: what was asked for; None asks for "ppg" if no shard has ECG.
+        layout: of the shards.
 
     Raises:
         ValueError: "both" was asked for and a shard has no ECG; the message names the shard.
@@ -29,8 +30,10 @@ def signals_of(shards: Sequence[Shard], signals: str | None) -> str:
     if signals is None:
         signals = "ppg" if len(alone) == len(shards) else "both"
     if signals == "both" and alone:
-        what = 'expected PPG and ECG, as pretraining needs, found PPG alone, which signals="ppg" reads'
-        raise ValueError(f"shard {alone[0].path}: {what}")
+        raise ValueError(
+            f"shard {alone[0].path}: expected PPG and ECG, as pretraining needs, found no data set {layout.ecg!r}"
+            ' (signals="ppg" reads the PPG alone)'
+        )
     return signals
 
 

@@ -65,7 +65,7 @@ class Segments:
             paths, layout=self.layout, cache_dir=cache_dir, on_bad=on_bad, progress=progress,
             storage_options=storage_options,
         )  # fmt: skip
-        self.signals = signals_of(self.index.shards, signals)
+        self.signals = signals_of(self.index.shards, signals, self.layout)
         if self.signals == "ppg":
             self.index.problem = problems_of_ppg(self.index, self.layout)
         selected = select(

@@ -87,12 +87,11 @@ def resample(x: np.ndarray, samples: int, at: np.ndarray | None = None) -> np.nd
         return x
     knots = scipy("ndimage").spline_filter1d(x, 3, axis=1, mode="mirror")
     knots = np.concatenate([knots[:, 1:2], knots, knots[:, -2:-4:-1]], axis=1)
-    if at is None:
-        at = np.arange(samples) * ((L - 1) / max(samples - 1, 1))
-    first = np.minimum(at.astype(int), L - 1)
-    t = at - first
+    position = np.arange(samples) * ((L - 1) / max(samples - 1, 1)) if at is None else at
+    first = np.minimum(position.astype(int), L - 1)
+    t = position - first
     weights = (1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3
-    if at.ndim == 1:
+    if position.ndim == 1:
         return np.asarray(sum(knots[:, first + k] * (weight / 6) for k, weight in enumerate(weights)))
     parts = (np.take_along_axis(knots, first + k, axis=1) * (weight / 6) for k, weight in enumerate(weights))
     return np.asarray(sum(parts))

@@ -54,9 +54,16 @@ class Layout:
 
     def is_packed(self, file) -> bool:
         """Whether an open h5py.File has the packed layout: one data set for each signal, or one for the PPG alone."""
-        ppg, ecg = file.get(self.ppg), file.get(self.ecg)
         data_set = import_h5py().Dataset
-        return isinstance(ppg, data_set) and (isinstance(ecg, data_set) or self.ecg not in file)
+        return all(isinstance(file.get(name), data_set) for name in self.signals(file))
+
+    def signals(self, file) -> tuple[str, ...]:
+        """The data sets of signals that a packed shard should have: of PPG and ECG, or of PPG alone if nothing, not
+        even a broken link, has the name of the ECG."""
+        folder, _, name = self.ecg.rpartition("/")
+        group = file.get(folder) if folder else file
+        there = isinstance(group, import_h5py().Group) and group.id.links.exists(name.encode())
+        return (self.ppg, self.ecg) if there else (self.ppg,)
 
     def subject_values(self, file) -> np.ndarray | None:
         """The subject of each segment of a packed shard.

@@ -20,7 +20,7 @@ def scan_packed(file, layout: Layout) -> Scan:
     others = OtherFiles(file)
     for name in {*file, layout.ppg, layout.ecg, layout.ppg_quality, layout.ecg_quality, *layout.labels}:
         others.follow(file, name)
-    names = [layout.ppg] if layout.ecg not in file else [layout.ppg, layout.ecg]
+    names = layout.signals(file)
     signals = [file[name] for name in names]
     shape, dtype = signals[0].shape, signals[0].dtype
     for name, signal in zip(names, signals, strict=True):

@@ -102,7 +102,8 @@ def _qualities(report: ShardReport):
     signals = [signal for signal in found.values() if signal is not None]
     columns: list[tuple[str, _Justify]] = [("", "left")]
     for name, signal in found.items():
-        columns += [(name, "right"), ("", "left")] if signal is not None else []
+        if signal is not None:
+            columns.extend([(name, "right"), ("", "left")])
     table = _table("Quality", *columns)
     for column in range(2, len(columns), 2):
         table.columns[column].width = _BAR

@@ -57,18 +57,18 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     if len(pieces) != 1:
         raise ValueError(f"expected as many pieces of PPG as of ECG, got {' and '.join(map(str, sorted(pieces)))}")
     sizes = tuple(round(window_s * channel.fs) for channel in channels)
-    per_piece = min(_count(channel, size, hop_s) for channel, size in zip(channels, sizes, strict=True))
-    if not per_piece or 0 in pieces:
-        lasts = min(channel.values.shape[1] / channel.fs for channel in channels) if 0 not in pieces else 0
+    counts = np.min([_counts(channel, size, hop_s) for channel, size in zip(channels, sizes, strict=True)], axis=0)
+    if not counts.any():
+        lasts = min(channel.lengths.max(initial=0) / channel.fs for channel in channels)
         raise ValueError(f"expected at least one window of {window_s:g} s, the signals last {lasts:g} s")
     P = pieces.pop()
-    number = np.tile(np.arange(per_piece), P)
-    piece = np.repeat(np.arange(P), per_piece)
+    piece = np.repeat(np.arange(P), counts)
+    number = np.arange(len(piece)) - np.repeat(np.cumsum(counts) - counts, counts)
     first = tuple(np.round(number * hop_s * channel.fs).astype(int) for channel in channels)
     begins = np.zeros(P) if recording.starts is None else np.asarray(recording.starts, float)
     subjects = recording.subjects or [""] * P
     if len(recording.ids):
-        part = [""] * len(piece) if per_piece == 1 else [f"-{k + 1}" for k in number]
+        part = ["" if counts[p] == 1 else f"-{k + 1}" for p, k in zip(piece.tolist(), number.tolist(), strict=True)]
         segment, win, seq = zip(*(recording.ids[p] for p in piece.tolist()), strict=True)
         ids = list(segment), *([a + b for a, b in zip(names, part, strict=True)] for names in (win, seq))
     else:
@@ -77,12 +77,17 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     return Windows(channels, piece, first, sizes, begins[piece] + number * hop_s, names, *ids)
 
 
-def _count(channel: Channel, size: int, hop_s: float) -> int:
-    """How many windows of `size` samples fit into a piece."""
-    n = channel.values.shape[1]
+def _counts(channel: Channel, size: int, hop_s: float) -> np.ndarray:
+    """[pieces], how many windows of `size` samples fit into each piece."""
+    lengths, inverse = np.unique(channel.lengths, return_inverse=True)
+    return np.array([_count(n, size, hop_s * channel.fs) for n in lengths.tolist()], np.int64)[inverse]
+
+
+def _count(n: int, size: int, hop: float) -> int:
+    """How many windows of `size` samples, which begin every `hop` samples, fit into n samples."""
     if n < size or not size:
         return 0
-    count = int((n - size) / (hop_s * channel.fs)) + 2  # rounding decides whether the last ones fit
-    while round((count - 1) * hop_s * channel.fs) + size > n:
+    count = int((n - size) / hop) + 2  # rounding decides whether the last ones fit
+    while round((count - 1) * hop) + size > n:
         count -= 1
     return count

@@ -32,7 +32,7 @@ class Format(NamedTuple):
 _TABLE = Format("CSV", open_table, ("pandas",))
 _EDF = Format("EDF", open_edf, ("pyedflib",))
 FORMATS = {
-    ".mat": Format("PulseDB", open_mat),
+    ".mat": Format("MATLAB", open_mat),
     ".hea": Format("WFDB", open_wfdb, ("wfdb",)),
     ".csv": _TABLE,
     ".csv.gz": _TABLE,

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from xmae_fast.recordings.choosing import read_channels
 from xmae_fast.recordings.formats.edf import open_edf
+from xmae_fast.recordings.formats.hdf5 import SUFFIXES as HDF5
+from xmae_fast.recordings.formats.hdf5 import is_recording, open_hdf5
 from xmae_fast.recordings.formats.mat import open_mat
 from xmae_fast.recordings.formats.numpy import open_npy, open_npz
 from xmae_fast.recordings.formats.table import open_table
@@ -43,6 +45,7 @@ FORMATS = {
     ".bdf": _EDF,
     ".npz": Format("NumPy", open_npz),
     ".npy": Format("NumPy", open_npy),
+    **dict.fromkeys(HDF5, Format("HDF5", open_hdf5)),
 }
 
 
@@ -138,7 +141,9 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
         for path in paths:
             if path in belongs:  # signal files, and segments of a multi-segment record
                 continue
-            if suffix_of(path):
+            if suffix_of(path) in HDF5 and not is_recording(path):
+                aside[f"{suffix_of(path)} (shards or others)"] += 1
+            elif suffix_of(path):
                 found.append(path)
             else:
                 aside[os.path.splitext(path)[1] or os.path.basename(path)] += 1

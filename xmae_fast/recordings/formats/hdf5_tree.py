@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,21 @@ from xmae_fast.recordings.formats.mat_v5 import words
 from xmae_fast.recordings.formats.nested import Many, Node, Numbers, Other, Struct, Text
 
 _DEEPEST = 12  # groups and cells in each other; links may lead in circles
+
+
+@contextmanager
+def open_file(path: str) -> Iterator[Any]:
+    """An open h5py.File; ValueError if it is no HDF5 file or damaged."""
+    h5py = import_h5py()
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        detail = str(error).split("(")[-1].rstrip(")").strip()
+        raise ValueError(f"expected an HDF5 file that is whole ({detail})") from None
+    with file:
+        yield file
 
 
 def read_tree(file: Any, matlab: bool) -> Struct:

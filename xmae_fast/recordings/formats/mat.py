@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from xmae_fast.data.formats.shards import import_h5py
-from xmae_fast.recordings.formats.hdf5_tree import read_tree
+from xmae_fast.recordings.formats.hdf5_tree import open_file, read_tree
 from xmae_fast.recordings.formats.mat_pulsedb import RATE, SIGNALS, open_pulsedb
 from xmae_fast.recordings.formats.mat_v5 import read_v5
 from xmae_fast.recordings.formats.nested import Struct
@@ -35,32 +35,17 @@ def open_mat(path: str, reading: Reading) -> Content:
     """
     opened: Callable[[], Any]
     if import_h5py().is_hdf5(path):
-        with open_hdf5_file(path) as file:
+        with open_file(path) as file:
             if content := open_pulsedb(path, file, reading):
                 return content
             root = read_tree(file, matlab=True)
 
         def opened() -> Any:
-            return open_hdf5_file(path)
+            return open_file(path)
     else:
         root = read_v5(path)
         opened = nullcontext
     return _content(path, root, opened)
-
-
-@contextmanager
-def open_hdf5_file(path: str) -> Iterator[Any]:
-    """An open h5py.File; ValueError if it is damaged."""
-    h5py = import_h5py()
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        detail = str(error).split("(")[-1].rstrip(")").strip()
-        raise ValueError(f"expected a whole HDF5 file, as MATLAB v7.3 writes it, it is damaged ({detail})") from None
-    with file:
-        yield file
 
 
 def _content(path: str, root: Struct, opened: Callable[[], Any]) -> Content:
@@ -97,7 +82,7 @@ def _name_uci(path: str, found: Found, opened: Callable[[], Any]) -> bool:
     for signal, name in zip(found.signals, _UCI_ROWS, strict=True):
         signal.name = name
     found.notes.append(
-        f"{first.key} has the layout of the UCI's cuff-less blood pressure data: its rows are taken as PPG, ABP and ECG;"
+        f"{first.key} has the layout of the UCI's cuff-less blood pressure data: its rows are PPG, ABP and ECG;"
         " the file does not say whose its elements are"
     )
     return True

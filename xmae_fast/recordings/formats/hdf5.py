@@ -70,9 +70,9 @@ def _raw(file: Any) -> str:
         found = file.get(name)
         if not isinstance(found, data_set) or found.dtype.kind not in "fiu" or not found.size:
             continue
-        if found.ndim == 1:
+        if found.ndim == 1 or (found.ndim == 2 and found.shape[1] == 1):
             return f"{name} is a recording of {found.shape[0]:,} samples in one piece, not segments [n, L]"
-        if found.ndim != 2 or found.shape[1] < 2:
+        if found.ndim != 2:
             continue
         rows = np.unique(np.linspace(0, len(found) - 1, _LOOKED_AT).astype(int))
         windows = np.asarray(found[rows], np.float64)

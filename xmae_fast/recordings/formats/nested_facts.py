@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xmae_fast.recordings.formats.nested import Node, Struct, key_of, number_of, text_of, values_of
-from xmae_fast.recordings.formats.nested_signals import TIMES, Scopes, Signal
+from xmae_fast.recordings.formats.nested_signals import TIMES, Scopes, Signal, kinds_of
 
 RATES = (
     "fs", "freq", "frequency", "samplingrate", "samplerate", "samplingfreq", "samplingfrequency", "samplefreq",
@@ -21,7 +21,6 @@ SUBJECTS = (
     "subject", "subjectid", "subjid", "subj", "patient", "patientid", "participant", "participantid", "caseid",
 )  # fmt: skip
 _ABOUT = ("info", "meta", "metadata", "header", "hdr", "fix", "param", "params", "parameters", "settings", "config")
-_KINDS = ("ppg", "pleth", "bvp", "ecg", "ekg")
 
 
 def rate_of(signal: Signal, length: int, file: Any) -> tuple[float, list[str]]:
@@ -54,7 +53,7 @@ def rate_of(signal: Signal, length: int, file: Any) -> tuple[float, list[str]]:
 
 def _rate(signal: Signal, scopes: Scopes, length: int, file: Any) -> tuple[float, list[str]]:
     key = key_of(signal.key)
-    kinds = [kind for kind in _KINDS if kind in key_of(signal.name.rsplit("/", 1)[-1])]
+    kinds = kinds_of(signal.name)
     own = [form.format(name) for name in dict.fromkeys((key, *kinds)) for form in ("{}fs", "fs{}", "{}rate")]
     own += [f"{name}{rate}" for name in dict.fromkeys((key, *kinds)) for rate in RATES if len(rate) > 2]
     for struct in reversed(scopes):

@@ -104,7 +104,10 @@ class _Finder:
         elements = nodes[0].elements
         if len(nodes) == 1 and elements and (names := _names_of(elements, scopes[0])):
             for name, element in zip(names, elements, strict=True):
+                before = len(self.found.signals)
                 self.walk([element], (name,), [scopes[0]])
+                if len(added := self.found.signals[before:]) == 1:
+                    added[0].name = name
             return
         flat = [(element, scope) for node, scope in zip(nodes, scopes, strict=True) for element in node.elements]
         if not flat:
@@ -149,6 +152,14 @@ def _name_of(path: tuple[str, ...], scopes: Scopes) -> str:
 def is_named(name: str) -> bool:
     """Whether a name is one of a PPG or an ECG."""
     return _is_of(name, "PPG") or _is_of(name, "ECG")
+
+
+def kinds_of(name: str) -> list[str]:
+    """The words for the kind of a signal that names of its rate may begin with, as in "ppg_fs"."""
+    last = name.rsplit("/", 1)[-1]
+    words = [word for word in ("ppg", "pleth", "bvp", "ecg", "ekg") if word in last.lower()]
+    words += [kind.lower() for kind in ("PPG", "ECG") if _is_of(last, kind)]
+    return list(dict.fromkeys(words))
 
 
 def _is_of(name: str, kind: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from xmae_fast.recordings.formats.nested import key_of
 from xmae_fast.recordings.formats.nested_facts import RATES, SUBJECTS, TIMES, rate_of_times
-from xmae_fast.recordings.formats.nested_signals import LEAST, MOST_CHANNELS, is_named
+from xmae_fast.recordings.formats.nested_signals import LEAST, MOST_CHANNELS, is_named, kinds_of
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
 
@@ -75,7 +75,7 @@ def open_npz(path: str, reading: Reading) -> Content:
                 member, column = offered[i]
                 values = _rows(_array_of(file, member), column)
                 values = facts.masked(member, column, values.astype(np.float64), notes)
-                channels.append(Channel(names[i], values, facts.rate(member, values.shape[1], notes)))
+                channels.append(Channel(names[i], values, facts.rate(names[i], member, values.shape[1], notes)))
             return _loaded(channels, facts.subject(), notes)
 
     return Content(names, load)
@@ -96,7 +96,7 @@ def open_npy(path: str, reading: Reading) -> Content:
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"expected an array of numbers that is whole ({' '.join(str(error).split())})") from None
+        raise ValueError(f"expected an array of numbers that is whole ({_detail(error)})") from None
     if not isinstance(array, np.ndarray):  # an .npz file by its content
         array.close()
         return open_npz(path, reading)
@@ -134,9 +134,9 @@ class _Facts:
         self.file, self.members = file, members
         self.keys = {key_of(name): name for name in reversed(members)}
 
-    def rate(self, member: _Member, length: int, notes: list[str]) -> float:
+    def rate(self, name: str, member: _Member, length: int, notes: list[str]) -> float:
         """The rate in Hz of a signal, by a number of its own ("x_fs", "ppg_fs"), one for all, or times; else NaN."""
-        kinds = [kind for kind in ("ppg", "ecg") if kind in member.name.lower()]
+        kinds = kinds_of(name)
         own = [f"{name}{rate}" for name in (key_of(member.name), *kinds) for rate in RATES if len(rate) > 1]
         for key in (*own, *(f"fs{name}" for name in (key_of(member.name), *kinds)), *RATES):
             found = self._array(self.keys.get(key))
@@ -185,7 +185,15 @@ def _members(path: str) -> dict[str, _Member]:
     """The arrays of an .npz file by name, of which only the headers are read. Damaged ones are left out."""
     found: dict[str, _Member] = {}
     failed = ""
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        opened_file = np.load(path, allow_pickle=False)
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"expected an .npz file that is whole ({_detail(error)})") from None
+    if isinstance(opened_file, np.ndarray):
+        raise ValueError("expected an .npz file, found a single array, as .npy files hold it")
+    with opened_file as file:
         for stored in file.zip.namelist():
             name = stored.removesuffix(".npy")
             try:
@@ -195,7 +203,7 @@ def _members(path: str) -> dict[str, _Member]:
                     shape, _, dtype = read(opened)
                 found[name] = _Member(name, shape, dtype)
             except _DAMAGED as error:
-                failed = f" ({stored}: {' '.join(str(error).split())})"
+                failed = f" ({stored}: {_detail(error)})"
     if not found:
         raise ValueError(f"expected arrays, found none{failed}")
     return found
@@ -221,6 +229,12 @@ def _texts(array: np.ndarray) -> np.ndarray:
 def _array_of(file: Any, member: _Member) -> np.ndarray:
     """An array of an open .npz file, with its channels in columns if they have names."""
     return file[member.name].T if member.transposed else file[member.name]
+
+
+def _detail(error: Exception) -> str:
+    """What is wrong with a file, in one line that does not speak of NumPy's arguments."""
+    text = " ".join(str(error).split())
+    return "it holds Python objects, or is damaged" if "pickle" in text else text or type(error).__name__
 
 
 def _later_header(opened: Any) -> tuple:

@@ -27,7 +27,10 @@ def open_file(path: str) -> Iterator[Any]:
         detail = str(error).split("(")[-1].rstrip(")").strip()
         raise ValueError(f"expected an HDF5 file that is whole ({detail})") from None
     with file:
-        yield file
+        try:
+            yield file
+        except (OSError, RuntimeError, KeyError) as error:  # what h5py raises where it meets damage
+            raise ValueError(f"expected an HDF5 file that is whole ({error})") from None
 
 
 def read_tree(file: Any, matlab: bool) -> Struct:
@@ -52,8 +55,9 @@ class Tree:
         fields: dict[str, Node] = {} if self.matlab else self._attributes(group)
         if depth < _DEEPEST:
             for name in group:
-                if not name.startswith("#") and (member := group.get(name)) is not None:
-                    fields[name] = self._member(member, depth + 1)
+                plain = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
+                if not plain.startswith("#") and (member := group.get(name)) is not None:
+                    fields[plain] = self._member(member, depth + 1)
         return Struct(fields)
 
     def _member(self, member: Any, depth: int) -> Node:
@@ -63,7 +67,8 @@ class Tree:
             return self._struct(member, depth)
         if not isinstance(member, self.h5py.Dataset):
             return Other("type")
-        return self._data_set(member, lambda file, name=member.name: file[name], depth)
+        name = self.h5py.h5i.get_name(member.id)
+        return self._data_set(member, lambda file: file[name], depth)
 
     def _struct(self, group: Any, depth: int) -> Node:
         """A struct, or a struct array: each field of one is a data set of references that is no cell by its class."""
@@ -71,7 +76,7 @@ class Tree:
             return self.group(group, depth)
         if len({group[name].shape for name in group}) != 1:
             return self.group(group, depth)
-        columns = {name: self._referred(group[name], depth) for name in group}
+        columns = {str(name): self._referred(group[name], depth) for name in group}
         elements = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         made = [Struct(fields) for fields in elements]
         return made[0] if len(made) == 1 else Many(list(made))

@@ -62,7 +62,8 @@ def open_pulsedb(path: str, file: Any, reading: Reading) -> Content | None:
 
 def _find_group(file: Any, h5py: Any, reading: Reading) -> Any:
     """The group with PulseDB's signals, or with fields of windows of the names that were asked for; None without it."""
-    groups = [file, *(m for name in file if not name.startswith("#") and isinstance(m := file.get(name), h5py.Group))]
+    members = (file.get(name) for name in file if name != "#refs#")
+    groups = [file, *(member for member in members if isinstance(member, h5py.Group))]
     known = {name for own in SIGNALS.values() for name in own}
     asked = [wanted for kind in reading.kinds if (wanted := reading.wanted(kind)) is not None]
     for group in groups:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
 
 _LARGE = 1 << 28  # bytes; an array that takes more as float64 stays in its file until windows are cut
-_DAMAGED = (OSError, ValueError, TypeError, EOFError, BadZipFile, SyntaxError, NotImplementedError)
 
 
 @dataclass
@@ -26,18 +25,21 @@ class _Member:
     Args:
         name: of the array.
         shape, dtype: of the array; a header tells them, without the array.
+        damage: what is wrong with the array; "" for one that can be read.
         transposed: whether its rows are channels.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    damage: str = ""
     transposed: bool = False
 
     @property
     def is_signal(self) -> bool:
-        """Whether it may be a signal: numbers [samples] or [pieces, samples]."""
-        return self.dtype.kind in "fiu" and len(self.shape) in (1, 2) and max(self.shape, default=0) > 1
+        """Whether it may be a signal: numbers [samples] or [pieces, samples], or what damage has made of them."""
+        numbers = self.dtype.kind in "fiu" and len(self.shape) in (1, 2) and max(self.shape, default=0) > 1
+        return numbers or bool(self.damage)
 
 
 def open_npz(path: str, reading: Reading) -> Content:
@@ -68,7 +70,7 @@ def open_npz(path: str, reading: Reading) -> Content:
 
     def load(numbers: Sequence[int]) -> Loaded:
         notes: list[str] = []
-        with np.load(path, allow_pickle=False) as file:
+        with _opened(path) as file:
             facts = _Facts(file, members)
             channels = []
             for i in numbers:
@@ -93,7 +95,7 @@ def open_npy(path: str, reading: Reading) -> Content:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _DAMAGED as error:
+    except Exception as error:  # damage makes NumPy raise anything
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"expected an array of numbers that is whole ({_detail(error)})") from None
@@ -156,7 +158,7 @@ class _Facts:
             mask = self.members.get(name)
             if mask is None or mask.dtype.kind not in "biu" or mask.shape != member.shape:
                 continue
-            hidden = _rows(self.file[name].T if member.transposed else self.file[name], column) != 0
+            hidden = _rows(_array_of(self.file, replace(mask, transposed=member.transposed)), column) != 0
             values[hidden] = np.nan
             if count := int(hidden.sum()):
                 notes.append(f"{member.name}: {count:,} samples are missing by the mask {name!r}")
@@ -175,44 +177,46 @@ class _Facts:
         """An array of the file; None if it is missing, or holds objects."""
         if name is None or self.members[name].dtype.kind == "O":
             return None
-        try:
-            return self.file[name]
-        except _DAMAGED:
-            return None
+        return _array_of(self.file, self.members[name])
 
 
 def _members(path: str) -> dict[str, _Member]:
     """The arrays of an .npz file by name, of which only the headers are read. Damaged ones are left out."""
     found: dict[str, _Member] = {}
-    failed = ""
-    try:
-        opened_file = np.load(path, allow_pickle=False)
-    except _DAMAGED as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"expected an .npz file that is whole ({_detail(error)})") from None
-    if isinstance(opened_file, np.ndarray):
-        raise ValueError("expected an .npz file, found a single array, as .npy files hold it")
-    with opened_file as file:
+    with _opened(path) as file:
         for stored in file.zip.namelist():
             name = stored.removesuffix(".npy")
             try:
                 with file.zip.open(stored) as opened:
                     version = np.lib.format.read_magic(opened)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _later_header
-                    shape, _, dtype = read(opened)
+                    later = np.lib.format.read_array_header_2_0  # that of version 3 differs in its encoding alone
+                    shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else later)(opened)
                 found[name] = _Member(name, shape, dtype)
-            except _DAMAGED as error:
-                failed = f" ({stored}: {_detail(error)})"
+            except Exception as error:  # damage makes NumPy raise anything
+                found[name] = _Member(name, (0,), np.dtype(float), damage=_detail(error))
     if not found:
-        raise ValueError(f"expected arrays, found none{failed}")
+        raise ValueError("expected arrays, found none")
     return found
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """An open .npz file; ValueError if it is something else or damaged."""
+    with open(path, "rb") as raw:
+        try:
+            file = np.load(raw, allow_pickle=False)
+        except Exception as error:  # damage makes NumPy raise anything
+            raise ValueError(f"expected an .npz file that is whole ({_detail(error)})") from None
+        if isinstance(file, np.ndarray):
+            raise ValueError("expected an .npz file, found a single array, as .npy files hold it")
+        with file:
+            yield file
 
 
 def _lists_of_names(path: str, members: dict[str, _Member]) -> dict[int, list[str]]:
     """Lists of names of channels in a file, by their lengths: texts, of which one names a PPG or an ECG."""
     found: dict[int, list[str]] = {}
-    with np.load(path, allow_pickle=False) as file:
+    with _opened(path) as file:
         for member in members.values():
             if member.dtype.kind in "US" and len(member.shape) == 1 and 1 < member.shape[0] <= MOST_CHANNELS:
                 rows = [str(row).strip() for row in _texts(file[member.name])]
@@ -227,19 +231,22 @@ def _texts(array: np.ndarray) -> np.ndarray:
 
 
 def _array_of(file: Any, member: _Member) -> np.ndarray:
-    """An array of an open .npz file, with its channels in columns if they have names."""
-    return file[member.name].T if member.transposed else file[member.name]
+    """An array of an open .npz file, with its channels in columns if they have names.
+
+    Raises:
+        ValueError: the array is damaged.
+    """
+    try:
+        array = file[member.name]
+    except Exception as error:  # damage makes NumPy raise anything
+        raise ValueError(f"{member.name}: expected an array that is whole ({_detail(error)})") from None
+    return array.T if member.transposed else array
 
 
 def _detail(error: Exception) -> str:
     """What is wrong with a file, in one line that does not speak of NumPy's arguments."""
     text = " ".join(str(error).split())
     return "it holds Python objects, or is damaged" if "pickle" in text else text or type(error).__name__
-
-
-def _later_header(opened: Any) -> tuple:
-    """Shape, order and type of an array by a header of version 2 or 3, which differ only in their encoding."""
-    return np.lib.format.read_array_header_2_0(opened)
 
 
 def _columns(shape: tuple[int, ...]) -> int:

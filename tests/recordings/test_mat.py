@@ -101,11 +101,18 @@ def test_rates_of_their_own_and_numbers_of_channels(version, path):
     save(version, path, {"ppg": PPG, "ecg": ECG, "time": np.arange(N) / 80 + 5})
     assert read_recording(path).ppg.fs == 80
     save(version, path, {"ppg": PPG, "ecg": ECG, "time": np.delete(np.arange(N + 800), slice(300, 1100)) / 80})
-    with pytest.raises(RecordingError, match=r"x\.mat: MATLAB: expected the sampling rate, which the file does not"):
+    found, gap = read_recording(path), np.full(800, np.nan)  # a gap of 10 s
+    np.testing.assert_array_equal(found.ecg.values[0], np.concatenate([ECG[:300], gap, ECG[300:]]))
+    assert found.ppg.fs == 80
+    np.testing.assert_array_equal(read_recording(path, Reading(fs=80, time="none")).ecg.values[0], ECG)
+    save(version, path, {"ppg": PPG, "ecg": ECG[:900], "ppg_t": np.arange(N) / 100, "ecg_t": 2 + np.arange(900) / 200})
+    found = read_recording(path)  # the ECG begins 2 s later
+    np.testing.assert_array_equal(found.ppg.values[0], PPG)
+    np.testing.assert_array_equal(found.ecg.values[0], np.append(np.full(400, np.nan), ECG[:900]))
+    save(version, path, {"ppg": PPG, "ecg": ECG, "t": np.append(np.arange(N - 1), 0)})
+    with pytest.raises(RecordingError, match=r"x\.mat: MATLAB: .*; --fs HZ takes the samples as even"):
         read_recording(path)
-    assert (
-        "ppg: the times beside it are uneven (steps up to 10.0125 s)" in read_recording(path, Reading(fs=80)).notes[0]
-    )
+    assert "the times beside it are not used" in read_recording(path, Reading(fs=80)).notes[0]
     save(version, path, {"ppg": PPG, "ecg": ECG})
     with pytest.raises(RecordingError, match="--fs HZ says it"):
         read_recording(path)

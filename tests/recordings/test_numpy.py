@@ -99,12 +99,19 @@ def test_pieces_and_subjects(folder):
         read_recording(folder / "x.npz")
 
 
-def test_uneven_times_are_said_and_never_used(folder):
-    np.savez(folder / "x.npz", ppg=PPG, ecg=ECG, t=np.append(np.arange(N - 1) / 50, 90))
-    with pytest.raises(RecordingError, match="expected the sampling rate"):
-        read_recording(folder / "x.npz")
-    notes = read_recording(folder / "x.npz", Reading(fs=50)).notes
-    assert "ppg: the times beside it are uneven (steps up to 60.04 s), its samples are taken as even" in notes
+def test_gaps_between_times_stay_gaps(folder):
+    times, gap = np.append(np.arange(N - 100), np.arange(N, N + 100)) / 50, np.full(100, np.nan)
+    np.savez(folder / "x.npz", ppg=PPG, ecg=ECG[:, None], time=times)
+    np.savez(folder / "y.npz", ppg=PPG, ecg=ECG, Time_ms=np.round(times * 1000).astype(int), fs=50)
+    for name, reading in (("x.npz", None), ("x.npz", Reading(fs=50)), ("y.npz", None)):
+        found = read_recording(folder / name, reading)
+        np.testing.assert_array_equal(found.ecg.values[0], np.concatenate([ECG[:-100], gap, ECG[-100:]]))
+        assert (found.ppg.fs, found.ecg.fs) == (50, 50)
+    np.testing.assert_array_equal(read_recording(folder / "x.npz", Reading(fs=50, time="none")).ppg.values[0], PPG)
+    np.savez(folder / "x.npz", ppg=PPG, ecg=ECG, t=np.arange(N) / 50, fs=100)
+    found = read_recording(folder / "x.npz")
+    assert (found.ppg.fs, found.ppg.values.shape) == (100, (1, N))
+    assert "ppg: the file states 100 Hz, and the times beside it give 50 Hz: the times are not used" in found.notes
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -33,7 +33,7 @@ def open_hdf5(path: str, reading: Reading) -> Content:
         if _is_shard(file):
             raise ValueError("expected a recording, found a shard, whose segments are prepared already")
         found = find_signals(read_tree(file, matlab=False), matrix="pieces")
-    return content_of(found, lambda: open_file(path))
+    return content_of(found, lambda: open_file(path), reading)
 
 
 def is_recording(path: str | os.PathLike[str]) -> bool:

@@ -45,10 +45,10 @@ def open_mat(path: str, reading: Reading) -> Content:
     else:
         root = read_v5(path)
         opened = nullcontext
-    return _content(path, root, opened)
+    return _content(path, root, opened, reading)
 
 
-def _content(path: str, root: Struct, opened: Callable[[], Any]) -> Content:
+def _content(path: str, root: Struct, opened: Callable[[], Any], reading: Reading) -> Content:
     found = find_signals(root)
     fallback, form = np.nan, ""
     pulsedb: dict[str, list[int]] = {}
@@ -59,7 +59,7 @@ def _content(path: str, root: Struct, opened: Callable[[], Any]) -> Content:
         fallback, form = RATE, "PulseDB"
     elif _name_uci(path, found, opened):
         fallback, form = _UCI_RATE, "UCI"
-    return content_of(found, opened, fallback=fallback, form=form, usual=pulsedb)
+    return content_of(found, opened, reading, fallback=fallback, form=form, usual=pulsedb)
 
 
 def _name_uci(path: str, found: Found, opened: Callable[[], Any]) -> bool:

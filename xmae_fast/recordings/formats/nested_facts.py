@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xmae_fast.recordings.formats.array_times import Beside
 from xmae_fast.recordings.formats.nested import Node, Struct, key_of, number_of, text_of, values_of
 from xmae_fast.recordings.formats.nested_signals import TIMES, Scopes, Signal, kinds_of
 
@@ -20,6 +21,7 @@ _STEPS = ("ts", "dt", "sampleinterval", "samplinginterval", "sampletime", "sampl
 SUBJECTS = (
     "subject", "subjectid", "subjid", "subj", "patient", "patientid", "participant", "participantid", "caseid",
 )  # fmt: skip
+UNITS = {"timems": "time_ms", "tms": "time_ms", "timeus": "time_us", "timens": "time_ns", "timemin": "time_min"}
 _ABOUT = ("info", "meta", "metadata", "header", "hdr", "fix", "param", "params", "parameters", "settings", "config")
 
 
@@ -65,10 +67,33 @@ def _rate(signal: Signal, scopes: Scopes, length: int, file: Any) -> tuple[float
             if name in fields and (step := _one(fields[name], signal, file)):
                 unit = text_of(fields.get(f"{name}units"), file).lower()
                 return 1 / (step * (1e-3 if unit in ("ms", "msec", "milliseconds") else 1)), []
-        for name in (f"{key}time", f"time{key}", f"{key}t", f"t{key}", *TIMES):
-            if name in fields and len(times := values_of(fields[name], file)) == length > 1:
-                return rate_of_times(times, signal.name)
+        if len(signal.pieces) > 1 and (beside := _times(struct, signal, length, file)):
+            return rate_of_times(beside[1].values, signal.name)
     return np.nan, []
+
+
+def times_of(signal: Signal, length: int, file: Any, known: dict[tuple[int, str], Beside]) -> Beside | None:
+    """The times beside a signal of one piece with `length` samples, innermost first; None if there are none.
+
+    Args:
+        signal: the signal.
+        length: its samples.
+        file: the open file.
+        known: the times that were read for other signals, to which these are added.
+    """
+    for struct in reversed(signal.scopes[0]):
+        if found := _times(struct, signal, length, file):
+            return known.setdefault((id(struct), found[0]), found[1])
+    return None
+
+
+def _times(struct: Struct, signal: Signal, length: int, file: Any) -> tuple[str, Beside] | None:
+    """The field of a struct that has a time for each sample of a signal, with its name."""
+    key, fields = key_of(signal.key), _fields(struct)
+    for name in (f"{key}time", f"time{key}", f"{key}t", f"t{key}", *TIMES):
+        if name in fields and len(times := values_of(fields[name], file)) == length > 1:
+            return name, Beside(UNITS.get(name, "time"), times)
+    return None
 
 
 def _one(node: Node, signal: Signal, file: Any) -> float | None:

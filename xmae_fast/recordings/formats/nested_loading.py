@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from xmae_fast.recordings.formats.array_times import Beside, place_channels
 from xmae_fast.recordings.formats.mat_pulsedb import IDS
 from xmae_fast.recordings.formats.nested import Text, key_of, text_of, values_of
-from xmae_fast.recordings.formats.nested_facts import SUBJECTS, rate_of, starts_of, subjects_of
+from xmae_fast.recordings.formats.nested_facts import SUBJECTS, rate_of, starts_of, subjects_of, times_of
 from xmae_fast.recordings.formats.nested_signals import LEAST, Found, Signal, reader
 from xmae_fast.recordings.pieces import Pieces
+from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
 
 
 def content_of(
     found: Found,
     opened: Callable[[], AbstractContextManager],
+    reading: Reading,
     *,
     fallback: float = np.nan,
     form: str = "",
@@ -29,6 +32,7 @@ def content_of(
     Args:
         found: its signals.
         opened: opens the file for reading them.
+        reading: what is asked for.
         fallback: the rate in Hz of signals for which the file states none.
         form: the name of the format.
         usual: as that of `Content`.
@@ -45,25 +49,33 @@ def content_of(
         chosen = [found.signals[i] for i in numbers]
         notes: list[str] = []
         with opened() as file:
-            channels = [_channel(signal, file, fallback, form, notes) for signal in chosen]
+            channels = [_channel(signal, file, notes) for signal in chosen]
             first, pieces = chosen[0], len(channels[0].values)
+            known: dict[tuple[int, str], Beside] = {}
+            times = [
+                times_of(signal, channel.values.shape[1], file, known) if len(channel.values) == 1 else None
+                for signal, channel in zip(chosen, channels, strict=True)
+            ]
+            start = place_channels(channels, times, reading, notes)
+            for channel in channels:
+                if np.isnan(channel.fs) and not np.isnan(fallback):
+                    channel.fs = fallback
+                    notes.append(f"the file states no rate, {fallback:g} Hz is taken as in {form}")
             subjects = _subjects(first, pieces, file)
             ids = _ids(first, pieces, file)
             starts = starts_of(first, file) if len(first.pieces) == pieces > 1 else None
         if starts is None and pieces > 1:
             starts = np.full(pieces, np.nan)
-        return Loaded(channels, subjects=subjects, ids=ids, starts=starts, notes=list(dict.fromkeys(notes)))
+        said = list(dict.fromkeys(notes))
+        return Loaded(channels, subjects=subjects, ids=ids, starts=starts, start=start, notes=said)
 
     return Content([signal.name for signal in found.signals], load, form=form, usual=usual or {}, notes=found.notes)
 
 
-def _channel(signal: Signal, file: Any, fallback: float, form: str, notes: list[str]) -> Channel:
+def _channel(signal: Signal, file: Any, notes: list[str]) -> Channel:
     pieces = reader(signal)(file)
     fs, said = rate_of(signal, len(pieces[0]), file)
     notes += said
-    if np.isnan(fs) and not np.isnan(fallback):
-        fs = fallback
-        notes.append(f"the file states no rate, {fs:g} Hz is taken as in {form}")
     if len(pieces) > 1 and not signal.windows:
         notes.append(f"{signal.name}: its {len(pieces)} elements are taken as pieces, each a recording of its own")
     if signal.windows:

@@ -12,7 +12,10 @@ from xmae_fast.recordings.formats.nested import Many, Node, Numbers, Struct, Tex
 
 LEAST = 64  # samples of a signal: a window of 4 s at 16 Hz
 MOST_CHANNELS = 16  # a matrix with more rows and columns than this holds windows
-TIMES = ("t", "time", "times", "timestamp", "timestamps", "timesec", "times", "tsec", "ts")
+TIMES = (
+    "t", "time", "times", "timestamp", "timestamps", "timesec", "tsec", "ts", "seconds", "timems", "tms", "timeus",
+    "timens", "timemin", "unixtime",
+)  # fmt: skip
 _GENERIC = ("v", "val", "value", "values", "data", "signal", "sig", "samples", "waveform", "wave", "y")
 _LABELS = ("name", "label", "channel", "channelname", "signame", "signal", "type", "sensor", "title", "desc")
 _DEEPEST = 12  # variables in each other

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from xmae_fast.recordings.formats.array_times import Beside, place_channels
 from xmae_fast.recordings.formats.nested import key_of
-from xmae_fast.recordings.formats.nested_facts import RATES, SUBJECTS, TIMES, rate_of_times
+from xmae_fast.recordings.formats.nested_facts import RATES, SUBJECTS, TIMES, UNITS, rate_of_times
 from xmae_fast.recordings.formats.nested_signals import LEAST, MOST_CHANNELS, is_named, kinds_of
+from xmae_fast.recordings.formats.npz_members import Member, array_of, as_text, detail_of, open_arrays, read_members
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
 
 _LARGE = 1 << 28  # bytes; an array that takes more as float64 stays in its file until windows are cut
-
-
-@dataclass
-class _Member:
-    """An array of an .npz file.
-
-    Args:
-        name: of the array.
-        shape, dtype: of the array; a header tells them, without the array.
-        damage: what is wrong with the array; "" for one that can be read.
-        transposed: whether its rows are channels.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    damage: str = ""
-    transposed: bool = False
-
-    @property
-    def is_signal(self) -> bool:
-        """Whether it may be a signal: numbers [samples] or [pieces, samples], or what damage has made of them."""
-        numbers = self.dtype.kind in "fiu" and len(self.shape) in (1, 2) and max(self.shape, default=0) > 1
-        return numbers or bool(self.damage)
 
 
 def open_npz(path: str, reading: Reading) -> Content:
@@ -54,8 +31,8 @@ def open_npz(path: str, reading: Reading) -> Content:
     Raises:
         ValueError: the file is damaged.
     """
-    members = _members(path)
-    offered: list[tuple[_Member, int | None]] = []
+    members = read_members(path)
+    offered: list[tuple[Member, int | None]] = []
     names: list[str] = []
     lists = _lists_of_names(path, members)
     for member in members.values():
@@ -70,15 +47,25 @@ def open_npz(path: str, reading: Reading) -> Content:
 
     def load(numbers: Sequence[int]) -> Loaded:
         notes: list[str] = []
-        with _opened(path) as file:
+        with open_arrays(path) as file:
             facts = _Facts(file, members)
-            channels = []
+            channels, times = [], []
             for i in numbers:
                 member, column = offered[i]
-                values = _rows(_array_of(file, member), column)
+                values = _rows(array_of(file, member), column)
                 values = facts.masked(member, column, values.astype(np.float64), notes)
-                channels.append(Channel(names[i], values, facts.rate(names[i], member, values.shape[1], notes)))
-            return _loaded(channels, facts.subject(), notes)
+                channels.append(Channel(names[i], values, facts.rate(names[i], member)))
+                times.append(facts.times(names[i], member, values.shape[1]))
+            if len(channels[0].values) > 1:
+                for channel, beside in zip(channels, times, strict=True):
+                    if beside is not None and np.isnan(channel.fs):
+                        channel.fs, said = rate_of_times(beside.values.ravel().astype(np.float64), channel.name)
+                        notes += said
+                times = [None] * len(channels)
+            start = place_channels(channels, times, reading, notes)
+            loaded = _loaded(channels, facts.subject(), list(dict.fromkeys(notes)))
+            loaded.start = start
+            return loaded
 
     return Content(names, load)
 
@@ -98,7 +85,7 @@ def open_npy(path: str, reading: Reading) -> Content:
     except Exception as error:  # damage makes NumPy raise anything
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"expected an array of numbers that is whole ({_detail(error)})") from None
+        raise ValueError(f"expected an array of numbers that is whole ({detail_of(error)})") from None
     if not isinstance(array, np.ndarray):  # an .npz file by its content
         array.close()
         return open_npz(path, reading)
@@ -132,33 +119,40 @@ def open_npy(path: str, reading: Reading) -> Content:
 class _Facts:
     """What the arrays of an open .npz file say of its signals."""
 
-    def __init__(self, file: Any, members: dict[str, _Member]) -> None:
+    def __init__(self, file: Any, members: dict[str, Member]) -> None:
         self.file, self.members = file, members
         self.keys = {key_of(name): name for name in reversed(members)}
+        self._known: dict[str, np.ndarray] = {}
 
-    def rate(self, name: str, member: _Member, length: int, notes: list[str]) -> float:
-        """The rate in Hz of a signal, by a number of its own ("x_fs", "ppg_fs"), one for all, or times; else NaN."""
-        kinds = kinds_of(name)
-        own = [f"{name}{rate}" for name in (key_of(member.name), *kinds) for rate in RATES if len(rate) > 1]
-        for key in (*own, *(f"fs{name}" for name in (key_of(member.name), *kinds)), *RATES):
+    def rate(self, name: str, member: Member) -> float:
+        """The rate in Hz that the file states for a signal, by a number of its own ("x_fs", "ppg_fs") or one for all;
+        NaN if there is none."""
+        own = list(dict.fromkeys((key_of(member.name), *kinds_of(name))))
+        keys = [f"{name}{rate}" for name in own for rate in RATES if len(rate) > 1] + [f"fs{name}" for name in own]
+        for key in (*keys, *RATES):
             found = self._array(self.keys.get(key))
             if found is not None and found.size == 1 and found.dtype.kind in "fiu":
                 return float(found.item())
-        for key in (f"{key_of(member.name)}time", *(f"{kind}time" for kind in kinds), *TIMES):
-            times = self._array(self.keys.get(key))
-            if times is not None and times.dtype.kind in "fiu" and times.size == length > 1:
-                rate, said = rate_of_times(times.ravel().astype(np.float64), member.name)
-                notes += said
-                return rate
         return np.nan
 
-    def masked(self, member: _Member, column: int | None, values: np.ndarray, notes: list[str]) -> np.ndarray:
+    def times(self, name: str, member: Member, length: int) -> Beside | None:
+        """The times of the samples of a signal, in an array of its own ("ppg_time") or one for all."""
+        own = [f"{name}time" for name in dict.fromkeys((key_of(member.name), *kinds_of(name)))]
+        for key in (*own, *TIMES):
+            if (stored := self.keys.get(key)) is not None and stored != member.name:
+                times = self._known.get(stored)
+                times = self._array(stored) if times is None else times
+                if times is not None and times.dtype.kind in "fiu" and times.size == length > 1:
+                    return Beside(UNITS.get(key, "time"), self._known.setdefault(stored, times))
+        return None
+
+    def masked(self, member: Member, column: int | None, values: np.ndarray, notes: list[str]) -> np.ndarray:
         """The values [pieces, samples], NaN where a mask of the same shape as the array is true."""
         for name in (f"{member.name}_mask", f"{member.name}.mask", "mask"):
             mask = self.members.get(name)
             if mask is None or mask.dtype.kind not in "biu" or mask.shape != member.shape:
                 continue
-            hidden = _rows(_array_of(self.file, replace(mask, transposed=member.transposed)), column) != 0
+            hidden = _rows(array_of(self.file, replace(mask, transposed=member.transposed)), column) != 0
             values[hidden] = np.nan
             if count := int(hidden.sum()):
                 notes.append(f"{member.name}: {count:,} samples are missing by the mask {name!r}")
@@ -170,83 +164,26 @@ class _Facts:
         for key in (*SUBJECTS, "subjects", "subjectids", "patients"):
             found = self._array(self.keys.get(key))
             if found is not None and found.dtype.kind in "fiuUS":
-                return np.atleast_1d(_texts(found))
+                return np.atleast_1d(as_text(found))
         return None
 
     def _array(self, name: str | None) -> np.ndarray | None:
         """An array of the file; None if it is missing, or holds objects."""
         if name is None or self.members[name].dtype.kind == "O":
             return None
-        return _array_of(self.file, self.members[name])
+        return array_of(self.file, self.members[name])
 
 
-def _members(path: str) -> dict[str, _Member]:
-    """The arrays of an .npz file by name, of which only the headers are read. Damaged ones are left out."""
-    found: dict[str, _Member] = {}
-    with _opened(path) as file:
-        for stored in file.zip.namelist():
-            name = stored.removesuffix(".npy")
-            try:
-                with file.zip.open(stored) as opened:
-                    version = np.lib.format.read_magic(opened)
-                    later = np.lib.format.read_array_header_2_0  # that of version 3 differs in its encoding alone
-                    shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else later)(opened)
-                found[name] = _Member(name, shape, dtype)
-            except Exception as error:  # damage makes NumPy raise anything
-                found[name] = _Member(name, (0,), np.dtype(float), damage=_detail(error))
-    if not found:
-        raise ValueError("expected arrays, found none")
-    return found
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """An open .npz file; ValueError if it is something else or damaged."""
-    with open(path, "rb") as raw:
-        try:
-            file = np.load(raw, allow_pickle=False)
-        except Exception as error:  # damage makes NumPy raise anything
-            raise ValueError(f"expected an .npz file that is whole ({_detail(error)})") from None
-        if isinstance(file, np.ndarray):
-            raise ValueError("expected an .npz file, found a single array, as .npy files hold it")
-        with file:
-            yield file
-
-
-def _lists_of_names(path: str, members: dict[str, _Member]) -> dict[int, list[str]]:
+def _lists_of_names(path: str, members: dict[str, Member]) -> dict[int, list[str]]:
     """Lists of names of channels in a file, by their lengths: texts, of which one names a PPG or an ECG."""
     found: dict[int, list[str]] = {}
-    with _opened(path) as file:
+    with open_arrays(path) as file:
         for member in members.values():
             if member.dtype.kind in "US" and len(member.shape) == 1 and 1 < member.shape[0] <= MOST_CHANNELS:
-                rows = [str(row).strip() for row in _texts(file[member.name])]
+                rows = [str(row).strip() for row in as_text(file[member.name])]
                 if len(set(rows)) == len(rows) and any(map(is_named, rows)):
                     found.setdefault(len(rows), rows)
     return found
-
-
-def _texts(array: np.ndarray) -> np.ndarray:
-    """An array with its bytes as text."""
-    return np.char.decode(array, "utf-8", "backslashreplace") if array.dtype.kind == "S" else array
-
-
-def _array_of(file: Any, member: _Member) -> np.ndarray:
-    """An array of an open .npz file, with its channels in columns if they have names.
-
-    Raises:
-        ValueError: the array is damaged.
-    """
-    try:
-        array = file[member.name]
-    except Exception as error:  # damage makes NumPy raise anything
-        raise ValueError(f"{member.name}: expected an array that is whole ({_detail(error)})") from None
-    return array.T if member.transposed else array
-
-
-def _detail(error: Exception) -> str:
-    """What is wrong with a file, in one line that does not speak of NumPy's arguments."""
-    text = " ".join(str(error).split())
-    return "it holds Python objects, or is damaged" if "pickle" in text else text or type(error).__name__
 
 
 def _columns(shape: tuple[int, ...]) -> int:
@@ -266,7 +203,7 @@ def _is_mask(name: str) -> bool:
     return name == "mask" or name.endswith(("_mask", ".mask"))
 
 
-def _is_time(member: _Member, members: dict[str, _Member]) -> bool:
+def _is_time(member: Member, members: dict[str, Member]) -> bool:
     """Whether an array holds the times of another one."""
     others = [other for other in members.values() if other is not member and other.is_signal]
     return key_of(member.name) in TIMES and any(other.shape == member.shape for other in others)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xmae_fast.recordings.formats.array_times import Beside
-from xmae_fast.recordings.formats.nested import Node, Struct, key_of, number_of, text_of, values_of
+from xmae_fast.recordings.formats.nested import Node, Numbers, Struct, key_of, number_of, text_of, values_of
 from xmae_fast.recordings.formats.nested_signals import TIMES, Scopes, Signal, kinds_of
 
 RATES = (
@@ -67,8 +67,8 @@ def _rate(signal: Signal, scopes: Scopes, length: int, file: Any) -> tuple[float
             if name in fields and (step := _one(fields[name], signal, file)):
                 unit = text_of(fields.get(f"{name}units"), file).lower()
                 return 1 / (step * (1e-3 if unit in ("ms", "msec", "milliseconds") else 1)), []
-        if len(signal.pieces) > 1 and (beside := _times(struct, signal, length, file)):
-            return rate_of_times(beside[1].values, signal.name)
+        if len(signal.pieces) > 1 and (beside := _times(struct, signal, length, file, {})):
+            return rate_of_times(beside.values, signal.name)
     return np.nan, []
 
 
@@ -82,17 +82,23 @@ def times_of(signal: Signal, length: int, file: Any, known: dict[tuple[int, str]
         known: the times that were read for other signals, to which these are added.
     """
     for struct in reversed(signal.scopes[0]):
-        if found := _times(struct, signal, length, file):
-            return known.setdefault((id(struct), found[0]), found[1])
+        if found := _times(struct, signal, length, file, known):
+            return found
     return None
 
 
-def _times(struct: Struct, signal: Signal, length: int, file: Any) -> tuple[str, Beside] | None:
-    """The field of a struct that has a time for each sample of a signal, with its name."""
+def _times(
+    struct: Struct, signal: Signal, length: int, file: Any, known: dict[tuple[int, str], Beside]
+) -> Beside | None:
+    """The times of the samples of a signal in the fields of a struct."""
     key, fields = key_of(signal.key), _fields(struct)
     for name in (f"{key}time", f"time{key}", f"{key}t", f"t{key}", *TIMES):
-        if name in fields and len(times := values_of(fields[name], file)) == length > 1:
-            return name, Beside(UNITS.get(name, "time"), times)
+        node = fields.get(name)
+        if isinstance(node, Numbers) and node.size == length > 1:
+            place = id(struct), name
+            if place not in known:
+                known[place] = Beside(UNITS.get(name, "time"), values_of(node, file))
+            return known[place]
     return None
 
 

@@ -80,6 +80,8 @@ def _channel(signal: Signal, file: Any, notes: list[str]) -> Channel:
         notes.append(f"{signal.name}: its {len(pieces)} elements are taken as pieces, each a recording of its own")
     if signal.windows:
         notes.append(f"{signal.name}: the matrix is taken as {len(pieces)} windows of {len(pieces[0])} samples")
+    if len(pieces) == 1:
+        return Channel(signal.name, np.asarray(pieces[0], np.float64)[None], fs)
     if len({len(piece) for piece in pieces}) == 1:
         return Channel(signal.name, np.stack(pieces).astype(np.float64), fs)
     return Channel(signal.name, Pieces([np.asarray(piece, np.float64) for piece in pieces]), fs)

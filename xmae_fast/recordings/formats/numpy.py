@@ -53,7 +53,7 @@ def open_npz(path: str, reading: Reading) -> Content:
             for i in numbers:
                 member, column = offered[i]
                 values = _rows(array_of(file, member), column)
-                values = facts.masked(member, column, values.astype(np.float64), notes)
+                values = facts.masked(member, column, values.astype(np.float64, copy=False), notes)
                 channels.append(Channel(names[i], values, facts.rate(names[i], member)))
                 times.append(facts.times(names[i], member, values.shape[1]))
             if len(channels[0].values) > 1:

@@ -20,7 +20,7 @@ def wave(t):
     return np.sin(2 * np.pi * 1.2 * t)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     RATES,
     st.floats(0, 0.19),

@@ -78,8 +78,7 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
     seconds, signals = _rising(np.asarray(seconds, np.float64), list(signals), notes)
     even = _even(seconds)
     if even is not None and _hole(seconds):
-        gapped = _gapped(seconds, _CLOSE)
-        even = None if gapped is not None else even
+        even = None if _gapped(seconds, clear=True) is not None else even
     if even is not None:
         return Placed(signals, _agreed(fs, even, notes), float(seconds[0]), notes)
     gapped = _gapped(seconds) if fs is None else None
@@ -205,11 +204,12 @@ def _hole(seconds: np.ndarray) -> bool:
     return bool(steps.max() > 2.5 * np.median(steps) > 0)
 
 
-def _gapped(seconds: np.ndarray, scatter: float = _SCATTER) -> tuple[np.ndarray, float] | None:
+def _gapped(seconds: np.ndarray, clear: bool = False) -> tuple[np.ndarray, float] | None:
     """The numbers of samples [n] whose times are even but for gaps, and their rate; None if they are not."""
     steps = np.diff(seconds)
     even = steps[steps < 1.5 * np.median(steps)]
-    fs = usual_whole(len(even), even.sum()) if len(even) else np.nan
+    span = even.sum()
+    fs = (len(even) / span if clear else usual_whole(len(even), span)) if span else np.nan
     if not np.isfinite(fs) or fs <= 0:
         return None
     mostly = len(even) >= (1 - _MOST_GAPS) * len(steps)
@@ -218,7 +218,7 @@ def _gapped(seconds: np.ndarray, scatter: float = _SCATTER) -> tuple[np.ndarray,
     at = np.round(exact).astype(np.int64)
     exact -= at
     wide = at[-1] > _WIDEST_GAPS * len(at) and not mostly
-    if wide or (np.diff(at) < 1).any() or exact.std() > scatter:
+    if wide or (np.diff(at) < 1).any() or exact.std() > (_CLOSE if clear else _SCATTER):
         return None
     return at, fs
 

@@ -11,6 +11,7 @@ UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
 _SOME = 1 << 20  # rows that the kind of a column shows in
 _GUESSED = ("s", "ms", "us", "ns", "min")
+_FAST = 1020.0  # Hz; faster ones may be slow ones in minutes
 _PLAUSIBLE = (16.0, 5000.0)  # Hz
 _EPOCH = (631_152_000.0, 4_102_444_800.0)  # seconds of Unix time: from 1990 to 2100
 
@@ -73,6 +74,8 @@ def seconds_of_numbers(
         return relative * UNITS[unit], ""
     fitting = [u for u in _GUESSED if _plausible(rate / UNITS[u])]
     if "s" in fitting or not np.isfinite(rate):
+        if rate > _FAST:
+            notes.append(f"time: numbers in {label} are taken as s, which gives {rate:.4g} samples per second")
         return relative, ""
     if not fitting:
         rates = ", ".join(f"{rate / UNITS[u]:g} Hz in {u}" for u in _GUESSED)

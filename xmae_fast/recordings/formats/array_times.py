@@ -14,6 +14,9 @@ from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.recordings.times import TimeColumn
 
 _LATEST = 3600.0  # seconds; times that differ by more are not of one clock
+_RELATIVE = 1e8  # seconds; greater times may be Unix time
+_PLAUSIBLE = (16.0, 5000.0)  # Hz
+_ROUNDED = 1.5  # a rounded time may be wrong by this many samples
 _SAME = 0.02  # rates that differ by less are the same
 
 
@@ -55,6 +58,11 @@ def place_channels(
     for beside in {id(one.values): one for one in times if one is not None}.values():
         those = [c for c, one in zip(channels, times, strict=True) if one is not None and one.values is beside.values]
         known = [channel.fs for channel in those if not np.isnan(channel.fs)]
+        if reading.fs is None and not known and (rate := _plain_rate(beside)):
+            for channel in those:
+                channel.fs = rate
+            begins.append((float(beside.values.flat[0]), those))
+            continue
         try:
             column = TimeColumn([beside.name], reading.day_first)
             column.add(np.ravel(beside.values))
@@ -77,6 +85,32 @@ def place_channels(
         begins.append((_first(beside.values, found.seconds) + placed.first, those))
     _align(begins, notes)
     return start
+
+
+def _plain_rate(beside: Beside) -> float | None:
+    """The rate in Hz of even times in seconds from about 0 on, which need no guesses; None for other times."""
+    values = np.ravel(beside.values)
+    if beside.name != "time" or values.dtype.kind != "f" or not abs(values[0]) < _RELATIVE:
+        return None
+    rate = rate_of_times(values, "")[0]
+    return rate if _PLAUSIBLE[0] <= rate <= _PLAUSIBLE[1] else None
+
+
+def rate_of_times(times: np.ndarray, name: str) -> tuple[float, list[str]]:
+    """The rate in Hz of samples at `times` [samples] in s, and a note if they are too uneven to tell: then it is NaN.
+
+    The rate is rounded to a whole number if that moves the last sample by less than one.
+    """
+    span = float(times[-1] - times[0])
+    if not (np.isfinite(times).all() and span > 0):
+        return np.nan, [f"{name}: the times beside it do not rise, its samples are taken as even"]
+    fs = (len(times) - 1) / span
+    off = np.arange(len(times)) / fs
+    off -= times
+    if max(off.max() + times[0], -off.min() - times[0]) * fs > _ROUNDED:
+        uneven = f"the times beside it are uneven (steps up to {float(np.diff(times).max()):g} s)"
+        return np.nan, [f"{name}: {uneven}, its samples are taken as even"]
+    return (float(round(fs)) if abs(fs - round(fs)) * span < 1 else fs), []
 
 
 def _first(values: np.ndarray, seconds: np.ndarray) -> float:

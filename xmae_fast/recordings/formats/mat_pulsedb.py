@@ -71,7 +71,7 @@ def _find_group(file: Any, h5py: Any, reading: Reading) -> Any:
             return group
         fields = [group.get(name) for name in asked]
         if fields and all(isinstance(f, h5py.Dataset) and h5py.check_ref_dtype(f.dtype) and f.size > 1 for f in fields):
-            first = [file[f[()].ravel()[0]] for f in fields]
+            first = [file[f[(0,) * f.ndim]] for f in fields]
             if group is not file and all(isinstance(e, h5py.Dataset) and min(e.shape, default=1) == 1 for e in first):
                 return group
     return None
@@ -91,7 +91,7 @@ class _Struct:
             if name == "T" or not isinstance(field, self.h5py.Dataset):
                 continue
             if self._is_references(field):
-                target = self.file[field[()].ravel()[0]] if field.size else field
+                target = self.file[field[(0,) * field.ndim]] if field.size else field
                 field = target if isinstance(target, self.h5py.Dataset) else None
             if field is not None and field.dtype.kind in "fiu" and max(field.shape, default=0) >= LEAST:
                 shapes[name] = field.shape

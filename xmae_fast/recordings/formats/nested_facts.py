@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xmae_fast.recordings.formats.array_times import Beside
+from xmae_fast.recordings.formats.array_times import Beside, rate_of_times
 from xmae_fast.recordings.formats.nested import Node, Numbers, Struct, key_of, number_of, text_of, values_of
 from xmae_fast.recordings.formats.nested_signals import TIMES, Scopes, Signal, kinds_of
 
@@ -112,22 +112,6 @@ def _one(node: Node, signal: Signal, file: Any) -> float | None:
     else:
         value = number_of(node, file)
     return value if value is not None and np.isfinite(value) and value > 0 else None
-
-
-def rate_of_times(times: np.ndarray, name: str) -> tuple[float, list[str]]:
-    """The rate in Hz of samples at `times` [samples] in s, and a note if they are too uneven to tell: then it is NaN.
-
-    The rate is rounded to a whole number if that moves the last sample by less than one.
-    """
-    span = float(times[-1] - times[0])
-    if not np.isfinite(times).all() or span <= 0:
-        return np.nan, [f"{name}: the times beside it do not rise, its samples are taken as even"]
-    fs = (len(times) - 1) / span
-    off = np.abs(times - times[0] - np.arange(len(times)) / fs).max() * fs
-    if off > 1.5:
-        uneven = f"the times beside it are uneven (steps up to {float(np.diff(times).max()):g} s)"
-        return np.nan, [f"{name}: {uneven}, its samples are taken as even"]
-    return (float(round(fs)) if abs(fs - round(fs)) * span < 1 else fs), []
 
 
 def subjects_of(signal: Signal, file: Any) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from xmae_fast.recordings.formats.array_times import Beside, place_channels
+from xmae_fast.recordings.formats.array_times import Beside, place_channels, rate_of_times
 from xmae_fast.recordings.formats.nested import key_of
-from xmae_fast.recordings.formats.nested_facts import RATES, SUBJECTS, TIMES, UNITS, rate_of_times
+from xmae_fast.recordings.formats.nested_facts import RATES, SUBJECTS, TIMES, UNITS
 from xmae_fast.recordings.formats.nested_signals import LEAST, MOST_CHANNELS, is_named, kinds_of
 from xmae_fast.recordings.formats.npz_members import Member, array_of, as_text, detail_of, open_arrays, read_members
 from xmae_fast.recordings.reading import Reading

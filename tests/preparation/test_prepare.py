@@ -185,8 +185,8 @@ def test_malformed_files_are_named_and_stop_nothing(optional, signal, pulsedb, t
     assert set(report["errors"]) == bad
     assert report["segments"] == 8
     for name, text in {
-        "no_hdf5.mat": "PulseDB: expected MATLAB v7.3",
-        "fields.mat": "PulseDB: expected a struct with the fields PPG_Raw and ECG_Raw",
+        "no_hdf5.mat": "MATLAB: expected a MATLAB file of version 4, 5 or 7.3",
+        "fields.mat": "MATLAB: expected a channel with a name of ECG, found 'PPG_Raw'",
         "words.csv": "CSV: ",
         "names.csv": "CSV: expected a channel with a name of PPG, found 'a', 'b'; --ppg NAME says which one it is",
         "back.csv": "time: expected rising numbers, row 3 of 3",

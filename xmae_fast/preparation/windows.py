@@ -69,14 +69,17 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     if len(pieces) != 1:
         raise ValueError(f"expected as many pieces of PPG as of ECG, got {' and '.join(map(str, sorted(pieces)))}")
     sizes = tuple(round(window_s * channel.fs) for channel in channels)
-    per_piece = _count(channels, sizes, hop_s)
-    if not per_piece or 0 in pieces:
-        lasts = min(channel.values.shape[1] / channel.fs for channel in channels) if 0 not in pieces else 0
+    counts = _counts(channels, sizes, hop_s)
+    if not counts.any():
+        lasts = min(channel.lengths.max(initial=0) / channel.fs for channel in channels)
         raise ValueError(f"expected at least one window of {window_s:g} s, the signals last {lasts:g} s")
     P = pieces.pop()
-    kept = _listed(channels, sizes, per_piece, hop_s)
-    number = np.tile(kept, P)
-    piece = np.repeat(np.arange(P), len(kept))
+    piece = np.repeat(np.arange(P), counts)
+    before = (np.cumsum(counts) - counts)[piece]  # windows of the pieces before
+    number = np.arange(len(piece)) - before
+    if all(isinstance(channel.values, Stretches) for channel in channels):  # these have one piece
+        number = _listed(channels, sizes, len(number), hop_s)
+        piece, before = piece[: len(number)], before[: len(number)]
     first = _firsts(channels, number, hop_s)
     delay = np.zeros(len(piece))
     if len({channel.fs for channel in channels}) > 1:
@@ -84,11 +87,11 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
     begins = np.zeros(P) if recording.starts is None else np.asarray(recording.starts, float)
     subjects = recording.subjects or [""] * P
     if len(recording.ids):
-        part = [""] * len(piece) if per_piece == 1 else [f"-{k + 1}" for k in number]
+        part = ["" if counts[p] == 1 else f"-{k + 1}" for p, k in zip(piece.tolist(), number.tolist(), strict=True)]
         segment, win, seq = zip(*(recording.ids[p] for p in piece.tolist()), strict=True)
         ids = list(segment), *([a + b for a, b in zip(names, part, strict=True)] for names in (win, seq))
     else:
-        ids = [""] * len(piece), *([str(k + 1) for k in (piece * per_piece + number).tolist()],) * 2
+        ids = [""] * len(piece), *([str(k + 1) for k in (before + number).tolist()],) * 2
     names = [subjects[int(p)] for p in piece]
     return Windows(channels, piece, first, sizes, begins[piece] + number * hop_s, delay, names, *ids)
 
@@ -108,13 +111,11 @@ def _listed(channels: tuple[Channel, ...], sizes: tuple[int, ...], count: int, h
     """The numbers of the windows of a piece that are listed: those with something recorded, and one of each long gap.
 
     Args:
-        channels: of the recording.
+        channels: of the recording, whose values are `Stretches`.
         sizes: samples of a window of each channel.
         count: how many windows there are.
         hop_s: seconds from the start of one window to the start of the next.
     """
-    if not all(isinstance(channel.values, Stretches) for channel in channels):
-        return np.arange(count)
     ranges = []
     for channel, size in zip(channels, sizes, strict=True):
         assert isinstance(channel.values, Stretches)
@@ -136,9 +137,14 @@ def _listed(channels: tuple[Channel, ...], sizes: tuple[int, ...], count: int, h
     return np.union1d(number, after[after < count])
 
 
-def _count(channels: Sequence[Channel], sizes: Sequence[int], hop_s: float) -> int:
-    """How many windows, which have `sizes` samples in the channels, fit into a piece."""
-    lengths = [channel.values.shape[1] for channel in channels]
+def _counts(channels: Sequence[Channel], sizes: Sequence[int], hop_s: float) -> np.ndarray:
+    """[pieces], how many windows, which have `sizes` samples in the channels, fit into each piece."""
+    lengths, inverse = np.unique(np.stack([channel.lengths for channel in channels]), axis=1, return_inverse=True)
+    return np.array([_count(channels, n, sizes, hop_s) for n in lengths.T.tolist()], np.int64)[inverse]
+
+
+def _count(channels: Sequence[Channel], lengths: Sequence[int], sizes: Sequence[int], hop_s: float) -> int:
+    """How many windows, which have `sizes` samples in the channels, fit into a piece of `lengths` samples."""
     if any(n < size or not size for n, size in zip(lengths, sizes, strict=True)):
         return 0
     fits = (int((n - size) / (hop_s * c.fs)) for c, n, size in zip(channels, lengths, sizes, strict=True))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from xmae_fast.recordings.pieces import Pieces
 from xmae_fast.recordings.stretches import Stretches
 
 
@@ -20,14 +21,22 @@ class Channel:
 
     Args:
         name: of the channel in the file.
-        values: [pieces, samples], NaN where samples are missing. A continuous recording is one piece; one with long
-            gaps is `Stretches`.
+        values: [pieces, samples] of any real type, NaN where samples are missing. A continuous recording is one piece;
+            one with long gaps is `Stretches`, and pieces of different lengths are `Pieces`. A large array may be a map
+            of the file, which cannot be written to.
         fs: the sampling frequency in Hz.
     """
 
     name: str
-    values: np.ndarray | Stretches
+    values: np.ndarray | Stretches | Pieces
     fs: float
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[pieces], the samples of each piece."""
+        if isinstance(self.values, Pieces):
+            return self.values.lengths
+        return np.full(self.values.shape[0], self.values.shape[1], np.int64)
 
     def cut(self, piece: np.ndarray, first: np.ndarray, size: int) -> np.ndarray:
         """Windows of the signal.
@@ -42,7 +51,9 @@ class Channel:
         """
         if isinstance(self.values, Stretches):
             return self.values.cut(first, size)
-        return self.values[piece[:, None], first[:, None] + np.arange(size)]
+        if isinstance(self.values, Pieces):
+            return self.values.cut(piece, first, size)
+        return self.values[piece[:, None], first[:, None] + np.arange(size)].astype(np.float64, copy=False)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from xmae_fast.recordings.pieces import Pieces
 from xmae_fast.recordings.recording import Channel
 from xmae_fast.recordings.stretches import Stretches
 
@@ -41,6 +42,8 @@ def mark_missing(channel: Channel) -> list[str]:
     values = channel.values
     if isinstance(values, Stretches):
         blocks = [stretch[None] for stretch in values.stretches if len(stretch)]
+    elif isinstance(values, Pieces):
+        blocks = [values[i][None] for i in range(len(values)) if len(values[i])]
     else:
         blocks = [values] if values.size else []
     fs = channel.fs if np.isfinite(channel.fs) and channel.fs > 0 else 250.0
@@ -58,6 +61,9 @@ def mark_missing(channel: Channel) -> list[str]:
         rows = iter(blocks)
         cleaned = [next(rows)[0] if len(stretch) else stretch for stretch in values.stretches]
         channel.values = Stretches(values.firsts, cleaned, values.size)
+    elif isinstance(values, Pieces):
+        rows = iter(blocks)
+        channel.values = Pieces([next(rows)[0] if len(values[i]) else values[i] for i in range(len(values))])
     else:
         channel.values = blocks[0]
     return notes

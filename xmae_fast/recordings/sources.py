@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from xmae_fast.recordings.choosing import read_channels
 from xmae_fast.recordings.formats.edf import open_edf
+from xmae_fast.recordings.formats.hdf5 import SUFFIXES as HDF5
+from xmae_fast.recordings.formats.hdf5 import is_recording, open_hdf5
 from xmae_fast.recordings.formats.mat import open_mat
 from xmae_fast.recordings.formats.numpy import open_npy, open_npz
 from xmae_fast.recordings.formats.table import open_table
@@ -33,7 +35,7 @@ class Format(NamedTuple):
 _TABLE = Format("CSV", open_table, ("pandas",))
 _EDF = Format("EDF", open_edf)
 FORMATS = {
-    ".mat": Format("PulseDB", open_mat),
+    ".mat": Format("MATLAB", open_mat),
     ".hea": Format("WFDB", open_wfdb, ("wfdb",)),
     ".csv": _TABLE,
     ".csv.gz": _TABLE,
@@ -44,6 +46,7 @@ FORMATS = {
     ".bdf": _EDF,
     ".npz": Format("NumPy", open_npz),
     ".npy": Format("NumPy", open_npy),
+    **dict.fromkeys(HDF5, Format("HDF5", open_hdf5)),
 }
 
 
@@ -142,6 +145,8 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
                 continue
             if path in headers and (why := why_aside(path)):
                 aside[f"{suffix_of(path)} {why}"] += 1
+            elif suffix_of(path) in HDF5 and not is_recording(path):
+                aside[f"{suffix_of(path)} (shards or others)"] += 1
             elif suffix_of(path):
                 found.append(path)
             else:

@@ -19,7 +19,7 @@ def read_channels(content: Content, reading: Reading) -> Recording:
     for kind in reading.kinds:
         wanted = reading.wanted(kind)
         usual = content.usual.get(kind) if wanted is None else None
-        found[kind] = usual[:1] if usual else candidates(content.names, kind, wanted)
+        found[kind] = usual if usual else candidates(content.names, kind, wanted)
     numbers = list(dict.fromkeys(i for those in found.values() for i in those))
     loaded = content.load(numbers)
     by_number = dict(zip(numbers, loaded.channels, strict=True))

@@ -100,8 +100,8 @@ class Content:
         names: of all its channels.
         load: reads the channels of these numbers.
         form: the name of the format, where it is another than the suffix tells.
-        usual: the numbers of channels that are preferred for "PPG" and for "ECG" if none is asked for, best first;
-            formats that define their channels give them.
+        usual: the numbers of the channels that can be the "PPG" and the "ECG" if none is asked for, where the format
+            tells them; the one of the best quality is taken.
         notes: what a user should know of how the file was understood.
     """
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xmae_fast.recordings.choosing import read_channels
+from xmae_fast.recordings.formats.devices import is_aside
 from xmae_fast.recordings.formats.edf import open_edf
 from xmae_fast.recordings.formats.mat import open_mat
 from xmae_fast.recordings.formats.numpy import open_npy, open_npz
-from xmae_fast.recordings.formats.table import open_table
+from xmae_fast.recordings.formats.table import is_table, open_table
 from xmae_fast.recordings.formats.wfdb import header_files, is_multi_segment, open_wfdb
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Content, Recording, RecordingError
@@ -38,12 +39,15 @@ FORMATS = {
     ".csv.gz": _TABLE,
     ".tsv": _TABLE,
     ".tsv.gz": _TABLE,
+    ".txt": _TABLE,
+    ".txt.gz": _TABLE,
     ".parquet": Format("Parquet", open_table, ("pandas", "pyarrow")),
     ".edf": _EDF,
     ".bdf": _EDF,
     ".npz": Format("NumPy", open_npz),
     ".npy": Format("NumPy", open_npy),
 }
+_PROSE = (".txt", ".txt.gz")  # files of these suffixes in a folder count if they are tables
 
 
 class Source(NamedTuple):
@@ -138,7 +142,7 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
         for path in paths:
             if path in belongs:  # signal files, and segments of a multi-segment record
                 continue
-            if suffix_of(path):
+            if (suffix := suffix_of(path)) and not is_aside(path) and (suffix not in _PROSE or is_table(path)):
                 found.append(path)
             else:
                 aside[os.path.splitext(path)[1] or os.path.basename(path)] += 1

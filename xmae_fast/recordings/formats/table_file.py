@@ -1,0 +1,127 @@
+"""Opens text tables: finds out their encoding, and leaves out comments and what was cut off."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import IO
+
+from xmae_fast.recordings.formats.table_cells import BLANKS
+
+HEAD = 1 << 16  # bytes that tell the encoding and the layout
+_BLOCK = 1 << 22
+_MARKS = (  # that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_END = re.compile(r"\r\n|\n|\r")
+_COMMENTS = re.compile(r"^[ \t]*(?:#|%|//).*(?:\r\n|\n|\r|\Z)", re.MULTILINE)
+
+
+def open_bytes(path: str) -> IO[bytes]:
+    """Open a file, or what a file compressed by gzip holds."""
+    return gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+
+
+def head_of(path: str, lines: int = 100, most: int = _BLOCK // 4) -> tuple[bytes, bool]:
+    """The first 64 kB of a file, or more until there are enough lines, and whether this is the whole file."""
+    with open_bytes(path) as file:
+        head = file.read(HEAD)
+        while head and head.count(b"\n") < lines and len(head) < most:
+            more = file.read(len(head))
+            if not more:
+                break
+            head += more
+        return head, not file.read(1)
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text that begins with these bytes.
+
+    Raises:
+        ValueError: this is no text.
+    """
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    zeros = [head[i::4].count(0) * 4 / max(len(head), 1) for i in range(4)]
+    for encoding, pattern in (
+        ("utf-32-le", (0, 1, 1, 1)),
+        ("utf-32-be", (1, 1, 1, 0)),
+        ("utf-16-le", (0, 1, 0, 1)),
+        ("utf-16-be", (1, 0, 1, 0)),
+    ):
+        if all((share > 0.8) == bool(expected) for share, expected in zip(zeros, pattern, strict=True)) and head:
+            return encoding
+    odd = sum(head.count(byte) for byte in bytes(range(32)) if byte not in b"\t\n\v\f\r\x1a")
+    if odd > 0.01 * len(head):
+        raise ValueError("expected a text with a table, found bytes that are no text")
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8"
+
+
+def lines_of(head: bytes, encoding: str, whole: bool) -> list[str]:
+    """The lines of a head; the last one is left out if the head is not the whole file and there are others."""
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(head, final=whole).replace("\x00", "")
+    lines = _END.split(text)
+    if len(lines) > 1 and (not whole or not lines[-1]):
+        lines.pop()
+    return lines
+
+
+class TableText:
+    """The text of a table from its first row of numbers on, in blocks of whole lines.
+
+    Lines of comment are left out, and so is a last line that has no end and too few cells: it was cut off.
+
+    Args:
+        path: the file.
+        encoding: of the file.
+        skip: lines that are passed over.
+        separator: between cells.
+        columns: how many cells a whole line has.
+
+    Attributes:
+        cut: whether a last line was left out.
+    """
+
+    def __init__(self, path: str, encoding: str, skip: int, separator: str, columns: int) -> None:
+        self.path, self.encoding, self.skip, self.separator, self.columns = path, encoding, skip, separator, columns
+        self.cut = False
+
+    def __iter__(self) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder(self.encoding)("replace")
+        rest, skip, more = "", self.skip, True
+        with open_bytes(self.path) as file:
+            while more:
+                data = file.read(_BLOCK)
+                more = bool(data)
+                text = rest + decoder.decode(data, final=not data)
+                end = max(text.rfind("\n"), text.rfind("\r")) + 1
+                block, rest = text[:end], text[end:]
+                if skip and block:  # the head, in which the lines were counted, is no longer than a block
+                    ends = [match.end() for match in islice(_END.finditer(block), skip)]
+                    skip, block = skip - len(ends), block[ends[-1] :]
+                if not more and not skip:
+                    block += self._whole(rest)
+                if "\x00" in block:
+                    block = block.replace("\x00", "")
+                if "#" in block or "%" in block or "//" in block:
+                    block = _COMMENTS.sub("", block)
+                if block.strip():
+                    yield block
+
+    def _whole(self, last: str) -> str:
+        """A last line that has no end, or "" if it was cut off."""
+        cells = len(last.split()) if self.separator == BLANKS else last.count(self.separator) + 1
+        self.cut = cells < self.columns and last.strip() != ""
+        return "" if self.cut else last

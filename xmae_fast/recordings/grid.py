@@ -1,0 +1,287 @@
+"""Places samples on a grid of even times, whatever their own times are like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from xmae_fast.recordings.rates import estimate_rate, points, raised, usual_rate
+from xmae_fast.recordings.stretches import Stretches
+
+_ROUNDED = 1.5  # a rounded time may be wrong by this many samples
+_BREAK = 1.0  # seconds without a sample that begin a new stretch, if they are several packets as well
+_OVERLAP = 2.0  # seconds that times may fall by if packets overlap; more is a clock that was set back
+_LONG_GAP = 180.0  # seconds; longer gaps take no memory
+_FEW = 0.01  # of the rows may lack a time
+_MOST_GAPS = 0.2  # of the packets may have a gap before them
+_WRONG = 0.02  # a rate that was asked for and differs by more from the times is said
+_NONSENSE = 4.5  # a rate that was asked for and differs by more than this factor is refused
+_SMOOTHER = 0.8  # the signal is this much smoother by its times than by counting where its samples are uneven
+_BRIDGED = 3.0  # samples between two uneven samples that are interpolated
+
+
+class Placed(NamedTuple):
+    """Signals on a grid of even times.
+
+    Args:
+        values: an array [samples] for each signal, NaN where samples are missing; `Stretches` if gaps are long.
+        fs: the rate of the grid in Hz.
+        first: the time of the first sample of the grid in seconds, on the clock of the times that were given.
+        notes: what a user should know of how the times were understood, a sentence each.
+    """
+
+    values: list[np.ndarray] | list[Stretches]
+    fs: float
+    first: float
+    notes: list[str]
+
+
+def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None = None) -> Placed:
+    """Place samples on a grid of even times.
+
+    Even times keep their rows as they are, also if they are rounded to more than the distance of two samples, as those
+    of BIDMC are: no time is then further than 1.5 samples from a straight line. Where there are gaps and all other
+    times are even, each sample takes the place that is nearest to its time.
+
+    All other times are taken for those of even samples with jitter, of packets whose rows share a time, or of samples
+    some of which were lost. The rate is that of the stretches between gaps, by regression. Samples follow each other
+    by their rows; where the times of all later samples are higher than counting explains, samples are missing.
+    Rows that share a time are spread evenly over the time until the next packet.
+
+    Samples are truly uneven, as those of phones' cameras may be, if the signals are smoother by their times than by
+    counting: the error of predicting a sample from its four neighbours is less than 0.8 of the error with
+    even times, at the median. They are interpolated linearly onto a grid of the mean rate, and more than three samples
+    without a value stay missing.
+
+    Args:
+        seconds: [n], the times of the samples; those that are NaN are left out with their samples if they are few.
+        signals: [n] each.
+        fs: the rate in Hz. It is that of the samples between gaps, and a gap keeps its length in seconds.
+
+    Returns:
+        The signals on the grid.
+
+    Raises:
+        ValueError: times fall by more than packets overlap, or they are too uneven for a grid, or `fs` has nothing to
+            do with them.
+    """
+    notes: list[str] = []
+    seconds, signals = _rising(np.asarray(seconds, np.float64), list(signals), notes)
+    even = _even(seconds)
+    if even is not None:
+        return Placed(signals, _agreed(fs, even, notes), float(seconds[0]), notes)
+    gapped = _gapped(seconds) if fs is None else None
+    if gapped is not None:
+        at, rate = gapped
+        return Placed(_spread(at, signals, rate), rate, float(seconds[0]), notes)
+    rows = points(seconds)
+    times = seconds if len(rows) == len(seconds) else seconds[rows]
+    counts = np.diff(rows, append=len(seconds))
+    breaks = _breaks(times)
+    longest = float((times[breaks[1:] - 1] - times[breaks[:-1]]).max())
+    rate = usual_rate(estimate_rate(times, rows, breaks), longest)
+    if not np.isfinite(rate) or rate <= 0:
+        raise ValueError(_uneven(seconds, rate))
+    used = _agreed(fs, rate, notes)
+    packet = float(np.median(counts))
+    if packet > 1:
+        notes.append(f"time: packets of {packet:g} rows share a time; they are spread evenly")
+    elif fs is None and _truly_uneven(seconds, signals):
+        notes.append(f"time: samples are uneven; they are interpolated to {rate:g} Hz by their times")
+        return _interpolated(seconds, signals, rate, notes)
+    at = _numbers(times, rows, counts, breaks, rate, used)
+    missing = np.count_nonzero(np.diff(at) > 1)
+    if missing > _MOST_GAPS * (len(rows) - 1):
+        raise ValueError(_uneven(seconds, rate))
+    if missing:
+        notes.append(f"time: {int(at[-1]) + 1 - len(at)} samples are missing in {missing} gaps at {used:g} Hz")
+    return Placed(_spread(at, signals, used), used, float(seconds[0]), notes)
+
+
+def _agreed(fs: float | None, rate: float, notes: list[str]) -> float:
+    """`fs` if it was asked for, else the rate of the times. A disagreement is said or refused."""
+    if fs is None:
+        return rate
+    factor = max(fs / rate, rate / fs)
+    if factor > _NONSENSE:
+        raise ValueError(f"fs: the times have {rate:g} samples per second, expected a rate like this, got {fs:g} Hz")
+    if factor > 1 + _WRONG:
+        notes.append(f"time: the times have {rate:g} samples per second; --fs {fs:g} goes before them")
+    return float(fs)
+
+
+def _rising(seconds: np.ndarray, signals: list, notes: list[str]) -> tuple[np.ndarray, list]:
+    """Times that do not fall, and the signals in their order."""
+    known = ~np.isnan(seconds)
+    if not known.all():
+        count = len(seconds) - int(np.count_nonzero(known))
+        if count > _FEW * len(seconds):
+            row = int(np.flatnonzero(~known)[0]) + 1
+            raise ValueError(f"time: {count} of {len(seconds)} rows have no time, the first is row {row}")
+        notes.append(f"time: {count} of {len(seconds)} rows have no time and are left out")
+        seconds, signals = seconds[known], [x[known] for x in signals]
+    steps = np.diff(seconds)
+    if len(steps) < 1 or seconds.max() == seconds.min():
+        raise ValueError(f"time: expected rising numbers, all {len(seconds)} rows have one time")
+    low = steps < 0
+    if not low.any():
+        return seconds, signals
+    if (steps <= 0).all():
+        notes.append("time: the last row is the earliest; rows are taken from the last to the first")
+        return seconds[::-1], [x[::-1] for x in signals]
+    falls = np.flatnonzero(low)
+    deep = np.maximum.accumulate(seconds)[:-1] - seconds[1:]
+    if deep.max() > _OVERLAP:
+        row = int(np.flatnonzero(deep > _OVERLAP)[0])
+        raise ValueError(
+            f"time: expected rising numbers, but row {row + 2} of {len(seconds)} goes back by {deep[row]:g} s; "
+            f"--time none takes the rows as even samples"
+        )
+    order = np.argsort(seconds, kind="stable")
+    seconds, signals = seconds[order], [x[order] for x in signals]
+    kept = np.ones(len(seconds), bool)
+    kept[1:] = seconds[1:] > seconds[:-1]
+    for x in signals:
+        kept[1:] |= ~((x[1:] == x[:-1]) | (np.isnan(x[1:]) & np.isnan(x[:-1])))
+    again = len(kept) - int(np.count_nonzero(kept)) if signals else 0
+    notes.append(
+        f"time: rows are sorted by their times, which fall {len(falls)} times by up to {deep.max():g} s, first at row "
+        f"{int(falls[0]) + 2}" + (f"; {again} repeated rows are left out" if again else "")
+    )
+    return (seconds[kept], [x[kept] for x in signals]) if again else (seconds, signals)
+
+
+def _even(seconds: np.ndarray) -> float | None:
+    """The rate of times that lie on a straight line but for rounding, else None."""
+    intervals = len(seconds) - 1
+    span = seconds[-1] - seconds[0]
+    line = np.arange(len(seconds)) * span
+    line /= intervals
+    line += seconds[0]
+    np.subtract(seconds, line, out=line)
+    if max(line.max(), -line.min()) * intervals < _ROUNDED * span:
+        return usual_whole(intervals, span)
+    return None
+
+
+def usual_whole(samples: int, seconds: float) -> float:
+    """The rate in Hz; rounded to a whole number if that moves the last sample by less than one."""
+    fs = samples / seconds if seconds else np.nan
+    return float(round(fs)) if abs(fs - round(fs)) * seconds < 1 else float(fs)
+
+
+def _gapped(seconds: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """The numbers of samples [n] whose times are even but for gaps, and their rate; None if they are not."""
+    steps = np.diff(seconds)
+    even = steps[steps < 1.5 * np.median(steps)]
+    fs = usual_whole(len(even), even.sum()) if len(even) else np.nan
+    if not np.isfinite(fs) or fs <= 0 or len(even) < (1 - _MOST_GAPS) * len(steps):
+        return None
+    del steps, even
+    exact = (seconds - seconds[0]) * fs
+    at = np.round(exact).astype(np.int64)
+    exact -= at
+    if (np.diff(at) < 1).any() or exact.std() > 0.2:
+        return None
+    return at, fs
+
+
+def _breaks(times: np.ndarray) -> np.ndarray:
+    """The numbers of the packets that stretches begin at, and the number of packets."""
+    steps = np.diff(times)
+    return np.concatenate(([0], np.flatnonzero(steps > max(_BREAK, 10 * np.median(steps))) + 1, [len(times)]))
+
+
+def _numbers(
+    times: np.ndarray, rows: np.ndarray, counts: np.ndarray, breaks: np.ndarray, rate: float, used: float
+) -> np.ndarray:
+    """The number of each sample [n] on a grid of the rate `used`, if the times have the rate `rate`."""
+    packet = float(np.median(counts))
+    gaps = np.zeros(len(rows), np.int64)  # samples that are missing before each packet
+    for begin, end in zip(breaks[:-1], breaks[1:], strict=True):
+        part = slice(int(begin), int(end))
+        level = (times[part] - times[begin]) * rate - (rows[part] - rows[begin])
+        inside = np.diff(raised(level.copy()))
+        if packet > 1:
+            inside = np.minimum(inside, np.diff(raised(level - counts[part])))
+            inside[inside < packet / 2] = 0
+        gaps[begin + 1 : end] = inside
+        if begin:
+            wait = times[begin] - times[begin - 1]
+            gaps[begin] = round(max(wait * rate - counts[begin - 1], 0))
+    if used != rate:
+        gaps = np.round(gaps * (used / rate)).astype(np.int64)
+    return np.arange(int(rows[-1] + counts[-1])) + np.repeat(np.cumsum(gaps), counts)
+
+
+def _truly_uneven(seconds: np.ndarray, signals: Sequence[np.ndarray]) -> bool:
+    """Whether the signals are smoother by their times than by counting; see `place`."""
+    seconds = seconds[:200_000]
+    if len(seconds) < 50 or not signals:
+        return False
+    t = [seconds[k : len(seconds) - 4 + k] - seconds[2:-2] for k in (0, 1, 3, 4)]
+    near = (t[3] - t[0]) < 8 * np.median(np.diff(seconds))
+    near &= np.minimum.reduce(np.diff(t, axis=0)) > 0
+    t = [x[near] for x in t]
+    if len(t[0]) < 50:
+        return False
+    ratios = []
+    for x in signals:
+        x = x[: len(seconds)]
+        values = [x[k : len(x) - 4 + k][near] for k in (0, 1, 3, 4)]
+        centre = x[2:-2][near]
+        weights = [
+            np.prod([-t[j] / (t[k] - t[j]) for j in range(4) if j != k], axis=0) for k in range(4)
+        ]
+        by_time = sum(w * v for w, v in zip(weights, values, strict=True)) - centre
+        counted = sum(w * v for w, v in zip((-1 / 6, 2 / 3, 2 / 3, -1 / 6), values, strict=True)) - centre
+        even = np.nanmedian(np.abs(counted))
+        if even > 0:
+            ratios.append(float(np.nanmedian(np.abs(by_time)) / even))
+    return bool(ratios) and float(np.median(ratios)) < _SMOOTHER
+
+
+def _interpolated(seconds: np.ndarray, signals: Sequence[np.ndarray], rate: float, notes: list[str]) -> Placed:
+    """Signals of uneven samples on a grid of even times."""
+    begins = np.flatnonzero(np.diff(seconds) * rate > _BRIDGED + 1) + 1
+    edges = np.concatenate(([0], begins, [len(seconds)]))
+    ats, pieces = [], [[] for _ in signals]
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        t = (seconds[begin:end] - seconds[0]) * rate
+        at = np.arange(int(np.ceil(t[0] - 1e-6)), int(np.floor(t[-1] + 1e-6)) + 1)
+        ats.append(at)
+        for piece, x in zip(pieces, signals, strict=True):
+            piece.append(np.interp(at, t, x[begin:end]))
+    at = np.concatenate(ats)
+    if len(begins):
+        notes.append(f"time: {int(at[-1]) + 1 - len(at)} samples are missing in {len(begins)} gaps at {rate:g} Hz")
+    return Placed(_spread(at, [np.concatenate(piece) for piece in pieces], rate), rate, float(seconds[0]), notes)
+
+
+def _spread(at: np.ndarray, signals: Sequence[np.ndarray], fs: float) -> list:
+    """The signals on the grid; `at` [n] rises."""
+    size = int(at[-1]) + 1
+    holes = np.diff(at)
+    longest = _LONG_GAP * fs if size < 4 * len(at) else min(_LONG_GAP, 10.0) * fs
+    cuts = np.flatnonzero(holes > longest) + 1
+    edges = np.concatenate(([0], cuts, [len(at)]))
+    firsts = at[edges[:-1]]
+    placed = []
+    for x in signals:
+        parts = []
+        for begin, end, first in zip(edges[:-1], edges[1:], firsts, strict=True):
+            grid = np.full(int(at[end - 1] - first) + 1, np.nan)
+            grid[at[begin:end] - first] = x[begin:end]
+            parts.append(grid)
+        placed.append(Stretches(firsts, parts) if len(cuts) else parts[0])
+    return placed
+
+
+def _uneven(seconds: np.ndarray, rate: float) -> str:
+    longest = float(np.diff(seconds).max())
+    return (
+        f"time: expected evenly spaced samples with few gaps, got {rate:g} Hz, gaps up to {longest:g} s; "
+        f"--time none takes the rows as even samples"
+    )

@@ -114,8 +114,10 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tup
         for match in matches:
             if os.path.isdir(match):
                 files |= dict.fromkeys(_in_folder(match, aside))
-            elif suffix_of(match):
+            elif (suffix := suffix_of(match)) and (suffix not in _PROSE or is_table(match, fewest=1)):
                 files[os.path.abspath(match)] = None
+            elif match != entry:  # a pattern may find texts
+                aside[os.path.splitext(match)[1]] += 1
             else:
                 raise ValueError(f"inputs: expected a recording ({', '.join(FORMATS)}) or a folder, got {match}")
     if not files:

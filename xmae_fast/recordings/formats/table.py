@@ -49,14 +49,14 @@ def open_table(path: str, reading: Reading) -> Content:
     return Content(names, load, usual=usual, notes=[*notes, *layout.notes, *told, *also])
 
 
-def is_table(path: str) -> bool:
-    """Whether a text is a table with some rows of numbers, and no prose."""
+def is_table(path: str, fewest: int = _FEWEST) -> bool:
+    """Whether a text is a table with at least `fewest` rows of numbers, and no prose."""
     try:
         lines, encoding, _ = _lines(path, None)
         layout = layout_of(lines, encoding, None, None)
     except (ValueError, EOFError, OSError):
         return False
-    return len(layout.rows) >= _FEWEST
+    return len(layout.rows) >= fewest
 
 
 def _lines(path: str, encoding: str | None) -> tuple[list[str], str, list[str]]:

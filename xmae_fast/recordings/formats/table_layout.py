@@ -109,7 +109,7 @@ def layout_of(lines: list[str], encoding: str, decimal: str | None, skip: int | 
     named = names is not None
     names = [str(i) for i in range(columns)] if names is None else names
     line = numbers[at] + 1 if at is not None else None
-    notes = _notes(separator, decimal, plain, line, bool(units), None if named else numbers[begin] + 1)
+    notes = _notes(separator if columns > 1 else plain, decimal, plain, line, bool(units), None if named else numbers[begin] + 1)
     while len(names) > 1 and kinds[-1] == MISSING and not (named and names[-1]):  # separators at the ends of lines
         names, kinds, units = names[:-1], kinds[:-1], units[: len(names) - 1]
     cells = [cells for cells, _ in rows[begin:]]
@@ -143,7 +143,7 @@ def _separator(bulk: list[str], marks: list[str], quote: str, decimal: str | Non
         for alone in (decimal,) if decimal else (".", ","):
             score, columns = _score(bulk, "\x00", alone, quote)
             if score > best or (pair and alone == "," and score >= best):
-                best, found = score, (",", alone, columns)
+                best, found = score, (";" if alone == "," else ",", alone, columns)
     if not found[2]:
         raise ValueError(f"expected a table of numbers, found {first.strip()[:80]!r}")
     return found
@@ -175,7 +175,7 @@ def _kinds(rows: list[list[str]], columns: int) -> list[str]:
 
 
 def _begin(rows: list[list[str]], kinds: list[str]) -> int | None:
-    """The first row of numbers: it has no words where most rows have numbers or times, and most rows after it too."""
+    """The first row of numbers: it has no words where most rows have numbers or times, and most rows after it have few."""
 
     def fits(row: list[str]) -> bool:
         pairs = list(zip(row, kinds, strict=False))
@@ -183,8 +183,8 @@ def _begin(rows: list[list[str]], kinds: list[str]) -> int | None:
         return len(row) >= len(kinds) and not wrong and any(cell in (NUMBER, TIME) for cell, _ in pairs)
 
     for i in range(len(rows)):
-        after = rows[i + 1 : i + 5]
-        if fits(rows[i]) and 2 * sum(map(fits, after)) >= len(after):
+        after = [row for row in rows[i + 1 : i + 5] if 2 * sum(cell != WORD for cell in row) >= len(kinds)]
+        if fits(rows[i]) and 2 * len(after) >= len(rows[i + 1 : i + 5]):
             return i
     return None
 

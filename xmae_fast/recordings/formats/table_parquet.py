@@ -27,15 +27,14 @@ def open_parquet(path: str, reading: Reading) -> Content:
         schema = file.schema_arrow
     types, kinds = list(schema.types), arrow.types
     index = _index_of(schema)
-    names = ["index" if name.startswith(_INDEX) else name.strip() for name in schema.names]
+    names = ["row index" if name.startswith(_INDEX) else name.strip() for name in schema.names]
     lists = [i for i, kind in enumerate(types) if _is_list(kinds, kind)]
     dated = [i for i, kind in enumerate(types) if kinds.is_temporal(kind)]
     dated.sort(key=lambda i: i not in index)
     rising = next((i for i in index if kinds.is_floating(types[i])), None)
     data = [i for i, kind in enumerate(types) if _is_numeric(kinds, kind) and i not in index]
     known = known_columns(names)
-    shown = [f"{name} [s]" if kinds.is_duration(kind) else name for name, kind in zip(names, types, strict=True)]
-    times, told = times_among(shown, reading, known, dated[:1], rising)
+    times, told = times_among(names, reading, known, dated[:1], rising)
     usual, also = signals_of(names, reading, known, [i for i in data if i not in times], True)
 
     def load(numbers: Sequence[int]) -> Loaded:
@@ -44,7 +43,7 @@ def open_parquet(path: str, reading: Reading) -> Content:
                 raise ValueError(f"expected lists of samples in all channels, column {names[held[0]]!r} alone has them")
             return _load_lists(path, names, numbers)
         columns = ParquetColumns(path, names, numbers, times)
-        return load_samples(shown, reading, [names[i] for i in numbers], columns, times)
+        return load_samples(names, reading, [names[i] for i in numbers], columns, times)
 
     return Content(names, load, usual=usual, notes=[] if lists else [*told, *also])
 
@@ -66,7 +65,7 @@ class ParquetColumns:
         self.path, self.names, self.signals, self.times = path, names, list(signals), list(times)
         self.notes: list[str] = []
 
-    def __iter__(self) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+    def __iter__(self) -> Iterator[tuple[list[np.ndarray], list]]:
         """Read all blocks.
 
         Returns:
@@ -179,13 +178,10 @@ def _numbers(column, name: str) -> np.ndarray:
     return np.array(column.to_numpy(zero_copy_only=False), np.float64)
 
 
-def _times(column) -> np.ndarray:
-    """A column of Arrow as numbers, moments or texts, [rows]; durations in seconds."""
+def _times(column):
+    """A column of Arrow as pandas' numbers, moments, durations or texts, [rows]."""
     arrow = need("pyarrow", "Parquet needs", "prepare")
     column = column.dictionary_decode() if arrow.types.is_dictionary(column.type) else column
-    values = column.to_numpy(zero_copy_only=False)
-    if arrow.types.is_duration(column.type):
-        return values / np.timedelta64(1, "s")
-    if arrow.types.is_time(column.type):
-        return np.array([str(one) for one in values], object)
-    return values
+    if arrow.types.is_time(column.type) or arrow.types.is_date(column.type):
+        column = column.cast(arrow.string())
+    return column.to_pandas()

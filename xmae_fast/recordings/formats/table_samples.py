@@ -21,7 +21,7 @@ class Columns(Protocol):
 
     notes: list[str]
 
-    def __iter__(self) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]: ...
+    def __iter__(self) -> Iterator[tuple[list[np.ndarray], list]]: ...
 
 
 def times_among(
@@ -102,19 +102,17 @@ def load_samples(
     Raises:
         ValueError: the rate is not known, or the times cannot be understood.
     """
-    parts: list[list[np.ndarray]] = [[] for _ in signals]
+    parts = [_Growing() for _ in signals]
     moments = TimeColumn([names[i] for i in times], reading.day_first) if times else None
     dates = TimeColumn([names[clock]], reading.day_first) if clock is not None else None
     for values, stamps in columns:
         for part, x in zip(parts, values, strict=True):
-            part.append(x)
+            part.add(x)
         if moments is not None:
             moments.add(*stamps[: len(times)])
         if dates is not None:
             dates.add(stamps[-1])
-    arrays = []
-    while parts:  # a signal at a time is in memory twice
-        arrays.append(np.concatenate(parts.pop(0)))
+    arrays = [part.whole() for part in parts]
     if moments is None:
         if reading.fs is None:
             listed = ", ".join(map(repr, names))
@@ -125,7 +123,7 @@ def load_samples(
         return Loaded(channels, notes=list(columns.notes))
     told = None if dates is None else dates.finish()
     try:
-        found = moments.finish()
+        found = moments.finish(reading.fs)
         placed = place(found.seconds, arrays, reading.fs)
     except ValueError:
         if told is None:
@@ -137,6 +135,25 @@ def load_samples(
     ]
     start = found.start if told is None else told.start
     return Loaded(channels, start=start, notes=[*columns.notes, *found.notes, *placed.notes])
+
+
+class _Growing:
+    """An array that grows at its end. Large ones grow in place, so that a long signal is in memory once."""
+
+    def __init__(self) -> None:
+        self._values, self._used = np.empty(0), 0
+
+    def add(self, x: np.ndarray) -> None:
+        stop = self._used + len(x)
+        if stop > len(self._values):
+            self._values.resize(max(stop, len(self._values) * 3 // 2), refcheck=False)
+        self._values[self._used : stop] = x
+        self._used = stop
+
+    def whole(self) -> np.ndarray:
+        """The array, [n] float64; it can grow no more."""
+        self._values.resize(self._used, refcheck=False)
+        return self._values
 
 
 def _column(names: Sequence[str], wanted: str) -> int:

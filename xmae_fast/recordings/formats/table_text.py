@@ -36,7 +36,7 @@ class TextColumns:
         self._missing = dict.fromkeys(self.signals, 0)
         self._words: dict[int, dict[str, int]] = {i: {} for i in self.signals}
 
-    def __iter__(self) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+    def __iter__(self) -> Iterator[tuple[list[np.ndarray], list]]:
         """Read all blocks.
 
         Returns:

@@ -232,9 +232,7 @@ def _truly_uneven(seconds: np.ndarray, signals: Sequence[np.ndarray]) -> bool:
         x = x[: len(seconds)]
         values = [x[k : len(x) - 4 + k][near] for k in (0, 1, 3, 4)]
         centre = x[2:-2][near]
-        weights = [
-            np.prod([-t[j] / (t[k] - t[j]) for j in range(4) if j != k], axis=0) for k in range(4)
-        ]
+        weights = [np.prod([-t[j] / (t[k] - t[j]) for j in range(4) if j != k], axis=0) for k in range(4)]
         by_time = sum(w * v for w, v in zip(weights, values, strict=True)) - centre
         counted = sum(w * v for w, v in zip((-1 / 6, 2 / 3, 2 / 3, -1 / 6), values, strict=True)) - centre
         even = np.nanmedian(np.abs(counted))

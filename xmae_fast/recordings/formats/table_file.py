@@ -12,7 +12,7 @@ from typing import IO
 from xmae_fast.recordings.formats.table_cells import BLANKS
 
 HEAD = 1 << 16  # bytes that tell the encoding and the layout
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20  # bytes; larger blocks are no faster
 _MARKS = (  # that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -29,7 +29,7 @@ def open_bytes(path: str) -> IO[bytes]:
     return gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
 
 
-def head_of(path: str, lines: int = 100, most: int = _BLOCK // 4) -> tuple[bytes, bool]:
+def head_of(path: str, lines: int = 100, most: int = _BLOCK) -> tuple[bytes, bool]:
     """The first 64 kB of a file, or more until there are enough lines, and whether this is the whole file."""
     with open_bytes(path) as file:
         head = file.read(HEAD)
@@ -106,9 +106,9 @@ class TableText:
                 data = file.read(_BLOCK)
                 more = bool(data)
                 text = rest + decoder.decode(data, final=not data)
-                end = max(text.rfind("\n"), text.rfind("\r")) + 1
+                end = max(text.rfind("\n"), text.rfind("\r", 0, -1)) + 1  # "\n" may follow a last "\r"
                 block, rest = text[:end], text[end:]
-                if skip and block:  # the head, in which the lines were counted, is no longer than a block
+                if skip and block:
                     ends = [match.end() for match in islice(_END.finditer(block), skip)]
                     skip, block = skip - len(ends), block[ends[-1] :]
                 if not more and not skip:

@@ -146,7 +146,7 @@ class _Growing:
     def add(self, x: np.ndarray) -> None:
         stop = self._used + len(x)
         if stop > len(self._values):
-            self._values.resize(max(stop, len(self._values) * 3 // 2), refcheck=False)
+            self._values.resize(max(stop, len(self._values) + max(1 << 20, len(self._values) // 16)), refcheck=False)
         self._values[self._used : stop] = x
         self._used = stop
 

@@ -126,6 +126,18 @@ def test_words_among_numbers_are_missing(tmp_path):
         read_recording(path)
 
 
+def test_remarks_in_the_place_of_rows_and_between_them(tmp_path):
+    path = tmp_path / "x.csv"
+    rows = [list(row) for row in COLUMNS]
+    rows[30] = ["16.00", "lead off", ""]
+    path.write_text(table(rows=[*rows[:50], ("99", "lead on", ""), *rows[50:]]))
+    found = read_recording(path)
+    assert found.ppg.fs == FS
+    assert np.flatnonzero(np.isnan(found.ppg.values[0])).tolist() == [30]
+    np.testing.assert_array_equal(found.ecg.values[0][31:], np.array(ECG, float)[31:])
+    assert any(note.startswith("2 rows without values have times out of order") for note in found.notes)
+
+
 def test_comments_cut_lines_and_prose(tmp_path):
     path = tmp_path / "x.csv"
     text = table(above=["# time,PPG,ECG"], names=())  # as numpy.savetxt writes names

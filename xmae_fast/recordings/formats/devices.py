@@ -12,7 +12,7 @@ from xmae_fast.recordings.formats.table_file import open_bytes
 
 _E4_FILES = re.compile(r"(acc|bvp|eda|hr|ibi|temp|tags)(\W|_|$)|(\W|_)(acc|bvp|eda|hr|ibi|temp|tags)(\W|_|$)")
 _E4_SLOWEST = 16  # Hz; the E4 samples skin conductance and temperature at 4 Hz, the pulse wave at 64 Hz
-CAMERA = "a camera, with the means of its colours"
+CAMERA = "a phone's camera"
 _COLOURS = (("r", "g", "b"), ("red", "green", "blue"))
 _VALUES = re.compile(
     r"(value|signal|sample|amplitude|data|raw|adc|intensity|y|volts?|voltage|ch(annel)?[ _]?\d?)s?", re.IGNORECASE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from xmae_fast.recordings.formats.table_text import TextColumns
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
 
+_TIME_UNIT = re.compile(r"[mnuµμ]?s|(milli|micro|nano)?sec(ond)?s?|min(ute)?s?|h|hours?", re.IGNORECASE)
 _FEWEST = 10  # rows of numbers that make a text a table
 
 
@@ -35,7 +37,9 @@ def open_table(path: str, reading: Reading) -> Content:
     layout = layout_of(lines, encoding, reading.decimal, reading.skip_rows, _plain(path))
     names, units = layout.names, layout.units
     known = known_columns(names)
-    shown = [f"{name} [{unit}]" if unit and "[" not in name else name for name, unit in zip(names, units, strict=True)]
+    shown = [
+        f"{name} [{unit}]" if _TIME_UNIT.fullmatch(unit) else name for name, unit in zip(names, units, strict=True)
+    ]
     dated = [i for i, kind in enumerate(layout.kinds) if kind == TIME]
     times, told = times_among(shown, reading, known, dated, _rising(layout))
     clock = known.start if known is not None and times == [known.times] else None

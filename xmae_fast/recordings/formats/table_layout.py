@@ -109,7 +109,9 @@ def layout_of(lines: list[str], encoding: str, decimal: str | None, skip: int | 
     named = names is not None
     names = [str(i) for i in range(columns)] if names is None else names
     line = numbers[at] + 1 if at is not None else None
-    notes = _notes(separator if columns > 1 else plain, decimal, plain, line, bool(units), None if named else numbers[begin] + 1)
+    notes = _notes(
+        separator if columns > 1 else plain, decimal, plain, line, bool(units), None if named else numbers[begin] + 1
+    )
     while len(names) > 1 and kinds[-1] == MISSING and not (named and names[-1]):  # separators at the ends of lines
         names, kinds, units = names[:-1], kinds[:-1], units[: len(names) - 1]
     cells = [cells for cells, _ in rows[begin:]]
@@ -127,9 +129,7 @@ def _separator(bulk: list[str], marks: list[str], quote: str, decimal: str | Non
     """The separator, the decimal mark and the number of columns with which most lines are rows of numbers."""
     best, found = (0.0, 0.0), (marks[0], decimal or ".", 0)
     for separator in marks:
-        if not any(
-            re.search(separator if separator == BLANKS else re.escape(separator), line.strip()) for line in bulk
-        ):
+        if not any(re.search(BLANKS, line.strip()) if separator == BLANKS else separator in line for line in bulk):
             continue
         for mark in (decimal,) if decimal else (".", ","):
             if mark == separator and not any(quote in line for line in bulk):

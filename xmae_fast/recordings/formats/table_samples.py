@@ -16,6 +16,9 @@ from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.recordings.times import TimeColumn, find_time_columns
 
 
+_GROWTH = 1 << 20  # samples that are added to a large array at once
+
+
 class Columns(Protocol):
     """Columns of a table, block by block: signals, [rows] float64 each, and columns of times, [rows] each."""
 
@@ -72,7 +75,7 @@ def signals_of(
     """
     if known is not None and not (known.maker == CAMERA and _has_usual_name(names, "PPG")):
         found = {kind: numbers for kind, numbers in (("PPG", known.ppg), ("ECG", known.ecg)) if numbers}
-        return found, [f"the table is taken for one of {known.maker}"]
+        return found, [f"the columns are taken for those of {known.maker}"]
     if len(reading.kinds) == 1 and len(data) == 1 and reading.wanted(reading.kinds[0]) is None:
         [kind], [number] = reading.kinds, data
         if not named or (may_be_values(names[number]) and not _has_usual_name(names, kind)):
@@ -124,17 +127,47 @@ def load_samples(
     told = None if dates is None else dates.finish()
     try:
         found = moments.finish(reading.fs)
-        placed = place(found.seconds, arrays, reading.fs)
+        seconds, arrays, left_out = _without_strays(found.seconds, arrays)
+        placed = place(seconds, arrays, reading.fs)
     except ValueError:
         if told is None:
             raise
-        found, placed = told, place(told.seconds, arrays, reading.fs)
+        found, left_out = told, []
+        placed = place(told.seconds, arrays, reading.fs)
     channels = [
         Channel(name, x if isinstance(x, Stretches) else x[None], placed.fs)
         for name, x in zip(signals, placed.values, strict=True)
     ]
     start = found.start if told is None else told.start
-    return Loaded(channels, start=start, notes=[*columns.notes, *found.notes, *placed.notes])
+    return Loaded(channels, start=start, notes=[*columns.notes, *found.notes, *left_out, *placed.notes])
+
+
+def _without_strays(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], list[str]]:
+    """Times and signals, and a note, without rows that have no values and times out of order, such as remarks.
+
+    One in the place of a sample gets the time between its neighbours.
+    """
+    steps = np.diff(seconds)
+    if not (steps < 0).any():
+        return seconds, signals, []
+    empty = np.logical_and.reduce([np.isnan(x) for x in signals])
+    rows, full = np.flatnonzero(empty), np.flatnonzero(~empty)
+    after = np.searchsorted(full, rows)
+    inside = (after > 0) & (after < len(full))
+    rows, after = rows[inside], after[inside]
+    before, later = full[after - 1], full[np.minimum(after, len(full) - 1)]
+    stray = (seconds[rows] < seconds[before]) | (seconds[rows] > seconds[later])
+    rows, before, later = rows[stray], before[stray], later[stray]
+    if not len(rows):
+        return seconds, signals, []
+    share = (rows - before) / (later - before)
+    wait = seconds[later] - seconds[before]
+    replaces = wait > (later - before - 0.5) * np.median(steps)
+    seconds = seconds.copy()
+    seconds[rows] = seconds[before] + share * wait
+    note = f"{len(rows)} rows without values have times out of order: they are taken for missing samples or left out"
+    rows = rows[~replaces]
+    return np.delete(seconds, rows), [np.delete(x, rows) for x in signals], [note]
 
 
 class _Growing:
@@ -144,9 +177,12 @@ class _Growing:
         self._values, self._used = np.empty(0), 0
 
     def add(self, x: np.ndarray) -> None:
+        if not self._used:
+            self._values, self._used = np.array(x), len(x)
+            return
         stop = self._used + len(x)
         if stop > len(self._values):
-            self._values.resize(max(stop, len(self._values) + max(1 << 20, len(self._values) // 16)), refcheck=False)
+            self._values.resize(max(stop, self._used + min(self._used // 2, _GROWTH)), refcheck=False)
         self._values[self._used : stop] = x
         self._used = stop
 

@@ -20,8 +20,8 @@ _MARKS = (  # that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_END = re.compile(r"\r\n|\n|\r")
-_COMMENTS = re.compile(r"^[ \t]*(?:#|%|//).*(?:\r\n|\n|\r|\Z)", re.MULTILINE)
+_END = re.compile(rb"\r\n|\n|\r")
+_COMMENTS = re.compile(rb"^[ \t]*(?:#|%|//).*(?:\r\n|\n|\r|\Z)", re.MULTILINE)
 
 
 def open_bytes(path: str) -> IO[bytes]:
@@ -72,14 +72,14 @@ def encoding_of(head: bytes) -> str:
 def lines_of(head: bytes, encoding: str, whole: bool) -> list[str]:
     """The lines of a head; the last one is left out if the head is not the whole file and there are others."""
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head, final=whole).replace("\x00", "")
-    lines = _END.split(text)
+    lines = re.split(r"\r\n|\n|\r", text)
     if len(lines) > 1 and (not whole or not lines[-1]):
         lines.pop()
     return lines
 
 
 class TableText:
-    """The text of a table from its first row of numbers on, in blocks of whole lines.
+    """The text of a table from its first row of numbers on, in blocks of whole lines in UTF-8.
 
     Lines of comment are left out, and so is a last line that has no end and too few cells: it was cut off.
 
@@ -98,30 +98,42 @@ class TableText:
         self.path, self.encoding, self.skip, self.separator, self.columns = path, encoding, skip, separator, columns
         self.cut = False
 
-    def __iter__(self) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder(self.encoding)("replace")
-        rest, skip, more = "", self.skip, True
-        with open_bytes(self.path) as file:
-            while more:
-                data = file.read(_BLOCK)
-                more = bool(data)
-                text = rest + decoder.decode(data, final=not data)
-                end = max(text.rfind("\n"), text.rfind("\r", 0, -1)) + 1  # "\n" may follow a last "\r"
-                block, rest = text[:end], text[end:]
-                if skip and block:
-                    ends = [match.end() for match in islice(_END.finditer(block), skip)]
-                    skip, block = skip - len(ends), block[ends[-1] :]
-                if not more and not skip:
-                    block += self._whole(rest)
-                if "\x00" in block:
-                    block = block.replace("\x00", "")
-                if "#" in block or "%" in block or "//" in block:
-                    block = _COMMENTS.sub("", block)
-                if block.strip():
-                    yield block
+    def __iter__(self) -> Iterator[bytes]:
+        rest, skip = b"", self.skip
+        for data in self._utf8():
+            text = rest + data if data else rest
+            end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1  # "\n" may follow a last "\r"
+            block, rest = text[:end], text[end:]
+            if skip and block:
+                ends = [match.end() for match in islice(_END.finditer(block), skip)]
+                skip, block = skip - len(ends), block[ends[-1] :]
+            if not data and not skip:
+                block += self._whole(rest)
+            if b"\x00" in block:
+                block = block.replace(b"\x00", b"")
+            if b"#" in block or b"%" in block or b"//" in block:
+                block = _COMMENTS.sub(b"", block)
+            if not block.isspace() and block:
+                yield block
 
-    def _whole(self, last: str) -> str:
-        """A last line that has no end, or "" if it was cut off."""
-        cells = len(last.split()) if self.separator == BLANKS else last.count(self.separator) + 1
-        self.cut = cells < self.columns and last.strip() != ""
-        return "" if self.cut else last
+    def _utf8(self) -> Iterator[bytes]:
+        """The file in UTF-8 without a mark of its encoding; b"" at the end."""
+        plain = codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig", "ascii")
+        decoder = codecs.getincrementaldecoder(self.encoding)("replace")
+        with open_bytes(self.path) as file:
+            first = file.read(_BLOCK)
+            if plain:
+                yield first.removeprefix(codecs.BOM_UTF8)
+                yield from iter(lambda: file.read(_BLOCK), b"")
+            else:
+                yield decoder.decode(first).encode()
+                while data := file.read(_BLOCK):
+                    if text := decoder.decode(data):
+                        yield text.encode()
+        yield b""
+
+    def _whole(self, last: bytes) -> bytes:
+        """A last line that has no end, or b"" if it was cut off."""
+        cells = len(last.split()) if self.separator == BLANKS else last.count(self.separator.encode()) + 1
+        self.cut = cells < self.columns and last.strip() != b""
+        return b"" if self.cut else last

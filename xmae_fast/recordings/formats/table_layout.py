@@ -175,7 +175,7 @@ def _kinds(rows: list[list[str]], columns: int) -> list[str]:
 
 
 def _begin(rows: list[list[str]], kinds: list[str]) -> int | None:
-    """The first row of numbers: it has no words where most rows have numbers or times, and most rows after it have few."""
+    """The first row of numbers: it has no words where most rows have none, and most rows after it have few."""
 
     def fits(row: list[str]) -> bool:
         pairs = list(zip(row, kinds, strict=False))

@@ -15,7 +15,6 @@ from xmae_fast.recordings.recording import Channel, Loaded
 from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.recordings.times import TimeColumn, find_time_columns
 
-
 _GROWTH = 1 << 20  # samples that are added to a large array at once
 
 

@@ -61,7 +61,7 @@ class TextColumns:
             raise ValueError("expected rows of samples, found none")
         self._finish(text.cut)
 
-    def _table(self, block: str):
+    def _table(self, block: bytes):
         """A table with the columns of a block, by number."""
         dtypes = dict.fromkeys(self.signals, np.float64)
         try:
@@ -85,13 +85,14 @@ class TextColumns:
             words[number] = list(found)
         return self._parse(block, dtypes, words)
 
-    def _parse(self, block: str, dtypes: dict, words: dict | None = None):
+    def _parse(self, block: bytes, dtypes: dict, words: dict | None = None):
         """A block as pandas reads it with these types and words for missing values."""
         layout = self.layout
         return self._pandas.read_csv(
-            io.StringIO(block), sep=layout.separator, header=None, names=range(len(layout.names)),
+            io.BytesIO(block), sep=layout.separator, header=None, names=range(len(layout.names)),
             usecols=sorted({*self.signals, *self.times}), dtype=dtypes, decimal=layout.decimal, quotechar=layout.quote,
             skipinitialspace=True, index_col=False, na_values=words, low_memory=False,
+            encoding_errors="replace",
         )  # fmt: skip
 
     def _times_of(self, column) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import IO
 
 from xmae_fast.recordings.formats.table_cells import BLANKS
 
-HEAD = 1 << 16  # bytes that tell the encoding and the layout
-_BLOCK = 1 << 20  # bytes; larger blocks are no faster
+HEAD = 1 << 14  # bytes that tell the encoding and the layout
+_BLOCK = 1 << 21  # bytes; larger blocks are no faster
 _MARKS = (  # that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -29,8 +29,8 @@ def open_bytes(path: str) -> IO[bytes]:
     return gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
 
 
-def head_of(path: str, lines: int = 100, most: int = _BLOCK) -> tuple[bytes, bool]:
-    """The first 64 kB of a file, or more until there are enough lines, and whether this is the whole file."""
+def head_of(path: str, lines: int = 100, most: int = _BLOCK // 2) -> tuple[bytes, bool]:
+    """The first 16 kB of a file, or more until there are enough lines, and whether this is the whole file."""
     with open_bytes(path) as file:
         head = file.read(HEAD)
         while head and head.count(b"\n") < lines and len(head) < most:

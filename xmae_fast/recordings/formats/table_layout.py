@@ -30,7 +30,7 @@ _UNITS = re.compile(
     re.IGNORECASE,
 )
 _BULK = 100  # last lines of the head, which tell the separator and the kinds of columns
-_TOP = 200  # first lines, in which rows of numbers usually begin
+_TOP = 40  # first lines, in which rows of numbers usually begin
 
 
 class TextLayout(NamedTuple):
@@ -114,7 +114,7 @@ def layout_of(lines: list[str], encoding: str, decimal: str | None, skip: int | 
     )
     while len(names) > 1 and kinds[-1] == MISSING and not (named and names[-1]):  # separators at the ends of lines
         names, kinds, units = names[:-1], kinds[:-1], units[: len(names) - 1]
-    cells = [cells for cells, _ in rows[begin:]]
+    cells = [split(lines[i], separator, quote) for i in numbers[begin : begin + _TOP]]
     units = units or [""] * len(names)
     return TextLayout(encoding, separator, decimal, quote, numbers[begin], names, units, kinds, named, cells, notes)
 

@@ -13,7 +13,6 @@ from xmae_fast.recordings.timetext import MISSING, Parsed
 _DAY = 86400 * 10**9
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _FARTHEST = 20  # days that one order moves on by, at the least, where the other moves on by less than one
-_HALF_DAY = _DAY // 2
 
 
 def moment(nanoseconds: int, zone: str = "") -> str:
@@ -69,12 +68,12 @@ class Dates:
         self._day_first = day_first
 
     def moments(
-        self, parsed: Sequence[Parsed], offsets: Sequence[int], label: str, notes: list[str]
+        self, parsed: list[Parsed], offsets: Sequence[int], label: str, notes: list[str]
     ) -> tuple[np.ndarray, str]:
         """The times of all rows in nanoseconds, since 1970 if they have dates.
 
         Args:
-            parsed: the chunks of rows.
+            parsed: the chunks of rows; they are taken out.
             offsets: those that their numbers stand for, in seconds.
             label: the names of the columns, for messages.
             notes: gets every guess.
@@ -88,6 +87,7 @@ class Dates:
         times = np.concatenate([part.nanoseconds for part in parsed])
         codes = np.concatenate([part.dates for part in parsed])
         zones = np.concatenate([part.offsets for part in parsed])
+        parsed.clear()
         known = times != MISSING
         if not known.any():
             raise ValueError(f"time: column {label} holds no time")
@@ -104,21 +104,18 @@ class Dates:
         if zones[first] >= 0:
             seconds = abs(offsets[zones[first]])
             zone = f"{'-' if offsets[zones[first]] < 0 else '+'}{seconds // 3600:02d}:{seconds // 60 % 60:02d}"
-            times = np.where(known, times - shifts[zones], times)
+            np.subtract(times, shifts[zones], out=times, where=known)
         days = self._decide(times, codes, known, label, notes)
         falls = len(days) == 1 and self._falls_by_a_day(times, known)
         if falls:
-            notes.append(
-                f"time: the date in {label} stays the same after midnight; later times are taken as of the next day"
-            )
+            notes.append(f"time: the date in {label} stays after midnight; later times are taken as of the next day")
             times = _unwrapped(times, known, label, [])
-        times = np.where(known, times + days[codes] * _DAY, MISSING)
+        np.add(times, (days * _DAY)[codes], out=times, where=known)
         return times, moment(int(times[first]), zone)
 
     @staticmethod
     def _falls_by_a_day(times: np.ndarray, known: np.ndarray) -> bool:
-        steps = np.diff(times[known])
-        return bool((steps < -0.9 * _DAY).any())
+        return bool((np.diff(times[known]) < -0.9 * _DAY).any())
 
     def _decide(
         self, times: np.ndarray, codes: np.ndarray, known: np.ndarray, label: str, notes: list[str]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from xmae_fast.recordings.rates import estimate_rate, points, raised, usual_rate
 from xmae_fast.recordings.stretches import Stretches
+from xmae_fast.recordings.uneven import resampled, truly_uneven
 
 _ROUNDED = 1.5  # a rounded time may be wrong by this many samples
 _BREAK = 1.0  # seconds without a sample that begin a new stretch, if they are several packets as well
 _OVERLAP = 2.0  # seconds that times may fall by if packets overlap; more is a clock that was set back
 _LONG_GAP = 180.0  # seconds; longer gaps take no memory
 _FEW = 0.01  # of the rows may lack a time
+_WIDEST_GAPS = 50  # a grid with more than this many times the samples needs few gaps
+_SCATTER = 0.27  # SD in samples of times about a grid; times that have nothing to do with it have 0.289
+_WANDER = 2e-5  # a clock may wander by this share of the duration against an even one
+_CLOSE = 0.1  # such an SD in samples tells of gaps also where a straight line would do
+_STEADY = 0.5  # samples that times are off by at the median; if by more, few packets have a gap before them
+_FEW_GAPS = 0.02
 _MOST_GAPS = 0.2  # of the packets may have a gap before them
 _WRONG = 0.02  # a rate that was asked for and differs by more from the times is said
 _NONSENSE = 4.5  # a rate that was asked for and differs by more than this factor is refused
-_SMOOTHER = 0.8  # the signal is this much smoother by its times than by counting where its samples are uneven
-_BRIDGED = 3.0  # samples between two uneven samples that are interpolated
+_SOME = 1 << 20  # points that a median is taken of
 
 
 class Placed(NamedTuple):
@@ -70,6 +77,8 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
     notes: list[str] = []
     seconds, signals = _rising(np.asarray(seconds, np.float64), list(signals), notes)
     even = _even(seconds)
+    if even is not None and _hole(seconds):
+        even = None if _gapped(seconds, clear=True) is not None else even
     if even is not None:
         return Placed(signals, _agreed(fs, even, notes), float(seconds[0]), notes)
     gapped = _gapped(seconds) if fs is None else None
@@ -77,8 +86,16 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
         at, rate = gapped
         return Placed(_spread(at, signals, rate), rate, float(seconds[0]), notes)
     rows = points(seconds)
+    if fs is None and len(rows) > 0.9 * len(seconds) and truly_uneven(seconds, signals):
+        at, signals, rate = resampled(seconds, signals)
+        missing = int(at[-1]) + 1 - len(at)
+        notes.append(
+            f"time: samples are uneven; they are interpolated to {rate:g} Hz by their times"
+            + (f", and {missing} samples are missing" if missing else "")
+        )
+        return Placed(_spread(at, signals, rate), rate, float(seconds[0]), notes)
     times = seconds if len(rows) == len(seconds) else seconds[rows]
-    counts = np.diff(rows, append=len(seconds))
+    counts = np.diff(rows, append=len(seconds)).astype(np.int32)
     breaks = _breaks(times)
     longest = float((times[breaks[1:] - 1] - times[breaks[:-1]]).max())
     rate = usual_rate(estimate_rate(times, rows, breaks), longest)
@@ -88,13 +105,16 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
     packet = float(np.median(counts))
     if packet > 1:
         notes.append(f"time: packets of {packet:g} rows share a time; they are spread evenly")
-    elif fs is None and _truly_uneven(seconds, signals):
-        notes.append(f"time: samples are uneven; they are interpolated to {rate:g} Hz by their times")
-        return _interpolated(seconds, signals, rate, notes)
-    at = _numbers(times, rows, counts, breaks, rate, used)
+    at, off = _numbers(times, rows, counts, breaks, rate, used)
+    packets = len(rows)
+    del times, rows, counts
     missing = np.count_nonzero(np.diff(at) > 1)
-    if missing > _MOST_GAPS * (len(rows) - 1):
+    wander = max(_ROUNDED, packet, _WANDER * len(seconds))
+    most = _MOST_GAPS if off < _STEADY else _FEW_GAPS
+    if missing > most * (packets - 1) or off > wander:
         raise ValueError(_uneven(seconds, rate))
+    if off > max(_ROUNDED, packet):
+        notes.append(f"time: the times wander by about {off / rate:.2g} s against even samples of {rate:g} Hz")
     if missing:
         notes.append(f"time: {int(at[-1]) + 1 - len(at)} samples are missing in {missing} gaps at {used:g} Hz")
     return Placed(_spread(at, signals, used), used, float(seconds[0]), notes)
@@ -140,17 +160,23 @@ def _rising(seconds: np.ndarray, signals: list, notes: list[str]) -> tuple[np.nd
             f"--time none takes the rows as even samples"
         )
     order = np.argsort(seconds, kind="stable")
-    seconds, signals = seconds[order], [x[order] for x in signals]
-    kept = np.ones(len(seconds), bool)
-    kept[1:] = seconds[1:] > seconds[:-1]
-    for x in signals:
-        kept[1:] |= ~((x[1:] == x[:-1]) | (np.isnan(x[1:]) & np.isnan(x[:-1])))
-    again = len(kept) - int(np.count_nonzero(kept)) if signals else 0
+    again = 0
+    if signals:
+        order, again = _once(order, seconds, signals)
     notes.append(
         f"time: rows are sorted by their times, which fall {len(falls)} times by up to {deep.max():g} s, first at row "
         f"{int(falls[0]) + 2}" + (f"; {again} repeated rows are left out" if again else "")
     )
-    return (seconds[kept], [x[kept] for x in signals]) if again else (seconds, signals)
+    return seconds[order], [x[order] for x in signals]
+
+
+def _once(order: np.ndarray, seconds: np.ndarray, signals: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+    """The order of rows without those that have the time and the values of the row before, and how many those are."""
+    same = np.diff(seconds[order]) == 0
+    for x in signals:
+        x = x[order]
+        same &= (x[1:] == x[:-1]) | (np.isnan(x[1:]) & np.isnan(x[:-1]))
+    return order[np.concatenate(([True], ~same))], int(np.count_nonzero(same))
 
 
 def _even(seconds: np.ndarray) -> float | None:
@@ -172,18 +198,27 @@ def usual_whole(samples: int, seconds: float) -> float:
     return float(round(fs)) if abs(fs - round(fs)) * seconds < 1 else float(fs)
 
 
-def _gapped(seconds: np.ndarray) -> tuple[np.ndarray, float] | None:
+def _hole(seconds: np.ndarray) -> bool:
+    """Whether two samples or more are missing at once."""
+    steps = np.diff(seconds)
+    return bool(steps.max() > 2.5 * np.median(steps) > 0)
+
+
+def _gapped(seconds: np.ndarray, clear: bool = False) -> tuple[np.ndarray, float] | None:
     """The numbers of samples [n] whose times are even but for gaps, and their rate; None if they are not."""
     steps = np.diff(seconds)
     even = steps[steps < 1.5 * np.median(steps)]
-    fs = usual_whole(len(even), even.sum()) if len(even) else np.nan
-    if not np.isfinite(fs) or fs <= 0 or len(even) < (1 - _MOST_GAPS) * len(steps):
+    span = even.sum()
+    fs = (len(even) / span if clear else usual_whole(len(even), span)) if span else np.nan
+    if not np.isfinite(fs) or fs <= 0:
         return None
+    mostly = len(even) >= (1 - _MOST_GAPS) * len(steps)
     del steps, even
     exact = (seconds - seconds[0]) * fs
     at = np.round(exact).astype(np.int64)
     exact -= at
-    if (np.diff(at) < 1).any() or exact.std() > 0.2:
+    wide = at[-1] > _WIDEST_GAPS * len(at) and not mostly
+    if wide or (np.diff(at) < 1).any() or exact.std() > (_CLOSE if clear else _SCATTER):
         return None
     return at, fs
 
@@ -196,66 +231,44 @@ def _breaks(times: np.ndarray) -> np.ndarray:
 
 def _numbers(
     times: np.ndarray, rows: np.ndarray, counts: np.ndarray, breaks: np.ndarray, rate: float, used: float
-) -> np.ndarray:
-    """The number of each sample [n] on a grid of the rate `used`, if the times have the rate `rate`."""
+) -> tuple[np.ndarray, float]:
+    """The number of each sample [n] on a grid of the rate `used`, if the times have the rate `rate`.
+
+    The second value tells by how many samples times differ from these numbers, at the median of the worst stretch.
+    """
     packet = float(np.median(counts))
     gaps = np.zeros(len(rows), np.int64)  # samples that are missing before each packet
-    for begin, end in zip(breaks[:-1], breaks[1:], strict=True):
+    off, origin, number = 0.0, 0.0, 0  # number: of the next sample
+    for begin, end in pairwise(breaks.tolist()):
         part = slice(int(begin), int(end))
-        level = (times[part] - times[begin]) * rate - (rows[part] - rows[begin])
-        inside = np.diff(raised(level.copy()))
-        if packet > 1:
-            inside = np.minimum(inside, np.diff(raised(level - counts[part])))
+        level = times[part] - times[begin]
+        level *= rate
+        level -= rows[part]
+        level += rows[begin]
+        after = level - counts[part] if packet > 1 else None
+        every = max(1, len(level) // _SOME)
+        steady = level[::every].copy()
+        lost = raised(level)
+        steady -= lost[::every]
+        off = max(off, float(np.median(np.abs(steady - np.median(steady)))))
+        start = times[begin] * rate + float(np.median(steady[:64]))  # of the stretch in samples, without jitter
+        inside = np.diff(lost)
+        del level, lost
+        if after is not None:
+            inside = np.minimum(inside, np.diff(raised(after)))
             inside[inside < packet / 2] = 0
         gaps[begin + 1 : end] = inside
         if begin:
-            wait = times[begin] - times[begin - 1]
-            gaps[begin] = round(max(wait * rate - counts[begin - 1], 0))
+            gaps[begin] = max(round(start - origin) - number, 0)
+        else:
+            origin = start
+        number += int(gaps[part].sum() + counts[part].sum())
     if used != rate:
         gaps = np.round(gaps * (used / rate)).astype(np.int64)
-    return np.arange(int(rows[-1] + counts[-1])) + np.repeat(np.cumsum(gaps), counts)
-
-
-def _truly_uneven(seconds: np.ndarray, signals: Sequence[np.ndarray]) -> bool:
-    """Whether the signals are smoother by their times than by counting; see `place`."""
-    seconds = seconds[:200_000]
-    if len(seconds) < 50 or not signals:
-        return False
-    t = [seconds[k : len(seconds) - 4 + k] - seconds[2:-2] for k in (0, 1, 3, 4)]
-    near = (t[3] - t[0]) < 8 * np.median(np.diff(seconds))
-    near &= np.minimum.reduce(np.diff(t, axis=0)) > 0
-    t = [x[near] for x in t]
-    if len(t[0]) < 50:
-        return False
-    ratios = []
-    for x in signals:
-        x = x[: len(seconds)]
-        values = [x[k : len(x) - 4 + k][near] for k in (0, 1, 3, 4)]
-        centre = x[2:-2][near]
-        weights = [np.prod([-t[j] / (t[k] - t[j]) for j in range(4) if j != k], axis=0) for k in range(4)]
-        by_time = sum(w * v for w, v in zip(weights, values, strict=True)) - centre
-        counted = sum(w * v for w, v in zip((-1 / 6, 2 / 3, 2 / 3, -1 / 6), values, strict=True)) - centre
-        even = np.nanmedian(np.abs(counted))
-        if even > 0:
-            ratios.append(float(np.nanmedian(np.abs(by_time)) / even))
-    return bool(ratios) and float(np.median(ratios)) < _SMOOTHER
-
-
-def _interpolated(seconds: np.ndarray, signals: Sequence[np.ndarray], rate: float, notes: list[str]) -> Placed:
-    """Signals of uneven samples on a grid of even times."""
-    begins = np.flatnonzero(np.diff(seconds) * rate > _BRIDGED + 1) + 1
-    edges = np.concatenate(([0], begins, [len(seconds)]))
-    ats, pieces = [], [[] for _ in signals]
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
-        t = (seconds[begin:end] - seconds[0]) * rate
-        at = np.arange(int(np.ceil(t[0] - 1e-6)), int(np.floor(t[-1] + 1e-6)) + 1)
-        ats.append(at)
-        for piece, x in zip(pieces, signals, strict=True):
-            piece.append(np.interp(at, t, x[begin:end]))
-    at = np.concatenate(ats)
-    if len(begins):
-        notes.append(f"time: {int(at[-1]) + 1 - len(at)} samples are missing in {len(begins)} gaps at {rate:g} Hz")
-    return Placed(_spread(at, [np.concatenate(piece) for piece in pieces], rate), rate, float(seconds[0]), notes)
+    np.cumsum(gaps, out=gaps)
+    at = gaps if len(rows) == rows[-1] + counts[-1] else np.repeat(gaps, counts)
+    at += np.arange(len(at))
+    return at, off
 
 
 def _spread(at: np.ndarray, signals: Sequence[np.ndarray], fs: float) -> list:

@@ -8,7 +8,10 @@ from xmae_fast.recordings.dates import moment
 from xmae_fast.recordings.timetext import MISSING
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}  # in seconds
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
+_SOME = 1 << 20  # rows that the kind of a column shows in
 _GUESSED = ("s", "ms", "us", "ns", "min")
+_FAST = 1020.0  # Hz; faster ones may be slow ones in minutes
 _PLAUSIBLE = (16.0, 5000.0)  # Hz
 _EPOCH = (631_152_000.0, 4_102_444_800.0)  # seconds of Unix time: from 1990 to 2100
 
@@ -51,18 +54,17 @@ def seconds_of_numbers(
         seconds[missing] = np.nan
         return seconds, moment(int(compact[~missing][0]))
     relative = (values - known[0]).astype(np.float64)
-    if not unit and (counter or _counts(values, known)):
+    if not unit and (counter or _counts(known)):
         return _counted(relative, label, fs, notes), ""
     middle = float(np.median(known[:: max(1, len(known) // 10_000)]))
-    epoch = next((u for u in UNITS if u in _GUESSED[:4] and _EPOCH[0] <= middle * UNITS[u] < _EPOCH[1]), None)
+    epoch = next((u for u in _NANOSECONDS if _EPOCH[0] <= middle * UNITS[u] < _EPOCH[1]), None)
     rate = _rate(relative[~np.isnan(relative)])  # samples per unit
     if epoch is not None and dated and unit in ("", epoch) and (unit or _plausible(rate / UNITS[epoch])):
         if epoch != "s" or not unit:
             notes.append(f"time: numbers in {label} are taken as Unix time in {epoch}")
+        first = known[0]
         exact = (
-            int(known[0]) * int(1e9 * UNITS[epoch])
-            if known.dtype.kind == "i"
-            else round(float(known[0]) * 1e6 * UNITS[epoch]) * 1000
+            int(first) * _NANOSECONDS[epoch] if known.dtype.kind == "i" else round(first * 1e6 * UNITS[epoch]) * 1000
         )
         return relative * UNITS[epoch], moment(exact, "+00:00")
     if unit:
@@ -72,6 +74,8 @@ def seconds_of_numbers(
         return relative * UNITS[unit], ""
     fitting = [u for u in _GUESSED if _plausible(rate / UNITS[u])]
     if "s" in fitting or not np.isfinite(rate):
+        if rate > _FAST:
+            notes.append(f"time: numbers in {label} are taken as s, which gives {rate:.4g} samples per second")
         return relative, ""
     if not fitting:
         rates = ", ".join(f"{rate / UNITS[u]:g} Hz in {u}" for u in _GUESSED)
@@ -79,10 +83,9 @@ def seconds_of_numbers(
             f"time: no unit of the numbers in column {label} gives a rate of {_PLAUSIBLE[0]:g} to {_PLAUSIBLE[1]:g} Hz "
             f"({rates}); --time NAME chooses another column, --time none takes the rows as even samples"
         )
-    notes.append(
-        f"time: numbers in {label} are taken as {fitting[0]}, which gives about {rate / UNITS[fitting[0]]:.4g} Hz"
-    )
-    return relative * UNITS[fitting[0]], ""
+    unit = fitting[0]
+    notes.append(f"time: numbers in {label} are taken as {unit}, which gives about {rate / UNITS[unit]:.4g} Hz")
+    return relative * UNITS[unit], ""
 
 
 def _plausible(rate: float) -> bool:
@@ -92,17 +95,19 @@ def _plausible(rate: float) -> bool:
 def _rate(relative: np.ndarray) -> float:
     """Rows for each unit of the column, robust to jitter, gaps and rows that share a time; NaN if it is not known."""
     rows = len(relative)
-    new = np.flatnonzero(np.diff(relative) != 0)
+    new = np.flatnonzero(np.diff(relative[:_SOME]))
     if not len(new):
         return np.nan
     size = int(min(max(64 * np.median(np.diff(new)) if len(new) > 1 else 1, 64), max(1, rows // 4)))
-    spans = relative[size:] - relative[:-size]
+    every = max(1, rows // _SOME)
+    spans = relative[size:][::every] - relative[:-size][::every]
     spans = spans[spans > 0]
     return float(size / np.median(spans)) if len(spans) else np.nan
 
 
-def _counts(values: np.ndarray, known: np.ndarray) -> bool:
+def _counts(known: np.ndarray) -> bool:
     """Whether numbers are whole and most of them are one more than the one before."""
+    known = known[:_SOME]
     if len(known) < 3 or (known.dtype.kind == "f" and not (known == np.floor(known)).all()):
         return False
     return float(np.mean(np.diff(known) == 1)) > 0.5

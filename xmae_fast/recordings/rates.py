@@ -31,7 +31,7 @@ def estimate_rate(times: np.ndarray, rows: np.ndarray, breaks: np.ndarray) -> fl
     """The rate of samples in Hz, from times that may have jitter, be rounded, lack samples, or come in packets.
 
     A first figure is the median over short windows. The rate is then refined by the regression of the times on the
-    numbers of the samples, in windows that become twice as long each time, until they are as long as a stretch.
+    numbers of the samples, in windows that become longer each time, until they are as long as a stretch.
 
     Args:
         times: [P], rising, in seconds, one for each packet.
@@ -51,16 +51,21 @@ def estimate_rate(times: np.ndarray, rows: np.ndarray, breaks: np.ndarray) -> fl
         size = min(size, longest)
         slopes = []
         for begin, end in _windows(breaks, size):
-            t, row = times[begin:end] - times[begin], rows[begin:end] - rows[begin]
-            at = row + raised(t * rate - row)
+            level = times[begin:end] * rate
+            level -= rows[begin:end]
+            at = raised(level)
+            at += rows[begin:end]
+            del level
+            every = max(1, size // _LARGE)
+            t, at = times[begin:end:every], at[::every].astype(np.float64)
             if at[-1] > at[0]:
-                at = at - at.mean()
+                at -= at.mean()
                 slopes.append(float(at @ (t - t.mean())) / float(at @ at))
         if slopes and (slope := float(np.median(slopes))) > 0:
             rate = 1 / slope
         if size == longest:
             return rate
-        size *= 2
+        size *= 2 if size < 1024 else 4
 
 
 def _first_rate(times: np.ndarray, rows: np.ndarray, short: int) -> float:

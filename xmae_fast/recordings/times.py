@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xmae_fast._optional import need
 from xmae_fast.recordings.dates import Dates, moment
 from xmae_fast.recordings.numbers import seconds_of_numbers
 from xmae_fast.recordings.timetext import Parsed, TimeText
@@ -97,9 +98,8 @@ class TimeColumn:
             missing = getattr(chunk, "isna", None)
             whole = kind in "iu" and not (missing is not None and missing().any())
             if kind == "f" or not whole:
-                self._numbers.append(
-                    np.asarray(chunk.to_numpy(np.float64, na_value=np.nan) if missing else chunk, float)
-                )
+                plain = chunk.to_numpy(np.float64, na_value=np.nan) if missing is not None else chunk
+                self._numbers.append(np.asarray(plain, np.float64))
             else:
                 self._numbers.append(np.asarray(chunk).astype(np.int64))
         else:
@@ -107,8 +107,7 @@ class TimeColumn:
             (self._parsed if isinstance(parsed, Parsed) else self._numbers).append(parsed)
 
     def _add_moments(self, chunk, kind: str) -> None:
-        import pandas
-
+        pandas = need("pandas", "times need", "prepare")
         series = pandas.Series(chunk)
         zone = getattr(series.dtype, "tz", None)
         if zone is not None:
@@ -116,9 +115,8 @@ class TimeColumn:
                 self._zone = series.iloc[0].isoformat()[-6:] if not pandas.isna(series.iloc[0]) else "+00:00"
             series = series.dt.tz_convert("UTC").dt.tz_localize(None)
         self._durations = kind == "m"
-        self._moments.append(
-            series.astype("timedelta64[ns]" if kind == "m" else "datetime64[ns]").to_numpy().view("i8")
-        )
+        form = "timedelta64[ns]" if kind == "m" else "datetime64[ns]"
+        self._moments.append(series.astype(form).to_numpy().view(np.int64))
 
     def finish(self, fs: float | None = None) -> Times:
         """The times of all rows.
@@ -140,7 +138,8 @@ class TimeColumn:
             start = "" if self._durations else moment(int(values[0]), self._zone)
             return Times(_relative(values), start, notes)
         if self._numbers:
-            values = _joined(self._numbers)
+            values = self._numbers[0] if len(self._numbers) == 1 else np.concatenate(self._numbers)
+            self._numbers.clear()
             unit, base = unit_and_name(self.names[0])
             counter = _RANK.get(base) == _COUNTER
             seconds, start = seconds_of_numbers(
@@ -163,17 +162,14 @@ class TimeColumn:
             )
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
 def _relative(values: np.ndarray) -> np.ndarray:
     """Nanoseconds [n] as seconds from the first one on; the least number is a missing time."""
     missing = values == np.iinfo(np.int64).min
     known = values[~missing] if missing.any() else values
     if not len(known):
         raise ValueError("time: no row has a time")
-    seconds = (values - known[0]) / 1e9
+    seconds = np.empty(len(values))
+    np.divide(values - known[0], 1e9, out=seconds)
     seconds[missing] = np.nan
     return seconds
 

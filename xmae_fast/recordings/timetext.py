@@ -10,7 +10,8 @@ from xmae_fast._optional import need
 
 _DATE = (
     r"(?P<date>\d{4}[-/. ]\d{1,2}[-/. ]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}|\d{8}"
-    r"|\d{1,2}[-/. ]*[A-Za-z]{3,9}[-/., ]*\d{2,4}|[A-Za-z]{3,9}\.? \d{1,2},? \d{4}|\d{4}[-/. ][A-Za-z]{3,9}[-/. ]\d{1,2})"
+    r"|\d{1,2}[-/. ]*[A-Za-z]{3,9}[-/., ]*\d{2,4}|[A-Za-z]{3,9}\.? \d{1,2},? \d{4}"
+    r"|\d{4}[-/. ][A-Za-z]{3,9}[-/. ]\d{1,2})"
 )
 _CLOCK = (
     r"(?P<sign>[-+]?)(?P<h>\d+):(?P<m>\d{1,2})(?::(?P<s>\d{1,2}))?(?:[.,:](?P<f>\d+))?"
@@ -53,8 +54,6 @@ class TimeText:
         bracketed: whether a text was in brackets, as WFDB writes absolute times, day first.
         failed: how many texts were not understood.
         example: the row, from 1, and the text of the first of them.
-        shortest: whether times have no hours, as "0:00.008".
-        halves: whether times are in the 12-hour clock.
     """
 
     def __init__(self) -> None:

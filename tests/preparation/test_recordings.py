@@ -13,7 +13,7 @@ from benchmarks.studies.recording_files import FS, continuous, windows
 from xmae_fast.data import Channel, Reading, Recording, RecordingError, read_recording
 from xmae_fast.preparation.windows import cut
 from xmae_fast.recordings.channels import candidates
-from xmae_fast.recordings.formats.table import place
+from xmae_fast.recordings.grid import place
 from xmae_fast.recordings.sources import find_sources, fingerprint
 
 
@@ -96,10 +96,10 @@ def test_channels_by_name():
 
 def test_times_with_gaps():
     t = np.round(np.arange(10000) / 124.945, 3)
-    [x], fs = place(t, [t])
+    [x], fs, *_ = place(t, [t])
     assert fs == pytest.approx(124.945, rel=1e-4)
     assert x is t
-    [x], fs = place(np.delete(t, slice(10, 20)), [np.delete(t, slice(10, 20))])
+    [x], fs, *_ = place(np.delete(t, slice(10, 20)), [np.delete(t, slice(10, 20))])
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(x)), np.arange(10, 20))
     coarse = np.round(np.arange(3000) / 125, 2)  # as in BIDMC's files, where neighbours share a time
     assert place(coarse, [])[1] == 125

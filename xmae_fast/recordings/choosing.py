@@ -20,7 +20,7 @@ def read_channels(content: Content, reading: Reading) -> Recording:
     for kind in reading.kinds:
         wanted = reading.wanted(kind)
         usual = content.usual.get(kind) if wanted is None else None
-        found[kind] = usual[:1] if usual else candidates(content.names, kind, wanted)
+        found[kind] = usual if usual else candidates(content.names, kind, wanted)
     numbers = list(dict.fromkeys(i for those in found.values() for i in those))
     loaded = content.load(numbers)
     by_number = dict(zip(numbers, loaded.channels, strict=True))
@@ -89,10 +89,8 @@ def quality_of(kind: str, channel: Channel, fs: float | None = None) -> float:
     fs = channel.fs if fs is None else fs
     if np.isnan(fs):
         return -1.0
-    pieces, samples = channel.values.shape
-    size = min(round(10 * fs), samples)
-    places = np.linspace(0, pieces * (samples - size + 1) - 1, 32).astype(np.int64)
-    piece, first = np.divmod(np.unique(places), samples - size + 1)
+    size = min(round(10 * fs), channel.values.shape[1])
+    piece, first = channel.spread(size, 32)
     windows, missing = fill_missing(np.ascontiguousarray(channel.cut(piece, first, size), np.float64))
     windows = windows[(missing < 0.5) & (np.ptp(windows, axis=1) > 0)]
     if not len(windows) or size < 4 * fs or fs <= 16:

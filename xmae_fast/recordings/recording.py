@@ -38,6 +38,25 @@ class Channel:
             return self.values.lengths
         return np.full(self.values.shape[0], self.values.shape[1], np.int64)
 
+    def spread(self, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Up to `count` windows of `size` samples, spread evenly over what was recorded.
+
+        Returns:
+            The piece and the first sample of each window, as `cut` takes them.
+        """
+        if isinstance(self.values, Stretches):
+            begins, lengths = self.values.firsts, self.values.stops - self.values.firsts
+        else:
+            begins, lengths = np.zeros(len(self.lengths), np.int64), self.lengths
+        room = np.maximum(lengths - size + 1, 0)  # how many windows begin in each
+        if not room.sum():
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        places = np.unique(np.linspace(0, room.sum() - 1, count).astype(np.int64))
+        ends = np.cumsum(room)
+        part = np.searchsorted(ends, places, "right")
+        first = begins[part] + places - (ends - room)[part]
+        return (np.zeros_like(part) if isinstance(self.values, Stretches) else part), first
+
     def cut(self, piece: np.ndarray, first: np.ndarray, size: int) -> np.ndarray:
         """Windows of the signal.
 
@@ -111,8 +130,8 @@ class Content:
         names: of all its channels.
         load: reads the channels of these numbers.
         form: the name of the format, where it is another than the suffix tells.
-        usual: the numbers of channels that are preferred for "PPG" and for "ECG" if none is asked for, best first;
-            formats that define their channels give them.
+        usual: the numbers of the channels that can be the "PPG" and the "ECG" if none is asked for, where the format
+            tells them; the one of the best quality is taken.
         notes: what a user should know of how the file was understood.
     """
 

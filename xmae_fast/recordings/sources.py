@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xmae_fast.recordings.choosing import read_channels
+from xmae_fast.recordings.formats.devices import is_aside
 from xmae_fast.recordings.formats.edf import open_edf
 from xmae_fast.recordings.formats.hdf5 import SUFFIXES as HDF5
 from xmae_fast.recordings.formats.hdf5 import is_recording, open_hdf5
 from xmae_fast.recordings.formats.mat import open_mat
 from xmae_fast.recordings.formats.numpy import open_npy, open_npz
-from xmae_fast.recordings.formats.table import open_table
+from xmae_fast.recordings.formats.table import is_table, open_table
 from xmae_fast.recordings.formats.wfdb import header_files, is_multi_segment, open_wfdb
 from xmae_fast.recordings.formats.wfdb_header import why_aside
 from xmae_fast.recordings.reading import Reading
@@ -41,6 +42,8 @@ FORMATS = {
     ".csv.gz": _TABLE,
     ".tsv": _TABLE,
     ".tsv.gz": _TABLE,
+    ".txt": _TABLE,
+    ".txt.gz": _TABLE,
     ".parquet": Format("Parquet", open_table, ("pandas", "pyarrow")),
     ".edf": _EDF,
     ".bdf": _EDF,
@@ -48,6 +51,7 @@ FORMATS = {
     ".npy": Format("NumPy", open_npy),
     **dict.fromkeys(HDF5, Format("HDF5", open_hdf5)),
 }
+_PROSE = (".txt", ".txt.gz")  # files of these suffixes in a folder count if they are tables
 
 
 class Source(NamedTuple):
@@ -115,8 +119,10 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tup
         for match in matches:
             if os.path.isdir(match):
                 files |= dict.fromkeys(_in_folder(match, aside))
-            elif suffix_of(match):
+            elif (suffix := suffix_of(match)) and (suffix not in _PROSE or is_table(match, fewest=1)):
                 files[os.path.abspath(match)] = None
+            elif match != entry:  # a pattern may find texts
+                aside[os.path.splitext(match)[1]] += 1
             else:
                 raise ValueError(f"inputs: expected a recording ({', '.join(FORMATS)}) or a folder, got {match}")
     if not files:
@@ -147,7 +153,7 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
                 aside[f"{suffix_of(path)} {why}"] += 1
             elif suffix_of(path) in HDF5 and not is_recording(path):
                 aside[f"{suffix_of(path)} (shards or others)"] += 1
-            elif suffix_of(path):
+            elif (suffix := suffix_of(path)) and not is_aside(path) and (suffix not in _PROSE or is_table(path)):
                 found.append(path)
             else:
                 aside[os.path.splitext(path)[1] or os.path.basename(path)] += 1

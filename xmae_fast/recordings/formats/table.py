@@ -1,121 +1,111 @@
-"""Reads tables with a row for each sample: CSV, TSV (also .gz) and Parquet, as BIDMC and VitalDB publish them."""
+"""Reads tables with a row for each sample: text such as CSV and TSV (also .gz), and Parquet."""
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from xmae_fast._optional import need
+from xmae_fast.recordings.formats.devices import e4_of, known_columns
+from xmae_fast.recordings.formats.table_cells import NUMBER, TIME
+from xmae_fast.recordings.formats.table_file import encoding_of, head_of, lines_of
+from xmae_fast.recordings.formats.table_layout import TextLayout, layout_of
+from xmae_fast.recordings.formats.table_parquet import open_parquet
+from xmae_fast.recordings.formats.table_samples import load_samples, signals_of, times_among
+from xmae_fast.recordings.formats.table_text import TextColumns
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
 
-_TIME = re.compile(r"(time|t|timestamp|datetime|seconds|elapsed)([ _]*[\[(]?(s|sec|seconds|ms)[\])]?)?")
-_ROUNDED = 1.5  # a rounded time may be wrong by this many samples
-_WIDEST_GAPS = 50  # a grid with more than this many times the samples is taken for a wrong time column
+_TIME_UNIT = re.compile(r"[mnuµμ]?s|(milli|micro|nano)?sec(ond)?s?|min(ute)?s?|h|hours?", re.IGNORECASE)
+_FEWEST = 10  # rows of numbers that make a text a table
 
 
 def open_table(path: str, reading: Reading) -> Content:
     """Find out about the columns of a table.
 
-    A column of times (numbers in s or ms, or dates) tells the rate, the start and the gaps.
-    """
-    pandas = need("pandas", "CSV and Parquet needs", "prepare")
-    if path.lower().endswith(".parquet"):
-        parquet = need("pyarrow.parquet", "Parquet needs", "prepare")
-        names, separator = parquet.ParquetFile(path).schema_arrow.names, ""
-    else:
-        names, separator = _header(path)
-    time = next((name for name in names if _TIME.fullmatch(name.strip().lower())), None)
-
-    def load(numbers: Sequence[int]) -> Loaded:
-        chosen = [names[i] for i in numbers]
-        wanted = [name for name in dict.fromkeys((time, *chosen)) if name is not None]
-        if separator:
-            dtypes = dict.fromkeys(chosen, np.float64)
-            table = pandas.read_csv(path, sep=separator, usecols=wanted, dtype=dtypes, encoding="utf-8-sig")
-        else:
-            table = pandas.read_parquet(path, columns=wanted)
-        if not len(table):
-            raise ValueError("expected rows of samples, found none")
-        signals = [table[name].to_numpy(np.float64) for name in chosen]
-        start, fs = "", reading.fs
-        if time is not None:
-            seconds, start = _seconds(pandas, table[time], time)
-            try:
-                signals, fs = place(seconds, signals)
-            except ValueError as error:
-                if fs is None:
-                    raise ValueError(f"{error}; --fs HZ takes the rows as even samples") from None
-        if fs is None:
-            raise ValueError(f"expected the sampling rate, found no time column in {names}: --fs HZ says it")
-        return Loaded(
-            [Channel(name.strip(), x[None], fs) for name, x in zip(chosen, signals, strict=True)], start=start
-        )
-
-    return Content(names, load)
-
-
-def place(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
-    """Place samples on a grid of even times.
-
-    Times may be rounded to more than the distance of two samples, as those of BIDMC are, unless there are gaps as well.
-
-    Args:
-        seconds: [samples], the times of the samples.
-        signals: [samples] each.
-
-    Returns:
-        The signals on the grid, with NaN in gaps, and the rate of the grid in Hz, which is that of the stretches
-        without gaps.
+    A column of times (numbers or dates) tells the rate, the start and the gaps.
 
     Raises:
-        ValueError: times fall, or they are too uneven for a grid.
+        ValueError: the file holds no table of numbers.
     """
-    steps = np.diff(seconds)
-    if len(steps) < 1 or not (steps >= 0).all() or seconds[-1] == seconds[0]:
-        row = int(np.flatnonzero(~(steps >= 0))[0]) + 2 if (~(steps >= 0)).any() else len(seconds)
-        raise ValueError(f"time: expected rising numbers, row {row} of {len(seconds)} is not above the one before it")
-    span = seconds[-1] - seconds[0]
-    line = seconds[0] + np.arange(len(seconds)) * span / len(steps)
-    if np.abs(seconds - line).max() * len(steps) < _ROUNDED * span:
-        return signals, _rate(len(steps), span)
-    even = steps[steps < 1.5 * np.median(steps)]
-    fs = _rate(len(even), even.sum())
-    at = np.round((seconds - seconds[0]) * fs).astype(np.int64)
-    if (np.diff(at) < 1).any() or at[-1] > _WIDEST_GAPS * len(at):
-        longest = float(steps.max())
-        raise ValueError(f"time: expected evenly spaced samples with few gaps, got {fs:g} Hz, gaps up to {longest:g} s")
-    placed = []
-    for x in signals:
-        grid = np.full(at[-1] + 1, np.nan)
-        grid[at] = x
-        placed.append(grid)
-    return placed, fs
+    if path.lower().endswith(".parquet"):
+        return open_parquet(path, reading)
+    lines, encoding, notes = _lines(path, reading.encoding)
+    if e4_of(lines) is not None:
+        return _open_e4(path, lines)
+    layout = layout_of(lines, encoding, reading.decimal, reading.skip_rows, _plain(path))
+    names, units = layout.names, layout.units
+    known = known_columns(names)
+    shown = [
+        f"{name} [{unit}]" if _TIME_UNIT.fullmatch(unit) else name for name, unit in zip(names, units, strict=True)
+    ]
+    dated = [i for i, kind in enumerate(layout.kinds) if kind == TIME]
+    times, told = times_among(shown, reading, known, dated, _rising(layout))
+    clock = known.start if known is not None and times == [known.times] else None
+    data = [i for i, kind in enumerate(layout.kinds) if kind == NUMBER and i not in times]
+    usual, also = signals_of(names, reading, known, data, layout.named)
+
+    def load(numbers: Sequence[int]) -> Loaded:
+        columns = TextColumns(path, layout, numbers, times if clock is None else [*times, clock])
+        return load_samples(shown, reading, [names[i] for i in numbers], columns, times, clock)
+
+    return Content(names, load, usual=usual, notes=[*notes, *layout.notes, *told, *also])
 
 
-def _rate(samples: int, seconds: float) -> float:
-    """The rate in Hz; rounded to a whole number if that moves the last sample by less than one."""
-    fs = samples / seconds if seconds else np.nan
-    return float(round(fs)) if abs(fs - round(fs)) * seconds < 1 else float(fs)
+def is_table(path: str, fewest: int = _FEWEST) -> bool:
+    """Whether a text is a table with at least `fewest` rows of numbers, and no prose."""
+    try:
+        lines, encoding, _ = _lines(path, None)
+        layout = layout_of(lines, encoding, None, None)
+    except (ValueError, EOFError, OSError):
+        return False
+    return len(layout.rows) >= fewest
 
 
-def _seconds(pandas, column, name: str) -> tuple[np.ndarray, str]:
-    """The times in a column in seconds, and the first of them by ISO 8601 if they are dates, else ""."""
-    if column.dtype.kind in "fiu":
-        return column.to_numpy(np.float64) * (1e-3 if re.search(r"\bms\b|_ms", name.lower()) else 1), ""
-    moments = pandas.to_datetime(column)
-    return (moments - moments.iloc[0]).dt.total_seconds().to_numpy(), moments.iloc[0].isoformat()
+def _lines(path: str, encoding: str | None) -> tuple[list[str], str, list[str]]:
+    """The first lines of a text, its encoding, and a note on an encoding that is not plain."""
+    head, whole = head_of(path)
+    if not head:
+        raise ValueError("expected a table, found an empty file")
+    found = encoding or encoding_of(head)
+    plain = encoding is not None or found in ("utf-8", "utf-8-sig")
+    note = f"the encoding is taken for {found}; --encoding says another one"
+    return lines_of(head, found, whole), found, [] if plain else [note]
 
 
-def _header(path: str) -> tuple[list[str], str]:
-    """The names of the columns in the file, and the character that separates them."""
-    opened = gzip.open if path.lower().endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8-sig") as file:
-        line = file.readline().rstrip("\r\n")
-    separator = max(",;\t", key=line.count)
-    if not line.count(separator):
-        raise ValueError(f"expected a first line with names of columns, found {line[:80]!r}")
-    return [name.strip('"') for name in line.split(separator)], separator
+def _plain(path: str) -> str:
+    """The separator that the suffix of a text table tells."""
+    return "\t" if path.lower().endswith((".tsv", ".tsv.gz")) else ","
+
+
+def _rising(layout: TextLayout) -> int | None:
+    """The number of a first column without a name that rises, and does not only number the rows of named columns."""
+    if len(layout.names) < 2 or layout.kinds[0] != NUMBER or (layout.named and layout.names[0]):
+        return None
+    cells = [row[0].replace(layout.decimal, ".") for row in layout.rows if row and row[0]]
+    try:
+        steps = np.diff([float(cell) for cell in cells])
+    except ValueError:
+        return None
+    if not len(steps) or (steps < 0).any() or not (steps > 0).any():
+        return None
+    return None if layout.named and (steps == 1).all() else 0
+
+
+def _open_e4(path: str, lines: Sequence[str]) -> Content:
+    """Find out about a file of an Empatica E4: the start and the rate stand above the samples."""
+    e4 = e4_of(lines)
+    assert e4 is not None
+    if not e4.is_pulse_wave:
+        raise ValueError(
+            f"expected the pulse wave of an Empatica E4, found {e4.columns} columns at {e4.fs:g} Hz: BVP.csv has it"
+        )
+    layout = TextLayout("utf-8", ",", ".", '"', 2, ["BVP"], [""], [NUMBER], True, [], [])
+
+    def load(numbers: Sequence[int]) -> Loaded:
+        columns = TextColumns(path, layout, numbers, [])
+        values = np.concatenate([signals[0] for signals, _ in columns])
+        return Loaded([Channel("BVP", values[None], e4.fs)], start=e4.moment, notes=columns.notes)
+
+    return Content(["BVP"], load, form="Empatica E4", usual={"PPG": [0]})

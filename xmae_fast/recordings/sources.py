@@ -145,13 +145,19 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
     return found
 
 
-def fingerprint(source: Source) -> str:
-    """A hash of the sizes and modification times of all files of a recording, which tells whether it has changed."""
+def files_of(source: Source) -> list[str]:
+    """The paths of all files of a recording; the one that names it comes first."""
     files = [source.path]
     if source.suffix == ".hea":
         files += header_files(source.path)
         if is_multi_segment(source.path):
             files += [file for segment in files[1:] for file in header_files(segment)]
+    return files
+
+
+def fingerprint(source: Source) -> str:
+    """A hash of the sizes and modification times of all files of a recording, which tells whether it has changed."""
+    files = files_of(source)
     stats = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 

@@ -17,7 +17,7 @@ _LOW_QUALITY = 0.7  # white noise has 0.5
 _FAST = 0.15  # share of the power above 8 Hz; in the PPG of monitors it is below 0.01
 _UPSIDE_DOWN = -0.3  # skewness of the slope
 _SAME = 1e-3  # variance as a share of the mean square; of one person at rest it is 0.05 (random weights) to 0.3
-_LEAST_WINDOWS = 5
+LEAST_WINDOWS = 5
 _NAMED = 3  # recordings that one line names
 
 
@@ -45,7 +45,13 @@ def warn_all(messages: Iterable[str]) -> None:
         warnings.warn(message, SignalWarning, stacklevel=3)
 
 
-def signal_problems(prepared: Prepared, fs: float, judged: bool, remedy: str = "if so, give -signal") -> list[str]:
+def signal_problems(
+    prepared: Prepared,
+    fs: float,
+    judged: bool,
+    remedy: str = "if so, give -signal",
+    typical: Prepared | None = None,
+) -> list[str]:
     """What looks wrong with recorded windows.
 
     Args:
@@ -53,6 +59,7 @@ def signal_problems(prepared: Prepared, fs: float, judged: bool, remedy: str = "
         fs: Hz of the recording.
         judged: whether their quality was computed.
         remedy: what to do about a signal that is upside down.
+        typical: windows that tell what is usual in the recording; None for `prepared`.
 
     Returns:
         A sentence for each problem.
@@ -69,8 +76,9 @@ def signal_problems(prepared: Prepared, fs: float, judged: bool, remedy: str = "
             found.append(f"signal: {where.sum():,} of {W:,} windows are {words[name]}")
     if not RATES[0] <= fs <= RATES[1]:
         found.append(f"fs: {fs:g} Hz is an unusual rate of PPG; expected Hz, {RATES[0]:g} to {RATES[1]:g}")
+    prepared = typical or prepared
     usable = prepared.usable
-    if usable.sum() < _LEAST_WINDOWS:
+    if usable.sum() < LEAST_WINDOWS:
         return found
     if (fast := float(np.median(prepared.fast[usable]))) > _FAST:
         found.append(f"fs: {fast:.0%} of the signal's power lies above the band of PPG; {_question(fs)}")
@@ -87,7 +95,7 @@ def signal_problems(prepared: Prepared, fs: float, judged: bool, remedy: str = "
 def is_upside_down(prepared: Prepared) -> bool:
     """Whether recorded windows fall faster than they rise; False where there are too few of them to tell."""
     usable = prepared.usable
-    if usable.sum() < _LEAST_WINDOWS:
+    if usable.sum() < LEAST_WINDOWS:
         return False
     return float(np.median(prepared.slope_skewness[usable])) < _UPSIDE_DOWN
 
@@ -148,7 +156,7 @@ def grouped(messages: Iterable[tuple[str, str]]) -> list[str]:
 
 def embedding_problems(embeddings: np.ndarray, usable: np.ndarray) -> list[str]:
     """What looks wrong with the `usable` [W] ones of embeddings [W, ...]; a sentence for each problem."""
-    if usable.sum() < _LEAST_WINDOWS:
+    if usable.sum() < LEAST_WINDOWS:
         return []
     rows = embeddings[usable].reshape(int(usable.sum()), -1).astype(np.float64)
     size = (rows * rows).mean(0).sum()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from xmae_fast.embedding.windows import Windows, samples_of
+from xmae_fast.model.recipe import Recipe
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.sources import Source, read_recording
 from xmae_fast.recordings.stretches import Stretches
+
+MOST_MISSING = 0.5  # share of the samples; windows that miss more are left out, those of plain NumPy files excepted
+SHORT = "recording shorter than a window"
+EMPTY, SPARSE = "window without any sample", "window that misses more than half of its samples"
 
 
 class Signal(NamedTuple):
@@ -73,6 +80,26 @@ def open_signal(source: Source, reading: Reading) -> Signal:
         rows, float(ppg.fs), pieces > 1, ppg.name, recording.form, begins, list(recording.subjects) or [""] * pieces,
         recording.start, recording.notes,
     )  # fmt: skip
+
+
+def cut_signal(signal: Signal, recipe: Recipe, hop: float | None, tail: str) -> tuple[Windows, Counter[str]]:
+    """The windows of a recording, and what is left out of it, by reason.
+
+    Args:
+        signal: the recording.
+        recipe, hop, tail: as for `Windows`.
+    """
+    size, left_out = round(recipe.segment_s * signal.fs), Counter[str]()
+    long = [i for i, row in enumerate(signal.rows) if samples_of(row) >= size]
+    if len(long) < len(signal.rows):
+        left_out[SHORT] += len(signal.rows) - len(long)
+    windows = Windows([signal.rows[i] for i in long], signal.fs, recipe, hop, tail)
+    if signal.drop:
+        for reason, count in zip((EMPTY, SPARSE), windows.leave_out(MOST_MISSING), strict=True):
+            left_out += Counter({reason: count})
+    windows.recordings = signal.rows
+    windows.record = np.asarray(long, np.int64)[windows.record]
+    return windows, left_out
 
 
 def _plain(source: Source, fs: float | None) -> Signal | None:

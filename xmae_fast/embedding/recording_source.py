@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xmae_fast.embedding import checks
-from xmae_fast.embedding.opening import Signal, open_signal
-from xmae_fast.embedding.preprocess import Prepared, check_rate, prepare_ppg
+from xmae_fast.embedding.judging import POLARITIES, judge
+from xmae_fast.embedding.opening import Signal, cut_signal, open_signal
+from xmae_fast.embedding.preprocess import check_rate, prepare_ppg
 from xmae_fast.embedding.read import Read, describe_file
 from xmae_fast.embedding.windows import Windows, check_windowing, samples_of
 from xmae_fast.model.recipe import Recipe
@@ -23,16 +24,10 @@ from xmae_fast.recordings.sources import Source, files_of
 from xmae_fast.recordings.subjects import check_subject_rule, subject_from_path
 from xmae_fast.workers.progress import Progress
 
-POLARITIES = ("keep", "auto", "flip")
-MOST_MISSING = 0.5  # share of the samples; windows that miss more are left out, those of plain NumPy files excepted
-SHORT = "recording shorter than a window"
 COLUMNS = (
     "recording", "format", "channel", "fs", "start", "windows", "left_out", "polarity", "notes", "findings", "error",
 )  # fmt: skip
-_EMPTY, _FEW = "window without any sample", "window that misses more than half of its samples"
 _BUDGET, _OPEN = 1 << 28, 1 << 20  # bytes of recordings that are kept open; each counts for at least _OPEN
-_LOOKED_AT = 64  # windows of a recording that are looked at for what is wrong with it
-_LOOKED_AT_PER_WINDOW = 4  # in short recordings
 
 
 class Surveyed(NamedTuple):
@@ -187,7 +182,7 @@ class RecordingSource:
     def _survey(self, source: Source) -> None:
         """Find out about a recording, and keep it open if the budget allows that."""
         signal, windows, left_out = self._open(source)
-        findings, sign = self._judge(signal, windows) if len(windows) else ([], 1.0)
+        findings, sign = judge(signal, windows, self.recipe, self.polarity) if len(windows) else ([], 1.0)
         for piece in {0, *windows.record.tolist()}:
             self._subject(source, signal.subjects[piece])  # a rule that finds nothing fails here, not halfway
         name = source.name if source.stem in self._same_stem else source.stem
@@ -219,28 +214,12 @@ class RecordingSource:
             check_rate(signal.fs, self.recipe)
         except ValueError as error:
             raise RecordingError(f"{source.path}: {error}") from None
-        windows, left_out = self._cut(signal, self.hop)
+        windows, left_out = cut_signal(signal, self.recipe, self.hop, self.tail)
         if not len(windows) and source.suffix == ".npy" and len(signal.rows) >= self.recipe.segment_s * signal.fs:
             shape = [len(signal.rows), samples_of(signal.rows[0])]
             what = f"expected a recording in each row, got {shape} numbers: --ppg NUMBER takes one of the columns"
             raise RecordingError(f"{source.path}: {what}")
         return signal, windows, left_out
-
-    def _cut(self, signal: Signal, hop: float | None) -> tuple[Windows, Counter[str]]:
-        """The windows of a recording, and what is left out of it, by reason."""
-        size, left_out = round(self.recipe.segment_s * signal.fs), Counter[str]()
-        long = [i for i, row in enumerate(signal.rows) if samples_of(row) >= size]
-        if len(long) < len(signal.rows):
-            left_out[SHORT] += len(signal.rows) - len(long)
-        if not long:
-            return _no_windows(signal, size), left_out
-        windows = Windows([signal.rows[i] for i in long], signal.fs, self.recipe, hop, self.tail)
-        if signal.drop:
-            for reason, count in zip((_EMPTY, _FEW), windows.leave_out(MOST_MISSING), strict=True):
-                left_out += Counter({reason: count})
-        windows.recordings = signal.rows
-        windows.record = np.asarray(long)[windows.record]
-        return windows, left_out
 
     def _opened(self, file: int) -> tuple[Signal, Windows]:
         if file not in self._kept:
@@ -251,27 +230,6 @@ class RecordingSource:
             self._kept[file] = signal, windows
             self._bytes += _cost(signal)
         return self._kept[file]
-
-    def _judge(self, signal: Signal, windows: Windows) -> tuple[list[str], float]:
-        """What looks wrong with windows of a recording, and the sign by which its signal is multiplied."""
-        looked_at = np.unique(np.linspace(0, len(windows) - 1, _LOOKED_AT).astype(np.int64))
-        cut = windows.cut(looked_at)
-        close = cut
-        if len(cut) < checks.LEAST_WINDOWS:  # of a short recording more is told by windows that overlap
-            others, _ = self._cut(signal, self.recipe.segment_s / _LOOKED_AT_PER_WINDOW)
-            close = others.cut(np.arange(min(len(others), _LOOKED_AT)))
-
-        def prepared(sign: float) -> tuple[Prepared, Prepared]:
-            first = prepare_ppg(sign * cut, windows.fs, self.recipe)
-            return first, first if close is cut else prepare_ppg(sign * close, windows.fs, self.recipe)
-
-        sign, found = -1.0 if self.polarity == "flip" else 1.0, []
-        own, typical = prepared(sign)
-        if self.polarity == "auto" and checks.is_upside_down(typical):
-            sign, found = -1.0, ["signal: it was upside down and is turned round"]
-            own, typical = prepared(sign)
-        remedy = "if so, --polarity flip turns it round"
-        return found + checks.signal_problems(own, windows.fs, True, remedy, typical), sign
 
     def _subject(self, source: Source, own: str) -> str:
         return own if own and self.subject == "name" else subject_from_path(source, self.subject)
@@ -293,15 +251,6 @@ class RecordingSource:
 
 def _cost(signal: Signal) -> int:
     return max(signal.nbytes, _OPEN)
-
-
-def _no_windows(signal: Signal, size: int) -> Windows:
-    """Windows of recordings that are all too short for one."""
-    none = Windows.__new__(Windows)
-    none.recordings, none.fs, none.samples = signal.rows, signal.fs, size
-    none.start = none.record = np.empty(0, np.int64)
-    none.unused_s = np.array([samples_of(row) / signal.fs for row in signal.rows])
-    return none
 
 
 def _inputs(source: Source) -> dict[str, Any]:

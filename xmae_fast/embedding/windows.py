@@ -62,7 +62,7 @@ class Windows:
             if tail == "align" and begin[-1] + self.samples < T:
                 begin = np.append(begin, T - self.samples)
             starts.append(begin)
-        self.start = np.concatenate(starts)
+        self.start = np.concatenate([np.empty(0, np.int64), *starts])
         self.record = np.repeat(np.arange(len(starts)), [len(begin) for begin in starts])
         lengths = np.array([samples_of(recording) for recording in recordings])
         self.unused_s = (lengths - [begin[-1] + self.samples for begin in starts]) / fs

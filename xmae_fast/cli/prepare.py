@@ -55,6 +55,12 @@ def add_command(commands) -> None:
     prepare.add_argument("--segments-per-shard", type=int, default=50_000, metavar="N", help="(default: %(default)s)")
     prepare.add_argument("--processes", type=int, metavar="N", help="(default: one per processor)")
     prepare.add_argument("--overwrite", action="store_true", help="replace the folder, and unfinished work, if there")
+    prepare.add_argument(
+        "--pair",
+        action="store_true",
+        help="PPG and ECG of a recording are in two files of one folder, whose names differ by the words ppg (pleth,"
+        " bvp) and ecg (ekg)",
+    )
     add_reading_arguments(prepare)
     prepare.set_defaults(run=_prepare)
 
@@ -63,7 +69,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from xmae_fast.data import prepare
 
     names = ("dataset", "subject", "layout", "recipe", "sampling_freq", "quality", "max_missing")
-    options = {name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite")}
+    options = {
+        name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite", "pair")
+    }
     with progress_bars() as progress:
         report = prepare(
             arguments.inputs,

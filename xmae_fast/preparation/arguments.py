@@ -64,7 +64,7 @@ def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
         ImportError: a package is missing that the recordings need.
     """
     needed = {"scipy": "Preparation"}
-    needed |= {package: form.name for s in sources for form in [s.form] for package in form.packages}
+    needed |= {package: form.name for s in sources for form in s.forms for package in form.packages}
     if recipe == "neurokit2":
         needed["neurokit2"] = 'recipe="neurokit2"'
     for package, purpose in needed.items():

@@ -14,8 +14,9 @@ from xmae_fast.preparation.parts import COLUMNS
 from xmae_fast.preparation.recipe import apply_recipe
 from xmae_fast.preparation.settings import Settings
 from xmae_fast.preparation.windows import Windows, cut
+from xmae_fast.recordings.pairs import read_source
 from xmae_fast.recordings.recording import RecordingError
-from xmae_fast.recordings.sources import Source, fingerprint, read_recording
+from xmae_fast.recordings.sources import Source, fingerprint
 from xmae_fast.recordings.subjects import subject_from_path
 from xmae_fast.workers.progress import StageProgress
 
@@ -39,7 +40,7 @@ def make_part(
         OSError, ImportError: the part cannot be written, or a package is missing.
     """
     before = _mark(source)
-    recording = read_recording(source.path, settings.reading)
+    recording = read_source(source, settings.reading)
     if _mark(source) != before:
         raise RecordingError(f"{source.path}: expected a recording at rest, it changed while it was read")
     assert recording.ppg is not None

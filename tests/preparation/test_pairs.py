@@ -68,7 +68,7 @@ def test_gaps_stay_where_they_are():
 
 def test_wrong_pairs_are_refused():
     for starts, subjects, message in (
-        (("2024-02-05T10:00:00", "2024-02-05T10:05:00"), ([], []), "PPG and ECG of the same time, one ends 240 s before"),
+        (("2024-02-05T10:00:00", "2024-02-05T10:05:00"), ([], []), "of the same time, one ends 240 s before"),
         (("", ""), (["a"], ["b"]), "expected one subject in both files of a pair, found a and b"),
     ):  # fmt: skip
         one, other = two(*starts)

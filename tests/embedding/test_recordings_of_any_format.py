@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -201,6 +202,25 @@ def test_names_stay_apart(model, tmp_path):
     by_rule = embed_files([tmp_path / "x", tmp_path / "y"], tmp_path / "rule", model, fs=FS, subject="^.", **OPTIONS)
     assert by_rule.rows == 3
     assert read_embeddings(tmp_path / "rule").subject.tolist() == ["x", "x", "y"]
+
+
+def test_names_that_are_no_utf_8(model, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    try:
+        for name in (b"M\xfcller.npz", b"good.npz"):
+            np.savez(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name), ppg=pulses(6, FS), fs=FS)
+        with open(os.fsencode(tmp_path / "in") + b"/B\xe4r.npz", "wb") as file:
+            file.write(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    arguments = ["embed", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(tmp_path / "model")]
+    assert main(arguments) == 1
+    assert "failed: B\\xe4r.npz: " in capsys.readouterr().out
+    assert read_embeddings(tmp_path / "out").subject.tolist() == ["M\\xfcller", "good"]
+    assert sorted(table(tmp_path / "out")) == ["B\\xe4r.npz", "M\\xfcller.npz", "good.npz"]
+    assert main(arguments) == 1
+    assert "2 were there already" in capsys.readouterr().out
 
 
 def test_shards_and_recordings_are_told_apart(model, packed, tmp_path):

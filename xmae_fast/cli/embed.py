@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from xmae_fast.cli.progress import progress_with_speed
 from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, add_reading_arguments, layout_of, reading_of
@@ -64,17 +67,14 @@ def add_command(commands) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    import warnings
-
     import torch
 
-    from xmae_fast.embedding import SignalWarning, embed_files
+    from xmae_fast.embedding import embed_files
     from xmae_fast.recordings import RecordingError
 
     same = ("output", "dtype", "quality", "hop", "tail", "polarity", "subject", "batch_size", "part_rows", "device",
             "overwrite", "cache_dir")  # fmt: skip
-    with progress_with_speed() as progress, warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("default", SignalWarning)
+    with progress_with_speed() as progress, _warnings_as_lines():
         try:
             report = embed_files(
                 arguments.inputs,
@@ -91,8 +91,13 @@ def _embed(arguments: argparse.Namespace) -> int:
             print(f"xmae-fast: {error}", file=sys.stderr)
             return 1
     print(report.describe())
-    known = {text for texts in report.findings.values() for text in texts}
-    for warning in warned:
-        if str(warning.message) not in known:
-            print(f"xmae-fast: {warning.message}", file=sys.stderr)
     return 1 if report.errors else 0
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print each warning as one line on standard error; what is said of shards is in the report."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "segments: expected ")
+        warnings.showwarning = lambda message, *_: print(f"xmae-fast: {message}", file=sys.stderr)
+        yield

@@ -220,16 +220,14 @@ def _source(
     progress: Progress | None,
 ) -> ShardSource | RecordingSource:  # fmt: skip
     """What is embedded; `begun` is the plan of work that may have been begun, whose recordings keep their order."""
+    paths = paths if isinstance(paths, str | os.PathLike) else list(paths)
     sources = find_recordings(paths)
     if sources is None:
-        usual = {"hop": None, "tail": "drop", "polarity": "keep", "subject": "name"}
-        given = {**options.pop("reading")._asdict(), **options}
-        for name, value in given.items():
-            if name != "signals" and value != usual.get(name):
-                which = usual.get(name)
-                raise ValueError(
-                    f"{name}: expected {which} with shards, whose segments are cut and prepared, got {value}"
-                )
+        usual = {"polarity": "keep", "subject": "name", "signals": "ppg"}
+        for name, value in {**options["reading"]._asdict(), **options}.items():
+            if name not in ("reading", "tail") and value != usual.get(name):
+                which = f"{usual.get(name)} with shards, whose segments are cut and prepared"
+                raise ValueError(f"{name}: expected {which}, got {value}")
         return ShardSource(paths, recipe, quality=quality, layout=layout, cache_dir=cache_dir, progress=progress)
     order = [one["name"] for one in begun["inputs"]] if begun is not None and "windows" in begun else []
     source = RecordingSource(sources, recipe, **options, order=order, progress=progress)

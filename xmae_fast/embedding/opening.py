@@ -119,7 +119,9 @@ def _plain(source: Source, fs: float | None) -> Signal | None:
                 own = float(stored["fs"]) if "fs" in stored.files else None
                 if "subject" in stored.files and stored["subject"].size == 1:
                     subject = str(stored["subject"].ravel()[0])
-    except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # damage makes NumPy raise anything
         raise ValueError(f"paths: expected an array [T] or [R, T], or .npz with 'ppg', in {path} ({error})") from error
     if signal.ndim not in (1, 2) or signal.dtype.kind not in "fiu":
         got = f"{signal.dtype} {list(signal.shape)}"

@@ -24,7 +24,12 @@ class Read(NamedTuple):
     columns: dict[str, np.ndarray]
 
 
+def printable(text: str) -> str:
+    """A name with \\xNN in place of each byte that is no UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def describe_file(path: str) -> dict[str, Any]:
     """The name and size of a file, and a hash of some of its bytes, as plain values."""
     size = os.path.getsize(path)
-    return {"name": os.path.basename(path), "bytes": size, "probe": content_probe(path, size)}
+    return {"name": printable(os.path.basename(path)), "bytes": size, "probe": content_probe(path, size)}

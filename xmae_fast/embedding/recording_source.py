@@ -15,7 +15,7 @@ from xmae_fast.embedding import checks
 from xmae_fast.embedding.judging import POLARITIES, judge
 from xmae_fast.embedding.opening import Signal, cut_signal, open_signal
 from xmae_fast.embedding.preprocess import check_rate, prepare_ppg
-from xmae_fast.embedding.read import Read, describe_file
+from xmae_fast.embedding.read import Read, describe_file, printable
 from xmae_fast.embedding.windows import Windows, check_windowing, samples_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.recordings.reading import Reading, check_reading
@@ -98,14 +98,14 @@ class RecordingSource:
         self._kept: dict[int, tuple[Signal, Windows]] = {}
         self._bytes = 0
         place = {name: number for number, name in enumerate(order)}
-        sources = sorted(sources, key=lambda source: place.get(source.name, len(place)))
+        sources = sorted(sources, key=lambda source: place.get(printable(source.name), len(place)))
         self._same_stem = {stem for stem, count in Counter(source.stem for source in sources).items() if count > 1}
         for number, source in enumerate(sources):
             try:
                 self._survey(source)
             except (ValueError, OSError, MemoryError) as error:
-                text = " ".join(str(error).split())
-                self.errors[source.name] = text or f"{source.path}: expected less, there is not enough memory for it"
+                text = " ".join(str(error).split()) or f"{source.path}: there is not enough memory to read it"
+                self.errors[printable(source.name)] = printable(text)
             if progress is not None:
                 progress("recordings", number + 1, len(sources))
         self._firsts = np.cumsum([0, *(one.windows for one in self.surveyed)])
@@ -149,7 +149,7 @@ class RecordingSource:
 
     def findings(self) -> dict[str, list[str]]:
         """What looks wrong with recordings, and how their files were understood, by name."""
-        return {one.source.name: one.said for one in self.surveyed if one.said}
+        return {one.about["recording"]: one.said for one in self.surveyed if one.said}
 
     def read(self, items: np.ndarray) -> Read:
         """Read the windows of these numbers, [k], ascending. Recordings before the first one are closed."""
@@ -183,14 +183,14 @@ class RecordingSource:
         """Find out about a recording, and keep it open if the budget allows that."""
         signal, windows, left_out = self._open(source)
         findings, sign = judge(signal, windows, self.recipe, self.polarity) if len(windows) else ([], 1.0)
-        for piece in {0, *windows.record.tolist()}:
+        for piece in np.unique(windows.record).tolist():
             self._subject(source, signal.subjects[piece])  # a rule that finds nothing fails here, not halfway
-        name = source.name if source.stem in self._same_stem else source.stem
+        name = printable(source.name if source.stem in self._same_stem else source.stem)
         notes = list(signal.notes)
         if source.stem in self._same_stem:
             notes.append("another file has the same name with another suffix: one recording twice?")
         about = {
-            "recording": source.name,
+            "recording": printable(source.name),
             "format": signal.form,
             "channel": signal.channel,
             "fs": f"{signal.fs:g}",
@@ -232,7 +232,8 @@ class RecordingSource:
         return self._kept[file]
 
     def _subject(self, source: Source, own: str) -> str:
-        return own if own and self.subject == "name" else subject_from_path(source, self.subject)
+        named = own.strip() if self.subject == "name" else ""
+        return printable(named or subject_from_path(source, self.subject))
 
     def _nothing(self) -> str:
         """Why there is no window."""
@@ -245,7 +246,7 @@ class RecordingSource:
         return f"paths: none of {len(self.errors) + len(self.surveyed):,} recordings could be embedded: {failed}{short}"
 
     def _listed(self) -> str:
-        paths = [one.source.path for one in self.surveyed]
+        paths = [printable(one.source.path) for one in self.surveyed]
         return ", ".join(paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
 
 
@@ -256,5 +257,5 @@ def _cost(signal: Signal) -> int:
 def _inputs(source: Source) -> dict[str, Any]:
     """The marks of all files of a recording."""
     first, *others = files_of(source)
-    mark = describe_file(first) | {"name": source.name}
+    mark = describe_file(first) | {"name": printable(source.name)}
     return mark | ({"others": [describe_file(path) for path in others]} if others else {})

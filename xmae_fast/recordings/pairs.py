@@ -142,7 +142,7 @@ def _without(channel: Channel, count: int) -> Channel:
     """A channel without its first `count` samples."""
     values = channel.values
     if not isinstance(values, Stretches):
-        return Channel(channel.name, values[:, count:], channel.fs)
+        return Channel(channel.name, values[0][None, count:], channel.fs)
     firsts, stretches = [], []
     for first, stretch in zip(values.firsts.tolist(), values.stretches, strict=True):
         if first + len(stretch) > count:

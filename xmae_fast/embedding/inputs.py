@@ -6,8 +6,8 @@ import glob
 import os
 from collections.abc import Iterable
 
-from xmae_fast.data.formats.shards import import_h5py
 from xmae_fast.data.remote.paths import SUFFIXES as SHARDS
+from xmae_fast.recordings.formats.hdf5 import is_recording
 from xmae_fast.recordings.sources import FORMATS, Source, find_sources, suffix_of
 
 _KNOWN = ", ".join(FORMATS)
@@ -92,16 +92,5 @@ def _in_folder(folder: str) -> tuple[str, list[str]]:
 
 
 def _is_shard(path: str) -> bool:
-    """Whether a file has the suffix of shards and is no raw recording, which has signals of one dimension alone."""
-    if not path.endswith(SHARDS) or path.endswith(".index.h5"):
-        return False
-    h5py = import_h5py()
-    try:
-        with h5py.File(path, "r") as file:
-            members = [file.get(name) for name in file if file.get(name, getlink=True, getclass=True) is h5py.HardLink]
-            sizes = [x.shape for x in members if isinstance(x, h5py.Dataset) and x.dtype.kind in "fiu" and x.size > 1]
-            raw = bool(sizes) and all(isinstance(x, h5py.Dataset) for x in members)
-            raw = raw and len(members) == len(file) and all(len(shape) == 1 for shape in sizes)
-    except (OSError, RuntimeError):
-        return True  # what is wrong with it is said where shards are opened
-    return not raw
+    """Whether a file has the suffix of shards and is no raw recording."""
+    return path.endswith(SHARDS) and not path.endswith(".index.h5") and not is_recording(path)

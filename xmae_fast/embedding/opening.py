@@ -11,11 +11,14 @@ import numpy as np
 from xmae_fast.embedding.windows import Windows, samples_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.recordings.reading import Reading
+from xmae_fast.recordings.recording import Channel
+from xmae_fast.recordings.sentinels import mark_missing
 from xmae_fast.recordings.sources import Source, read_recording
 from xmae_fast.recordings.stretches import Stretches
 
 MOST_MISSING = 0.5  # share of the samples; windows that miss more are left out, those of plain NumPy files excepted
 SHORT = "recording shorter than a window"
+_SEARCHED = 1 << 28  # bytes as float64; values that stand for missing are not looked for in larger arrays
 EMPTY, SPARSE = "window without any sample", "window that misses more than half of its samples"
 
 
@@ -74,7 +77,7 @@ def open_signal(source: Source, reading: Reading) -> Signal:
     ppg = recording.ppg
     assert ppg is not None
     pieces = len(ppg.values)
-    rows = [ppg.values] if isinstance(ppg.values, Stretches) else list(ppg.values)
+    rows = [ppg.values] if isinstance(ppg.values, Stretches) else [ppg.values[number] for number in range(pieces)]
     begins = np.zeros(pieces) if recording.starts is None else np.nan_to_num(np.asarray(recording.starts, np.float64))
     return Signal(
         rows, float(ppg.fs), pieces > 1, ppg.name, recording.form, begins, list(recording.subjects) or [""] * pieces,
@@ -136,7 +139,10 @@ def _plain(source: Source, fs: float | None) -> Signal | None:
         signal = signal[:, 0]
     rate = own if fs is None else fs
     assert rate is not None
-    rows = [signal] if signal.ndim == 1 else list(signal)
+    channel = Channel("ppg", np.atleast_2d(signal), rate)
+    if signal.size * 8 <= _SEARCHED:
+        notes += mark_missing(channel)
+    rows = list(channel.values) if isinstance(channel.values, np.ndarray) else []
     return Signal(
         rows, rate, signal.ndim == 2, "" if source.suffix == ".npy" else "ppg", "NumPy", np.zeros(len(rows)),
         [subject] * len(rows), notes=notes, drop=False,

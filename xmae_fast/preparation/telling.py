@@ -13,10 +13,8 @@ import numpy as np
 from xmae_fast.data.formats.linked import content_probe
 from xmae_fast.preparation.windows import Windows
 from xmae_fast.recordings.findings import Measures, cleaned, is_upside_down, measure, orientation, problems
-from xmae_fast.recordings.pieces import Pieces
 from xmae_fast.recordings.recording import Channel
 from xmae_fast.recordings.sources import Source
-from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.signals.clean import fill_missing
 
 _FEW, _MANY, _SHARE = 6, 32, 8  # windows that are looked at: one in 8, within these limits
@@ -43,7 +41,7 @@ def turn_round(windows: Windows, words: Mapping[str, str]) -> dict[str, str]:
     for k, (channel, (kind, word)) in enumerate(zip(windows.channels, words.items(), strict=True)):
         if word == "flip" or (word == "auto" and _is_down(kind, channel, _raw(windows, k, _DECIDE))):
             turned[kind] = word
-            _negate(channel)
+            channel.turn_round()
     return turned
 
 
@@ -171,13 +169,3 @@ def _is_down(kind: str, channel: Channel, raw: np.ndarray) -> bool:
     raw, missing = fill_missing(np.ascontiguousarray(raw, np.float64))
     raw = raw[(missing < 0.5) & (np.ptp(raw, axis=1) > 0)]
     return is_upside_down(kind, orientation(kind, cleaned(kind, raw, channel.fs)))
-
-
-def _negate(channel: Channel) -> None:
-    values = channel.values
-    if isinstance(values, Stretches):
-        channel.values = Stretches(values.firsts, [-stretch for stretch in values.stretches], values.size)
-    elif isinstance(values, Pieces):
-        channel.values = Pieces([-values[number] for number in range(len(values))])
-    else:
-        channel.values = -values

@@ -25,6 +25,8 @@ def read_channels(content: Content, reading: Reading) -> Recording:
     loaded = content.load(numbers)
     by_number = dict(zip(numbers, loaded.channels, strict=True))
     missing = {number: mark_missing(channel) for number, channel in by_number.items()}
+    for number in set(numbers) & set(content.light):
+        by_number[number].turn_round()
     notes, chosen = [*content.notes, *loaded.notes], {}
     for kind, those in found.items():
         number = best(kind, {i: by_number[i] for i in those}, reading.fs)
@@ -36,6 +38,8 @@ def read_channels(content: Content, reading: Reading) -> Recording:
                 f" quality; --{kind.lower()} NUMBER takes another"
             )
         notes += missing.pop(number, [])
+        if number in content.light:
+            notes.append(f"{by_number[number].name}: it is the light that comes back, so it is turned round")
     notes += set_rates(chosen, reading.fs)
     return Recording(
         chosen.get("PPG"), chosen.get("ECG"), subjects=loaded.subjects, ids=loaded.ids, starts=loaded.starts,

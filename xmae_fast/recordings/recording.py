@@ -38,6 +38,16 @@ class Channel:
             return self.values.lengths
         return np.full(self.values.shape[0], self.values.shape[1], np.int64)
 
+    def turn_round(self) -> None:
+        """Change the sign of all values."""
+        values = self.values
+        if isinstance(values, Stretches):
+            self.values = Stretches(values.firsts, [-stretch for stretch in values.stretches], values.size)
+        elif isinstance(values, Pieces):
+            self.values = Pieces([-values[number].astype(np.float64) for number in range(len(values))])
+        else:
+            self.values = -values.astype(np.float64)
+
     def spread(self, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Up to `count` windows of `size` samples, spread evenly over what was recorded.
 
@@ -133,6 +143,8 @@ class Content:
         usual: the numbers of the channels that can be the "PPG" and the "ECG" if none is asked for, where the format
             tells them; the one of the best quality is taken.
         notes: what a user should know of how the file was understood.
+        light: the numbers of channels that tell how much light comes back, which a pulse makes less; they are turned
+            round, so that a pulse rises.
     """
 
     names: Sequence[str]
@@ -140,3 +152,4 @@ class Content:
     form: str = ""
     usual: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    light: Sequence[int] = ()

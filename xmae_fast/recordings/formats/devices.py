@@ -110,6 +110,11 @@ def known_columns(names: Sequence[str]) -> Known | None:
     return None
 
 
+def light_of(known: Known | None) -> list[int]:
+    """The numbers of columns that tell how much light comes back: those of a camera."""
+    return known.ppg if known is not None and known.maker == CAMERA else []
+
+
 def may_be_values(name: str) -> bool:
     """Whether a name of a column says nothing of what it holds."""
     return _VALUES.fullmatch(re.sub(r"\s*[\[(].*$", "", name).strip()) is not None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xmae_fast.recordings.formats.devices import e4_of, known_columns
+from xmae_fast.recordings.formats.devices import e4_of, known_columns, light_of
 from xmae_fast.recordings.formats.table_cells import NUMBER, TIME
 from xmae_fast.recordings.formats.table_file import encoding_of, head_of, lines_of
 from xmae_fast.recordings.formats.table_layout import TextLayout, layout_of
@@ -50,7 +50,7 @@ def open_table(path: str, reading: Reading) -> Content:
         columns = TextColumns(path, layout, numbers, times if clock is None else [*times, clock])
         return load_samples(shown, reading, [names[i] for i in numbers], columns, times, clock)
 
-    return Content(names, load, usual=usual, notes=[*notes, *layout.notes, *told, *also])
+    return Content(names, load, usual=usual, notes=[*notes, *layout.notes, *told, *also], light=light_of(known))
 
 
 def is_table(path: str, fewest: int = _FEWEST) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from xmae_fast._optional import need
-from xmae_fast.recordings.formats.devices import known_columns
+from xmae_fast.recordings.formats.devices import known_columns, light_of
 from xmae_fast.recordings.formats.table_samples import load_samples, signals_of, times_among
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Loaded
@@ -45,7 +45,7 @@ def open_parquet(path: str, reading: Reading) -> Content:
         columns = ParquetColumns(path, names, numbers, times)
         return load_samples(names, reading, [names[i] for i in numbers], columns, times)
 
-    return Content(names, load, usual=usual, notes=[] if lists else [*told, *also])
+    return Content(names, load, usual=usual, notes=[] if lists else [*told, *also], light=light_of(known))
 
 
 class ParquetColumns:

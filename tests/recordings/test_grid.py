@@ -190,3 +190,14 @@ def test_short_gaps_in_even_times_stay():
     true = np.delete(np.arange(1500), [700, 701])
     [x], fs, *_ = place(true / 62.4725, [true.astype(float)])
     assert (fs, len(x), np.flatnonzero(np.isnan(x)).tolist()) == (pytest.approx(62.4725), 1500, [700, 701])
+
+
+@pytest.mark.parametrize("pause", [0, 37])
+def test_packets_of_uneven_sizes_that_arrive_late(pause):
+    noise = np.random.default_rng(3)
+    sizes = noise.integers(5, 16, 2000)
+    arrival = np.cumsum(sizes) / 52 + noise.exponential(0.02, 2000) + pause * (np.arange(2000) > 900)
+    t = np.repeat(np.maximum.accumulate(arrival), sizes)
+    [x], fs, *_ = place(t, [np.arange(float(len(t)))])
+    assert fs == pytest.approx(52, rel=1e-3)
+    assert len(x) == pytest.approx(len(t) + 52 * pause, abs=16)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xmae_fast.recordings.rates import estimate_rate, points, raised, usual_rate
+from xmae_fast.recordings.rates import estimate_rate, lost, points, usual_rate
 from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.recordings.uneven import resampled, truly_uneven
 
@@ -97,7 +97,7 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
     counts = np.diff(rows, append=len(seconds)).astype(np.int32)
     breaks = _breaks(times)
     longest = float((times[breaks[1:] - 1] - times[breaks[:-1]]).max())
-    rate = usual_rate(estimate_rate(times, rows, breaks), longest)
+    rate = usual_rate(estimate_rate(times, rows, counts, breaks), longest)
     if not np.isfinite(rate) or rate <= 0:
         raise ValueError(_uneven(seconds, rate))
     used = _agreed(fs, rate, notes)
@@ -247,19 +247,13 @@ def _numbers(
         level *= rate
         level -= rows[part]
         level += rows[begin]
-        after = level - counts[part] if packet > 1 else None
         every = max(1, len(level) // _SOME)
         steady = level[::every].copy()
-        lost = raised(level)
-        steady -= lost[::every]
+        gaps[part] = lost(level, counts[part], packet)
+        del level
+        steady -= np.cumsum(gaps[part])[::every]
         off = max(off, float(np.median(np.abs(steady - np.median(steady)))))
         start = times[begin] * rate + float(np.median(steady[:64]))  # of the stretch in samples, without jitter
-        del level, steady
-        inside = np.subtract(lost[1:], lost[:-1], out=gaps[begin + 1 : end])
-        del lost
-        if after is not None:
-            np.minimum(inside, np.diff(raised(after)), out=inside)
-            inside[inside < packet / 2] = 0
         if begin:
             gaps[begin] = max(round(float(start - origin)) - number, 0)
         else:

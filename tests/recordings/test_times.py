@@ -238,6 +238,8 @@ def test_what_is_no_time():
     texts = stamps().dt.strftime("%Y-%m-%d %H:%M:%S.%f")
     with pytest.raises(ValueError, match="row 102 of column 'time' holds 'lost', which is not understood"):
         read(pandas.concat([texts[:101], pandas.Series(["lost"]), texts[101:]]))
+    with pytest.raises(ValueError, match="row 1 of column 'time' holds '10:99:99'"):
+        read(pandas.Series(["10:99:99", "11:00:00"]))
     with pytest.raises(ValueError, match="column 'time' has no rows"):
         TimeColumn(["time"]).finish()
     with pytest.raises(ValueError, match="some rows of column 'time' have a date"):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xmae_fast.recordings.rates import estimate_rate, points, raised, usual_rate
+from xmae_fast.recordings.rates import estimate_rate, lost, points, usual_rate
 from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.recordings.uneven import resampled, truly_uneven
 
@@ -49,8 +49,9 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
     """Place samples on a grid of even times.
 
     Even times keep their rows as they are, also if they are rounded to more than the distance of two samples, as those
-    of BIDMC are: no time is then further than 1.5 samples from a straight line. Where there are gaps and all other
-    times are even, each sample takes the place that is nearest to its time.
+    of BIDMC are: no time is then further than 1.5 samples from a straight line, and no two samples in a row are
+    missing from times that are otherwise even. Where there are gaps and all other times are even, each sample takes
+    the place that is nearest to its time.
 
     All other times are taken for those of even samples with jitter, of packets whose rows share a time, or of samples
     some of which were lost. The rate is that of the stretches between gaps, by regression. Samples follow each other
@@ -63,7 +64,7 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
     without a value stay missing.
 
     Args:
-        seconds: [n], the times of the samples; those that are NaN are left out with their samples if they are few.
+        seconds: [n], the times of the samples; few may be NaN.
         signals: [n] each.
         fs: the rate in Hz. It is that of the samples between gaps, and a gap keeps its length in seconds.
 
@@ -77,9 +78,7 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
     notes: list[str] = []
     seconds, signals = _rising(np.asarray(seconds, np.float64), list(signals), notes)
     even = _even(seconds)
-    if even is not None and _hole(seconds):
-        even = None if _gapped(seconds, clear=True) is not None else even
-    if even is not None:
+    if even is not None and not (_hole(seconds) and _gapped(seconds, clear=True) is not None):
         return Placed(signals, _agreed(fs, even, notes), float(seconds[0]), notes)
     gapped = _gapped(seconds) if fs is None else None
     if gapped is not None:
@@ -98,7 +97,7 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
     counts = np.diff(rows, append=len(seconds)).astype(np.int32)
     breaks = _breaks(times)
     longest = float((times[breaks[1:] - 1] - times[breaks[:-1]]).max())
-    rate = usual_rate(estimate_rate(times, rows, breaks), longest)
+    rate = usual_rate(estimate_rate(times, rows, counts, breaks), longest)
     if not np.isfinite(rate) or rate <= 0:
         raise ValueError(_uneven(seconds, rate))
     used = _agreed(fs, rate, notes)
@@ -140,8 +139,11 @@ def _rising(seconds: np.ndarray, signals: list, notes: list[str]) -> tuple[np.nd
         if count > _FEW * len(seconds):
             row = int(np.flatnonzero(~known)[0]) + 1
             raise ValueError(f"time: {count} of {len(seconds)} rows have no time, the first is row {row}")
-        notes.append(f"time: {count} of {len(seconds)} rows have no time and are left out")
-        seconds, signals = seconds[known], [x[known] for x in signals]
+        notes.append(f"time: {count} of {len(seconds)} rows have no time; they take it from the rows around them")
+        rows = np.flatnonzero(known)
+        inner = slice(int(rows[0]), int(rows[-1]) + 1)
+        seconds = np.interp(np.arange(inner.start, inner.stop), rows, seconds[known])
+        signals = [x[inner] for x in signals]
     steps = np.diff(seconds)
     if len(steps) < 1 or seconds.max() == seconds.min():
         raise ValueError(f"time: expected rising numbers, all {len(seconds)} rows have one time")
@@ -189,12 +191,10 @@ def _even(seconds: np.ndarray) -> float | None:
     line /= intervals
     line += seconds[0]
     np.subtract(seconds, line, out=line)
-    if max(line.max(), -line.min()) * intervals < _ROUNDED * span:
-        return usual_whole(intervals, span)
-    return None
+    return _whole_rate(intervals, span) if max(line.max(), -line.min()) * intervals < _ROUNDED * span else None
 
 
-def usual_whole(samples: int, seconds: float) -> float:
+def _whole_rate(samples: int, seconds: float) -> float:
     """The rate in Hz; rounded to a whole number if that moves the last sample by less than one."""
     fs = samples / seconds if seconds else np.nan
     return float(round(fs)) if abs(fs - round(fs)) * seconds < 1 else float(fs)
@@ -211,7 +211,7 @@ def _gapped(seconds: np.ndarray, clear: bool = False) -> tuple[np.ndarray, float
     steps = np.diff(seconds)
     even = steps[steps < 1.5 * np.median(steps)]
     span = even.sum()
-    fs = (len(even) / span if clear else usual_whole(len(even), span)) if span else np.nan
+    fs = (len(even) / span if clear else _whole_rate(len(even), span)) if span else np.nan
     if not np.isfinite(fs) or fs <= 0:
         return None
     mostly = len(even) >= (1 - _MOST_GAPS) * len(steps)
@@ -247,19 +247,13 @@ def _numbers(
         level *= rate
         level -= rows[part]
         level += rows[begin]
-        after = level - counts[part] if packet > 1 else None
         every = max(1, len(level) // _SOME)
         steady = level[::every].copy()
-        lost = raised(level)
-        steady -= lost[::every]
+        gaps[part] = lost(level, counts[part], packet)
+        del level
+        steady -= np.cumsum(gaps[part])[::every]
         off = max(off, float(np.median(np.abs(steady - np.median(steady)))))
         start = times[begin] * rate + float(np.median(steady[:64]))  # of the stretch in samples, without jitter
-        del level, steady
-        inside = np.subtract(lost[1:], lost[:-1], out=gaps[begin + 1 : end])
-        del lost
-        if after is not None:
-            np.minimum(inside, np.diff(raised(after)), out=inside)
-            inside[inside < packet / 2] = 0
         if begin:
             gaps[begin] = max(round(float(start - origin)) - number, 0)
         else:

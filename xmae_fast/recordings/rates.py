@@ -7,6 +7,7 @@ import numpy as np
 from xmae_fast._optional import need
 
 _WINDOW = 32  # points of the shortest window that the rate is refined on
+_WHOLE = 4  # packets; a shorter stretch is used whole
 _WINDOWS = 64  # as many windows of one length at most
 _LARGE = 1 << 20  # points that are worked on at a time
 _USUAL = (12.5, 15.625, 29.97, 31.25, 37.5, 51.2, 59.94, 62.5, 102.4, 204.8)  # Hz, usual rates that are not whole
@@ -27,7 +28,7 @@ def points(seconds: np.ndarray) -> np.ndarray:
     return np.flatnonzero(new)
 
 
-def estimate_rate(times: np.ndarray, rows: np.ndarray, breaks: np.ndarray) -> float:
+def estimate_rate(times: np.ndarray, rows: np.ndarray, counts: np.ndarray, breaks: np.ndarray) -> float:
     """The rate of samples in Hz, from times that may have jitter, be rounded, lack samples, or come in packets.
 
     A first figure is the median over short windows. The rate is then refined by the regression of the times on the
@@ -36,6 +37,7 @@ def estimate_rate(times: np.ndarray, rows: np.ndarray, breaks: np.ndarray) -> fl
     Args:
         times: [P], rising, in seconds, one for each packet.
         rows: [P], the row that each packet begins at.
+        counts: [P], the rows of each packet.
         breaks: [S + 1], the numbers of the packets that stretches begin at, and P.
 
     Returns:
@@ -46,14 +48,17 @@ def estimate_rate(times: np.ndarray, rows: np.ndarray, breaks: np.ndarray) -> fl
     if short < 1:
         return np.nan
     rate = _first_rate(times, rows, short)
+    packet = float(np.median(counts))
+    skip = int(packet > 1 and longest > _WHOLE)  # the first packet of a stretch may be the end of one
+    longest -= skip
     size = _WINDOW
     while True:
         size = min(size, longest)
         slopes = []
-        for begin, end in _windows(breaks, size):
+        for begin, end in _windows(breaks, size, skip):
             level = times[begin:end] * rate
             level -= rows[begin:end]
-            at = raised(level)
+            at = np.cumsum(lost(level, counts[begin:end], packet))
             at += rows[begin:end]
             del level
             every = max(1, size // _LARGE)
@@ -75,15 +80,15 @@ def _first_rate(times: np.ndarray, rows: np.ndarray, short: int) -> float:
     return float(np.median((rows[short:][::every] - rows[:-short][::every]) / spans))
 
 
-def _windows(breaks: np.ndarray, size: int) -> list[tuple[int, int]]:
-    """Windows of `size` points that lie in one stretch each, spread over the stretches."""
-    counts = np.diff(breaks) // size
+def _windows(breaks: np.ndarray, size: int, skip: int) -> list[tuple[int, int]]:
+    """Windows of `size` points that lie in one stretch each, after its first `skip` points."""
+    counts = np.maximum(np.diff(breaks) - skip, 0) // size
     total = int(counts.sum())
     most = max(2, min(_WINDOWS, 4 * _LARGE // size))
     chosen = np.unique(np.linspace(0, total - 1, min(total, most)).astype(np.int64))
     stops = np.cumsum(counts)
     stretch = np.searchsorted(stops, chosen, "right")
-    begins = breaks[stretch] + (chosen - (stops - counts)[stretch]) * size
+    begins = breaks[stretch] + skip + (chosen - (stops - counts)[stretch]) * size
     return [(int(begin), int(begin) + size) for begin in begins]
 
 
@@ -110,6 +115,29 @@ def raised(level: np.ndarray) -> np.ndarray:
         np.maximum(part, floor, out=part)
         floor = int(part[-1])
     return found - found[:1]
+
+
+def lost(level: np.ndarray, counts: np.ndarray, packet: float) -> np.ndarray:
+    """How many samples are missing just before each point, 0 before the first one.
+
+    Samples of packets are missing where both their first and their last sample are late, by half a packet at least.
+
+    Args:
+        level: [P], as `raised` takes it; changed in place.
+        counts: [P], the rows of each packet.
+        packet: the median of all counts.
+
+    Returns:
+        [P] int64.
+    """
+    after = level - counts if packet > 1 else None
+    found = raised(level)
+    found[1:] = np.diff(found)
+    if after is not None:
+        after = np.diff(raised(after))
+        np.minimum(found[1:], after, out=found[1:])
+        found[found < packet / 2] = 0
+    return found
 
 
 def usual_rate(rate: float, longest: float, moved: float = 0.5) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from xmae_fast._optional import need
 from xmae_fast.recordings.dates import Dates, moment
 from xmae_fast.recordings.numbers import seconds_of_numbers
-from xmae_fast.recordings.timetext import Parsed, TimeText
+from xmae_fast.recordings.timetext import MISSING, Parsed, TimeText
 
 _UNITS = {  # how people write units, by the unit
     "s": "s sec secs second seconds",
@@ -141,7 +141,8 @@ class TimeColumn:
         notes: list[str] = []
         if self._moments:
             values = np.concatenate(self._moments)
-            start = "" if self._durations else moment(int(values[0]), self._zone)
+            known = values[values != MISSING][:1].tolist()
+            start = moment(known[0], self._zone) if known and not self._durations else ""
             return Times(_relative(values), start, notes)
         if self._numbers:
             values = self._numbers[0] if len(self._numbers) == 1 else np.concatenate(self._numbers)

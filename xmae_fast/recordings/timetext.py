@@ -135,8 +135,9 @@ class TimeText:
                 left = np.arange(count)
             if not len(left):
                 break
-        if left is not None and len(left):
-            self._fail(texts, left)
+        wrong = np.flatnonzero(result.nanoseconds == MISSING)  # no pattern, or minutes beyond 59
+        if len(wrong):
+            self._fail(texts, wrong)
         self._rows += count
         return result
 
@@ -192,10 +193,11 @@ class TimeText:
                     np.where(short, hours, minutes),
                     np.where(short, minutes, seconds),
                 )
+        wrong = (minutes > 59) | (seconds > 60)
         total = ((hours * 60 + minutes) * 60 + seconds) * 10**9 + fraction
         if "sign" in fields and compute.any(compute.equal(fields["sign"], "-")).as_py():
             total = np.where(compute.equal(fields["sign"], "-").to_numpy(zero_copy_only=False), -total, total)
-        result.nanoseconds[rows] = total + whole("days") * (86400 * 10**9)
+        result.nanoseconds[rows] = np.where(wrong, MISSING, total + whole("days") * (86400 * 10**9))
         if "date" in fields:
             result.dates[rows] = self._coded(fields["date"], self._date_codes, self.dates, str)
         if "z" in fields and compute.any(compute.not_equal(fields["z"], "")).as_py():

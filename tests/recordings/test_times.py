@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xmae_fast.recordings.dates import moved
 from xmae_fast.recordings.times import TimeColumn, find_time_columns
 
 pandas = pytest.importorskip("pandas")
@@ -219,12 +220,18 @@ def test_pandas_types_and_decimal_commas():
     check(read(stamps()), "2024-02-05T10:11:12.500000")
     check(read(stamps().astype("datetime64[ms]")), "2024-02-05T10:11:12.500000")
     check(read(pandas.Series(pandas.to_timedelta(STEPS + 7_000_000, unit="us"))), "")
-    check(read(pandas.Series(stamps().dt.to_pydatetime(), dtype=object)), "2024-02-05T10:11:12.500000")
+    check(read(pandas.Series(list(stamps()), dtype=object)), "2024-02-05T10:11:12.500000")
     comma = pandas.Series([f" {x / 1e6:.3f}".replace(".", ",") for x in STEPS])
     check(read(comma), "")
     holes = pandas.Series(STEPS / 1e6).astype("Float64")
     holes[7] = pandas.NA
     assert np.flatnonzero(np.isnan(read(holes).seconds)).tolist() == [7]
+
+
+def test_start_of_the_earliest_row():
+    assert moved("2024-02-05T10:11:12.500000+01:00", -13.25) == "2024-02-05T10:10:59.250000+01:00"
+    assert moved("2024-02-05T10:11:12", 0.0) == "2024-02-05T10:11:12"
+    assert moved("", 5) == ""
 
 
 def test_what_is_no_time():

@@ -26,6 +26,16 @@ def moment(nanoseconds: int, zone: str = "") -> str:
     return text + (f".{rest // 1000:06d}" if rest // 1000 else "") + zone
 
 
+def moved(start: str, seconds: float) -> str:
+    """ISO 8601 of the time that is `seconds` after `start`, to the microsecond; "" if that is not known.
+
+    The first row is not the earliest one of a table whose rows are out of order.
+    """
+    if not start or not round(seconds * 1e6):
+        return start
+    return (datetime.fromisoformat(start) + timedelta(microseconds=round(seconds * 1e6))).isoformat()
+
+
 def _number(year: str, month: str, day: str) -> int | None:
     """Days since 1970; None if there is no such date, or none that has a place in nanoseconds."""
     try:
@@ -128,7 +138,7 @@ class Dates:
             for order in orders
             if all(each[order] is not None for each in found)
         }
-        asked = {True: "day", False: "month"}.get(self._day_first)
+        asked = None if self._day_first is None else "day" if self._day_first else "month"
         if not orders:
             raise ValueError(f"time: column {label} writes dates in several ways, as {self._some()}")
         if asked in orders:

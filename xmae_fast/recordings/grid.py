@@ -159,12 +159,14 @@ def _rising(seconds: np.ndarray, signals: list, notes: list[str]) -> tuple[np.nd
             f"time: expected rising numbers, but row {row + 2} of {len(seconds)} goes back by {deep[row]:g} s; "
             f"--time none takes the rows as even samples"
         )
+    deepest = float(deep.max())
+    del steps, low, deep
     order = np.argsort(seconds, kind="stable")
     again = 0
     if signals:
         order, again = _once(order, seconds, signals)
     notes.append(
-        f"time: rows are sorted by their times, which fall {len(falls)} times by up to {deep.max():g} s, first at row "
+        f"time: rows are sorted by their times, which fall {len(falls)} times by up to {deepest:g} s, first at row "
         f"{int(falls[0]) + 2}" + (f"; {again} repeated rows are left out" if again else "")
     )
     return seconds[order], [x[order] for x in signals]
@@ -252,14 +254,14 @@ def _numbers(
         steady -= lost[::every]
         off = max(off, float(np.median(np.abs(steady - np.median(steady)))))
         start = times[begin] * rate + float(np.median(steady[:64]))  # of the stretch in samples, without jitter
-        inside = np.diff(lost)
-        del level, lost
+        del level, steady
+        inside = np.subtract(lost[1:], lost[:-1], out=gaps[begin + 1 : end])
+        del lost
         if after is not None:
-            inside = np.minimum(inside, np.diff(raised(after)))
+            np.minimum(inside, np.diff(raised(after)), out=inside)
             inside[inside < packet / 2] = 0
-        gaps[begin + 1 : end] = inside
         if begin:
-            gaps[begin] = max(round(start - origin) - number, 0)
+            gaps[begin] = max(round(float(start - origin)) - number, 0)
         else:
             origin = start
         number += int(gaps[part].sum() + counts[part].sum())

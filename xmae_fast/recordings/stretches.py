@@ -20,7 +20,9 @@ class Stretches:
         size: samples of the whole signal.
     """
 
-    def __init__(self, firsts: Sequence[int], stretches: Sequence[np.ndarray], length: int | None = None) -> None:
+    def __init__(
+        self, firsts: Sequence[int] | np.ndarray, stretches: Sequence[np.ndarray], length: int | None = None
+    ) -> None:
         self.firsts = np.asarray(firsts, np.int64)
         self.stretches = [np.asarray(stretch, np.float64) for stretch in stretches]
         stops = self.firsts + [len(stretch) for stretch in self.stretches]

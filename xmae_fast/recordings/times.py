@@ -87,7 +87,7 @@ class TimeColumn:
         if not len(chunks[0]):
             return
         if len(chunks) == 2:
-            self._parsed.append(self._texts.parse(self._texts.joined(*chunks)))
+            self._keep(self._texts.parse(self._texts.joined(*chunks)))
             return
         [chunk] = chunks
         dtype = getattr(chunk, "dtype", None)
@@ -104,7 +104,13 @@ class TimeColumn:
                 self._numbers.append(np.asarray(chunk).astype(np.int64))
         else:
             parsed = self._texts.parse(self._texts.text(chunk))
-            (self._parsed if isinstance(parsed, Parsed) else self._numbers).append(parsed)
+            self._keep(parsed)
+
+    def _keep(self, parsed: Parsed | np.ndarray) -> None:
+        if isinstance(parsed, Parsed):
+            self._parsed.append(parsed)
+        else:
+            self._numbers.append(parsed)
 
     def _add_moments(self, chunk, kind: str) -> None:
         pandas = need("pandas", "times need", "prepare")

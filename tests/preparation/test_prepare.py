@@ -177,7 +177,7 @@ def test_malformed_files_are_named_and_stop_nothing(optional, signal, pulsedb, t
         file["Subj_Wins/PPG_Raw"] = np.zeros((1250, 2))
     np.savez(folder / "pickled.npz", ppg=np.array([{}]), ecg=np.zeros(10))
     np.savez(folder / "no_rate.npz", ppg=ppg, ecg=ecg)
-    np.savez(folder / "slow.npz", ppg=ppg, ecg=ecg, fs=20)
+    np.savez(folder / "slow.npz", ppg=ppg, ecg=ecg, fs=15)
     assert main(["prepare", str(folder), "-o", str(tmp_path / "out"), "--processes", "1"]) == 1
     report = json.loads((tmp_path / "out" / "prepare.json").read_text())
     good = {"good.csv", "whole.csv.gz", *(path.name for path in folder.glob("cut*.dat"))}
@@ -185,20 +185,24 @@ def test_malformed_files_are_named_and_stop_nothing(optional, signal, pulsedb, t
     assert set(report["errors"]) == bad
     assert report["segments"] == 8
     for name, text in {
-        "no_hdf5.mat": "PulseDB: expected MATLAB v7.3",
-        "fields.mat": "PulseDB: expected a struct with the fields PPG_Raw and ECG_Raw",
+        "no_hdf5.mat": "MATLAB: expected a MATLAB file of version 4, 5 or 7.3",
+        "fields.mat": "MATLAB: expected a channel with a name of ECG, found 'PPG_Raw'",
         "words.csv": "CSV: ",
         "names.csv": "CSV: expected a channel with a name of PPG, found 'a', 'b'; --ppg NAME says which one it is",
         "back.csv": "time: expected rising numbers, but row 3 of 3 goes back by 8.5 s",
         "short.csv": "expected at least one window of 10 s, the signals last 0.03 s",
         "cut.csv.gz": "CSV: expected a readable file (EOFError",
         "no_rate.npz": "NumPy: expected the sampling rate",
-        "slow.npz": "ppg_fs: expected at least 30 Hz, got 20",
+        "slow.npz": "ppg_fs: expected more than 16 Hz, twice the upper end of the band-pass, got 15 Hz",
     }.items():
         assert report["errors"][name].startswith(f"{folder / name}: ")
         assert text in report["errors"][name]
     printed = capfd.readouterr().out
-    assert all(f"failed: {error}" in printed for error in report["errors"].values())
+    [group] = [line for line in printed.splitlines() if "2 recordings" in line]
+    assert "failed: 2 recordings: CSV: expected at least one window of 10 s, the signals last " in group
+    assert group.endswith(" s: ragged.csv, short.csv")
+    alone = [error for name, error in report["errors"].items() if name not in ("ragged.csv", "short.csv")]
+    assert all(f"failed: {error}" in printed for error in alone)
     told = {row["source"]: row["error"] for row in rows(tmp_path / "out" / "records.csv")}
     assert {name for name, error in told.items() if error} == bad
 
@@ -240,7 +244,7 @@ def test_real_recordings(optional, tmp_path, capsys):
     out = tmp_path / "bidmc"
     assert main(["prepare", bidmc, "-o", str(out), "--dataset", "bidmc", "--subject", r"bidmc_(\d+)"]) == 0
     assert main(["prepare", wave, "-o", str(tmp_path / "wave"), "--dataset", "wave"]) == 0
-    assert "1 missing ecg" in capsys.readouterr().out
+    assert "1 missing ppg" in capsys.readouterr().out
     [record] = rows(tmp_path / "wave" / "records.csv")
     assert (record["ppg_fs"], record["ecg_fs"], record["segments"]) == ("124.945", "249.89", "22")
     if "XMAE_FAST_REAL_DATA" not in os.environ:

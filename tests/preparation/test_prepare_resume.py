@@ -154,5 +154,5 @@ def test_a_crash_of_a_worker_is_the_recordings_error(folder, tmp_path, monkeypat
 
     monkeypatch.setattr(pool.PrepareWorker, "_ask", crashing)
     report = prepare(folder, tmp_path / "out", **OPTIONS)
-    assert "p0.mat: PulseDB: expected a readable file, but reading it ended" in report.errors["p0.mat"]
+    assert "p0.mat: MATLAB: expected a readable file, but reading it ended" in report.errors["p0.mat"]
     assert report.segments == 3 * (FILES - 1)

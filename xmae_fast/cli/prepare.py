@@ -55,6 +55,19 @@ def add_command(commands) -> None:
     prepare.add_argument("--segments-per-shard", type=int, default=50_000, metavar="N", help="(default: %(default)s)")
     prepare.add_argument("--processes", type=int, metavar="N", help="(default: one per processor)")
     prepare.add_argument("--overwrite", action="store_true", help="replace the folder, and unfinished work, if there")
+    prepare.add_argument(
+        "--signals",
+        choices=["both", "ppg"],
+        default="both",
+        help="ppg makes shards of PPG alone, also of recordings without ECG (default: %(default)s)",
+    )
+    prepare.add_argument(
+        "--polarity",
+        default="keep",
+        metavar="WORD",
+        help="keep, auto (turn round what is upside down) or flip, for both signals or as PPG,ECG, such as auto,keep"
+        " (default: %(default)s, with a note)",
+    )
     add_reading_arguments(prepare)
     prepare.set_defaults(run=_prepare)
 
@@ -62,7 +75,7 @@ def add_command(commands) -> None:
 def _prepare(arguments: argparse.Namespace) -> int:
     from xmae_fast.data import prepare
 
-    names = ("dataset", "subject", "layout", "recipe", "sampling_freq", "quality", "max_missing")
+    names = ("dataset", "subject", "layout", "recipe", "sampling_freq", "quality", "max_missing", "signals")
     options = {name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite")}
     with progress_bars() as progress:
         report = prepare(
@@ -71,8 +84,15 @@ def _prepare(arguments: argparse.Namespace) -> int:
             window_s=arguments.window,
             hop_s=arguments.hop,
             progress=progress,
+            polarity=_polarity(arguments.polarity),
             **options,
             **reading_of(arguments),
         )
     print(report.describe())
-    return 1 if report.errors else 0
+    return 1 if report.errors or not report.segments else 0
+
+
+def _polarity(text: str) -> str | tuple[str, str]:
+    """The word of --polarity, or its two words."""
+    first, comma, second = text.partition(",")
+    return (first.strip(), second.strip()) if comma else first.strip()

@@ -22,6 +22,9 @@ def add_command(commands) -> None:
     repack.add_argument(
         "--dtype", choices=["float16", "float32", "float64"], help="convert to this dtype (default: as stored)"
     )
+    repack.add_argument(
+        "--signals", choices=["both", "ppg"], help="ppg copies the PPG alone (default: what the shards have)"
+    )
     repack.add_argument("--on-bad", choices=["skip", "raise"], default="skip", help="(default: %(default)s)")
     repack.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
     repack.add_argument(
@@ -57,6 +60,7 @@ def _repack(arguments: argparse.Namespace) -> None:
             num_threads=arguments.threads,
             progress=progress,
             overwrite=arguments.overwrite,
+            signals=arguments.signals,
         )
     print(report.describe())
 

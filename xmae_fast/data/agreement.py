@@ -136,7 +136,7 @@ def difference(seen: list[_Seen]) -> str:
 def _seen(segments: Mapping[str, Segments], settings: Mapping[str, Any]) -> _Seen:
     found = _Seen(settings=dict(settings))
     for name, some in segments.items():
-        found.settings.update(seed=some.seed, normalize_dtype=some.normalize_dtype)
+        found.settings.update(seed=some.seed, normalize_dtype=some.normalize_dtype, signals=some.signals)
         found.segments[name] = len(some)
         found.shards[name] = {}
         for number, shard in enumerate(some.index.shards):

@@ -50,6 +50,8 @@ class SegmentDataset(CountsEpochs, Dataset):
         impl: "cpu" (C++), "reference" (NumPy), or "auto", which is C++ where it is built.
         progress: is called while indexes are built, with (shard, segments that are done, segments in all or None).
         storage_options: are passed to fsspec.
+        signals: "ppg" reads the PPG alone, from shards with and without ECG: items have no "ecg", a number as `quality`
+            counts for the PPG, and a segment whose ECG is constant or not finite is used. "both" needs shards with ECG.
 
     Raises:
         FileNotFoundError: a shard is missing.
@@ -81,12 +83,13 @@ class SegmentDataset(CountsEpochs, Dataset):
         if not good.all():
             name = self.segments.index.name(int(self.segments.rows[numbers[~good][0]]))
             raise ValueError(f"{name}: segment has gone bad since it was indexed")
+        names = ("ppg", "ecg") if self.segments.signals == "both" else ("ppg",)
         signals = zip(torch.from_numpy(ppg), torch.from_numpy(ecg), strict=True)
         others = {"subject": self.segments.subject_of(numbers)} | self.segments.labels_of(numbers)
         columns = {name: values.tolist() for name, values in others.items()}
         return [
-            {"ppg": p, "ecg": e} | {name: values[i] for name, values in columns.items()}
-            for i, (p, e) in enumerate(signals)
+            dict(zip(names, pair, strict=False)) | {name: values[i] for name, values in columns.items()}
+            for i, pair in enumerate(signals)
         ]
 
     @property

@@ -45,7 +45,7 @@ class SegmentLoader:
     GIL; there are no worker processes.
 
     A batch is {"ppg": [B, L] float32, "ecg": [B, L] float32, "subject": [B] int64} and the labels of the layout, [B]
-    each. It does not change for as long as it is kept.
+    each. With signals="ppg" it has no "ecg". It does not change for as long as it is kept.
 
     Each pass is the next epoch, and the first one is epoch 0. That is so too after a pass that was left early, or that
     was never asked for its end (zip, islice, break, Lightning's Trainer). A pass begins when its first batch is asked
@@ -61,7 +61,7 @@ class SegmentLoader:
 
     Args:
         paths, quality, subjects, exclude_subjects, exclude_prefixes, split, augment, on_bad, normalize_dtype,
-            num_threads, layout, cache_dir, impl, progress, storage_options: see `SegmentDataset`.
+            num_threads, layout, cache_dir, impl, progress, storage_options, signals: see `SegmentDataset`.
         batch_size: B.
         shuffle: True draws every order with the same probability. "blocks" draws the order of blocks of `block_size`
             neighbouring segments and mixes the segments within windows of `window` blocks, for files that are not in
@@ -281,9 +281,10 @@ class SegmentLoader:
         good = self.segments.read(items, epoch, *signals)
         if not good.all():
             signals, items = [array[good] for array in signals], items[good]
-        ppg, ecg = map(torch.from_numpy, signals)
-        others = {"subject": self.segments.subject_of(items)} | self.segments.labels_of(items)
-        return {"ppg": ppg, "ecg": ecg} | {name: torch.from_numpy(values) for name, values in others.items()}
+        names = ("ppg", "ecg") if self.segments.signals == "both" else ("ppg",)
+        columns = dict(zip(names, signals, strict=False)) | {"subject": self.segments.subject_of(items)}
+        columns |= self.segments.labels_of(items)
+        return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

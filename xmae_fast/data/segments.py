@@ -16,6 +16,7 @@ from xmae_fast.data.gather import default_threads, gather_arrays, reader_name
 from xmae_fast.data.index.open_shards import OpenShards, ShardChangedError
 from xmae_fast.data.index.segment_index import Paths, SegmentIndex, open_index
 from xmae_fast.data.options import Quality, check_option, check_reading
+from xmae_fast.data.ppg_alone import problems_of_ppg, signals_of
 from xmae_fast.data.selection import select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
 from xmae_fast.workers.progress import Progress
@@ -24,7 +25,9 @@ _HINT_GAP = 1 << 16  # segments that are at most this many bytes apart are read 
 
 
 class Segments:
-    """The selected segments of shards, numbered 0 to len - 1; for the arguments see `SegmentDataset`."""
+    """The selected segments of shards, numbered 0 to len - 1; for the arguments see `SegmentDataset`.
+
+    `signals` may also be None, which reads the PPG alone if no shard has ECG."""
 
     def __init__(
         self,
@@ -45,9 +48,11 @@ class Segments:
         impl: str = "auto",
         progress: Progress | None = None,
         storage_options: dict | None = None,
+        signals: Literal["both", "ppg"] | None = "both",
     ) -> None:
         self.augmenting = check_reading(split, augment, on_bad, normalize_dtype)
         check_option("impl", impl, ("auto", "cpu", "reference"))
+        check_option("signals", signals, ("both", "ppg", None))
         if isinstance(exclude_prefixes, str):
             raise ValueError(f"exclude_prefixes: expected a list of beginnings, got the text {exclude_prefixes!r}")
         if num_threads is not None and num_threads < 1:
@@ -60,8 +65,11 @@ class Segments:
             paths, layout=self.layout, cache_dir=cache_dir, on_bad=on_bad, progress=progress,
             storage_options=storage_options,
         )  # fmt: skip
+        self.signals = signals_of(self.index.shards, signals, self.layout)
+        if self.signals == "ppg":
+            self.index.problem = problems_of_ppg(self.index, self.layout)
         selected = select(
-            self.index, quality=quality, subjects=subjects, exclude_subjects=exclude_subjects,
+            self.index, signals=self.signals, quality=quality, subjects=subjects, exclude_subjects=exclude_subjects,
             exclude_prefixes=tuple(exclude_prefixes), split=split, seed=seed, normalize_dtype=normalize_dtype,
         )  # fmt: skip
         self.rows, self.subjects, self._number, self.rejected, bad = selected
@@ -90,6 +98,12 @@ class Segments:
         """The labels of segments `items` [k], [k] each, by name."""
         return {name: values[self.rows[items]] for name, values in self.index.labels.items()}
 
+    @property
+    def ecg_offset(self) -> np.ndarray:
+        """[n] where the second signal of the index's segments lies; with signals="ppg" it is the PPG once more, which
+        costs no reading."""
+        return self.index.ppg_offset if self.signals == "ppg" else self.index.ecg_offset
+
     def read(self, items: np.ndarray, epoch: int, ppg: np.ndarray, ecg: np.ndarray) -> np.ndarray:
         """Read segments, augment them if this is wanted, and normalise them.
 
@@ -97,7 +111,7 @@ class Segments:
             items: [k], the numbers of the segments.
             epoch: decides the augmentation together with the seed and the items.
             ppg: [k, L] float32, is written.
-            ecg: [k, L] float32, is written.
+            ecg: [k, L] float32, is written; with signals="ppg" its values are of no use.
 
         Returns:
             [k] bool, whether each segment was good. With on_bad="skip", a segment that has become unusable since it was
@@ -142,8 +156,8 @@ class Segments:
             if mapping is None or not hasattr(mapping, "madvise"):
                 continue
             extent = self.index.shards[file].format.stride * self.seq_len
-            offsets = (self.index.ppg_offset, self.index.ecg_offset)
-            starts = np.sort(np.concatenate([offset[rows[files == file]] for offset in offsets]))
+            offsets = {"both": (self.index.ppg_offset, self.index.ecg_offset), "ppg": (self.index.ppg_offset,)}
+            starts = np.sort(np.concatenate([offset[rows[files == file]] for offset in offsets[self.signals]]))
             cuts = np.flatnonzero(np.diff(starts) > extent + _HINT_GAP) + 1
             for run in np.split(starts, cuts):
                 first = int(run[0]) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -162,7 +176,7 @@ class Segments:
         """The maps and files of this process, which are opened when they are first needed."""
         if self._open is None or self._open.pid != os.getpid():
             used = np.unique(self.index.shard_of(self.rows))
-            self._open = OpenShards(self.index, used, self.seq_len, self.layout, self.impl)
+            self._open = OpenShards(self.index, used, self.seq_len, self.layout, self.impl, self.signals)
         return self._open
 
     def close(self) -> None:
@@ -178,12 +192,12 @@ class Segments:
             lines.append(f"rejected: {_listed(self.rejected)}")
         lines.append(
             f"reader: {reader_name(self.impl)}, {self.num_threads} thread(s), {self.normalize_dtype} arithmetic,"
-            f" augmentation {'on' if self.augmenting else 'off'}"
+            f" augmentation {'on' if self.augmenting else 'off'}{', PPG alone' if self.signals == 'ppg' else ''}"
         )
         return "\n".join(lines)
 
     def _gather(self, opened, rows, files, ppg, ecg, settings) -> np.ndarray:
-        offsets = self.index.ppg_offset[rows], self.index.ecg_offset[rows]
+        offsets = self.index.ppg_offset[rows], self.ecg_offset[rows]
         return opened.gather.gather(opened.map_of[files], *offsets, ppg, ecg, **settings)
 
     def _read_arrays(self, opened, rows, files, ppg, ecg, settings) -> np.ndarray:

@@ -44,16 +44,19 @@ def select(
     split: str | None,
     seed: int,
     normalize_dtype: str,
+    signals: str = "both",
 ) -> Selection:
     """Select the segments of the wanted subjects whose qualities reach the thresholds and that have no problem.
 
     A segment that is left out is counted under the first reason that applies: a problem of its structure, its subject,
-    its quality, a problem of its values. For the arguments see `SegmentDataset`.
+    its quality, a problem of its values. For the arguments see `SegmentDataset`. With signals="ppg" the quality of the
+    ECG does not count.
     """
     ppg_quality, ecg_quality = quality_pair(quality)
     of_subject = _subject_reasons(index.subjects, subjects, exclude_subjects, exclude_prefixes, split, seed)
     reason = of_subject[index.subject]  # [n] uint8, numbers in _REASONS; 0 is used
-    for code, threshold in ((3, ppg_quality), (4, ecg_quality)):
+    thresholds = ((3, ppg_quality), (4, ecg_quality))
+    for code, threshold in thresholds if signals == "both" else thresholds[:1]:
         low = (reason == 0) & ~(index.quality[:, code - 3] >= threshold)
         reason += low.view(np.uint8) * np.uint8(code)  # ten times as fast as assigning through the mask
     troubled = np.flatnonzero(index.problem & problems.relevant(normalize_dtype))

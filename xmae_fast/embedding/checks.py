@@ -8,13 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from xmae_fast.embedding.preprocess import Prepared
+from xmae_fast.signals.shape import CLIPPED, FAST, FLAT, LOW_QUALITY, PULSE_RATES, UPSIDE_DOWN
 
-FLAT, CLIPPED = 0.2, 0.02  # a window counts as flat, or as clipped, if this share of its samples is
-PULSE_RATES = (30.0, 200.0)  # 1/min
 RATES = (20.0, 2000.0)  # Hz
-_LOW_QUALITY = 0.7  # white noise has 0.5
-_FAST = 0.15  # share of the power above 8 Hz; in the PPG of monitors it is below 0.01
-_UPSIDE_DOWN = -0.3  # skewness of the slope
 _SAME = 1e-3  # variance as a share of the mean square; of one person at rest it is 0.05 (random weights) to 0.3
 _LEAST_WINDOWS = 5
 
@@ -69,12 +65,12 @@ def signal_problems(prepared: Prepared, fs: float, judged: bool) -> list[str]:
     usable = prepared.usable
     if usable.sum() < _LEAST_WINDOWS:
         return found
-    if (fast := float(np.median(prepared.fast[usable]))) > _FAST:
+    if (fast := float(np.median(prepared.fast[usable]))) > FAST:
         found.append(f"fs: {fast:.0%} of the signal's power lies above the band of PPG; {_question(fs)}")
     if judged:
         found += _pulse_problems(prepared.pulse_rate[usable], prepared.quality[usable], fs)
     skewness = float(np.median(prepared.slope_skewness[usable]))
-    if skewness < _UPSIDE_DOWN:
+    if skewness < UPSIDE_DOWN:
         found.append(
             "signal: it falls faster than it rises, as PPG does upside down (recorded light instead of absorption);"
             " if so, give -signal"
@@ -92,7 +88,7 @@ def _pulse_problems(rate: np.ndarray, quality: np.ndarray, fs: float) -> list[st
     if not PULSE_RATES[0] <= pulse <= PULSE_RATES[1]:
         found.append(f"fs: it makes the pulse rate {pulse:.0f} per minute; {question}")
     middle = float(np.median(np.nan_to_num(quality, nan=-1)))
-    if middle < _LOW_QUALITY:
+    if middle < LOW_QUALITY:
         found.append(f"signal: the median quality is {middle:.2f}; {question}")
     return found
 

@@ -16,6 +16,7 @@ from xmae_fast.data.gather import gather_arrays
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.signals.beats import ppg_beats, template_quality
 from xmae_fast.signals.clean import clean_ppg, fill_missing, min_max, resample
+from xmae_fast.signals.shape import fast_share, held_shares, slope_skewness
 
 
 class Prepared(NamedTuple):
@@ -74,10 +75,8 @@ def prepare_ppg(segments: np.ndarray, fs: float, recipe: Recipe | None = None, *
         varying = clean[usable]
         found = template_quality(varying, ppg_beats(varying, fs), fs, recipe.quality_percentile)
         judged[usable], rate[usable] = found
-    slope = np.diff(clean, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        skewness = (slope * slope * slope).mean(1) / (slope * slope).mean(1) ** 1.5
-    fast = _fast_share(raw, fs, recipe)
+    skewness = slope_skewness(clean)
+    fast = fast_share(raw, fs, recipe.low_hz, recipe.high_hz)
     ppg, scaled = normalise(resample(clean, recipe.samples), recipe.normalize_dtype)
     usable &= scaled
     ppg[~usable] = 0
@@ -91,22 +90,6 @@ def check_rate(fs: float, recipe: Recipe) -> None:
     if recipe.clean != "none" and fs <= 2 * recipe.high_hz:
         least = f"more than {2 * recipe.high_hz:g} Hz, twice the upper end of the band-pass"
         raise ValueError(f"fs: expected {least}, got {fs:g} Hz")
-
-
-def held_shares(x: np.ndarray, fs: float) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of each row of x [B, n] that lie in runs of equal values.
-
-    Returns:
-        The share in runs of 0.25 s or longer, and the share in runs of 40 ms or longer (at least 4 samples) at the
-        minimum or maximum of the row; [B] each.
-    """
-    same = np.diff(x, axis=1) == 0
-    if not same.any():
-        return np.zeros(len(x)), np.zeros(len(x))
-    extreme = (x == x.min(1, keepdims=True)) | (x == x.max(1, keepdims=True))
-    flat = _in_runs(same, max(round(0.25 * fs), 2)) / x.shape[1]
-    clipped = _in_runs(same & extreme[:, 1:], max(round(0.04 * fs), 3)) / x.shape[1]
-    return flat, clipped
 
 
 def normalise(x: np.ndarray, dtype: str = "float16") -> tuple[np.ndarray, np.ndarray]:
@@ -124,22 +107,3 @@ def normalise(x: np.ndarray, dtype: str = "float16") -> tuple[np.ndarray, np.nda
     gather, places = gather_arrays(stored, stored)
     found = gather.gather(*places, *out, half=dtype == "float16", threads=1)
     return out[0], (found & problems.relevant(dtype)) == 0
-
-
-def _fast_share(raw: np.ndarray, fs: float, recipe: Recipe) -> np.ndarray:
-    """[B]: the power above high_hz as a share of that above low_hz; 0 where there is none."""
-    power = np.abs(np.fft.rfft(raw - raw.mean(1, keepdims=True), axis=1)) ** 2
-    frequency = np.fft.rfftfreq(raw.shape[1], 1 / fs)
-    above = power[:, frequency > recipe.low_hz].sum(1)
-    return power[:, frequency > recipe.high_hz].sum(1) / np.where(above > 0, above, 1)
-
-
-def _in_runs(same: np.ndarray, least: int) -> np.ndarray:
-    """[B]: how many samples lie in runs of at least `least` true neighbours in same [B, n - 1]."""
-    if same.shape[1] < least:
-        return np.zeros(len(same))
-    sums = np.cumsum(np.pad(same, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
-    begins = sums[:, least:] - sums[:, :-least] == least  # a run begins here
-    counts = begins.sum(1)
-    runs = (np.diff(begins.view(np.int8), axis=1, prepend=0) == 1).sum(1)
-    return counts + runs * least

@@ -62,7 +62,7 @@ class ShardSource:
     ) -> None:
         self.segments = Segments(
             paths, quality=quality, exclude_prefixes=(), layout=layout, cache_dir=cache_dir, progress=progress,
-            normalize_dtype=cast(NormalizeDtype, recipe.normalize_dtype),  # Segments checks the value
+            normalize_dtype=cast(NormalizeDtype, recipe.normalize_dtype), signals="ppg",  # Segments checks the value
         )  # fmt: skip
         fs, L = self.segments.sampling_freq, self.segments.seq_len
         if recipe.samples != L or (fs is not None and fs != recipe.sampling_freq):

@@ -40,6 +40,7 @@ def check_settings(
             expected = "expected 'name', 'folder' or a regular expression"
             raise ValueError(f"subject: {expected}, got {subject!r} ({error})") from None
     check_reading(reading)
+    check_option("signals", reading.signals, ("both", "ppg"))
     both = (polarity, polarity) if isinstance(polarity, str) else tuple(polarity)
     if len(both) != 2 or not set(both) <= set(POLARITIES):
         raise ValueError(f"polarity: expected {', '.join(POLARITIES)}, or a pair of these, got {polarity!r}")

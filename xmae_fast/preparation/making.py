@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from xmae_fast._files import atomic_path
+from xmae_fast.preparation.again import AGAIN, is_locked, may_pass
+from xmae_fast.preparation.common_times import Spacing, largest_shift_ms
 from xmae_fast.preparation.parts import COLUMNS
 from xmae_fast.preparation.recipe import apply_recipe
-from xmae_fast.preparation.settings import Settings
+from xmae_fast.preparation.settings import LOW_ECG_RATE, Settings
+from xmae_fast.preparation.telling import legal, look, of_polarity, of_rejected, turn_round
 from xmae_fast.preparation.windows import Windows, cut
 from xmae_fast.recordings.recording import RecordingError
 from xmae_fast.recordings.sources import Source, fingerprint, read_recording
@@ -37,55 +40,95 @@ def make_part(
         RecordingError: the recording cannot become segments.
         OSError, ImportError: the part cannot be written, or a package is missing.
     """
+    try:
+        content = _made(source, settings, tell)
+    except RecordingError as error:
+        if not may_pass(error):
+            raise
+        what = f"{source.path}: another process has locked it" if is_locked(error) else str(error)
+        raise RecordingError(f"{what}; {AGAIN}") from error
+    except MemoryError as error:
+        detail = f" ({error})" if str(error) else ""
+        what = f"{source.path}: {source.form.name}: expected enough memory to prepare it{detail}"
+        raise RecordingError(f"{what}; {AGAIN}") from error
+    arrays, about = content
+    arrays["about"] = np.array(json.dumps({"identity": identity, "source": legal(source.name)} | about))
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _made(source: Source, settings: Settings, tell: StageProgress) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays of the part of a recording, and what is known about it."""
     before = _mark(source)
     recording = read_recording(source.path, settings.reading)
     if _mark(source) != before:
-        raise RecordingError(f"{source.path}: expected a recording at rest, it changed while it was read")
+        what = f"{source.path}: expected a recording at rest, it changed while it was read"
+        raise RecordingError(f"{what}; {AGAIN}")
     assert recording.ppg is not None
-    assert recording.ecg is not None
-    rates = {"ppg_fs": recording.ppg.fs, "ecg_fs": recording.ecg.fs}
+    ecg = recording.ecg
+    rates = {"ppg_fs": recording.ppg.fs, "ecg_fs": None if ecg is None else ecg.fs}
     try:
         windows = cut(recording, settings.window_s, settings.hop_s)
+        turned = turn_round(windows, dict(zip(settings.reading.kinds, settings.polarity, strict=False)))
         total = len(windows.starts)
         pieces = []
         for start in range(0, total, _WINDOWS):
             rows = slice(start, start + _WINDOWS)
             made = apply_recipe(
                 *windows.signals(rows), **rates, seq_len=settings.seq_len, recipe=settings.recipe,
-                max_missing=settings.max_missing,
+                max_missing=settings.max_missing, ecg_delay_s=windows.ecg_delay_s[rows],
             )  # fmt: skip
             pieces.append(made)
             tell(min(start + _WINDOWS, total), total)
         subjects = _subjects(source, settings, windows.subjects)
     except ValueError as error:
         raise RecordingError(f"{source.path}: {source.form.name}: {error}") from error
-    ppg, ecg, *quality, reason = map(np.concatenate, zip(*pieces, strict=True))
+    recording.notes += _rate_notes(windows, settings)
+    ppg_segments, ecg_segments, *quality, reason = map(np.concatenate, zip(*pieces, strict=True))
+    found = look(
+        windows, settings.reading.kinds, {"PPG": ppg_segments, "ECG": ecg_segments},
+        dict(zip(("PPG", "ECG"), quality, strict=True)), reason == "", settings.sampling_freq,
+    )  # fmt: skip
     for name, values, threshold in zip(("ppg", "ecg"), quality, settings.quality, strict=True):
         reason[(values < threshold) & (reason == "")] = f"{name} quality"
     columns = dict(zip(COLUMNS, (subjects, windows.starts, *_ids(windows), *quality), strict=True))
     columns = {name: np.asarray(values) for name, values in columns.items()}
     good = reason == ""
     about = {
-        "identity": identity,
-        "source": source.name,
         "format": recording.form,
         "ppg": recording.ppg.name,
-        "ecg": recording.ecg.name,
+        "ecg": "" if ecg is None else ecg.name,
         **rates,
         "start": recording.start,
         "windows": total,
-        "notes": recording.notes,
+        "polarity": f"{' and '.join(turned)} turned round" if turned else "kept",
+        "notes": [*recording.notes, *of_polarity(turned), *of_rejected(reason), *found],
     }
     arrays: dict[str, Any] = {
-        "ppg": ppg[good],
-        "ecg": ecg[good],
-        "about": np.array(json.dumps(about)),
+        "ppg": ppg_segments[good],
+        "ecg": ecg_segments[good],
         "reason": reason[~good],
     }
     arrays |= {f"kept_{name}": values[good] for name, values in columns.items()}
     arrays |= {f"rejected_{name}": values[~good] for name, values in columns.items()}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    return arrays, about
+
+
+def _rate_notes(windows: Windows, settings: Settings) -> list[str]:
+    """What a user should know of the rates of the channels."""
+    notes = []
+    if len({channel.fs for channel in windows.channels}) > 1 and settings.recipe == "neurokit2":
+        ppg, ecg = (Spacing(channel.fs, size) for channel, size in zip(windows.channels, windows.size, strict=True))
+        notes.append(
+            f"PPG at {ppg.fs:g} Hz and ECG at {ecg.fs:g} Hz: the recipe neurokit2 shifts them against each other by up"
+            f" to {largest_shift_ms(ppg, ecg):.0f} ms within a window; the recipe batched does not"
+        )
+    if len(windows.channels) > 1 and windows.channels[1].fs < LOW_ECG_RATE:
+        notes.append(
+            f"ECG at {windows.channels[1].fs:g} Hz: below {LOW_ECG_RATE:g} Hz samples miss R peaks, so that many"
+            " windows are rejected for too few beats; --signals ppg takes the PPG alone"
+        )
+    return notes
 
 
 def _mark(source: Source) -> str:
@@ -138,7 +181,7 @@ def _subjects(source: Source, settings: Settings, own: list[str]) -> np.ndarray:
 
 def _plain(name: str) -> str:
     """A name without the characters that names in a shard must not have."""
-    return re.sub(r"\s+", "-", re.sub(r"[/\x00]|\+\+\+", "-", name.strip()))
+    return re.sub(r"\s+", "-", re.sub(r"[/\x00]|\+\+\+", "-", legal(name.strip())))
 
 
 def _ids(windows: Windows) -> tuple[list[str], ...]:

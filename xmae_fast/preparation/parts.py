@@ -28,7 +28,7 @@ class Part(NamedTuple):
     rejected: dict[str, np.ndarray]
 
     def signals(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read PPG and ECG of the segments, [n, L] float16 each."""
+        """Read PPG and ECG of the segments, [n, L] float16 each; the ECG is [n, 0] if only PPG was read."""
         with np.load(self.path) as file:
             return file["ppg"], file["ecg"]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from xmae_fast.preparation.again import AGAIN
 from xmae_fast.preparation.settings import Settings
+from xmae_fast.preparation.telling import legal
+from xmae_fast.recordings.names import ADDED
 from xmae_fast.recordings.sources import Source
 from xmae_fast.workers.pool import run_jobs
 from xmae_fast.workers.process import WorkerProcess
@@ -43,19 +47,21 @@ class PrepareWorker(WorkerProcess):
 
         def tell(done: int, total: int | None) -> None:
             if progress is not None:
-                progress(job.source.name, done, total)
+                progress(legal(job.source.name), done, total)
 
         request = {
             "source": list(job.source),
             "settings": settings.to_json(),
             "identity": job.identity,
             "part": str(job.part),
+            "names": ADDED,
         }
         answer = self._ask(request, ("part", "error", "fatal"), tell)
         if answer is None:
             code, form = self._stop(), job.source.form.name
             what = f"expected a readable file, but reading it ended the process (code {code})"
-            return f"{job.source.path}: {form}: {what}"
+            again = f"; {AGAIN}" if code == -signal.SIGKILL else ""  # as the system does when memory runs out
+            return f"{job.source.path}: {form}: {what}{again}"
         if "fatal" in answer:
             raise OSError(answer["fatal"])
         return answer.get("error", "")

@@ -10,22 +10,28 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from xmae_fast._environment import usable_processors
 from xmae_fast._files import atomic_path, check_apart
 from xmae_fast.data.options import Quality, check_option
 from xmae_fast.data.repacking.journal import sync_folder
 from xmae_fast.preparation import replacing
+from xmae_fast.preparation.again import to_try_again
 from xmae_fast.preparation.arguments import check_settings, package_versions
+from xmae_fast.preparation.earlier import finished, same_work, work_identity
 from xmae_fast.preparation.parts import Part, load_part
 from xmae_fast.preparation.pool import Job, run_all
 from xmae_fast.preparation.replacing import REPORT
 from xmae_fast.preparation.report import RECOMMENDED, PrepareReport
 from xmae_fast.preparation.settings import Recipe, Settings
 from xmae_fast.preparation.shards import Assembly, write_tables
+from xmae_fast.preparation.telling import legal, of_doubles
+from xmae_fast.recordings.names import ADDED
 from xmae_fast.recordings.reading import Reading
-from xmae_fast.recordings.sources import Source, find_sources, fingerprint
+from xmae_fast.recordings.sources import Source, find_sources
 from xmae_fast.workers.progress import Progress
 
 
@@ -64,7 +70,10 @@ def prepare(
 
     The folder appears whole or not at all. Until then finished recordings are kept in `.<name>.partial` beside it; the
     same call goes on from there, and the result has the same bytes. A call whose output is finished returns its report.
-    A recording that cannot be used does not stop the call: it is in `errors`, and in a row of `records.csv`.
+    A recording that cannot be used does not stop the call: it is in `errors`, and in a row of `records.csv`. If the
+    reason may pass (too little memory, a lock, no permission), the error says so, the work stays in `.<name>.partial`,
+    and the same call tries that recording again; the others are not done twice. What looks wrong with a recording, and
+    how its file was understood, is in `notes` and in the same row.
 
     Args:
         inputs: files, folders (with all folders in them) and patterns; PulseDB .mat, WFDB .hea, .csv, .tsv (.gz),
@@ -79,7 +88,8 @@ def prepare(
         ecg: the name, the number from 0 or a pattern of the channel with the ECG, if its name is not a usual one.
         fs: the sampling frequency in Hz, which goes before that of the file. A file with two rates is refused, unless
             `fs` is one of them: then its rates are kept.
-        signals: "ppg" makes shards of PPG without ECG.
+        signals: "ppg" makes shards of PPG without ECG, of recordings that may have none; the layout is "packed".
+            Loaders read these shards with signals="ppg".
         polarity: what is done with a signal that is upside down, one word for both or a pair (PPG, ECG): "keep" leaves
             it as it is, with a note; "auto" turns it round; "flip" turns every signal round.
         time, day_first, skip_rows, encoding, decimal: how tables are read, as for `Reading`.
@@ -112,6 +122,8 @@ def prepare(
         dataset, recipe, reading, polarity, subject, window_s, hop_s, sampling_freq, quality, max_missing
     )
     check_option("layout", layout, ("packed", "published"))
+    if signals == "ppg" and layout != "packed":
+        raise ValueError(f"layout: expected 'packed' for PPG alone, as the published layout has both, got {layout!r}")
     if segments_per_shard < 1:
         raise ValueError(f"segments_per_shard: expected at least 1, got {segments_per_shard}")
     if processes is not None and processes < 1:
@@ -122,80 +134,32 @@ def prepare(
     replacing.check_output(target, overwrite)
     versions = package_versions(sources, recipe)
     how = settings.to_json() | {"layout": layout, "segments_per_shard": segments_per_shard}
+    how |= {"names": ADDED} if any(ADDED.values()) else {}
     tell = progress or (lambda *_: None)
     partial = target.with_name(f".{target.name}.partial")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"output: expected a folder in an existing one, got {target}")
-    if finished := _finished(target, how, versions, sources, overwrite):
+    before = finished(target, how, versions, sources, overwrite)
+    if before is not None and not to_try_again(before.errors):
         if partial.exists():  # an earlier call was killed between its last two steps, or another is at work
             with suppress(BlockingIOError), replacing.working_folder(partial, target):
                 replacing.clear(partial)
-        return finished
+        return before
+    overwrite = overwrite or target.exists()  # `finished` has found that it may be replaced
     with replacing.working_folder(partial, target):
-        _same_work(partial, {"settings": how, "versions": versions}, overwrite)
+        same_work(partial, {"settings": how, "versions": versions}, overwrite)
         parts, errors, resumed = _parts(partial, settings, versions, sources, processes or usable_processors(), tell)
+        if before is not None and before.errors == {legal(name): legal(error) for name, error in errors.items()}:
+            return before
         folder = partial / "output"
         replacing.clear_output(folder)
         report = _assemble(folder, settings, how, versions, sources, parts, errors, ignored, tell)
         sync_folder(str(folder / REPORT))
         replacing.put(folder, target, partial, overwrite)
-        replacing.clear(partial)
+        if not to_try_again(errors):  # else the parts stay, so that the others are not done twice
+            replacing.clear(partial)
     took = perf_counter() - began
     return PrepareReport(**{**report, "output": str(target), "resumed": resumed, "seconds": took})
-
-
-def _finished(target: Path, how: dict, versions: dict, sources: list[Source], overwrite: bool) -> PrepareReport | None:
-    """The report of an earlier call with the same arguments; None if there is none, or `overwrite` is set.
-
-    Raises:
-        FileExistsError: the folder holds something else, or files were changed or removed since they were made.
-    """
-    if overwrite or not target.exists():
-        return None
-    try:
-        stored = json.loads((target / REPORT).read_text(encoding="utf-8"))
-        same = stored["settings"] == how and stored["versions"] == versions
-        if same and stored["identity"] == _identity(how, versions, sources):
-            if gone := replacing.missing_files(target, stored):
-                what = f"{target / gone[0]} is gone since it was made (overwrite=True makes the folder again)"
-                raise FileExistsError(f"output: {what}")
-            if changed := replacing.changed_files(target, stored):
-                raise FileExistsError(f"output: {target / changed[0]} was changed since it was made")
-            kept: dict[str, Any] = {k: v for k, v in stored.items() if k not in ("identity", "files")}
-            kept["output"] = str(target)
-            return PrepareReport(**kept)
-    except FileExistsError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
-        if target.is_dir() and not any(target.iterdir()):
-            return None
-    what = "exists already and is not what this call makes (overwrite=True replaces it)"
-    raise FileExistsError(f"output: {target} {what}")
-
-
-def _same_work(partial: Path, work: dict, overwrite: bool) -> None:
-    """Check that unfinished work was begun with the same settings; with `overwrite` other work is removed.
-
-    Raises:
-        ValueError: it was begun with other settings.
-    """
-    path = partial / "settings.json"
-    try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        begun = None
-    if begun == work:
-        return
-    if begun is not None and not overwrite:
-        differ = [k for part in work for k in work[part] if begun.get(part, {}).get(k) != work[part][k]]
-        which = ", ".join(differ) or "fewer of them"
-        raise ValueError(
-            f"output: {partial} holds unfinished work with other settings ({which}): give those again, or"
-            " overwrite=True to begin again"
-        )
-    replacing.clear_parts(partial / "parts")
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(work), encoding="utf-8")
 
 
 def _parts(
@@ -205,9 +169,10 @@ def _parts(
     folder = partial / "parts"
     folder.mkdir(exist_ok=True)
     jobs, parts = [], {}
+    added = {"names": ADDED} if any(ADDED.values()) else {}
     for source in sources:
         name = hashlib.sha256(source.name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        identity = _identity(settings.to_json(), versions, [source])
+        identity = work_identity(settings.to_json() | added, versions, [source])
         job = Job(source, identity, folder / f"{name}.npz")
         part = load_part(job.part, identity)
         if part is None:
@@ -235,9 +200,14 @@ def _assemble(
     about["xmae_fast_version"] = versions["xmae_fast"]
     assembly = Assembly([parts[name] for name in names if name in parts], settings, about)
     shards = assembly.write(folder, how["layout"], how["segments_per_shard"], tell)
-    reasons = write_tables(folder, names, parts, errors)
+    doubles = of_doubles([source for source in sources if source.name in parts])
+    notes = {
+        name: [*parts[name].about.get("notes", []), *doubles.get(name, [])] if name in parts else [] for name in names
+    }
+    reasons = write_tables(folder, names, parts, errors, notes)
     tables = [part.table for part in parts.values()]
-    both = [(t["ppg_quality"] >= RECOMMENDED) & (t["ecg_quality"] >= RECOMMENDED) for t in tables]
+    qualities = [f"{name}_quality" for name in settings.names]
+    both = [np.all([t[name] >= RECOMMENDED for name in qualities], axis=0) for t in tables]
     report = {
         "output": folder.parent.name,
         "shards": [path.name for path in shards],
@@ -246,27 +216,18 @@ def _assemble(
         "subjects": len(assembly.subjects),
         "recordings": len(sources),
         "rejected": dict(sorted(reasons.items())),
-        "errors": {name: errors[name] for name in names if name in errors},
+        "errors": {legal(name): legal(errors[name]) for name in names if name in errors},
+        "notes": {legal(name): told for name, told in notes.items() if told},
         "ignored": dict(sorted(ignored.items())),
         "settings": how,
         "versions": versions,
     }
-    stored = report | {"identity": _identity(how, versions, sources), "files": replacing.describe_files(folder)}
+    again = to_try_again(report["errors"])
+    stored = report | {
+        "identity": work_identity(how, versions, sources, again),
+        "files": replacing.describe_files(folder),
+    }
     del stored["output"]
     with atomic_path(folder / REPORT) as temporary:
         temporary.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
     return report
-
-
-def _identity(how: dict, versions: dict, sources: list[Source]) -> str:
-    """A hash of everything that decides what is made of recordings."""
-    marks = [(source.name, _mark(source)) for source in sources]
-    return hashlib.sha256(json.dumps([how, versions, marks], sort_keys=True).encode()).hexdigest()
-
-
-def _mark(source: Source) -> str:
-    """The `fingerprint` of a recording, or what tells that its files cannot be read."""
-    try:
-        return fingerprint(source)
-    except OSError as error:
-        return f"unreadable ({error.errno})"

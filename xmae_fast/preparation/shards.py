@@ -16,14 +16,18 @@ import numpy as np
 
 from xmae_fast._files import atomic_path
 from xmae_fast.data.formats import packed
-from xmae_fast.data.formats.packed import SIGNALS, Table
+from xmae_fast.data.formats.packed import Table
 from xmae_fast.data.formats.shards import SegmentKey, format_key, import_h5py, write_shard
 from xmae_fast.preparation.parts import COLUMNS, Part
+from xmae_fast.preparation.report import RECOMMENDED
 from xmae_fast.preparation.settings import Settings
+from xmae_fast.preparation.telling import legal
 from xmae_fast.workers.progress import Progress
 
 _REJECTED = ("source", *COLUMNS, "reason")
-_RECORDS = ("source", "format", "subjects", "ppg", "ecg", "ppg_fs", "ecg_fs", "start", "windows", "segments", "error")
+_TOLD = ("ppg", "ecg", "ppg_fs", "ecg_fs", "start", "windows")
+_JUDGED = ("polarity", "median_ppg_quality", "median_ecg_quality", "usable", "notes")
+_RECORDS = ("source", "format", "subjects", *_TOLD, "segments", *_JUDGED, "error")
 
 
 class Assembly:
@@ -113,7 +117,7 @@ class Assembly:
         used = list(self._within(start, stop))
         sources = [part.about["source"] for _, part, _ in used]
         lengths = [rows.stop - rows.start for _, _, rows in used]
-        return {
+        tables = {
             "subject": subject.astype(np.int32),
             "subjects": _texts(names),
             "ppg_quality": self._column("ppg_quality", start, stop),
@@ -123,26 +127,30 @@ class Assembly:
             "sources": _texts(sources),
             "sources_start": _texts([part.about["start"] for _, part, _ in used]),
             "sources_ppg_fs": np.array([part.about["ppg_fs"] for _, part, _ in used]),
-            "sources_ecg_fs": np.array([part.about["ecg_fs"] for _, part, _ in used]),
+            "sources_ecg_fs": np.array([part.about["ecg_fs"] or np.nan for _, part, _ in used]),
             "key": np.array([key.encode() for key in keys]),
         }
+        if "ecg" not in self.settings.names:
+            del tables["ecg_quality"], tables["sources_ecg_fs"]
+        return tables
 
     def _packed(self, path: Path, start: int, stop: int, progress: Progress) -> None:
         shape, dtype = (stop - start, self.settings.seq_len), np.dtype(np.float16)
+        names = self.settings.names
         tables = {name: Table(v.shape, v.dtype, [v]) for name, v in self._tables(start, stop).items()}
         about = {"sampling_freq": self.settings.sampling_freq, "format": packed.FORMAT}
-        about |= {"format_version": packed.FORMAT_VERSION} | self.attributes
+        about |= packed.version_attributes(names) | self.attributes
         with atomic_path(path) as temporary:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                packed.create_packed(fd, shape, dtype, tables, about)
-                places = packed.signal_offsets(fd, shape, dtype)
+                packed.create_packed(fd, shape, dtype, tables, about, names)
+                places = packed.signal_offsets(fd, shape, dtype, names)
                 if places is None:
                     raise OSError(errno.EIO, f"output: the file {path} is not as it was just laid out")
-                digests = {name: hashlib.sha256() for name in SIGNALS}
+                digests = {name: hashlib.sha256() for name in names}
                 done = start
                 for _, part, rows in self._within(start, stop):
-                    for name, signal in zip(SIGNALS, part.signals(), strict=True):
+                    for name, signal in zip(names, part.signals(), strict=False):
                         piece = np.ascontiguousarray(signal[rows])
                         packed.write_at(fd, piece, places[name])
                         places[name] += piece.nbytes
@@ -176,7 +184,9 @@ class Assembly:
         progress("shards", stop, self.count)
 
 
-def write_tables(folder: Path, sources: Sequence[str], parts: dict[str, Part], errors: dict[str, str]) -> Counter[str]:
+def write_tables(
+    folder: Path, sources: Sequence[str], parts: dict[str, Part], errors: dict[str, str], notes: dict[str, list[str]]
+) -> Counter[str]:
     """Write `records.csv`, with a row for each recording, and `rejected.csv`, with a row for each rejected window.
 
     Args:
@@ -184,6 +194,7 @@ def write_tables(folder: Path, sources: Sequence[str], parts: dict[str, Part], e
         sources: the names of all R recordings.
         parts: what was made of those that can be used, by name.
         errors: what is wrong with the others, by name.
+        notes: what a user should know of each, by name.
 
     Returns:
         How many windows were rejected, by reason.
@@ -192,17 +203,30 @@ def write_tables(folder: Path, sources: Sequence[str], parts: dict[str, Part], e
     with _table(folder / "records.csv", _RECORDS) as records, _table(folder / "rejected.csv", _REJECTED) as rejected:
         for name in sources:
             if name in errors:
-                records.writerow([name, *[""] * (len(_RECORDS) - 2), errors[name]])
+                records.writerow([legal(name), *[""] * (len(_RECORDS) - 2), legal(errors[name])])
                 continue
             part = parts[name]
             about, subject = part.about, part.table["subject"]
             subjects = " ".join(np.unique(np.concatenate([subject, part.rejected["subject"]])).tolist())
-            told = [about[field] for field in ("ppg", "ecg", "ppg_fs", "ecg_fs", "start", "windows")]
-            records.writerow([name, about["format"], subjects, *told, len(subject), ""])
+            told = [about[field] for field in _TOLD]
+            judged = [about.get("polarity", "kept"), *_quality(part), "; ".join(notes[name])]
+            records.writerow([legal(name), about["format"], subjects, *told, len(subject), *judged, ""])
             columns = [part.rejected[field].tolist() for field in (*COLUMNS, "reason")]
-            rejected.writerows([name, *row] for row in zip(*columns, strict=True))
+            rejected.writerows([legal(name), *row] for row in zip(*columns, strict=True))
             reasons.update(columns[-1])
     return reasons
+
+
+def _quality(part: Part) -> list[str]:
+    """The medians of the qualities of PPG and ECG over all windows that have one, and how many segments are usable."""
+    medians, usable = [], np.ones(len(part.table["subject"]), bool)
+    for name in ("ppg_quality", "ecg_quality"):
+        values = np.concatenate([part.table[name], part.rejected[name]])
+        known = values[~np.isnan(values)]
+        medians.append(f"{np.median(known):.3f}" if len(known) else "")
+        if name == "ppg_quality" or part.about["ecg_fs"] is not None:
+            usable &= part.table[name] >= RECOMMENDED
+    return [*medians, str(int(usable.sum()))]
 
 
 @contextmanager
@@ -216,6 +240,6 @@ def _table(path: Path, names: Sequence[str]) -> Iterator:
 
 def _texts(names: Sequence[str]) -> np.ndarray:
     """Texts as an array of UTF-8 strings of one width."""
-    encoded = [name.encode() for name in names]
+    encoded = [legal(name).encode() for name in names]
     width = max([1, *map(len, encoded)])
     return np.array(encoded, import_h5py().string_dtype("utf-8", width))

@@ -24,12 +24,14 @@ def serve(answer) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     from xmae_fast.preparation.making import make_part
     from xmae_fast.preparation.settings import Settings
+    from xmae_fast.recordings.names import ADDED
     from xmae_fast.recordings.recording import RecordingError
     from xmae_fast.recordings.sources import Source
 
     for line in sys.stdin:
         request = json.loads(line)
         source, settings = Source(*request["source"]), Settings.from_json(request["settings"])
+        ADDED.update(request["names"])
         try:
             make_part(
                 source, settings, request["identity"], Path(request["part"]),

@@ -4,6 +4,7 @@ from xmae_fast._optional import lazy_names
 
 _HOME = {
     "Channel": "recording",
+    "Pieces": "pieces",
     "Reading": "reading",
     "Recording": "recording",
     "RecordingError": "recording",

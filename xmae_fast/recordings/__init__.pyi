@@ -1,3 +1,4 @@
+from xmae_fast.recordings.pieces import Pieces as Pieces
 from xmae_fast.recordings.reading import Reading as Reading
 from xmae_fast.recordings.recording import Channel as Channel
 from xmae_fast.recordings.recording import Recording as Recording

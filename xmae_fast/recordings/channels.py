@@ -6,18 +6,7 @@ import fnmatch
 import re
 from collections.abc import Sequence
 
-_LEADS = "i|ii|iii|mlii|ml2|v[1-6]?|mcl1?|av[rlf]"
-# Patterns of usual names, best first. Names are compared without unit, case and what stands before the last "/".
-USUAL_NAMES = {
-    "PPG": (
-        r"(raw[ _-]?)?(ppg|pleth|plethysmogra(m|ph)|bvp)([ _-]?(raw|record|wave|waveform|ir|red|green|sig|signal|\d))*",
-    ),
-    "ECG": (
-        r"((ecg|ekg)[ _-]?(lead)?[ _-]?)?(ml)?ii",
-        r"(raw[ _-]?)?(ecg|ekg)([ _-]?(raw|record|wave|waveform|sig|signal|\d))*",
-        rf"((ecg|ekg)[ _-]?(lead)?[ _-]?)?({_LEADS})",
-    ),
-}
+from xmae_fast.recordings.names import ADDED, USUAL_NAMES, plain, words
 
 
 def candidates(names: Sequence[str], kind: str, wanted: str | None = None) -> list[int]:
@@ -34,15 +23,18 @@ def candidates(names: Sequence[str], kind: str, wanted: str | None = None) -> li
     Raises:
         ValueError: there is no such channel; the message lists the names.
     """
-    plain = [name.strip() for name in names]
-    listed = ", ".join(map(repr, plain)) or "none"
+    given = [name.strip() for name in names]
+    listed = ", ".join(map(repr, given)) or "none"
     if wanted is not None:
-        if found := _asked_for(plain, wanted.strip()):
+        if found := _asked_for(given, wanted.strip()):
             return found
         raise ValueError(f"expected a channel {wanted!r} for the {kind}, found {listed}")
-    short = [_short(name) for name in plain]
-    for pattern in USUAL_NAMES[kind]:
-        if found := [i for i, name in enumerate(short) if re.fullmatch(pattern, name)]:
+    for pattern in ADDED[kind]:
+        if found := _asked_for(given, pattern):
+            return found
+    for usual in USUAL_NAMES[kind]:
+        form = plain if usual.whole else words
+        if found := [i for i, name in enumerate(given) if usual.suits(form(name))]:
             return found
     option = f"--{kind.lower()} NAME"
     raise ValueError(f"expected a channel with a name of {kind}, found {listed}; {option} says which one it is")
@@ -59,8 +51,3 @@ def _asked_for(names: list[str], wanted: str) -> list[int]:
     if re.search(r"[*?]", wanted):
         return [i for i, name in enumerate(names) if fnmatch.fnmatchcase(name.lower(), wanted.lower())]
     return []
-
-
-def _short(name: str) -> str:
-    """A name in lower case, without its unit and what stands before the last "/"."""
-    return re.sub(r"\s*[\[(].*[\])]$", "", name.rsplit("/", 1)[-1]).strip().lower()

@@ -7,6 +7,7 @@ import numpy as np
 from xmae_fast.recordings.channels import candidates
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Recording
+from xmae_fast.recordings.sentinels import mark_missing
 
 
 def read_channels(content: Content, reading: Reading) -> Recording:
@@ -23,9 +24,10 @@ def read_channels(content: Content, reading: Reading) -> Recording:
     numbers = list(dict.fromkeys(i for those in found.values() for i in those))
     loaded = content.load(numbers)
     by_number = dict(zip(numbers, loaded.channels, strict=True))
+    missing = {number: mark_missing(channel) for number, channel in by_number.items()}
     notes, chosen = [*content.notes, *loaded.notes], {}
     for kind, those in found.items():
-        number = best(kind, {i: by_number[i] for i in those})
+        number = best(kind, {i: by_number[i] for i in those}, reading.fs)
         chosen[kind] = by_number[number]
         if len(those) > 1:
             names = ", ".join(f"{by_number[i].name!r} ({i})" for i in those)
@@ -33,6 +35,7 @@ def read_channels(content: Content, reading: Reading) -> Recording:
                 f"{len(those)} channels can be the {kind}, {names}: number {number} is taken, which has the best"
                 f" quality; --{kind.lower()} NUMBER takes another"
             )
+        notes += missing.pop(number, [])
     notes += set_rates(chosen, reading.fs)
     return Recording(
         chosen.get("PPG"), chosen.get("ECG"), subjects=loaded.subjects, ids=loaded.ids, starts=loaded.starts,
@@ -69,27 +72,30 @@ def set_rates(channels: dict[str, Channel], fs: float | None) -> list[str]:
     return [f"--fs {fs:g} is taken, the file states {told}"] if stated and fs not in stated.values() else []
 
 
-def best(kind: str, channels: dict[int, Channel]) -> int:
-    """The number of the channel with the best median quality over some of its windows; the first of equals."""
+def best(kind: str, channels: dict[int, Channel], fs: float | None = None) -> int:
+    """The number of the channel with the best median quality over some of its windows; the first of equals. `fs` in Hz
+    goes before the rates of the channels."""
     if len(channels) == 1:
         return next(iter(channels))
-    return max(channels, key=lambda number: (quality_of(kind, channels[number]), -number))
+    return max(channels, key=lambda number: (quality_of(kind, channels[number], fs), -number))
 
 
-def quality_of(kind: str, channel: Channel) -> float:
-    """The median template quality of up to 32 windows of 10 s, spread over the channel; -1 where there is none."""
+def quality_of(kind: str, channel: Channel, fs: float | None = None) -> float:
+    """The median template quality of up to 32 windows of 10 s, spread over the channel; -1 where there is none, or no
+    rate is known. `fs` in Hz goes before the rate of the channel."""
     from xmae_fast.signals.beats import ecg_beats, ppg_beats, template_quality
     from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing
 
-    pieces, samples = channel.values.shape
-    size = min(round(10 * channel.fs), samples)
-    places = np.linspace(0, pieces * (samples - size + 1) - 1, 32).astype(np.int64)
-    piece, first = np.divmod(np.unique(places), samples - size + 1)
+    fs = channel.fs if fs is None else fs
+    if np.isnan(fs):
+        return -1.0
+    size = min(round(10 * fs), channel.values.shape[1])
+    piece, first = channel.spread(size, 32)
     windows, missing = fill_missing(np.ascontiguousarray(channel.cut(piece, first, size), np.float64))
     windows = windows[(missing < 0.5) & (np.ptp(windows, axis=1) > 0)]
-    if not len(windows) or size < 4 * channel.fs or channel.fs <= 16:
+    if not len(windows) or size < 4 * fs or fs <= 16:
         return -1.0
-    clean = (clean_ppg if kind == "PPG" else clean_ecg)(windows, channel.fs)
-    beats = (ppg_beats if kind == "PPG" else ecg_beats)(clean, channel.fs)
-    quality = np.nan_to_num(template_quality(clean, beats, channel.fs)[0], nan=-1.0)
+    clean = (clean_ppg if kind == "PPG" else clean_ecg)(windows, fs)
+    beats = (ppg_beats if kind == "PPG" else ecg_beats)(clean, fs)
+    quality = np.nan_to_num(template_quality(clean, beats, fs)[0], nan=-1.0)
     return float(np.median(quality))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from xmae_fast.recordings.pieces import Pieces
 from xmae_fast.recordings.stretches import Stretches
 
 
@@ -20,14 +21,41 @@ class Channel:
 
     Args:
         name: of the channel in the file.
-        values: [pieces, samples], NaN where samples are missing. A continuous recording is one piece; one with long
-            gaps is `Stretches`.
+        values: [pieces, samples] of any real type, NaN where samples are missing. A continuous recording is one piece;
+            one with long gaps is `Stretches`, and pieces of different lengths are `Pieces`. A large array may be a map
+            of the file, which cannot be written to.
         fs: the sampling frequency in Hz.
     """
 
     name: str
-    values: np.ndarray | Stretches
+    values: np.ndarray | Stretches | Pieces
     fs: float
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[pieces], the samples of each piece."""
+        if isinstance(self.values, Pieces):
+            return self.values.lengths
+        return np.full(self.values.shape[0], self.values.shape[1], np.int64)
+
+    def spread(self, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Up to `count` windows of `size` samples, spread evenly over what was recorded.
+
+        Returns:
+            The piece and the first sample of each window, as `cut` takes them.
+        """
+        if isinstance(self.values, Stretches):
+            begins, lengths = self.values.firsts, self.values.stops - self.values.firsts
+        else:
+            begins, lengths = np.zeros(len(self.lengths), np.int64), self.lengths
+        room = np.maximum(lengths - size + 1, 0)  # how many windows begin in each
+        if not room.sum():
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        places = np.unique(np.linspace(0, room.sum() - 1, count).astype(np.int64))
+        ends = np.cumsum(room)
+        part = np.searchsorted(ends, places, "right")
+        first = begins[part] + places - (ends - room)[part]
+        return (np.zeros_like(part) if isinstance(self.values, Stretches) else part), first
 
     def cut(self, piece: np.ndarray, first: np.ndarray, size: int) -> np.ndarray:
         """Windows of the signal.
@@ -42,7 +70,9 @@ class Channel:
         """
         if isinstance(self.values, Stretches):
             return self.values.cut(first, size)
-        return self.values[piece[:, None], first[:, None] + np.arange(size)]
+        if isinstance(self.values, Pieces):
+            return self.values.cut(piece, first, size)
+        return self.values[piece[:, None], first[:, None] + np.arange(size)].astype(np.float64, copy=False)
 
 
 @dataclass

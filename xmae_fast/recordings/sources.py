@@ -14,10 +14,13 @@ from typing import NamedTuple
 from xmae_fast.recordings.choosing import read_channels
 from xmae_fast.recordings.formats.devices import is_aside
 from xmae_fast.recordings.formats.edf import open_edf
+from xmae_fast.recordings.formats.hdf5 import SUFFIXES as HDF5
+from xmae_fast.recordings.formats.hdf5 import is_recording, open_hdf5
 from xmae_fast.recordings.formats.mat import open_mat
 from xmae_fast.recordings.formats.numpy import open_npy, open_npz
 from xmae_fast.recordings.formats.table import is_table, open_table
 from xmae_fast.recordings.formats.wfdb import header_files, is_multi_segment, open_wfdb
+from xmae_fast.recordings.formats.wfdb_header import why_aside
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Content, Recording, RecordingError
 
@@ -31,9 +34,9 @@ class Format(NamedTuple):
 
 
 _TABLE = Format("CSV", open_table, ("pandas",))
-_EDF = Format("EDF", open_edf, ("pyedflib",))
+_EDF = Format("EDF", open_edf)
 FORMATS = {
-    ".mat": Format("PulseDB", open_mat),
+    ".mat": Format("MATLAB", open_mat),
     ".hea": Format("WFDB", open_wfdb, ("wfdb",)),
     ".csv": _TABLE,
     ".csv.gz": _TABLE,
@@ -46,6 +49,7 @@ FORMATS = {
     ".bdf": _EDF,
     ".npz": Format("NumPy", open_npz),
     ".npy": Format("NumPy", open_npy),
+    **dict.fromkeys(HDF5, Format("HDF5", open_hdf5)),
 }
 _PROSE = (".txt", ".txt.gz")  # files of these suffixes in a folder count if they are tables
 
@@ -96,7 +100,8 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tup
             without the suffix .hea.
 
     Returns:
-        The recordings, sorted by name, and how many other files the folders hold, by suffix.
+        The recordings, sorted by name, and how many other files the folders hold, by suffix; WFDB headers of numerics
+        and those without signals are among them.
 
     Raises:
         FileNotFoundError: an input is not there.
@@ -144,7 +149,11 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
         for path in paths:
             if path in belongs:  # signal files, and segments of a multi-segment record
                 continue
-            if (suffix := suffix_of(path)) and not is_aside(path) and (suffix not in _PROSE or is_table(path)):
+            if path in headers and (why := why_aside(path)):
+                aside[f"{suffix_of(path)} {why}"] += 1
+            elif suffix_of(path) in HDF5 and not is_recording(path):
+                aside[f"{suffix_of(path)} (shards or others)"] += 1
+            elif (suffix := suffix_of(path)) and not is_aside(path) and (suffix not in _PROSE or is_table(path)):
                 found.append(path)
             else:
                 aside[os.path.splitext(path)[1] or os.path.basename(path)] += 1

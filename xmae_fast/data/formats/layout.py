@@ -15,7 +15,8 @@ class Layout:
     """The names of data sets and columns in a shard. Two layouts are recognised:
 
     published: a group for each subject, and in it an array [L, C] for each segment, whose key ends in the qualities.
-    packed: one data set [n, L] for each signal; beside them data sets [n] with the subjects and the qualities.
+    packed: one data set [n, L] for each signal; beside them data sets [n] with the subjects and the qualities. A file
+        without the data set of the ECG holds PPG alone.
 
     Args:
         columns: published layout: the names of the C columns; "ppg" and "ecg" are read.
@@ -52,9 +53,17 @@ class Layout:
             raise ValueError(f"labels: expected other names than those of a batch, got {', '.join(sorted(hidden))}")
 
     def is_packed(self, file) -> bool:
-        """Whether an open h5py.File has the packed layout: one data set for each signal."""
+        """Whether an open h5py.File has the packed layout: one data set for each signal, or one for the PPG alone."""
         data_set = import_h5py().Dataset
-        return all(isinstance(file.get(name), data_set) for name in (self.ppg, self.ecg))
+        return all(isinstance(file.get(name), data_set) for name in self.signals(file))
+
+    def signals(self, file) -> tuple[str, ...]:
+        """The data sets of signals that a packed shard should have: of PPG and ECG, or of PPG alone if nothing, not
+        even a broken link, has the name of the ECG."""
+        folder, _, name = self.ecg.rpartition("/")
+        group = file.get(folder) if folder else file
+        there = isinstance(group, import_h5py().Group) and group.id.links.exists(name.encode())
+        return (self.ppg, self.ecg) if there else (self.ppg,)
 
     def subject_values(self, file) -> np.ndarray | None:
         """The subject of each segment of a packed shard.

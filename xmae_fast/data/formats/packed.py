@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from xmae_fast.data.formats.shards import import_h5py, open_shard
 from xmae_fast.workers.progress import Progress
 
 FORMAT, FORMAT_VERSION = "xmae_fast packed", 1
+_WITHOUT_ECG = 2  # the version of files of PPG alone: readers of version 1 say that they expect `ecg` too
 ALIGNMENT = 4096  # bytes; the signals begin at multiples of it
 SIGNALS = ("ppg", "ecg")
 _OLDEST = ("earliest", "v110")  # its object headers have no checksums: a new attribute changes no other byte
@@ -33,10 +34,20 @@ class Table(NamedTuple):
     pieces: Iterable[np.ndarray]
 
 
-def create_packed(fd: int, shape: tuple[int, int], dtype: np.dtype, tables: dict[str, Table], attributes: dict) -> None:
+def version_attributes(signals: Sequence[str]) -> dict:
+    """The attributes of the root group that say how a file with these signals is to be read."""
+    if tuple(signals) == SIGNALS:
+        return {"format_version": FORMAT_VERSION}
+    return {"format_version": _WITHOUT_ECG, "signals": " ".join(signals)}
+
+
+def create_packed(
+    fd: int, shape: tuple[int, int], dtype: np.dtype, tables: dict[str, Table], attributes: dict,
+    signals: Sequence[str] = SIGNALS,
+) -> None:  # fmt: skip
     """Write an HDF5 file that is complete but for the values of the signals, which have their space in the file.
 
-    `ppg` and `ecg` are contiguous and aligned. Every data set has an attribute `checksum`; those of the signals are to
+    The signals are contiguous and aligned. Every data set has an attribute `checksum`; those of the signals are to
     be set by `set_checksums`.
 
     Args:
@@ -45,6 +56,7 @@ def create_packed(fd: int, shape: tuple[int, int], dtype: np.dtype, tables: dict
         dtype: of the signals.
         tables: the other data sets, by name.
         attributes: of the root group.
+        signals: the names of the signals.
     """
     h5py = import_h5py()
     threshold = min(ALIGNMENT, shape[0] * shape[1] * dtype.itemsize)
@@ -60,7 +72,7 @@ def create_packed(fd: int, shape: tuple[int, int], dtype: np.dtype, tables: dict
                 digest.update(stored.tobytes())
                 start += len(stored)
             data_set.attrs["checksum"] = np.bytes_(f"sha256:{digest.hexdigest()}")
-        for name in SIGNALS:
+        for name in signals:
             form = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             form.set_layout(h5py.h5d.CONTIGUOUS)
             form.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -78,8 +90,10 @@ def set_checksums(fd: int, checksums: dict[str, str]) -> None:
             file[name].attrs.modify("checksum", np.bytes_(checksum))
 
 
-def signal_offsets(fd: int, shape: tuple[int, int], dtype: np.dtype) -> dict[str, int] | None:
-    """Where the signals begin in a file that `create_packed` has written.
+def signal_offsets(
+    fd: int, shape: tuple[int, int], dtype: np.dtype, signals: Sequence[str] = SIGNALS
+) -> dict[str, int] | None:
+    """Where the signals, which have these names, begin in a file that `create_packed` has written.
 
     Returns:
         The offsets in bytes, by name; None if the file was not written by `create_packed` with this shape and dtype, or
@@ -87,14 +101,14 @@ def signal_offsets(fd: int, shape: tuple[int, int], dtype: np.dtype) -> dict[str
     """
     try:
         with opened(fd, "r") as file:
-            data_sets = [file[name] for name in SIGNALS]
+            data_sets = [file[name] for name in signals]
             offsets = [data_set.id.get_offset() for data_set in data_sets]
             same = all(data_set.shape == shape and data_set.dtype == dtype for data_set in data_sets)
     except (OSError, KeyError, RuntimeError, ValueError, AttributeError):
         return None
     end = max(offset or 0 for offset in offsets) + shape[0] * shape[1] * dtype.itemsize
     whole = None not in offsets and os.fstat(fd).st_size >= end
-    return dict(zip(SIGNALS, offsets, strict=True)) if same and whole else None
+    return dict(zip(signals, offsets, strict=True)) if same and whole else None
 
 
 def verify_packed(path: str | os.PathLike, progress: Progress | None = None) -> dict[str, str]:
@@ -115,6 +129,7 @@ def verify_packed(path: str | os.PathLike, progress: Progress | None = None) -> 
     with open_shard(path) as file:
         if file.attrs.get("format") != FORMAT:
             raise ValueError(f"shard {path}: expected a file of repack (attribute format {FORMAT!r}), got another")
+        signals = str(file.attrs.get("signals", " ".join(SIGNALS))).split()
         for name, data_set in file.items():
             if "checksum" in data_set.attrs:  # data sets without one were added later
                 stated[name] = bytes(data_set.attrs["checksum"]).decode()
@@ -131,7 +146,7 @@ def verify_packed(path: str | os.PathLike, progress: Progress | None = None) -> 
                 if progress is not None:
                     progress("verify", done, total)
             found[name] = f"sha256:{digest.hexdigest()}"
-    if missing := [name for name in SIGNALS if name not in stated]:
+    if missing := [name for name in signals if name not in stated]:
         raise ValueError(f"shard {path}: expected {' and '.join(missing)} with an attribute 'checksum', found none")
     if wrong := [f"{name} {stated[name]}, got {found[name]}" for name in stated if stated[name] != found[name]]:
         raise ValueError(f"shard {path}: its values are not those that were written, expected {'; '.join(wrong)}")

@@ -31,15 +31,18 @@ class OpenShards:
         seq_len: L.
         layout: the names of data sets and columns.
         impl: the reader, see `make_gather`.
+        signals: "both", or "ppg" to read no ECG.
 
     Raises:
         FileNotFoundError: a shard is missing.
         ShardChangedError: a shard is not what was indexed.
     """
 
-    def __init__(self, index: SegmentIndex, used: np.ndarray, seq_len: int, layout: Layout, impl: str) -> None:
+    def __init__(
+        self, index: SegmentIndex, used: np.ndarray, seq_len: int, layout: Layout, impl: str, signals: str = "both"
+    ) -> None:
         self.pid = os.getpid()
-        self.shards, self.layout = index.shards, layout
+        self.shards, self.layout, self.signals = index.shards, layout, signals
         self.status: dict[int, tuple] = {}
         self.maps: dict[int, mmap.mmap] = {}
         self.readers: dict[int, SegmentReader] = {}
@@ -71,7 +74,8 @@ class OpenShards:
         if i not in self.readers:
             shard = self.shards[i]
             keys = shard.sidecar.keys() if shard.header.form == "published" else None
-            self.readers[i] = SegmentReader(open_shard(shard.path), self.layout, shard.header, keys)
+            file = open_shard(shard.path)
+            self.readers[i] = SegmentReader(file, self.layout, shard.header, keys, self.signals)
         return self.readers[i]
 
     def _open(self, i: int) -> None:

@@ -65,29 +65,30 @@ def inspect_arrays(ppg: np.ndarray, ecg: np.ndarray) -> np.ndarray:
 def _problems_in_map(path: str, scan: Scan, reader: SegmentReader, progress: StageProgress) -> np.ndarray | None:
     """The problems of all segments, [n] uint8, found through a memory map; None where the map does not hold what h5py
     reads, so that the file must not be mapped."""
-    header, rows, found = scan.header, scan.rows, scan.rows.problem.copy()
+    header, found = scan.header, scan.rows.problem.copy()
     good = np.flatnonzero(found == 0)
     sample = good[np.linspace(0, len(good) - 1, min(_VERIFIED, len(good))).astype(int)] if len(good) else good
     with open(path, "rb") as file:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     gather = make_gather([mapping], [MapFormat(np.dtype(header.dtype), header.stride)], header.seq_len)
+    ppg, ecg = _places(scan)
     if not _map_holds(gather, scan, reader, sample):
         return None
     for start in range(0, len(good), _CHUNK):
         some = good[start : start + _CHUNK]
         files = np.zeros(len(some), np.int32)
-        found[some] |= gather.inspect(files, rows.ppg_offset[some], rows.ecg_offset[some], 1)
+        found[some] |= gather.inspect(files, ppg[some], ecg[some], 1)
         progress(start + len(some), len(good))
     return found
 
 
 def _map_holds(gather, scan: Scan, reader: SegmentReader, sample: np.ndarray) -> bool:
     """Whether the segments `sample` [k] have the same samples in the map as h5py reads."""
-    header, rows = scan.header, scan.rows
+    header = scan.header
     size = np.dtype(header.dtype).itemsize
     copies = [np.zeros((len(sample), header.seq_len * size), np.uint8) for _ in range(2)]
     files = np.zeros(len(sample), np.int32)
-    found = gather.copy(files, rows.ppg_offset[sample], rows.ecg_offset[sample], *copies, 1)
+    found = gather.copy(files, *(places[sample] for places in _places(scan)), *copies, 1)
     *signals, unreadable = reader(sample)
     inside = (found == 0) & (unreadable == 0)
     native = np.dtype(header.dtype).newbyteorder("=")
@@ -95,6 +96,12 @@ def _map_holds(gather, scan: Scan, reader: SegmentReader, sample: np.ndarray) ->
         np.array_equal(copy[inside], np.ascontiguousarray(x.astype(native)).view(np.uint8)[inside])
         for copy, x in zip(copies, signals, strict=True)
     )
+
+
+def _places(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """The offsets of PPG and ECG, [n] each; in a shard without ECG those of the PPG twice."""
+    rows = scan.rows
+    return rows.ppg_offset, rows.ppg_offset if scan.header.signals == "ppg" else rows.ecg_offset
 
 
 def _problems_read(scan: Scan, reader: SegmentReader, progress: StageProgress) -> np.ndarray:

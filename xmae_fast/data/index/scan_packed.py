@@ -20,9 +20,10 @@ def scan_packed(file, layout: Layout) -> Scan:
     others = OtherFiles(file)
     for name in {*file, layout.ppg, layout.ecg, layout.ppg_quality, layout.ecg_quality, *layout.labels}:
         others.follow(file, name)
-    signals = [file[layout.ppg], file[layout.ecg]]
+    names = layout.signals(file)
+    signals = [file[name] for name in names]
     shape, dtype = signals[0].shape, signals[0].dtype
-    for name, signal in zip((layout.ppg, layout.ecg), signals, strict=True):
+    for name, signal in zip(names, signals, strict=True):
         if signal.shape != shape or len(shape) != 2 or not all(shape) or signal.dtype != dtype:
             got = f"{signal.shape} {signal.dtype}"
             raise ValueError(f"{name}: expected (n, L) as {layout.ppg} has, {shape} {dtype}, got {got}")
@@ -32,7 +33,7 @@ def scan_packed(file, layout: Layout) -> Scan:
     missing = np.zeros(n, bool)
     for signal in signals:
         missing |= rows_of(others.missing_rows(signal.id), n)
-    offsets = [np.full(n, -1, np.int64)] * 2
+    offsets = [np.full(n, -1, np.int64)] * len(signals)
     if all([others.owns(signal.id) for signal in signals]):
         storages = [row_storage(signal.id, shape) for signal in signals]
         why_not = next((s.why_not for s in storages if s.offsets is None), "")
@@ -44,7 +45,8 @@ def scan_packed(file, layout: Layout) -> Scan:
     if text is None:
         text = np.full(n, os.path.splitext(os.path.basename(file.filename))[0])
     quality = np.ones((n, 2))
-    for k, name in enumerate((layout.ppg_quality, layout.ecg_quality)):
+    quality[:, len(signals) :] = np.nan
+    for k, name in enumerate((layout.ppg_quality, layout.ecg_quality)[: len(signals)]):
         if name in file:
             quality[:, k] = _column(file, name, n)
     if text.shape != (n,):
@@ -59,11 +61,12 @@ def scan_packed(file, layout: Layout) -> Scan:
         why_not=why_not,
         sampling_freq=layout.sampling_freq or sampling_freq_of(file.attrs, None),
         subjects=subjects.tolist(),
+        signals="both" if len(signals) == 2 else "ppg",
     )
     rows = ShardRows(
         subject=subject.astype(np.int32),
         ppg_offset=offsets[0],
-        ecg_offset=offsets[1],
+        ecg_offset=offsets[1] if len(signals) == 2 else np.full(n, -1, np.int64),
         quality=quality,
         problem=missing * np.uint8(problems.UNREADABLE),
         labels={name: _label(file, name, n) for name in layout.labels},

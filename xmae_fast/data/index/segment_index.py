@@ -55,9 +55,10 @@ class Shard:
         rate = f" at {header.sampling_freq:g} Hz" if header.sampling_freq else ""
         how = "mapped" if header.mapped else f"through h5py ({header.why_not})"
         order = "" if np.dtype(header.dtype).isnative else ", other byte order"
+        alone = ", PPG alone" if header.signals == "ppg" else ""
         return (
             f"{self.path}: {self.stop - self.start:,} segments of {header.seq_len} samples{rate},"
-            f" {np.dtype(header.dtype).name}{order}, {header.form} layout, {how}; index {self.sidecar.path}"
+            f" {np.dtype(header.dtype).name}{order}, {header.form} layout{alone}, {how}; index {self.sidecar.path}"
         )
 
 
@@ -70,7 +71,7 @@ class SegmentIndex:
         subjects: the sorted names of all subjects.
         subject: [n] int32, the number of each segment's subject in `subjects`.
         ppg_offset: [n] int64, bytes from the start of the file to the first sample; -1 where the file is not mapped.
-        ecg_offset: [n] int64, the same for ECG.
+        ecg_offset: [n] int64, the same for ECG; -1 also in a shard without ECG.
         quality: [n, 2] float64, the qualities of PPG and ECG; NaN where a key cannot be read.
         problem: [n] uint8, bits of `xmae_fast.data.problems`.
         labels: [n] each, by name.

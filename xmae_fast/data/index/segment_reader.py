@@ -22,12 +22,17 @@ class SegmentReader:
         layout: the names of its data sets and columns.
         header: what the scan found out about the shard.
         keys: [n] bytes, the names of the records; needed in the published layout only.
+        signals: "both", or "ppg" to read no ECG; a shard without ECG is read as with "ppg".
     """
 
-    def __init__(self, file, layout: Layout, header: ShardHeader, keys: np.ndarray | None) -> None:
+    def __init__(
+        self, file, layout: Layout, header: ShardHeader, keys: np.ndarray | None, signals: str = "both"
+    ) -> None:
         self.file, self.layout, self.header = file, layout, header
         self.keys = keys if keys is not None else np.empty(0, "S1")  # a packed file needs none
-        self.columns = [layout.columns.index(name) for name in ("ppg", "ecg")]
+        count = 1 if "ppg" in (signals, header.signals) else 2
+        self.columns = [layout.columns.index(name) for name in ("ppg", "ecg")[:count]]
+        self.names = (layout.ppg, layout.ecg)[:count]
 
     def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Read segments.
@@ -36,16 +41,17 @@ class SegmentReader:
             rows: [k], the numbers of the segments in the shard, in any order.
 
         Returns:
-            PPG and ECG, [k, L] each in the stored type, and the problems, [k] uint8: 0 or `problems.UNREADABLE`.
+            PPG and ECG, [k, L] each in the stored type, and the problems, [k] uint8: 0 or `problems.UNREADABLE`. If no
+            ECG is read, the second is the PPG again.
         """
-        signals = np.zeros((2, len(rows), self.header.seq_len), self.header.dtype)
+        signals = np.zeros((len(self.names), len(rows), self.header.seq_len), self.header.dtype)
         found = np.zeros(len(rows), np.uint8)
         if self.header.form == "packed":
             self._read_packed(rows, signals, found)
         else:
             for i, row in enumerate(rows):
                 found[i] = self._read_record(row, signals[:, i])
-        return signals[0], signals[1], found
+        return signals[0], signals[-1], found
 
     def _read_packed(self, rows: np.ndarray, signals: np.ndarray, found: np.ndarray) -> None:
         order = np.argsort(rows, kind="stable")
@@ -53,7 +59,7 @@ class SegmentReader:
             at, first = order[start:stop], int(rows[order[start]])
             last = int(rows[order[stop - 1]])
             try:
-                for k, name in enumerate((self.layout.ppg, self.layout.ecg)):
+                for k, name in enumerate(self.names):
                     signals[k, at] = self.file[name][first : last + 1][rows[at] - first]
             except _UNREADABLE:
                 found[at] = self._read_one_by_one(rows[at], signals, at)
@@ -63,7 +69,7 @@ class SegmentReader:
         found = np.zeros(len(rows), np.uint8)
         for i, row in enumerate(rows.tolist()):
             with suppress(*_UNREADABLE):
-                for k, name in enumerate((self.layout.ppg, self.layout.ecg)):
+                for k, name in enumerate(self.names):
                     signals[k, at[i]] = self.file[name][row]
                 continue
             found[i] = problems.UNREADABLE

@@ -22,6 +22,7 @@ class ShardHeader:
         why_not: why they cannot; "" if they can.
         sampling_freq: in Hz; None if it is not known.
         subjects: the names of the shard's subjects.
+        signals: "both", or "ppg" for a shard without ECG.
     """
 
     form: str
@@ -32,6 +33,7 @@ class ShardHeader:
     why_not: str
     sampling_freq: float | None
     subjects: list[str]
+    signals: str = "both"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class ShardRows:
         subject: [n] int32, the number of the segment's subject in `ShardHeader.subjects`.
         ppg_offset: [n] int64, bytes from the start of the file to the first sample; -1 where there is none, and
             everywhere if the shard is not mapped.
-        ecg_offset: [n] int64, the same for ECG.
-        quality: [n, 2] float64, the qualities of PPG and ECG.
+        ecg_offset: [n] int64, the same for ECG; -1 everywhere in a shard without ECG.
+        quality: [n, 2] float64, the qualities of PPG and ECG; that of an ECG that the shard does not have is NaN.
         problem: [n] uint8, what is wrong with the segment, as bits of `xmae_fast.data.problems`.
         labels: [n] int64 or float32 each, by name.
     """

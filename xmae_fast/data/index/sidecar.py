@@ -80,7 +80,10 @@ def write_sidecar(target: Path, scan: Scan, valid_for: dict) -> None:
     for old in remains(target):
         if time.time() - old.stat().st_mtime > _STALE_TEMPORARY_S:
             old.unlink(missing_ok=True)
-    meta = np.frombuffer(json.dumps(asdict(scan.header) | {"valid_for": valid_for}).encode(), np.uint8)
+    header = asdict(scan.header)
+    if header["signals"] == "both":
+        del header["signals"]  # so that versions without PPG alone read this file, but not those of such shards
+    meta = np.frombuffer(json.dumps(header | {"valid_for": valid_for}).encode(), np.uint8)
     arrays = {name: getattr(scan.rows, name) for name in _ARRAYS}
     arrays |= {_LABEL + name: values for name, values in scan.rows.labels.items()}
     with atomic_path(target) as temporary, open(temporary, "wb") as file:

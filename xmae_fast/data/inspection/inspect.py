@@ -34,6 +34,7 @@ class ShardSummary:
         mapped: whether it is read from a memory map.
         why_not: why it is not.
         size: of the file, in bytes.
+        signals: "both", or "ppg" for a shard without ECG.
     """
 
     path: str
@@ -45,6 +46,7 @@ class ShardSummary:
     mapped: bool
     why_not: str
     size: int
+    signals: str = "both"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class ShardReport:
         subjects: how many subjects have segments.
         segments_per_subject: "min", "median" and "max".
         ppg_quality: the qualities of the PPG.
-        ecg_quality: the qualities of the ECG.
+        ecg_quality: the qualities of the ECG in the shards that have ECG; None if none has.
         used: how many segments a loader with these thresholds uses.
         used_subjects: how many subjects these have.
         rejected: how many segments it leaves out, by the first reason that applies to each.
@@ -105,7 +107,7 @@ class ShardReport:
     subjects: int
     segments_per_subject: dict[str, float]
     ppg_quality: QualitySummary
-    ecg_quality: QualitySummary
+    ecg_quality: QualitySummary | None
     used: int
     used_subjects: int
     rejected: dict[str, int]
@@ -129,6 +131,8 @@ def inspect_shards(
 ) -> ShardReport:
     """Look through shards of any layout as a loader of all subjects would.
 
+    If a shard has no ECG, this is a loader with signals="ppg".
+
     Args:
         paths, quality, layout, cache_dir, normalize_dtype: see `SegmentDataset`.
         progress: is called with (shard, segments that are done, segments in all or None) while shards are indexed.
@@ -147,6 +151,7 @@ def inspect_shards(
     per_subject = per_subject[per_subject > 0]
     bad = problem_rows(index, normalize_dtype)[:_LISTED]
     found = problems.count(index.problem, normalize_dtype)
+    with_ecg = np.concatenate([np.full(s.stop - s.start, s.header.signals == "both") for s in index.shards])
     return ShardReport(
         shards=[_summary(shard) for shard in index.shards],
         broken=dict(index.broken),
@@ -159,7 +164,7 @@ def inspect_shards(
             "max": int(per_subject.max()),
         },
         ppg_quality=_histogram(index.quality[:, 0], ppg),
-        ecg_quality=_histogram(index.quality[:, 1], ecg),
+        ecg_quality=_histogram(index.quality[with_ecg, 1], ecg) if with_ecg.any() else None,
         used=len(selection.rows),
         used_subjects=len(selection.subjects),
         rejected=dict(selection.rejected.most_common()),
@@ -182,9 +187,12 @@ def index_of(
 
 
 def selection_of(index: SegmentIndex, quality: Quality, normalize_dtype: NormalizeDtype) -> Selection:
-    """The segments that a loader of all subjects uses."""
+    """The segments that a loader of all subjects uses; it takes the PPG alone if a shard has no ECG."""
     everyone = {"subjects": None, "exclude_subjects": (), "exclude_prefixes": EXCLUDED_PREFIXES}
-    return select(index, quality=quality, normalize_dtype=normalize_dtype, split=None, seed=0, **everyone)
+    signals = "ppg" if any(shard.header.signals == "ppg" for shard in index.shards) else "both"
+    return select(
+        index, quality=quality, normalize_dtype=normalize_dtype, split=None, seed=0, signals=signals, **everyone
+    )
 
 
 def problem_rows(index: SegmentIndex, normalize_dtype: NormalizeDtype) -> np.ndarray:
@@ -216,6 +224,7 @@ def _summary(shard: Shard) -> ShardSummary:
         mapped=header.mapped,
         why_not=header.why_not,
         size=shard.sidecar.valid_for["size"],
+        signals=header.signals,
     )
 
 
@@ -235,6 +244,8 @@ def _refusal(index: SegmentIndex, selection: Selection) -> str:
     lengths = sorted({header.seq_len for header in used})
     if len(lengths) > 1:
         return f"segments of {', '.join(map(str, lengths))} samples in different shards"
+    if len({header.signals for header in used}) > 1:
+        return 'PPG alone in some shards, which needs signals="ppg"'
     rates = sorted({header.sampling_freq for header in used} - {None})
     if len(rates) > 1:
         return f"{', '.join(f'{rate:g}' for rate in rates)} Hz in different shards"

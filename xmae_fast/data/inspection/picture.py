@@ -28,14 +28,16 @@ _NO_SAMPLES = problems.WRONG_SHAPE | problems.UNREADABLE | problems.OUTSIDE
 
 @dataclass
 class _Example:
-    """A segment to draw. `signals` are ECG and PPG, [L] each, or None if the record has no such samples."""
+    """A segment to draw. `names` are "ECG" and "PPG", or "PPG" alone; `signals` are their samples, [L] each, or None if
+    the record has no such samples."""
 
     subject: str
     record: str
     quality: tuple[float, float]  # PPG, ECG
     reason: str
     sampling_freq: float | None
-    signals: tuple[np.ndarray, np.ndarray] | None
+    names: tuple[str, ...]
+    signals: tuple[np.ndarray, ...] | None
 
 
 def draw_examples(
@@ -103,26 +105,33 @@ def _read(index: SegmentIndex, rows: np.ndarray, layout: Layout, normalize_dtype
         signals = None if problem & _NO_SAMPLES else _signals(shard, row - shard.start, layout)
         reason = problems.describe(problem, normalize_dtype)
         rate = shard.header.sampling_freq
-        examples.append(_Example(subject, name, tuple(index.quality[row]), reason, rate, signals))
+        names = ("ECG", "PPG") if shard.header.signals == "both" else ("PPG",)
+        examples.append(_Example(subject, name, tuple(index.quality[row]), reason, rate, names, signals))
     return examples
 
 
-def _signals(shard: Shard, row: int, layout: Layout) -> tuple[np.ndarray, np.ndarray] | None:
+def _signals(shard: Shard, row: int, layout: Layout) -> tuple[np.ndarray, ...] | None:
     with open_shard(shard.path) as file:
         ppg, ecg, found = SegmentReader(file, layout, shard.header, shard.sidecar.keys())(np.array([row]))
-    return None if found.any() else (ecg[0].astype(float), ppg[0].astype(float))
+    if found.any():
+        return None
+    stored = (ecg[0], ppg[0]) if shard.header.signals == "both" else (ppg[0],)
+    return tuple(signal.astype(float) for signal in stored)
 
 
 def _draw(panel, example: _Example) -> None:
-    """Draw ECG above PPG with a common axis of time."""
-    axes = panel.subplots(2, 1, sharex=True)
-    qualities = ("unknown" if np.isnan(quality) else f"{quality:.3f}" for quality in example.quality)
-    about = "{}    quality: PPG {}, ECG {}".format(_shortened(example.subject), *qualities)
+    """Draw the signals above each other, ECG first, with a common axis of time."""
+    axes = panel.subplots(len(example.names), 1, sharex=True, squeeze=False)[:, 0]
+    qualities = ["unknown" if np.isnan(quality) else f"{quality:.3f}" for quality in example.quality]
+    judged = zip(reversed(example.names), qualities, strict=False)
+    about = f"{_shortened(example.subject)}    quality: {', '.join(f'{name} {q}' for name, q in judged)}"
     headline = f"rejected: {example.reason}\n{about}" if example.reason else about
     colour = _WARNING if example.reason else "#111111"
     panel.suptitle(headline, fontsize=10, fontweight="bold", color=colour, parse_math=False)
     remarks = [f"record {_shortened(example.record.removeprefix(f'{example.subject}/'))}"]
-    for axis, (name, colour), signal in zip(axes, _COLOURS.items(), example.signals or (None, None), strict=True):
+    signals = example.signals or [None] * len(example.names)
+    for axis, name, signal in zip(axes, example.names, signals, strict=True):
+        colour = _COLOURS[name]
         axis.set_ylabel(name, fontsize=9, color=colour)
         if signal is None:
             axis.spines[:].set_visible(False)
@@ -134,7 +143,7 @@ def _draw(panel, example: _Example) -> None:
     axes[0].set_title(", ".join(remarks), fontsize=8, color="#555555", parse_math=False)
     panel.align_ylabels(axes)
     if example.signals is not None:
-        axes[1].set_xlabel("time [s]" if example.sampling_freq else "sample", fontsize=9)
+        axes[-1].set_xlabel("time [s]" if example.sampling_freq else "sample", fontsize=9)
 
 
 def _plot(axis, signal: np.ndarray, sampling_freq: float, colour: str) -> int:

@@ -76,7 +76,9 @@ def _shards(report: ShardReport):
     from rich.text import Text
 
     numbers = "segments", "samples", "Hz", "size"
-    names = "shard", "layout", "segments", "samples", "Hz", "dtype", "size", "read"
+    names = ["shard", "layout", "segments", "samples", "Hz", "dtype", "size", "read"]
+    if alone := any(shard.signals == "ppg" for shard in report.shards):
+        names.insert(2, "signals")
     columns: list[tuple[str, _Justify]] = [(name, "right" if name in numbers else "left") for name in names]
     table = _table("Shards", *columns)
     paths = [os.path.abspath(shard.path) for shard in report.shards]
@@ -88,22 +90,27 @@ def _shards(report: ShardReport):
         counts = f"{shard.segments:,}", f"{shard.samples:,}"
         rate = f"{shard.sampling_freq:g}" if shard.sampling_freq else "unknown"
         how = Text("mapped") if shard.mapped else Text(f"through h5py ({shard.why_not})", "yellow")
-        table.add_row(Text(path), shard.layout, *counts, rate, shard.dtype, _size(shard.size), how)
+        signals = [] if not alone else ["PPG" if shard.signals == "ppg" else "PPG, ECG"]
+        table.add_row(Text(path), shard.layout, *signals, *counts, rate, shard.dtype, _size(shard.size), how)
     return table
 
 
 def _qualities(report: ShardReport):
     from rich.bar import Bar
 
-    signals = report.ppg_quality, report.ecg_quality
-    right, left = "right", "left"
-    table = _table("Quality", ("", left), ("PPG", right), ("", left), ("ECG", right), ("", left))
-    for column in (2, 4):
+    found = {"PPG": report.ppg_quality, "ECG": report.ecg_quality}
+    signals = [signal for signal in found.values() if signal is not None]
+    columns: list[tuple[str, _Justify]] = [("", "left")]
+    for name, signal in found.items():
+        if signal is not None:
+            columns.extend([(name, "right"), ("", "left")])
+    table = _table("Quality", *columns)
+    for column in range(2, len(columns), 2):
         table.columns[column].width = _BAR
     longest = max(max(signal.counts) for signal in signals) or 1
     for i in reversed(range(BINS)):
         cells = []
-        for signal, colour in zip(signals, ("green", "red"), strict=True):
+        for signal, colour in zip(signals, ("green", "red"), strict=False):
             shade = colour if (i + 1) / BINS > signal.threshold else "bright_black"
             cells += [f"{signal.counts[i]:,}", Bar(longest, 0, signal.counts[i], width=_BAR, color=shade)]
         table.add_row(f"{i / BINS:.1f} to {(i + 1) / BINS:.1f}", *cells)
@@ -118,7 +125,8 @@ def _qualities(report: ShardReport):
 
 
 def _selection(report: ShardReport):
-    ppg, ecg = report.ppg_quality.threshold, report.ecg_quality.threshold
+    ppg = report.ppg_quality.threshold
+    ecg = ppg if report.ecg_quality is None else report.ecg_quality.threshold
     thresholds = f"{ppg:g}" if ppg == ecg else f"PPG {ppg:g}, ECG {ecg:g}"
     table = _table(f"What a loader with quality {thresholds} takes", ("", "left"), ("segments", "right"), ("", "right"))
     whole = report.segments or 1

@@ -49,6 +49,7 @@ class PackedCopy:
         progress: Progress | None,
     ) -> None:
         self.segments, self.dtype, self.settings, self.fd, self.journal = segments, dtype, settings, fd, journal
+        self.names = SIGNALS if segments.signals == "both" else SIGNALS[:1]
         self.shape = len(segments), segments.seq_len
         self.row = segments.seq_len * dtype.itemsize
         self.block = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // self.row))
@@ -69,20 +70,22 @@ class PackedCopy:
             OSError: `folder` does not have enough free space.
         """
         identity = self._identity()
-        offsets = packed.signal_offsets(self.fd, self.shape, self.dtype) if self.journal.load(identity) else None
+        offsets = (
+            packed.signal_offsets(self.fd, self.shape, self.dtype, self.names) if self.journal.load(identity) else None
+        )
         if offsets is None:
             self.journal.remove()  # first, so that it never describes another file
             os.ftruncate(self.fd, 0)
         tables = self.source.tables()
-        needed = _MARGIN + 2 * self.shape[0] * self.row
+        needed = _MARGIN + len(self.names) * self.shape[0] * self.row
         needed += sum(table.shape[0] * np.dtype(table.dtype).itemsize for table in tables.values())
         free = shutil.disk_usage(folder).free + 512 * os.fstat(self.fd).st_blocks
         if free < needed:
             raise OSError(errno.ENOSPC, f"output: expected {needed:,} bytes of free space in {folder}, found {free:,}")
         if offsets is None:
-            packed.create_packed(self.fd, self.shape, self.dtype, tables, self._attributes())
+            packed.create_packed(self.fd, self.shape, self.dtype, tables, self._attributes(), self.names)
             os.fsync(self.fd)
-            offsets = packed.signal_offsets(self.fd, self.shape, self.dtype)
+            offsets = packed.signal_offsets(self.fd, self.shape, self.dtype, self.names)
             if offsets is None:
                 raise OSError(errno.EIO, f"output: the file in {folder} is not as it was just laid out")
             self.journal.start(identity)
@@ -92,7 +95,7 @@ class PackedCopy:
     def run(self) -> None:
         """Copy what is not copied yet. The journal never lists a block that is not on the disk."""
         written = time.monotonic()
-        with ThreadPoolExecutor(len(SIGNALS)) as pool:
+        with ThreadPoolExecutor(len(self.names)) as pool:
             for number in range(self.journal.blocks, -(-len(self.segments) // self.block)):
                 start, stop, places = self._block(number)
                 signals = self.source.read(start, stop, ahead=stop + self.block)
@@ -129,21 +132,21 @@ class PackedCopy:
         """The checksums of the signals, and the numbers of the blocks that differ from the journal."""
         if hasattr(os, "posix_fadvise"):  # so that the file is read from the disk and not from memory
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        digests, wrong = [hashlib.sha256() for _ in SIGNALS], []
+        digests, wrong = [hashlib.sha256() for _ in self.names], []
 
         def read(digest, place: int, size: int) -> str:
             data = packed.read_at(self.fd, size, place)
             digest.update(data)
             return hashlib.sha256(data).hexdigest()
 
-        with ThreadPoolExecutor(len(SIGNALS)) as pool:
+        with ThreadPoolExecutor(len(self.names)) as pool:
             for number in range(self.journal.blocks):
                 start, stop, places = self._block(number)
-                found = list(pool.map(read, digests, places, [(stop - start) * self.row] * len(SIGNALS)))
+                found = list(pool.map(read, digests, places, [(stop - start) * self.row] * len(self.names)))
                 if found != self.journal.digests[number]:
                     wrong.append(number)
                 self.progress("verify", stop, len(self.segments))
-        return {name: f"sha256:{digest.hexdigest()}" for name, digest in zip(SIGNALS, digests, strict=True)}, wrong
+        return {name: f"sha256:{digest.hexdigest()}" for name, digest in zip(self.names, digests, strict=True)}, wrong
 
     def _copy_again(self, number: int) -> None:
         start, stop, places = self._block(number)
@@ -155,7 +158,7 @@ class PackedCopy:
     def _block(self, number: int) -> tuple[int, int, list[int]]:
         """The segments [start, stop) of a block, and where in the file their signals go, in bytes."""
         start = number * self.block
-        places = [self.offsets[name] + start * self.row for name in SIGNALS]
+        places = [self.offsets[name] + start * self.row for name in self.names]
         return start, min(start + self.block, len(self.segments)), places
 
     def _store(self, signal: np.ndarray, place: int) -> str:
@@ -178,7 +181,7 @@ class PackedCopy:
         rate = {"sampling_freq": segments.sampling_freq} if segments.sampling_freq else {}
         return rate | {
             "format": packed.FORMAT,
-            "format_version": packed.FORMAT_VERSION,
+            **packed.version_attributes(self.names),
             "xmae_fast_version": __version__,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "selection": json.dumps(self.settings | {"layout": asdict(segments.layout)}),

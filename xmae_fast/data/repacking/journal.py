@@ -12,14 +12,14 @@ _VERSION = 1
 
 
 class Journal:
-    """The SHA-256 of PPG and ECG in each block that is copied, as they were read from the shards.
+    """The SHA-256 of each signal in each block that is copied, as they were read from the shards.
 
     Its file appears whole or not at all. `add` changes the memory only; `write` writes the file.
 
     Attributes:
         path: the file.
         identity: a hash of what is copied, and how.
-        digests: for each block, from the first on, the digests of PPG and ECG.
+        digests: for each block, from the first on, the digests of the signals.
     """
 
     def __init__(self, path: str) -> None:
@@ -35,7 +35,7 @@ class Journal:
         with suppress(OSError, ValueError, KeyError, TypeError), open(self.path, encoding="utf-8") as file:
             stored = json.load(file)
             if stored["version"] == _VERSION and stored["identity"] == identity:
-                self.identity, self.digests = identity, [[str(ppg), str(ecg)] for ppg, ecg in stored["blocks"]]
+                self.identity, self.digests = identity, [list(map(str, block)) for block in stored["blocks"]]
                 return True
         return False
 
@@ -45,7 +45,7 @@ class Journal:
         self.write()
 
     def add(self, digests: list[str]) -> None:
-        """Note the digests of PPG and ECG of the next block, which is copied."""
+        """Note the digests of the signals of the next block, which is copied."""
         self.digests.append(digests)
 
     def write(self) -> None:

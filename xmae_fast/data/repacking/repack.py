@@ -36,7 +36,7 @@ class RepackReport:
         sources: the shards that segments were taken from.
         rejected: how many segments were left out, by reason.
         broken: the shards that were left out, and why.
-        checksums: of PPG and ECG.
+        checksums: of the signals.
         resumed: how many segments an earlier, interrupted call had copied.
         seconds: how long the call took.
     """
@@ -92,6 +92,7 @@ def repack(
     num_threads: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    signals: Literal["both", "ppg"] | None = None,
 ) -> RepackReport:
     """Copy the selected segments, in the order of the shards, to one HDF5 file of the packed layout.
 
@@ -100,7 +101,7 @@ def repack(
     ppg, ecg: [n, L], contiguous from a multiple of 4096 bytes on. The values are those of the shards, bit for bit, in
         native byte order, or converted to `dtype`.
     subject: [n] int32, indices into `subjects`.
-    ppg_quality, ecg_quality: [n] float64.
+    ppg_quality, ecg_quality: [n] float64. A file of PPG alone has neither ecg nor ecg_quality.
     source: [n] int32, indices into `sources`, which has the columns path, size, mtime_ns and probe.
     key: [n] bytes, the name of the record in its source: group/key, or of a packed shard its own `key`, or else the
         number of the row.
@@ -122,6 +123,7 @@ def repack(
         progress: is called with (shard, segments that are done, segments in all or None) while shards are indexed, then
             with ("copy", segments that are done, n) and ("verify", segments that are done, n).
         overwrite: replace `output` if it is a packed file of `repack` or `prepare`; another file is never replaced.
+        signals: "ppg" copies the PPG alone, "both" needs shards that all have ECG; None copies what the shards have.
 
     Raises:
         FileNotFoundError, ValueError: as `SegmentDataset` raises them; ValueError also for shards of several dtypes
@@ -145,7 +147,9 @@ def repack(
         "normalize_dtype": normalize_dtype,
     }
     options = {"num_threads": num_threads, "layout": layout, "cache_dir": cache_dir, "progress": progress}
-    segments = Segments(paths, **selection, **options)
+    segments = Segments(paths, signals=signals, **selection, **options)
+    if segments.signals == "ppg":
+        selection["signals"] = segments.signals
     for shard in segments.index.shards:
         check_not_input(output, [shard.path, *shard.sidecar.valid_for.get("others", {})])
     kind = _stored_dtype(segments, dtype)

@@ -40,7 +40,7 @@ class RepackSource:
             ahead: if given, the system is asked to read segments [stop, ahead) meanwhile.
 
         Returns:
-            PPG and ECG, [2, stop - start, L].
+            The signals, [S, stop - start, L]: PPG and ECG, or the PPG alone.
 
         Raises:
             ShardChangedError: a shard is not what was indexed.
@@ -50,11 +50,11 @@ class RepackSource:
         opened = self.segments.opened()
         if ahead is not None and stop < min(ahead, len(self.segments)):
             self.segments.hint(np.arange(stop, min(ahead, len(self.segments))))
-        out = np.empty((2, len(rows), self.segments.seq_len), self.dtype)
+        out = np.empty((1 if self.segments.signals == "ppg" else 2, len(rows), self.segments.seq_len), self.dtype)
         present = np.unique(files)
         for file in present.tolist():
             first, last = np.searchsorted(files, [file, file + 1])
-            out[:, first:last] = self._of_shard(file, rows[first:last])
+            out[:, first:last] = self._of_shard(file, rows[first:last])[: len(out)]
         opened.check(present)  # after the copy, so that what was copied comes from the file that was indexed
         return out
 
@@ -74,12 +74,15 @@ class RepackSource:
             "source": place[index.shard_of(rows)],
             "sources": sources,
         }
+        if segments.signals == "ppg":
+            del columns["ecg_quality"]
         tables = {name: Table(values.shape, values.dtype, [values]) for name, values in columns.items()}
         width = max(keys.dtype.itemsize for keys in self._keys())
         return tables | {"key": Table((n,), np.dtype(f"S{width}"), self._keys())}
 
     def _of_shard(self, file: int, rows: np.ndarray) -> np.ndarray:
-        """PPG and ECG of rows [k] of a shard, [2, k, L] of the stored type in native byte order."""
+        """PPG and ECG of rows [k] of a shard, [2, k, L] of the stored type in native byte order; the PPG twice if no
+        ECG is copied."""
         index, opened = self.segments.index, self.segments.opened()
         shard = index.shards[file]
         if shard.mapped:
@@ -87,7 +90,7 @@ class RepackSource:
                 settings = [opened.maps[file]], [shard.format], self.segments.seq_len, self.segments.impl
                 self.gathers[file] = make_gather(*settings)
             signals = np.empty((2, len(rows), self.segments.seq_len), shard.format.dtype.newbyteorder("="))
-            places = np.zeros(len(rows), np.int32), index.ppg_offset[rows], index.ecg_offset[rows]
+            places = np.zeros(len(rows), np.int32), index.ppg_offset[rows], self.segments.ecg_offset[rows]
             found = self.gathers[file].copy(*places, *signals.view(np.uint8), self.segments.num_threads)
         else:
             *signals, found = opened.reader(file)(rows - shard.start)

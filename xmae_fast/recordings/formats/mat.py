@@ -1,146 +1,88 @@
-"""Reads .mat files of PulseDB (v7.3, which is HDF5): a struct array `Subj_Wins` with a window in each element."""
+"""Reads .mat files of MATLAB 4 to 7.3, whatever their variables are called."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 
 from xmae_fast.data.formats.shards import import_h5py
+from xmae_fast.recordings.formats.hdf5_tree import open_file, read_tree
+from xmae_fast.recordings.formats.mat_pulsedb import RATE, SIGNALS, open_pulsedb
+from xmae_fast.recordings.formats.mat_v5 import read_v5
+from xmae_fast.recordings.formats.nested import Struct
+from xmae_fast.recordings.formats.nested_loading import content_of
+from xmae_fast.recordings.formats.nested_signals import Found, find_signals
 from xmae_fast.recordings.reading import Reading
-from xmae_fast.recordings.recording import Channel, Content, Loaded
+from xmae_fast.recordings.recording import Content
 
-_RATE = 125.0  # Hz, the rate of PulseDB, for files without times
-_SIGNALS = {"PPG": "PPG_Raw", "ECG": "ECG_Raw"}
-_IDS = ("SegmentID", "WinID", "WinSeqID")
+_UCI_RATE = 125.0  # Hz
+_UCI_ROWS = ("PPG", "ABP", "ECG")
 
 
 def open_mat(path: str, reading: Reading) -> Content:
-    """Find out about the windows of one file.
+    """Find out about the signals of one file.
 
-    The struct is the group that holds the signals, whatever its name. Each of its fields is a data set with a reference
-    for each window, or a matrix with a column (in MATLAB a row) for each window.
+    Variables, fields of structs and elements of cells are found by the names that lead to them, as in "data/ppg"; see
+    `find_signals`. The layouts of PulseDB and of the UCI's cuff-less blood pressure data are known.
+
+    Raises:
+        ValueError: it is no MATLAB file, it is damaged, or it holds no signal.
     """
-    h5py = import_h5py()
-    if not h5py.is_hdf5(path):
-        raise ValueError("expected MATLAB v7.3 (HDF5), which `save` writes with '-v7.3'")
-    asked = [reading.wanted(kind) or _SIGNALS[kind] for kind in reading.kinds]
-    with h5py.File(path, "r") as file:
-        names = _Struct(file, h5py, asked).names
-    usual = {kind: [names.index(name)] for kind, name in _SIGNALS.items() if name in names}
+    opened: Callable[[], Any]
+    if import_h5py().is_hdf5(path):
+        with open_file(path) as file:
+            if content := open_pulsedb(path, file, reading):
+                return content
+            root = read_tree(file, matlab=True)
 
-    def load(numbers: Sequence[int]) -> Loaded:
-        with h5py.File(path, "r") as file:
-            struct = _Struct(file, h5py, asked)
-            values = {names[i]: struct.rows(names[i]) for i in numbers}
-            count = len(next(iter(values.values())))
-            starts, fs = struct.time(count) if "T" in names else (None, None)
-            texts = [struct.texts(name, count) for name in _IDS]
-            fallback = ["1"] * count, *([str(i + 1) for i in range(count)],) * 2
-            ids = [text or instead for text, instead in zip(texts, fallback, strict=True)]
-            return Loaded(
-                [Channel(name, rows, fs or _RATE) for name, rows in values.items()],
-                subjects=struct.texts("SubjectID", count),
-                ids=list(zip(*ids, strict=True)),
-                starts=starts,
-            )
-
-    return Content(names, load, usual=usual)
+        def opened() -> Any:
+            return open_file(path)
+    else:
+        root = read_v5(path)
+        opened = nullcontext
+    return _content(path, root, opened, reading)
 
 
-class _Struct:
-    """Reads the fields of a MATLAB struct or struct array. `wanted` names fields that it has."""
-
-    def __init__(self, file, h5py, wanted: list[str]) -> None:
-        groups = [file, *(member for member in file.values() if isinstance(member, h5py.Group))]
-        lower = {name.lower() for name in wanted}
-        group = next((group for group in groups if lower <= {name.lower() for name in group}), None)
-        if group is None:
-            found = ", ".join(f"{group.name}: {', '.join(group)}" for group in groups if group.name != "/#refs#")
-            raise ValueError(f"expected a struct with the fields {' and '.join(wanted)}, found {found}")
-        self.file, self.h5py, self.group = file, h5py, group
-        self.names = list(self.group)
-
-    def rows(self, name: str) -> np.ndarray:
-        """A field with numbers: [K, samples] float64, a row for each of the K windows."""
-        field = self.group[name]
-        if not self._is_references(field):
-            if field.ndim != 2 or field.dtype.kind not in "fiu":
-                raise ValueError(f"{name}: expected numbers, a row per window, got {field.shape} {field.dtype}")
-            return np.ascontiguousarray(field[()].T, dtype=np.float64)
-        found = [self._data_set(reference) for reference in field[()].ravel()]
-        sizes = {data_set.get_space().get_simple_extent_npoints() for data_set in found}
-        if len(sizes) != 1 or found[0].dtype.kind not in "fiu":
-            some = ", ".join(map(str, sorted(sizes)[:5]))
-            raise ValueError(f"{name}: expected windows of numbers of one length, got lengths {some or 'of none'}")
-        values = np.empty((len(found), sizes.pop()))
-        every, double = self.h5py.h5s.ALL, self.h5py.h5t.NATIVE_DOUBLE  # finding out the type of each takes longer
-        for row, data_set in zip(values, found, strict=True):
-            data_set.read(every, every, row, double)
-        return values
-
-    def texts(self, name: str, count: int) -> list[str]:
-        """A field with a text for each of `count` windows; empty if there is no such field."""
-        if name not in self.names:
-            return []
-        field = self.group[name]
-        references = self._is_references(field)
-        elements = [self._element(r) for r in field[()].ravel()] if references else list(field[()].T)
-        if len(elements) != count:
-            if not references and field.ndim == 2 and 1 in field.shape and field.attrs.get("MATLAB_class") == b"char":
-                return [_text(field[()])] * count
-            raise ValueError(f"{name}: expected {count} values, one per window, got {len(elements)}")
-        return [_text(element) for element in elements]
-
-    def time(self, count: int) -> tuple[np.ndarray, float]:
-        """When each of the K windows begins, [K] in seconds, and the rate in Hz, both from the field T."""
-        rows = self.group["T"]
-        if self._is_references(rows):
-            elements = [self._data_set(reference) for reference in rows[()].ravel()]
-            first = self._read(elements[0]).ravel() if elements else np.zeros(0)
-            starts = np.array([self._first(element) for element in elements])
-        else:
-            table = self.rows("T")
-            first, starts = table[0] if len(table) else np.zeros(0), table[:, 0]
-        span = first[-1] - first[0] if len(first) > 1 else 0
-        if len(starts) != count or not (np.isfinite(span) and span > 0):
-            raise ValueError(f"T: expected rising times in s of {count} windows, got {len(starts)} over {span} s")
-        rate = (len(first) - 1) / span
-        return starts, float(round(rate)) if abs(rate - round(rate)) < 0.005 * rate else float(rate)
-
-    def _is_references(self, field) -> bool:
-        """Whether a field holds references to other data sets."""
-        if not isinstance(field, self.h5py.Dataset):
-            raise ValueError(f"{field.name}: expected a data set, found a group")
-        return self.h5py.check_ref_dtype(field.dtype) is not None
-
-    def _data_set(self, reference):
-        """The data set of a reference, as a low-level handle: `file[reference]` takes three times as long, and each
-        window has several."""
-        return self.h5py.h5r.dereference(reference, self.file.id)
-
-    def _element(self, reference) -> np.ndarray:
-        return self._read(self._data_set(reference))
-
-    def _read(self, data_set) -> np.ndarray:
-        values = np.empty(data_set.shape, data_set.dtype)
-        data_set.read(self.h5py.h5s.ALL, self.h5py.h5s.ALL, values)
-        return values
-
-    def _first(self, data_set) -> float:
-        """The first element of a data set."""
-        space = data_set.get_space()
-        space.select_hyperslab((0,) * len(data_set.shape), (1,) * len(data_set.shape))
-        value = np.empty(1)
-        data_set.read(self.h5py.h5s.create_simple((1,)), space, value)
-        return float(value[0])
+def _content(path: str, root: Struct, opened: Callable[[], Any], reading: Reading) -> Content:
+    found = find_signals(root)
+    fallback, form = np.nan, ""
+    pulsedb: dict[str, list[int]] = {}
+    for kind, names in SIGNALS.items():
+        places = [i for name in names for i, signal in enumerate(found.signals) if signal.key == name]
+        pulsedb |= {kind: places} if places else {}
+    if pulsedb:
+        fallback, form = RATE, "PulseDB"
+    elif _name_uci(path, found, opened):
+        fallback, form = _UCI_RATE, "UCI"
+    return content_of(found, opened, reading, fallback=fallback, form=form, usual=pulsedb)
 
 
-def _text(element: np.ndarray) -> str:
-    """The text of a char array of MATLAB (codes in uint16), or of a number."""
-    if element.dtype == np.uint16:
-        return "".join(map(chr, element.ravel())).strip()
-    if element.size != 1:
-        return ""
-    value = element.ravel()[0]
-    return str(int(value)) if float(value).is_integer() else str(value)
+def _name_uci(path: str, found: Found, opened: Callable[[], Any]) -> bool:
+    """Name the channels of the UCI's layout, a cell `Part_1` with PPG, ABP and ECG in the rows of each element.
+
+    Returns:
+        Whether the file has this layout: that name of a variable or file, three rows, a blood pressure in the second.
+    """
+    stem = os.path.splitext(os.path.basename(path))[0]
+    first = found.signals[0] if found.signals else None
+    named = first is not None and any(re.fullmatch(r"part_?\d+", name.lower()) for name in (first.key, stem))
+    if first is None or not named or len(found.signals) != 3 or first.channel != (0, 3):
+        return False
+    filled = next(node for node in first.pieces if node.size)
+    with opened() as file:
+        whole = np.asarray(filled.read(file, (Ellipsis,)), np.float64)
+    ppg, pressure, ecg = np.nanmedian(whole if whole.shape[0] == 3 else whole.T, axis=1)
+    if not (30 < pressure < 250 and pressure > max(abs(ppg), abs(ecg))):
+        return False
+    for signal, name in zip(found.signals, _UCI_ROWS, strict=True):
+        signal.name = name
+    found.notes.append(
+        f"{first.key} has the layout of the UCI's cuff-less blood pressure data: its rows are PPG, ABP and ECG;"
+        " the file does not say whose its elements are"
+    )
+    return True

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from xmae_fast.cli.progress import progress_with_speed
-from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, layout_of
+from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, add_reading_arguments, layout_of, reading_of
 
 _OUTPUT_HELP = (
     "pooled: mean of the encoder's tokens, which pretraining trains (default); projected: the same through a projection"
     " that pretraining does not train; tokens: all tokens"
 )
+_IN_HELP = "recordings of PPG in any format that prepare reads, folders of them, patterns; or shards, also by URL"
 
 
 def add_command(commands) -> None:
@@ -20,7 +25,7 @@ def add_command(commands) -> None:
         help="embed all segments of shards, or windows of recordings; goes on where it was interrupted",
         description="Processes under torchrun share the work: torchrun --nproc_per_node=8 -m xmae_fast.cli embed ...",
     )
-    embed.add_argument("inputs", nargs="+", metavar="IN", help="shards, folders, patterns, URLs; or .npy, .npz of PPG")
+    embed.add_argument("inputs", nargs="+", metavar="IN", help=_IN_HELP)
     embed.add_argument("-o", "--out", required=True, metavar="OUT", help="folder of the embeddings")
     embed.add_argument("-m", "--model", required=True, metavar="MODEL", help=MODEL_HELP)
     embed.add_argument("--output", choices=["pooled", "projected", "tokens"], default="pooled", help=_OUTPUT_HELP)
@@ -29,7 +34,6 @@ def add_command(commands) -> None:
     embed.add_argument(
         "--quality", type=float, default=0.0, help="that both signals of shards reach (default: %(default)s, all)"
     )
-    embed.add_argument("--fs", type=float, metavar="HZ", help="sampling rate of recordings")
     embed.add_argument(
         "--hop", type=float, metavar="S", help="seconds between windows of recordings (default: a window)"
     )
@@ -39,39 +43,61 @@ def add_command(commands) -> None:
         default="drop",
         help="what to do with an end that fills no window: leave it out, or end a window there (default: %(default)s)",
     )
+    embed.add_argument(
+        "--polarity",
+        choices=["keep", "auto", "flip"],
+        default="keep",
+        help="turn recordings round that are upside down (auto), or all (flip) (default: %(default)s, with a note)",
+    )
+    embed.add_argument(
+        "--subject",
+        default="name",
+        metavar="RULE",
+        help="whose a recording is: name (the file says it, or else its path), folder, or a regular expression whose"
+        " first group in the path is the subject (default: %(default)s)",
+    )
     embed.add_argument("--device", help="(default: a GPU if there is one)")
     embed.add_argument("--bf16", action="store_true", help="run the encoder in bfloat16 (files keep --dtype)")
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")
     embed.add_argument("--part-rows", type=int, metavar="N", help="segments in a part (default: 32 MiB of embeddings)")
     embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")
     embed.set_defaults(run=_embed)
+    add_reading_arguments(embed, ecg=False)
     add_layout_arguments(embed)
 
 
-def _embed(arguments: argparse.Namespace) -> None:
+def _embed(arguments: argparse.Namespace) -> int:
     import torch
 
     from xmae_fast.embedding import embed_files
+    from xmae_fast.recordings import RecordingError
 
-    with progress_with_speed() as progress:
-        report = embed_files(
-            arguments.inputs,
-            arguments.out,
-            arguments.model,
-            output=arguments.output,
-            file_format=arguments.format,
-            dtype=arguments.dtype,
-            quality=arguments.quality,
-            fs=arguments.fs,
-            hop=arguments.hop,
-            tail=arguments.tail,
-            batch_size=arguments.batch_size,
-            part_rows=arguments.part_rows,
-            device=arguments.device,
-            autocast=torch.bfloat16 if arguments.bf16 else None,
-            overwrite=arguments.overwrite,
-            layout=layout_of(arguments.columns),
-            cache_dir=arguments.cache_dir,
-            progress=progress,
-        )
+    same = ("output", "dtype", "quality", "hop", "tail", "polarity", "subject", "batch_size", "part_rows", "device",
+            "overwrite", "cache_dir")  # fmt: skip
+    with progress_with_speed() as progress, _warnings_as_lines():
+        try:
+            report = embed_files(
+                arguments.inputs,
+                arguments.out,
+                arguments.model,
+                file_format=arguments.format,
+                autocast=torch.bfloat16 if arguments.bf16 else None,
+                layout=layout_of(arguments.columns),
+                progress=progress,
+                **{name: getattr(arguments, name) for name in same},
+                **reading_of(arguments),
+            )
+        except RecordingError as error:
+            print(f"xmae-fast: {error}", file=sys.stderr)
+            return 1
     print(report.describe())
+    return 1 if report.errors else 0
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print each warning as one line on standard error; what is said of shards is in the report."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "segments: expected ")
+        warnings.showwarning = lambda message, *_: print(f"xmae-fast: {message}", file=sys.stderr)
+        yield

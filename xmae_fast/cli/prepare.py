@@ -68,6 +68,12 @@ def add_command(commands) -> None:
         help="keep, auto (turn round what is upside down) or flip, for both signals or as PPG,ECG, such as auto,keep"
         " (default: %(default)s, with a note)",
     )
+    prepare.add_argument(
+        "--pair",
+        action="store_true",
+        help="PPG and ECG of a recording are in two files of one folder, whose names differ by the words ppg (pleth,"
+        " bvp) and ecg (ekg)",
+    )
     add_reading_arguments(prepare)
     prepare.set_defaults(run=_prepare)
 
@@ -76,7 +82,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from xmae_fast.data import prepare
 
     names = ("dataset", "subject", "layout", "recipe", "sampling_freq", "quality", "max_missing", "signals")
-    options = {name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite")}
+    options = {
+        name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite", "pair")
+    }
     with progress_bars() as progress:
         report = prepare(
             arguments.inputs,

@@ -13,12 +13,18 @@ def add_layout_arguments(command) -> None:
     command.add_argument("--cache-dir", metavar="DIR", help="folder for indexes (default: beside the shards)")
 
 
-def add_reading_arguments(command) -> None:
-    """Add the arguments that say how recordings are read; `reading_of` takes them."""
+def add_reading_arguments(command, ecg: bool = True) -> None:
+    """Add the arguments that say how recordings are read; `reading_of` takes them.
+
+    Args:
+        command: the parser of the command.
+        ecg: whether the command reads ECG.
+    """
     group = command.add_argument_group("recordings", "what a file does not say, or says wrongly")
     channel = "name, number from 0 or pattern of the channel of the {} (default: found by its name{})"
     group.add_argument("--ppg", metavar="CHANNEL", help=channel.format("PPG", ""))
-    group.add_argument("--ecg", metavar="CHANNEL", help=channel.format("ECG", ", lead II first"))
+    if ecg:
+        group.add_argument("--ecg", metavar="CHANNEL", help=channel.format("ECG", ", lead II first"))
     group.add_argument("--fs", type=float, metavar="HZ", help="sampling rate; goes before that of the file")
     group.add_argument("--time", metavar="COLUMN", help="column of times of a table, by name or number; none: no such")
     order = group.add_mutually_exclusive_group()
@@ -30,9 +36,9 @@ def add_reading_arguments(command) -> None:
 
 
 def reading_of(arguments) -> dict:
-    """The values of the arguments of `add_reading_arguments`, as keyword arguments."""
+    """The values of those arguments of `add_reading_arguments` that the command has, as keyword arguments."""
     names = ("ppg", "ecg", "fs", "time", "day_first", "skip_rows", "encoding", "decimal")
-    return {name: getattr(arguments, name) for name in names}
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 
 def print_report_files(folder: str) -> None:

@@ -5,7 +5,7 @@ from xmae_fast._optional import lazy_names
 _HOME = {
     "Embedder": "embedder",
     "Embeddings": "embedder",
-    "ExtractionReport": "embed",
+    "ExtractionReport": "report",
     "Reconstruction": "reconstruction",
     "SignalWarning": "checks",
     "StoredEmbeddings": "store",

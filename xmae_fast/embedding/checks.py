@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 
@@ -12,7 +13,8 @@ from xmae_fast.signals.shape import CLIPPED, FAST, FLAT, LOW_QUALITY, PULSE_RATE
 
 RATES = (20.0, 2000.0)  # Hz
 _SAME = 1e-3  # variance as a share of the mean square; of one person at rest it is 0.05 (random weights) to 0.3
-_LEAST_WINDOWS = 5
+LEAST_WINDOWS = 5
+_NAMED = 3  # recordings that one line names
 
 
 class SignalWarning(UserWarning):
@@ -39,13 +41,21 @@ def warn_all(messages: Iterable[str]) -> None:
         warnings.warn(message, SignalWarning, stacklevel=3)
 
 
-def signal_problems(prepared: Prepared, fs: float, judged: bool) -> list[str]:
+def signal_problems(
+    prepared: Prepared,
+    fs: float,
+    judged: bool,
+    remedy: str = "if so, give -signal",
+    typical: Prepared | None = None,
+) -> list[str]:
     """What looks wrong with recorded windows.
 
     Args:
         prepared: the windows.
         fs: Hz of the recording.
         judged: whether their quality was computed.
+        remedy: what to do about a signal that is upside down.
+        typical: windows that tell what is usual in the recording; None for `prepared`.
 
     Returns:
         A sentence for each problem.
@@ -62,20 +72,28 @@ def signal_problems(prepared: Prepared, fs: float, judged: bool) -> list[str]:
             found.append(f"signal: {where.sum():,} of {W:,} windows are {words[name]}")
     if not RATES[0] <= fs <= RATES[1]:
         found.append(f"fs: {fs:g} Hz is an unusual rate of PPG; expected Hz, {RATES[0]:g} to {RATES[1]:g}")
+    prepared = typical or prepared
     usable = prepared.usable
-    if usable.sum() < _LEAST_WINDOWS:
+    if usable.sum() < LEAST_WINDOWS:
         return found
     if (fast := float(np.median(prepared.fast[usable]))) > FAST:
         found.append(f"fs: {fast:.0%} of the signal's power lies above the band of PPG; {_question(fs)}")
     if judged:
         found += _pulse_problems(prepared.pulse_rate[usable], prepared.quality[usable], fs)
-    skewness = float(np.median(prepared.slope_skewness[usable]))
-    if skewness < UPSIDE_DOWN:
+    if is_upside_down(prepared):
         found.append(
             "signal: it falls faster than it rises, as PPG does upside down (recorded light instead of absorption);"
-            " if so, give -signal"
+            f" {remedy}"
         )
     return found
+
+
+def is_upside_down(prepared: Prepared) -> bool:
+    """Whether recorded windows fall faster than they rise; False where there are too few of them to tell."""
+    usable = prepared.usable
+    if usable.sum() < LEAST_WINDOWS:
+        return False
+    return float(np.median(prepared.slope_skewness[usable])) < UPSIDE_DOWN
 
 
 def _pulse_problems(rate: np.ndarray, quality: np.ndarray, fs: float) -> list[str]:
@@ -97,22 +115,44 @@ def _question(fs: float) -> str:
     return f"is fs = {fs:g} Hz right, in Hz, and the signal PPG?"
 
 
-def segment_problems(ppg: np.ndarray) -> list[str]:
-    """What looks wrong with segments [S, L] that should be prepared already; a sentence for each problem."""
+def segment_problems(ppg: np.ndarray, remedy: str = "or give fs, and they are prepared") -> list[str]:
+    """What looks wrong with segments [S, L] that should be prepared already; a sentence for each problem, with
+    `remedy`."""
     low, high = float(ppg.min()), float(ppg.max())
     if low < -1.01 or high > 1.01:
-        expected = "values scaled to [-1, 1] per segment (or give fs, and they are prepared)"
+        expected = f"values scaled to [-1, 1] per segment ({remedy})"
         return [f"segments: expected {expected}, got {low:.4g} to {high:.4g}"]
     narrow = np.ptp(ppg, axis=1) < 1.9
     if narrow.mean() > 0.5:
-        expected = "segments that reach from -1 to 1 each (or give fs, and they are prepared)"
+        expected = f"segments that reach from -1 to 1 each ({remedy})"
         return [f"segments: expected {expected}, {narrow.sum():,} of {len(ppg):,} do not"]
     return []
 
 
+def grouped(messages: Iterable[tuple[str, str]]) -> list[str]:
+    """Pairs (name of what it is about, message), one line for each different message.
+
+    A path before the message that ends with the name is left out. Messages that differ in numbers alone are one, and
+    the numbers are those of the first.
+    """
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for name, message in messages:
+        path, colon, rest = message.partition(": ")
+        text = rest if colon and path.endswith(name) else message
+        kind = re.sub(r"[\d.,]+", "#", text.replace(name, ""))
+        alike.setdefault(kind, []).append((name, text))
+    lines = []
+    for those in alike.values():
+        names, text = [name for name, _ in those], those[0][1]
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        first = " (the first of these)" if len({text for _, text in those}) > 1 else ""
+        lines.append(f"{', '.join(names[:_NAMED])}{more}: {text}{first}")
+    return lines
+
+
 def embedding_problems(embeddings: np.ndarray, usable: np.ndarray) -> list[str]:
     """What looks wrong with the `usable` [W] ones of embeddings [W, ...]; a sentence for each problem."""
-    if usable.sum() < _LEAST_WINDOWS:
+    if usable.sum() < LEAST_WINDOWS:
         return []
     rows = embeddings[usable].reshape(int(usable.sum()), -1).astype(np.float64)
     size = (rows * rows).mean(0).sum()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,62 +17,24 @@ from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.embedding import checks
 from xmae_fast.embedding.batches import encode_batches, made_ahead
+from xmae_fast.embedding.inputs import find_recordings
+from xmae_fast.embedding.parquet import import_parquet
 from xmae_fast.embedding.precision import autocast_of, check_weights
-from xmae_fast.embedding.sources import Read, RecordingSource, ShardSource, recording_files
-from xmae_fast.embedding.store import FORMATS, Store, import_parquet
+from xmae_fast.embedding.read import Read
+from xmae_fast.embedding.recording_source import COLUMNS, RecordingSource
+from xmae_fast.embedding.report import ExtractionReport
+from xmae_fast.embedding.shard_source import ShardSource
+from xmae_fast.embedding.store import FORMATS, Store
 from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.recordings.reading import Reading
+from xmae_fast.recordings.recording import RecordingError
 from xmae_fast.workers.progress import Progress
 
 DTYPES = ("float32", "float16")
 _PART_BYTES = 1 << 25  # what a killed process may lose: about a minute's work of two cores
-
-
-@dataclass(frozen=True)
-class ExtractionReport:
-    """What a call of `embed_files` did.
-
-    Attributes:
-        folder: of the embeddings.
-        rows, parts: segments and parts of the whole work.
-        written: segments that this process has embedded.
-        resumed: segments in the share of this process that were embedded before.
-        unusable: how many of those written could not be embedded and are NaN.
-        rejected: segments that were left out, by reason.
-        complete: whether all parts are there, those of other processes too.
-        seconds: time of reading, encoding and writing.
-    """
-
-    folder: str
-    rows: int
-    parts: int
-    written: int
-    resumed: int
-    unusable: int
-    rejected: dict[str, int]
-    complete: bool
-    seconds: float
-
-    @property
-    def segments_per_s(self) -> float:
-        """Speed of this process."""
-        return self.written / self.seconds if self.seconds else 0.0
-
-    def describe(self) -> str:
-        """The report as a few lines of text."""
-        share = f"{self.written:,} embedded in {self.seconds:.1f} s, {self.segments_per_s:,.0f} segments/s"
-        lines = [f"{self.folder}: {self.rows:,} segments in {self.parts:,} part(s); {share}"]
-        if self.resumed:
-            lines.append(f"{self.resumed:,} were there already")
-        if self.unusable:
-            lines.append(f"{self.unusable:,} could not be embedded: NaN")
-        if self.rejected:
-            lines.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.items()))
-        if not self.complete:
-            lines.append("parts of other processes are still missing")
-        return "\n".join(lines)
 
 
 def embed_files(
@@ -84,9 +46,17 @@ def embed_files(
     file_format: str = "h5",
     dtype: str = "float32",
     quality: float | tuple[float, float] = 0.0,
+    ppg: str | None = None,
     fs: float | None = None,
     hop: float | None = None,
     tail: str = "drop",
+    polarity: str = "keep",
+    subject: str = "name",
+    time: str | None = None,
+    day_first: bool | None = None,
+    skip_rows: int | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
     recipe: Recipe | None = None,
     batch_size: int | None = None,
     part_rows: int | None = None,
@@ -103,16 +73,22 @@ def embed_files(
     """Embed all segments of shards, or all windows of recordings, into a folder that `read_embeddings` reads.
 
     Args:
-        paths: shards (files, folders, patterns, addresses; as for `SegmentDataset`), or NumPy files of PPG as recorded
-            (.npy [T] or [R, T]; .npz with such an array "ppg" and perhaps a number "fs").
+        paths: shards (files, folders, patterns, addresses; as for `SegmentDataset`), or recordings of PPG, alone or
+            with other signals, in any format that `prepare` reads (files, folders with all folders in them, patterns).
+            A .npy file holds [T] or [R, T], a recording in each row.
         folder: of the embeddings; it is made if it is not there. Interrupted work goes on, and parts that are there
-            stay.
+            stay. `recordings.csv` in it says what was found out about each recording.
         model: an xMAE, or what `from_pretrained` takes.
         output, autocast, precision: as for `Embedder`. They do not change the dtype of the files.
         file_format: "h5", "npy" (which can be mapped into memory; tables are .npz files beside it) or "parquet".
         dtype: "float32" or "float16".
         quality: that both signals of a segment of shards reach; 0 takes every segment whose quality can be read.
-        fs, hop, tail: as for `Embedder`; for recordings alone.
+        ppg, time, day_first, skip_rows, encoding, decimal: how recordings are read, as for `prepare`.
+        fs: Hz of recordings, which goes before that of the file.
+        hop, tail: as for `Embedder`; for recordings alone.
+        polarity: what is done with a recording that is upside down: "keep" leaves it as it is and says so; "auto" turns
+            it round; "flip" turns every recording round.
+        subject: how recordings get their subjects, as for `prepare`.
         recipe: for recordings, in place of the model's.
         batch_size: segments at a time; None for 64 on a CPU and 1024 elsewhere.
         part_rows: segments of a part; None for 32 MiB of embeddings.
@@ -121,7 +97,8 @@ def embed_files(
             process alone. Process r embeds parts r, r + world_size, ...; the files are the same for any number.
         overwrite: replace the embeddings of other work, which one process alone can. Other files in the folder stay.
         layout, cache_dir: as for `SegmentDataset`; for shards alone.
-        progress: called with (stage, done, total): a shard that is indexed, then "embed" and segments of this process.
+        progress: called with (stage, done, total): a shard that is indexed, or "recordings", then "embed" and segments
+            of this process.
 
     Returns:
         What this call did.
@@ -129,6 +106,8 @@ def embed_files(
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the message names it.
         FileExistsError: the folder holds something else.
+        RecordingError: no recording can be embedded. One that cannot does not stop the call: it is in `errors` of the
+            report, and the same call tries it again; its windows then come after those of the others.
     """
     for name, value, allowed in (("file_format", file_format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in allowed:
@@ -146,20 +125,28 @@ def embed_files(
     check_weights(precision, model)
     shape = output_shape(model, output)
     recipe = recipe or recipe_of(model)
-    source = _source(paths, recipe, fs, hop, tail, quality, layout, cache_dir, progress)
+    store = Store(folder)
+    reading = Reading(ppg, None, fs, "ppg", time, day_first, skip_rows, encoding, decimal)
+    options = {"reading": reading, "hop": hop, "tail": tail, "polarity": polarity, "subject": subject}
+    begun = None if overwrite else store.begun()
+    source = _source(paths, recipe, options, begun, quality, layout, cache_dir, progress)
     model = model.to(_device(device))
     batch_size = batch_size or (64 if model.mask_token.device.type == "cpu" else 1024)
     if part_rows is None:
         part_rows = max(1, _PART_BYTES // (int(np.prod(shape)) * np.dtype(dtype).itemsize))
     parts = -(-len(source) // part_rows)
-    store = Store(folder)
     plan = {
         "output": output, "shape": list(shape), "dtype": dtype, "file_format": file_format, "rows": len(source),
         "part_rows": part_rows, "parts": parts, "quality": quality, "model": _digest(model), **source.describe(),
         **({} if autocast is None else {"autocast": str(autocast)}),
     }  # fmt: skip
-    store.open(json.loads(json.dumps(plan)), overwrite)
+    findings = source.findings()
+    store.open(json.loads(json.dumps(plan)), overwrite, alone=world_size == 1)
     try:
+        if isinstance(source, RecordingSource):
+            store.write_table(COLUMNS, source.table())
+        else:
+            checks.warn_all(text for texts in findings.values() for text in texts)
         mine = range(rank, parts, world_size)
         todo = [number for number in mine if not store.has(number)]
         rows = {number: store.rows(number) for number in mine}
@@ -167,7 +154,7 @@ def embed_files(
         tell = progress or (lambda *_: None)
         tell("embed", resumed, sum(rows.values()))
         written = unusable = 0
-        began = time.perf_counter()
+        began = perf_counter()
         with _Writer(store) as writer:
             batches = made_ahead(_batches(source, store, todo, batch_size))
             for (number, read), features in encode_batches(model, batches, output, autocast):
@@ -181,10 +168,11 @@ def embed_files(
         store.close()
     complete = all(store.has(number) for number in range(parts))
     rejected = plan["rejected"]
-    seconds = time.perf_counter() - began
+    seconds = perf_counter() - began
     return ExtractionReport(
-        os.fspath(folder), len(source), parts, written, resumed, unusable, rejected, complete, seconds
-    )
+        os.fspath(folder), len(source), parts, written, resumed, unusable, rejected, complete, seconds,
+        source.recordings, source.errors, findings,
+    )  # fmt: skip
 
 
 class _Writer:
@@ -227,14 +215,25 @@ def _batches(
             yield (number, read), read.ppg
 
 
-def _source(paths, recipe, fs, hop, tail, quality, layout, cache_dir, progress) -> ShardSource | RecordingSource:
-    files = recording_files(paths)
-    if files is not None:
-        return RecordingSource(files, recipe, fs=fs, hop=hop, tail=tail)
-    for name, value in (("fs", fs), ("hop", hop)):
-        if value is not None:
-            raise ValueError(f"{name}: expected None with shards, whose segments are cut and prepared, got {value}")
-    return ShardSource(paths, recipe, quality=quality, layout=layout, cache_dir=cache_dir, progress=progress)
+def _source(
+    paths: Paths, recipe: Recipe, options: dict[str, Any], begun: dict[str, Any] | None, quality, layout, cache_dir,
+    progress: Progress | None,
+) -> ShardSource | RecordingSource:  # fmt: skip
+    """What is embedded; `begun` is the plan of work that may have been begun, whose recordings keep their order."""
+    paths = paths if isinstance(paths, str | os.PathLike) else list(paths)
+    sources = find_recordings(paths)
+    if sources is None:
+        usual = {"polarity": "keep", "subject": "name", "signals": "ppg"}
+        for name, value in {**options["reading"]._asdict(), **options}.items():
+            if name not in ("reading", "tail") and value != usual.get(name):
+                which = f"{usual.get(name)} with shards, whose segments are cut and prepared"
+                raise ValueError(f"{name}: expected {which}, got {value}")
+        return ShardSource(paths, recipe, quality=quality, layout=layout, cache_dir=cache_dir, progress=progress)
+    order = [one["name"] for one in begun["inputs"]] if begun is not None and "windows" in begun else []
+    source = RecordingSource(sources, recipe, **options, order=order, progress=progress)
+    if lost := next((name for name in order if name in source.errors), None):
+        raise RecordingError(f"{source.errors[lost]} (it could be read when these embeddings were begun)")
+    return source
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from xmae_fast._files import LOCK, Lock, atomic_path, remains
-from xmae_fast._optional import need
 from xmae_fast.data.formats.shards import import_h5py
+from xmae_fast.embedding.parquet import TEXT, read_parquet, write_parquet
 
 FORMATS = ("h5", "npy", "parquet")
-PLAN = "embeddings.json"
+PLAN, TABLE = "embeddings.json", "recordings.csv"
 _KIND, _VERSION = "xmae_fast embeddings", 1
-_TEXT = ("key", "subject")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,22 +101,34 @@ class Store:
         self.plan = plan
         return plan
 
-    def open(self, plan: dict[str, Any], overwrite: bool) -> None:
+    def begun(self) -> dict[str, Any] | None:
+        """What embeddings.json says; None if there is no such file, or it is damaged or of another kind."""
+        try:
+            return self.read_plan()
+        except (OSError, ValueError):
+            return None
+
+    def open(self, plan: dict[str, Any], overwrite: bool, alone: bool = True) -> None:
         """Begin the work, or go on with it, until `close`.
+
+        Work whose plan names recordings that could not be read goes on with a plan in which some of them come after
+        the others: full parts stay, and the last part is written again if it was not full.
 
         Args:
             plan: what embeddings.json says of the work.
             overwrite: replace the embeddings of other work.
+            alone: whether this process alone does the work; several cannot add recordings.
 
         Raises:
             FileExistsError: the folder holds other work, or no embeddings at all.
+            ValueError: recordings are to be added, and `alone` is False.
             BlockingIOError: another process writes to a folder that this one is to replace, or it replaces it.
         """
         plan = {"kind": _KIND, "version": _VERSION, **plan}
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = lock = Lock(self.folder, shared=True)
         try:
-            self._begin(lock, plan, overwrite)
+            self._begin(lock, plan, overwrite, alone)
         except BaseException:
             self.close()
             raise
@@ -126,11 +138,23 @@ class Store:
         if self.lock is not None:
             self.lock.release()
 
-    def _begin(self, lock: Lock, plan: dict[str, Any], overwrite: bool) -> None:
+    def write_table(self, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+        """Write recordings.csv, a row for each recording."""
+        text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+        with atomic_path(self.folder / TABLE) as temporary, open(temporary, "w", **text) as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows(rows)
+
+    def _begin(self, lock: Lock, plan: dict[str, Any], overwrite: bool, alone: bool) -> None:
         path = self.folder / PLAN
         if path.is_file():
             there = self.read_plan()
             if there == plan:
+                return
+            if (added := _added(there, plan)) is not None:
+                if added:
+                    self._add(lock, there, plan, overwrite, alone)
                 return
             if not overwrite:
                 other = ", ".join(key for key in {**plan, **there} if there.get(key) != plan.get(key))
@@ -142,7 +166,7 @@ class Store:
         else:
             others = [e.name for e in self.folder.iterdir() if e.name != LOCK and not e.name.startswith(f".{PLAN}.")]
             if path.is_file():  # another process was quicker
-                return self._begin(lock, plan, overwrite)
+                return self._begin(lock, plan, overwrite, alone)
             if others:
                 expected = "a new folder, or one of embeddings"
                 raise FileExistsError(f"{self.folder}: expected {expected}, it holds {others[0]!r}")
@@ -150,17 +174,40 @@ class Store:
             with atomic_path(path, replace=False) as temporary:
                 temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         except FileExistsError:  # another process was quicker: its plan may be another one
-            return self._begin(lock, plan, overwrite)
+            return self._begin(lock, plan, overwrite, alone)
+        self.plan = plan
+        lock.share()
+
+    def _add(self, lock: Lock, there: dict[str, Any], plan: dict[str, Any], overwrite: bool, alone: bool) -> None:
+        """Go from the plan `there` to one with more recordings after those of `there`."""
+        if not alone:
+            what = "can be read now and could not before: the same command with one process adds them"
+            raise ValueError(f"{self.folder}: recordings {what}")
+        lock.release()
+        self.lock = lock = Lock(self.folder)  # alone: others would write parts of the old plan
+        if self.read_plan() != there:  # another process was quicker
+            self._begin(lock, plan, overwrite, alone)
+            return lock.share()
+        if plan["rows"] > there["rows"] and there["rows"] % there["part_rows"]:
+            self._remove_part(there["parts"] - 1)
+        with atomic_path(self.folder / PLAN) as temporary:
+            temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         self.plan = plan
         lock.share()
 
     def _remove(self, there: dict[str, Any]) -> None:
         """Remove the parts of the plan `there`, and then the plan, which until then tells what the parts are."""
+        self.plan = there
         for number in range(there["parts"]):
-            for part in self._paths(number):
-                for old in (part, *remains(part)):
-                    old.unlink(missing_ok=True)
+            self._remove_part(number)
+        if "windows" in there:
+            (self.folder / TABLE).unlink(missing_ok=True)
         (self.folder / PLAN).unlink()
+
+    def _remove_part(self, number: int) -> None:
+        for part in self._paths(number):
+            for old in (part, *remains(part)):
+                old.unlink(missing_ok=True)
 
     def has(self, number: int) -> bool:
         """Whether all files of a part are there."""
@@ -191,7 +238,7 @@ class Store:
                 for name, values in {"embedding": embeddings, **columns}.items():
                     file.create_dataset(name, data=values)
         else:
-            _write_parquet(main, embeddings, columns)
+            write_parquet(main, embeddings, columns)
 
     def read(self, number: int) -> StoredEmbeddings:
         """Read a part; ValueError if it is damaged or does not belong to these embeddings."""
@@ -206,8 +253,8 @@ class Store:
                     columns = {name: values[()] for name, values in file.items()}
                 embeddings = columns.pop("embedding")
             else:
-                embeddings, columns = _read_parquet(main, tuple(self.plan["shape"]))
-            key, subject = (np.char.decode(columns.pop(name), "utf-8") for name in _TEXT)
+                embeddings, columns = read_parquet(main, tuple(self.plan["shape"]))
+            key, subject = (np.char.decode(columns.pop(name), "utf-8") for name in TEXT)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"{main}: expected a whole part of embeddings, it is damaged ({error})") from error
         expected = (self.rows(number), *self.plan["shape"])
@@ -225,30 +272,18 @@ class Store:
         return [self.folder / f"{name}.{ending}" for ending in (("npz", "npy") if kind == "npy" else (kind,))]
 
 
-def import_parquet():
-    """pyarrow, or an ImportError that says what to install."""
-    need("pyarrow.parquet", "Parquet needs", "parquet")
-    return need("pyarrow", "Parquet needs", "parquet")
+def _added(there: dict[str, Any], plan: dict[str, Any]) -> list[str] | None:
+    """The names of recordings that `plan` adds to the plan `there`, which could not read them.
 
-
-def _write_parquet(path: Path, embeddings: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-    arrow = import_parquet()
-    width = int(np.prod(embeddings.shape[1:]))
-    flat = arrow.array(np.ascontiguousarray(embeddings).reshape(-1))
-    text = {name: np.char.decode(columns[name], "utf-8") for name in _TEXT}
-    arrays = {name: arrow.array(values) for name, values in (columns | text).items()}
-    arrays["embedding"] = arrow.FixedSizeListArray.from_arrays(flat, width)
-    with atomic_path(path) as temporary:
-        arrow.parquet.write_table(arrow.table(arrays), temporary)
-
-
-def _read_parquet(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    arrow = import_parquet()
-    try:
-        table = arrow.parquet.read_table(path).combine_chunks()
-    except arrow.ArrowException as error:
-        raise ValueError(error) from error
-    flat = table.column("embedding").chunk(0).flatten().to_numpy(zero_copy_only=False)
-    columns = {name: table.column(name).to_numpy() for name in table.column_names if name != "embedding"}
-    text = {name: np.char.encode(columns[name].astype(str), "utf-8") for name in _TEXT}
-    return flat.reshape(-1, *shape), columns | text
+    Returns:
+        The names; none where only the words differ that say why recordings cannot be read. None if the plans are of
+        different work.
+    """
+    changes = {"rows", "parts", "subjects", "rejected", "inputs", "errors"}
+    failed = there.get("errors")
+    if not failed or any(there.get(key) != plan.get(key) for key in {**there, **plan}.keys() - changes):
+        return None
+    known = len(there["inputs"])
+    added = [one["name"] for one in plan["inputs"][known:]]
+    same = plan["inputs"][:known] == there["inputs"] and sorted([*added, *plan.get("errors", {})]) == sorted(failed)
+    return added if same else None

@@ -9,15 +9,17 @@ import numpy as np
 
 from xmae_fast.embedding.preprocess import check_rate
 from xmae_fast.model.recipe import Recipe
+from xmae_fast.recordings.stretches import Stretches
 
 TAILS = ("drop", "align")
+_BLOCK = 512  # windows that are looked at together
 
 
 class Windows:
     """W windows over recordings.
 
     Args:
-        recordings: R arrays [T].
+        recordings: R arrays [T], or `Stretches` of one piece.
         fs: Hz.
         recipe: its segment_s is the length of a window.
         hop: seconds from window to window; None for their length, so that they lie side by side.
@@ -35,7 +37,12 @@ class Windows:
     """
 
     def __init__(
-        self, recordings: Sequence[np.ndarray], fs: float, recipe: Recipe, hop: float | None = None, tail: str = "drop"
+        self,
+        recordings: Sequence[np.ndarray | Stretches],
+        fs: float,
+        recipe: Recipe,
+        hop: float | None = None,
+        tail: str = "drop",
     ) -> None:
         check_rate(fs, recipe)
         check_windowing(hop, tail)
@@ -45,7 +52,7 @@ class Windows:
             raise ValueError(f"hop: expected at least one sample, {1 / fs:g} s, got {hop:g} s")
         starts = []
         for number, recording in enumerate(recordings):
-            T = len(recording)
+            T = samples_of(recording)
             if self.samples > T:
                 which = f"signal {number}" if len(recordings) > 1 else "signal"
                 got = f"{T:,} samples, {T / fs:.4g} s at {fs:g} Hz"
@@ -55,9 +62,9 @@ class Windows:
             if tail == "align" and begin[-1] + self.samples < T:
                 begin = np.append(begin, T - self.samples)
             starts.append(begin)
-        self.start = np.concatenate(starts)
+        self.start = np.concatenate([np.empty(0, np.int64), *starts])
         self.record = np.repeat(np.arange(len(starts)), [len(begin) for begin in starts])
-        lengths = np.array([len(recording) for recording in recordings])
+        lengths = np.array([samples_of(recording) for recording in recordings])
         self.unused_s = (lengths - [begin[-1] + self.samples for begin in starts]) / fs
 
     def __len__(self) -> int:
@@ -72,9 +79,39 @@ class Windows:
         """The samples of the windows of these numbers [k]: [k, n] float64."""
         out = np.empty((len(items), self.samples))
         for row, item in enumerate(items.tolist()):
-            first = self.start[item]
-            out[row] = self.recordings[int(self.record[item])][first : first + self.samples]
+            first, recording = self.start[item], self.recordings[int(self.record[item])]
+            if isinstance(recording, Stretches):
+                out[row] = recording.cut(first[None], self.samples)[0]
+            else:
+                out[row] = recording[first : first + self.samples]
         return out
+
+    def leave_out(self, most: float) -> tuple[int, int]:
+        """Leave out windows that miss more than a share `most` of their samples.
+
+        Returns:
+            How many windows without any sample, and how many others, were left out.
+        """
+        missing = np.zeros(len(self))
+        for number, recording in enumerate(self.recordings):
+            mine = np.flatnonzero(self.record == number)
+            if isinstance(recording, Stretches):
+                recorded = recording.recorded(self.start[mine], self.samples)
+                missing[mine[~recorded]] = 1
+                mine = mine[recorded]
+            elif np.isfinite(recording).all():
+                continue
+            for block in np.array_split(mine, -(-len(mine) // _BLOCK)) if len(mine) else ():
+                missing[block] = 1 - np.isfinite(self.cut(block)).mean(1)
+        empty, few = int((missing == 1).sum()), int(((missing > most) & (missing < 1)).sum())
+        keep = missing <= most
+        self.start, self.record = self.start[keep], self.record[keep]
+        return empty, few
+
+
+def samples_of(recording: np.ndarray | Stretches) -> int:
+    """T of an array [T] or of `Stretches`."""
+    return recording.size if isinstance(recording, Stretches) else len(recording)
 
 
 def check_windowing(hop: float | None, tail: str) -> None:

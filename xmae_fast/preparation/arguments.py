@@ -11,6 +11,7 @@ from xmae_fast.data.options import Quality, check_option, quality_pair
 from xmae_fast.preparation.settings import EQUIVALENT, POLARITIES, Recipe, Settings
 from xmae_fast.recordings.reading import Reading, check_reading
 from xmae_fast.recordings.sources import Source
+from xmae_fast.recordings.subjects import check_subject_rule
 
 
 def check_settings(
@@ -33,12 +34,7 @@ def check_settings(
     check_option("recipe", recipe, ("batched", "neurokit2"))
     if not re.fullmatch(r"[^/_+\s]+", dataset):
         raise ValueError(f"dataset: expected a name without '/', '_', '+' and spaces, got {dataset!r}")
-    if subject not in ("name", "folder"):
-        try:
-            re.compile(subject)
-        except re.error as error:
-            expected = "expected 'name', 'folder' or a regular expression"
-            raise ValueError(f"subject: {expected}, got {subject!r} ({error})") from None
+    check_subject_rule(subject)
     check_reading(reading)
     check_option("signals", reading.signals, ("both", "ppg"))
     both = (polarity, polarity) if isinstance(polarity, str) else tuple(polarity)
@@ -69,7 +65,7 @@ def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
         ImportError: a package is missing that the recordings need.
     """
     needed = {"scipy": "Preparation"}
-    needed |= {package: form.name for s in sources for form in [s.form] for package in form.packages}
+    needed |= {package: form.name for s in sources for form in s.forms for package in form.packages}
     if recipe == "neurokit2":
         needed["neurokit2"] = 'recipe="neurokit2"'
     for package, purpose in needed.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from xmae_fast.preparation.recipe import apply_recipe
 from xmae_fast.preparation.settings import LOW_ECG_RATE, Settings
 from xmae_fast.preparation.telling import legal, look, of_polarity, of_rejected, turn_round
 from xmae_fast.preparation.windows import Windows, cut
+from xmae_fast.recordings.pairs import read_source
 from xmae_fast.recordings.recording import RecordingError
-from xmae_fast.recordings.sources import Source, fingerprint, read_recording
+from xmae_fast.recordings.sources import Source, fingerprint
+from xmae_fast.recordings.subjects import subject_from_path
 from xmae_fast.workers.progress import StageProgress
 
 _WINDOWS = 1024  # windows between two calls of `tell`
@@ -60,7 +62,7 @@ def make_part(
 def _made(source: Source, settings: Settings, tell: StageProgress) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays of the part of a recording, and what is known about it."""
     before = _mark(source)
-    recording = read_recording(source.path, settings.reading)
+    recording = read_source(source, settings.reading)
     if _mark(source) != before:
         what = f"{source.path}: expected a recording at rest, it changed while it was read"
         raise RecordingError(f"{what}; {AGAIN}")
@@ -137,31 +139,6 @@ def _mark(source: Source) -> str:
         return fingerprint(source)
     except OSError as error:
         raise RecordingError(f"{source.path}: {source.form.name}: {error}") from error
-
-
-def subject_from_path(source: Source, rule: str) -> str:
-    """The subject that a recording has by its name.
-
-    Args:
-        source: the recording.
-        rule: "name" takes the name without its suffix, "folder" the folder that the recording lies in. Anything else is
-            a regular expression, which is searched in the name; its first group, or the whole match, is taken.
-
-    Raises:
-        ValueError: the rule finds nothing.
-    """
-    if rule == "name":
-        return source.stem
-    if rule == "folder":
-        parent = PurePosixPath(source.name).parent.name or Path(source.path).parent.name
-        if not parent:
-            raise ValueError(f"subject: expected a recording in a folder, got {source.name!r}")
-        return parent
-    match = re.search(rule, source.name)
-    found = match and (match.group(1) if match.re.groups else match.group(0))
-    if not found:
-        raise ValueError(f"subject: expected a name that matches {rule!r}, got {source.name!r}")
-    return found
 
 
 def _subjects(source: Source, settings: Settings, own: list[str]) -> np.ndarray:

@@ -30,6 +30,7 @@ from xmae_fast.preparation.settings import Recipe, Settings
 from xmae_fast.preparation.shards import Assembly, write_tables
 from xmae_fast.preparation.telling import legal, of_doubles
 from xmae_fast.recordings.names import ADDED
+from xmae_fast.recordings.pairs import pair_sources
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.sources import Source, find_sources
 from xmae_fast.workers.progress import Progress
@@ -52,6 +53,7 @@ def prepare(
     skip_rows: int | None = None,
     encoding: str | None = None,
     decimal: str | None = None,
+    pair: bool = False,
     subject: str = "name",
     window_s: float = 10.0,
     hop_s: float | None = None,
@@ -93,6 +95,9 @@ def prepare(
         polarity: what is done with a signal that is upside down, one word for both or a pair (PPG, ECG): "keep" leaves
             it as it is, with a note; "auto" turns it round; "flip" turns every signal round.
         time, day_first, skip_rows, encoding, decimal: how tables are read, as for `Reading`.
+        pair: take two files of one folder for one recording if their names are equal without the words of PPG (ppg,
+            pleth, bvp) and ECG (ecg, ekg). They are aligned by their dates and times if both have them, and are taken
+            to start together otherwise.
         subject: how recordings get their subjects. "name" takes what the file says (PulseDB, .npz), or else its path
             without suffix, so that every recording is a subject of its own. "folder" takes the folder that the
             recording lies in. Anything else is a regular expression on the path, whose first group is taken. Splits are
@@ -130,11 +135,14 @@ def prepare(
         raise ValueError(f"processes: expected at least 1, got {processes}")
     inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     sources, ignored = find_sources(inputs)
-    check_apart(target, filter(os.path.isdir, inputs), [source.path for source in sources])
+    sources = pair_sources(sources) if pair else sources
+    files = [path for source in sources for path in (source.path, source.ecg) if path]
+    check_apart(target, filter(os.path.isdir, inputs), files)
     replacing.check_output(target, overwrite)
     versions = package_versions(sources, recipe)
     how = settings.to_json() | {"layout": layout, "segments_per_shard": segments_per_shard}
     how |= {"names": ADDED} if any(ADDED.values()) else {}
+    how |= {"pair": True} if pair else {}
     tell = progress or (lambda *_: None)
     partial = target.with_name(f".{target.name}.partial")
     if not target.parent.is_dir():

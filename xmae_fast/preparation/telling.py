@@ -13,6 +13,7 @@ import numpy as np
 from xmae_fast.data.formats.linked import content_probe
 from xmae_fast.preparation.windows import Windows
 from xmae_fast.recordings.findings import Measures, cleaned, is_upside_down, measure, orientation, problems
+from xmae_fast.recordings.pieces import Pieces
 from xmae_fast.recordings.recording import Channel
 from xmae_fast.recordings.sources import Source
 from xmae_fast.recordings.stretches import Stretches
@@ -176,5 +177,7 @@ def _negate(channel: Channel) -> None:
     values = channel.values
     if isinstance(values, Stretches):
         channel.values = Stretches(values.firsts, [-stretch for stretch in values.stretches], values.size)
+    elif isinstance(values, Pieces):
+        channel.values = Pieces([-values[number] for number in range(len(values))])
     else:
         channel.values = -values

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -54,6 +55,10 @@ FORMATS = {
 _PROSE = (".txt", ".txt.gz")  # files of these suffixes in a folder count if they are tables
 
 
+# Patterns of the words by which the names of two files of one recording differ.
+KIND_WORDS = {"PPG": "ppg|pleth|bvp", "ECG": "ecg|ekg"}
+
+
 class Source(NamedTuple):
     """One recording.
 
@@ -61,10 +66,14 @@ class Source(NamedTuple):
         path: the file, or the header of several files.
         name: the path from the folder that all inputs have in common, with "/". It does not change if that folder
             moves.
+        ecg: the file of the ECG, if it has one of its own.
+        problem: why the file has no partner, if it was to have one.
     """
 
     path: str
     name: str
+    ecg: str = ""
+    problem: str = ""
 
     @property
     def suffix(self) -> str | None:
@@ -81,9 +90,19 @@ class Source(NamedTuple):
         return FORMATS[self.suffix or ""]
 
     @property
+    def forms(self) -> tuple[Format, ...]:
+        """The formats of all files."""
+        return self.form, *((FORMATS[suffix_of(self.ecg) or ""],) if self.ecg else ())
+
+    @property
     def stem(self) -> str:
-        """The name without its suffix."""
-        return self.name[: -len(self.suffix)] if self.suffix else self.name
+        """The name without its suffix, and without the word for the PPG if the ECG has a file of its own."""
+        stem = self.name[: -len(self.suffix)] if self.suffix else self.name
+        if not self.ecg:
+            return stem
+        folder, slash, own = stem.rpartition("/")
+        rest = re.sub(rf"[\W_]*({KIND_WORDS['PPG']})[\W_]*", "_", own, flags=re.IGNORECASE).strip("_")
+        return f"{folder}{slash}{rest or own}"
 
 
 def suffix_of(path: str) -> str | None:
@@ -160,13 +179,19 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
     return found
 
 
-def fingerprint(source: Source) -> str:
-    """A hash of the sizes and modification times of all files of a recording, which tells whether it has changed."""
+def files_of(source: Source) -> list[str]:
+    """The paths of all files of a recording; the one that names it comes first."""
     files = [source.path]
     if source.suffix == ".hea":
         files += header_files(source.path)
         if is_multi_segment(source.path):
             files += [file for segment in files[1:] for file in header_files(segment)]
+    return files + (files_of(Source(source.ecg, "")) if source.ecg else [])
+
+
+def fingerprint(source: Source) -> str:
+    """A hash of the sizes and modification times of all files of a recording, which tells whether it has changed."""
+    files = files_of(source)
     stats = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 

@@ -62,6 +62,12 @@ def test_polar_sensor_logger(tmp_path):
     assert found.ppg.fs == pytest.approx(fs, abs=0.01)
     assert found.start == "2024-04-24T14:10:15.270000"
     assert any("Polar Sensor Logger" in note for note in found.notes)
+    head = "Phone timestamp;sensor timestamp [ns];X [mg];Y [mg];Z [mg]\n"
+    rows = [f"2024-04-24T14:10:15.{k:03d};{begin + k};1;2;3\n" for k in range(99)]
+    (tmp_path / "Polar_Sense_ACC.txt").write_text(head + "".join(rows))
+    (tmp_path / "Polar_Sense_HR.txt").write_text("Phone timestamp;HR [bpm]\n" + "2024-04-24T14:10:15.270;60\n" * 30)
+    sources, aside = find_sources(tmp_path)
+    assert ([source.name for source in sources], aside) == (["Polar_Sense_PPG.txt"], {".txt": 2})
 
 
 @pytest.mark.parametrize(("mark", "first"), [("\t", '"sep=\\t"'), (",", '"sep=,"'), ("\t", "")])

@@ -148,7 +148,11 @@ def test_comments_cut_lines_and_prose(tmp_path):
     assert "the last line was cut off and is left out" in found.notes
     path.write_text("time;PPG;ECG\n" * 2 + "".join(f"{';'.join(row)}\n" for row in COLUMNS))
     check(read_recording(path))
+    path.write_text(" | ".join(NAMES) + "\n-----|----|----\n" + "".join(f"{' | '.join(row)}\n" for row in COLUMNS))
+    check(read_recording(path))
+    commas = table().replace(".", ",").encode()
     for content, message in (
+        (commas, "found 3 names above 6 columns: commas cannot be both between columns and decimal marks"),
         (b"", "expected a table, found an empty file"),
         (b"time,PPG,ECG\n", "expected a table of numbers, found 'time,PPG,ECG'"),
         (b"Dear reader,\nthis is a letter.\n", "expected a table of numbers, found 'Dear reader,'"),

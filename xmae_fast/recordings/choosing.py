@@ -19,7 +19,7 @@ def read_channels(content: Content, reading: Reading) -> Recording:
     found = {}
     for kind in reading.kinds:
         wanted = reading.wanted(kind)
-        usual = content.usual.get(kind) if wanted is None else None
+        usual = content.usual.get(kind, [])[:1] or content.alike.get(kind) if wanted is None else None
         found[kind] = usual if usual else candidates(content.names, kind, wanted)
     numbers = list(dict.fromkeys(i for those in found.values() for i in those))
     loaded = content.load(numbers)

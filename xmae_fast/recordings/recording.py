@@ -140,8 +140,10 @@ class Content:
         names: of all its channels.
         load: reads the channels of these numbers.
         form: the name of the format, where it is another than the suffix tells.
-        usual: the numbers of the channels that can be the "PPG" and the "ECG" if none is asked for, where the format
-            tells them; the one of the best quality is taken.
+        usual: the numbers of channels that are preferred for "PPG" and for "ECG" if none is asked for, best first;
+            formats that define their channels give them.
+        alike: the numbers of channels that can be the "PPG" and the "ECG" equally well if none is asked for, where
+            their names do not say so; the one of the best quality is taken.
         notes: what a user should know of how the file was understood.
         light: the numbers of channels that tell how much light comes back, which a pulse makes less; they are turned
             round, so that a pulse rises.
@@ -151,5 +153,6 @@ class Content:
     load: Callable[[Sequence[int]], Loaded]
     form: str = ""
     usual: dict[str, list[int]] = field(default_factory=dict)
+    alike: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     light: Sequence[int] = ()

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from xmae_fast.recordings.formats.table_file import open_bytes
 
-_E4_FILES = re.compile(r"(acc|bvp|eda|hr|ibi|temp|tags)(\W|_|$)|(\W|_)(acc|bvp|eda|hr|ibi|temp|tags)(\W|_|$)")
+_PARTS = "acc|bvp|eda|hr|ibi|temp|tags|gyro|gyr|magn|mag|ppi|rr"
+_FILES = re.compile(rf"(^|\W|_)({_PARTS})(\W|_|$)")  # of a session, by what they hold
 _E4_SLOWEST = 16  # Hz; the E4 samples skin conductance and temperature at 4 Hz, the pulse wave at 64 Hz
 CAMERA = "a phone's camera"
 _COLOURS = (("r", "g", "b"), ("red", "green", "blue"))
@@ -74,9 +75,9 @@ def e4_of(lines: Sequence[str]) -> E4 | None:
 
 
 def is_aside(path: str) -> bool:
-    """Whether a file of a folder is part of an Empatica E4's session and has no pulse wave."""
+    """Whether a file of a folder is part of a session of an Empatica E4 or of Polar's sensors and has no PPG or ECG."""
     name = os.path.basename(path).lower()
-    if not _E4_FILES.search(name) or not name.endswith((".csv", ".csv.gz")):
+    if not _FILES.search(name) or not name.endswith((".csv", ".csv.gz", ".txt")):
         return False
     try:
         with open_bytes(path) as file:
@@ -85,6 +86,8 @@ def is_aside(path: str) -> bool:
         return False
     if (e4 := e4_of(lines)) is not None:
         return not e4.is_pulse_wave
+    if lines and lines[0].startswith("Phone timestamp;"):
+        return re.search(r"channel \d|ecg", lines[0]) is None
     if name.startswith("tags"):  # moments at which a button was pressed, or none
         return all(_is_moment(line) for line in lines[:3])
     return bool(lines) and re.fullmatch(r"\d{10}(\.\d*)?, ?IBI", lines[0].strip()) is not None

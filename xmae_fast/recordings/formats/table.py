@@ -44,13 +44,13 @@ def open_table(path: str, reading: Reading) -> Content:
     times, told = times_among(shown, reading, known, dated, _rising(layout))
     clock = known.start if known is not None and times == [known.times] else None
     data = [i for i, kind in enumerate(layout.kinds) if kind == NUMBER and i not in times]
-    usual, also = signals_of(names, reading, known, data, layout.named)
+    alike, also = signals_of(names, reading, known, data, layout.named)
 
     def load(numbers: Sequence[int]) -> Loaded:
         columns = TextColumns(path, layout, numbers, times if clock is None else [*times, clock])
         return load_samples(shown, reading, [names[i] for i in numbers], columns, times, clock)
 
-    return Content(names, load, usual=usual, notes=[*notes, *layout.notes, *told, *also], light=light_of(known))
+    return Content(names, load, alike=alike, notes=[*notes, *layout.notes, *told, *also], light=light_of(known))
 
 
 def is_table(path: str, fewest: int = _FEWEST) -> bool:

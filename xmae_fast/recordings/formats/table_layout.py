@@ -19,7 +19,7 @@ from xmae_fast.recordings.formats.table_cells import (
     split,
 )
 
-COMMENT = re.compile(r"[ \t]*(#|%|//)")
+COMMENT = re.compile(r"[ \t]*(#|%|//|[-=+|: \t]{3,}$)")  # the last is a ruler under names
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", BLANKS: "blanks"}
 _TOLD = re.compile(r'"?sep=(?P<mark>.|\\t)"?\s*')  # a first line that spreadsheets take for the separator
 _UNITS = re.compile(
@@ -106,6 +106,12 @@ def layout_of(lines: list[str], encoding: str, decimal: str | None, skip: int | 
         comments = [lines[i] for i in range(first, until) if COMMENT.match(lines[i])]
         cells = split(COMMENT.sub("", comments[-1], count=1), separator, quote) if comments else []
         names = cells if len(cells) == columns and columns > 1 else None
+        halves = columns > 3 and any(2 * len(cells) == columns for cells in above[-2:])
+        if separator == "," and halves and all(cell.isdecimal() for row, _ in rows[begin:] for cell in row[1::2]):
+            raise ValueError(
+                f"expected as many names as columns, found {columns // 2} names above {columns} columns: commas cannot"
+                " be both between columns and decimal marks"
+            )
     named = names is not None
     names = [str(i) for i in range(columns)] if names is None else names
     line = numbers[at] + 1 if at is not None else None

@@ -35,7 +35,7 @@ def open_parquet(path: str, reading: Reading) -> Content:
     data = [i for i, kind in enumerate(types) if _is_numeric(kinds, kind) and i not in index]
     known = known_columns(names)
     times, told = times_among(names, reading, known, dated[:1], rising)
-    usual, also = signals_of(names, reading, known, [i for i in data if i not in times], True)
+    alike, also = signals_of(names, reading, known, [i for i in data if i not in times], True)
 
     def load(numbers: Sequence[int]) -> Loaded:
         if held := [i for i in numbers if i in lists]:
@@ -45,7 +45,7 @@ def open_parquet(path: str, reading: Reading) -> Content:
         columns = ParquetColumns(path, names, numbers, times)
         return load_samples(names, reading, [names[i] for i in numbers], columns, times)
 
-    return Content(names, load, usual=usual, notes=[] if lists else [*told, *also], light=light_of(known))
+    return Content(names, load, alike=alike, notes=[] if lists else [*told, *also], light=light_of(known))
 
 
 class ParquetColumns:
@@ -92,8 +92,8 @@ class ParquetColumns:
 
 def _blocks(path: str, numbers: Sequence[int]) -> Iterator[dict]:
     """Columns of these numbers, as arrays of Arrow by number, in blocks of rows."""
-    parquet = need("pyarrow.parquet", "Parquet needs", "prepare")
-    with parquet.ParquetFile(path) as file:
+    arrow, parquet = need("pyarrow", "Parquet needs", "prepare"), need("pyarrow.parquet", "Parquet needs", "prepare")
+    with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         names = file.schema_arrow.names
         wanted = list(dict.fromkeys(names[i] for i in numbers))
         for batch in file.iter_batches(_ROWS, columns=wanted):
@@ -102,6 +102,7 @@ def _blocks(path: str, numbers: Sequence[int]) -> Iterator[dict]:
                 same = [k for k, name in enumerate(batch.schema.names) if name == names[i]]
                 found[i] = batch.column(same[names[:i].count(names[i])])
             yield found
+    arrow.default_memory_pool().release_unused()
 
 
 def _load_lists(path: str, names: Sequence[str], numbers: Sequence[int]) -> Loaded:

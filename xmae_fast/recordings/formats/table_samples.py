@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from xmae_fast.recordings.channels import candidates
+from xmae_fast.recordings.dates import moved
 from xmae_fast.recordings.formats.devices import CAMERA, Known, may_be_values
 from xmae_fast.recordings.grid import place
 from xmae_fast.recordings.reading import Reading
@@ -137,7 +138,7 @@ def load_samples(
         Channel(name, x if isinstance(x, Stretches) else x[None], placed.fs)
         for name, x in zip(signals, placed.values, strict=True)
     ]
-    start = found.start if told is None else told.start
+    start = moved(found.start if told is None else told.start, placed.first)
     return Loaded(channels, start=start, notes=[*columns.notes, *found.notes, *left_out, *placed.notes])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from xmae_fast.cli.failures import FAILED, GOES_ON
 from xmae_fast.cli.progress import progress_with_speed
 from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, layout_of
 
@@ -44,11 +45,11 @@ def add_command(commands) -> None:
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")
     embed.add_argument("--part-rows", type=int, metavar="N", help="segments in a part (default: 32 MiB of embeddings)")
     embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")
-    embed.set_defaults(run=_embed)
+    embed.set_defaults(run=_embed, goes_on=GOES_ON, python_names={"paths": "inputs", "folder": "out", "file_format": "format"})
     add_layout_arguments(embed)
 
 
-def _embed(arguments: argparse.Namespace) -> None:
+def _embed(arguments: argparse.Namespace) -> int:
     import torch
 
     from xmae_fast.embedding import embed_files
@@ -75,3 +76,6 @@ def _embed(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     print(report.describe())
+    if report.complete and report.rows and not report.written:
+        print("this was finished already, nothing was done")
+    return 0 if report.rows else FAILED

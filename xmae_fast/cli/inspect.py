@@ -16,7 +16,7 @@ def add_command(commands) -> None:
     inspect.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
     inspect.add_argument("--json", metavar="FILE", help="also write the report to this file")
     inspect.add_argument("--picture", metavar="FILE.png", help="draw examples of used and of rejected segments")
-    inspect.set_defaults(run=_inspect)
+    inspect.set_defaults(run=_inspect, python_names={"paths": "shards"})
     add_layout_arguments(inspect)
 
 

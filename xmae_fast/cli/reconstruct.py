@@ -20,7 +20,7 @@ def add_command(commands) -> None:
         "--visible", default="0-2", metavar="S-S,S-S", help="seconds of ECG that the model sees (default: %(default)s)"
     )
     command.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
-    command.set_defaults(run=_reconstruct)
+    command.set_defaults(run=_reconstruct, python_names={"path": "output", "paths": "inputs", "path_or_hub_id": "model"})
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:

@@ -27,7 +27,9 @@ def add_command(commands) -> None:
     )
     simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     simulate.add_argument("--overwrite", action="store_true", help="replace the shards of an earlier simulation there")
-    simulate.set_defaults(run=_simulate)
+    simulate.set_defaults(
+        run=_simulate, python_names={"num_subjects": "subjects", "segments_per_subject": "segments", "folder": "output"}
+    )
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

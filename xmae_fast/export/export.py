@@ -133,7 +133,7 @@ def _check_place(path: Path, model: xMAE | str | os.PathLike, overwrite: bool) -
     if not isinstance(model, xMAE):
         check_not_input(path, [model], "path")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"path: expected a new file, but {path} is there (overwrite replaces it)")
+        raise FileExistsError(f"path: expected a new file, but {path} is there (overwrite=True replaces it)")
     listing = _listing(path)
     check_replaceable(listing, lambda file: is_json_of(file, *_LISTED), "the description of an export", "path")
 

@@ -204,7 +204,7 @@ def _make_room(folder: Path, dataset: str, overwrite: bool) -> None:
     name = re.compile(re.escape(dataset) + r"_\d{4,}(\.h5|\.truth\.npz)")
     found = sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
     if found and not overwrite:
-        raise FileExistsError(f"output: {found[0]} is there already (overwrite replaces an earlier simulation)")
+        raise FileExistsError(f"output: {found[0]} is there already (overwrite=True replaces an earlier simulation)")
     for path in found:
         if path.suffix == ".h5":
             check_replaceable(path, _is_simulated, "a simulated shard with its truth beside it")

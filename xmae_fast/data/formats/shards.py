@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xmae_fast._files import atomic_path
+from xmae_fast._full_disk import new_hdf5
 from xmae_fast.data.augment import NormalizeDtype, segment_problem
 from xmae_fast.data.formats.linked import OtherFiles
 
@@ -98,7 +99,7 @@ def write_shard(
         FileNotFoundError: the folder of `path` does not exist.
         ValueError: an argument has a wrong shape or value; the message names it.
     """
-    h5py = import_h5py()
+    import_h5py()
     ppg, ecg = np.asarray(ppg), np.asarray(ecg)
     if ppg.ndim != 2 or ppg.shape != ecg.shape:
         raise ValueError(f"ppg, ecg: expected one shape [n, L], got {ppg.shape} and {ecg.shape}")
@@ -118,7 +119,7 @@ def write_shard(
             raise ValueError(f"{name}: expected {size} values, one per segment, got {len(values)}")
     time = np.arange(samples) / sampling_freq
     names: dict[str, None] = {}
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, new_hdf5(temporary) as file:
         for row, (subject, *fields) in enumerate(zip(*columns.values(), strict=True)):
             name = _record_name(subject, format_key(SegmentKey(*fields)))
             if name in names:

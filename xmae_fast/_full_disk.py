@@ -26,7 +26,7 @@ def says_full(error: BaseException) -> bool:
 
 @contextmanager
 def new_hdf5(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Write an HDF5 file, which is made in memory and then written at once; its bytes are those of h5py.File(path, "w").
+    """Write an HDF5 file, made in memory and then written at once. Its bytes are those of h5py.File(path, "w").
 
     Args:
         path: the file. It is replaced if it is there.

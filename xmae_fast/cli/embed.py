@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from xmae_fast.cli.failures import FAILED, GOES_ON
 from xmae_fast.cli.progress import progress_with_speed
@@ -11,6 +12,10 @@ from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, layout_of
 _OUTPUT_HELP = (
     "pooled: mean of the encoder's tokens, which pretraining trains (default); projected: the same through a projection"
     " that pretraining does not train; tokens: all tokens"
+)
+_SRUN = (
+    "srun has started {} processes, which would all do the whole work: start them by srun torchrun, or give each its"
+    " share by RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS"
 )
 
 
@@ -45,14 +50,20 @@ def add_command(commands) -> None:
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")
     embed.add_argument("--part-rows", type=int, metavar="N", help="segments in a part (default: 32 MiB of embeddings)")
     embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")
-    embed.set_defaults(run=_embed, goes_on=GOES_ON, python_names={"paths": "inputs", "folder": "out", "file_format": "format"})
+    embed.set_defaults(
+        run=_embed, goes_on=GOES_ON, python_names={"paths": "inputs", "folder": "out", "file_format": "format"}
+    )
     add_layout_arguments(embed)
 
 
 def _embed(arguments: argparse.Namespace) -> int:
     import torch
 
+    from xmae_fast._processes import started_by_srun
     from xmae_fast.embedding import embed_files
+
+    if (tasks := started_by_srun()) > 1 and "RANK" not in os.environ:
+        raise ValueError(_SRUN.format(tasks))
 
     with progress_with_speed() as progress:
         report = embed_files(

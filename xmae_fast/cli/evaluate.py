@@ -44,7 +44,9 @@ def add_command(commands) -> None:
         "--resamples", type=int, default=1000, metavar="N", help="resamples of subjects (default: %(default)s)"
     )
     evaluate.add_argument("--seed", type=int, default=77, help="of split, masks and resamples (default: %(default)s)")
-    evaluate.set_defaults(run=_evaluate, goes_on=AGAIN, python_names={"cfg": "config", "baseline_checkpoints": "baseline_checkpoint"})
+    evaluate.set_defaults(
+        run=_evaluate, goes_on=AGAIN, python_names={"cfg": "config", "baseline_checkpoints": "baseline_checkpoint"}
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def add_command(commands) -> None:
     export.add_argument("--config", metavar="FILE.yaml", help="for checkpoints without their configuration")
     export.add_argument("--no-benchmark", action="store_true", help="measure no latencies")
     export.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
-    export.add_argument("--opset", type=int, metavar="N", help="version of the operators of ONNX (default: %(default)s)", default=None)
+    export.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators (default: 20, the least)")
     export.set_defaults(run=_export, python_names={"cfg": "config", "path": "output", "model": "checkpoint"})
 
 
@@ -49,5 +49,6 @@ def _export(arguments: argparse.Namespace) -> None:
         cfg=None if arguments.config is None else read_yaml(arguments.config),
         benchmark=not arguments.no_benchmark,
         overwrite=arguments.overwrite,
+        opset=arguments.opset,
     )
     print(report.describe())

@@ -7,6 +7,7 @@ import errno
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 from xmae_fast._full_disk import says_full
 from xmae_fast.cli.parsing import options_by_name
@@ -21,10 +22,8 @@ GOES_ON = "the same command goes on where it was"  # for the default `goes_on` o
 def say(text: str) -> None:
     """Print a line on standard error, if there is one."""
     if sys.stderr is not None:
-        try:
+        with suppress(OSError):  # nobody reads it
             print(f"xmae-fast: {text}", file=sys.stderr, flush=True)
-        except OSError:
-            pass  # nobody reads it
 
 
 def known_failure(error: Exception, arguments: argparse.Namespace) -> tuple[int, str] | None:
@@ -34,11 +33,11 @@ def known_failure(error: Exception, arguments: argparse.Namespace) -> tuple[int,
         error: what a command has raised.
         arguments: of the command.
     """
-    if isinstance(error, OSError) and error.errno in _FULL or says_full(error):
+    if (isinstance(error, OSError) and error.errno in _FULL) or says_full(error):
         where = output_of(arguments)
         what = "no space is left on the disk" + (f" for {where}" if where else "")
         return SYSTEM, f"{what}; {what_to_do(arguments, 'with more space ')} ({_one_line(error)})"
-    if isinstance(error, MemoryError) or isinstance(error, (RuntimeError, OSError)) and _NO_MEMORY.search(str(error)):
+    if isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, OSError)) and _NO_MEMORY.search(str(error))):
         detail = f" ({_one_line(error)})" if str(error) else ""
         return SYSTEM, f"there is not enough memory; {what_to_do(arguments, 'with more memory ')}{detail}"
     if isinstance(error, OSError) and error.errno in _SYSTEM:
@@ -64,7 +63,7 @@ def what_to_do(arguments: argparse.Namespace, when: str = "") -> str:
 
 def output_of(arguments: argparse.Namespace) -> str | None:
     """What the command was asked to write to; None if it writes nothing."""
-    named = (getattr(arguments, name, None) for name in ("output", "out", "runs", "json"))
+    named = (getattr(arguments, name, None) for name in ("out", "runs", "output", "json"))
     return next((str(name) for name in named if name), None)
 
 

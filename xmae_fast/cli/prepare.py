@@ -57,9 +57,7 @@ def add_command(commands) -> None:
     prepare.add_argument("--processes", type=int, metavar="N", help="(default: one per processor)")
     prepare.add_argument("--overwrite", action="store_true", help="replace the folder, and unfinished work, if there")
     add_reading_arguments(prepare)
-    prepare.set_defaults(
-        run=_prepare, goes_on=GOES_ON, python_names={"window_s": "window", "hop_s": "hop"}
-    )
+    prepare.set_defaults(run=_prepare, goes_on=GOES_ON, python_names={"window_s": "window", "hop_s": "hop"})
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

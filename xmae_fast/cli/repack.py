@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from xmae_fast.cli.failures import FAILED, GOES_ON
+from xmae_fast.cli.failures import GOES_ON
 from xmae_fast.cli.progress import progress_bars
 from xmae_fast.cli.shared import add_layout_arguments, layout_of
 
@@ -60,6 +60,8 @@ def _repack(arguments: argparse.Namespace) -> None:
             overwrite=arguments.overwrite,
         )
     print(report.describe())
+    if not report.seconds:
+        print("this was finished already, nothing was done")
 
 
 def _subjects(given: str | None) -> list[str] | None:

@@ -15,6 +15,7 @@ from xmae_fast._files import atomic_path
 from xmae_fast._full_disk import new_hdf5
 from xmae_fast.data.augment import NormalizeDtype, segment_problem
 from xmae_fast.data.formats.linked import OtherFiles
+from xmae_fast.data.formats.opening import open_hdf5
 
 KEY_FORM = "<index>+++<SegmentID>+++<WinID>+++<WinSeqID>+++<ppg quality>+++<ecg quality>"
 
@@ -215,14 +216,17 @@ def open_shard(path: str):
 
     Raises:
         FileNotFoundError: there is no file at `path`.
+        BlockingIOError: another process has it open for writing, see `open_hdf5`.
         ValueError: it is no HDF5 file, or it is cut short.
     """
-    h5py = import_h5py()
+    import_h5py()
     if not os.path.isfile(path):
         found = "a folder" if os.path.isdir(path) else "nothing"
         raise FileNotFoundError(f"shard {path}: expected an HDF5 file, found {found}")
     try:
-        return h5py.File(path, "r")
+        return open_hdf5(path)
+    except BlockingIOError:
+        raise
     except OSError as error:
         raise ValueError(f"shard {path}: expected a whole HDF5 file, but it cannot be opened ({error})") from error
 

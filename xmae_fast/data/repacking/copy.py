@@ -80,7 +80,7 @@ class PackedCopy:
         if free < needed:
             raise OSError(errno.ENOSPC, f"output: expected {needed:,} bytes of free space in {folder}, found {free:,}")
         if offsets is None:
-            packed.create_packed(self.fd, self.shape, self.dtype, tables, self._attributes())
+            packed.create_packed(self.fd, self.shape, self.dtype, tables, self.attributes())
             os.fsync(self.fd)
             offsets = packed.signal_offsets(self.fd, self.shape, self.dtype)
             if offsets is None:
@@ -173,7 +173,8 @@ class PackedCopy:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def _attributes(self) -> dict:
+    def attributes(self) -> dict:
+        """Those of the root of the file, which say how it was made."""
         segments = self.segments
         rate = {"sampling_freq": segments.sampling_freq} if segments.sampling_freq else {}
         return rate | {

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from xmae_fast._files import atomic_path, check_replaceable
 from xmae_fast._full_disk import save_with_torch
 from xmae_fast.config import ModelCfg, cfg_from_dict

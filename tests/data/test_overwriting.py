@@ -43,7 +43,7 @@ def test_prepare_never_touches_its_inputs(recordings, tmp_path, capsys, output):
     before = content(tmp_path)
     assert main(["prepare", str(recordings), "-o", str(tmp_path / output), "--overwrite"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("xmae-fast: output: ")
+    assert error.startswith("xmae-fast: --output: ")
     assert error.count("\n") == 1
     assert content(tmp_path) == before
     if output != "in/out":

@@ -51,7 +51,9 @@ def add_command(commands) -> None:
     embed.add_argument("--part-rows", type=int, metavar="N", help="segments in a part (default: 32 MiB of embeddings)")
     embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")
     embed.set_defaults(
-        run=_embed, goes_on=GOES_ON, python_names={"paths": "inputs", "folder": "out", "file_format": "format"}
+        run=_embed,
+        goes_on=GOES_ON,
+        python_names={"paths": "inputs", "path_or_hub_id": "model", "folder": "out", "file_format": "format"},
     )
     add_layout_arguments(embed)
 

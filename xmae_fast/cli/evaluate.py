@@ -45,7 +45,9 @@ def add_command(commands) -> None:
     )
     evaluate.add_argument("--seed", type=int, default=77, help="of split, masks and resamples (default: %(default)s)")
     evaluate.set_defaults(
-        run=_evaluate, goes_on=AGAIN, python_names={"cfg": "config", "baseline_checkpoints": "baseline_checkpoint"}
+        run=_evaluate,
+        goes_on=AGAIN,
+        python_names={"cfg": "config", "path_or_hub_id": "checkpoint", "baseline_checkpoints": "baseline_checkpoint"},
     )
 
 

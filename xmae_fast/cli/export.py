@@ -31,7 +31,10 @@ def add_command(commands) -> None:
     export.add_argument("--no-benchmark", action="store_true", help="measure no latencies")
     export.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     export.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators (default: 20, the least)")
-    export.set_defaults(run=_export, python_names={"cfg": "config", "path": "output", "model": "checkpoint"})
+    export.set_defaults(
+        run=_export,
+        python_names={"cfg": "config", "path": "output", "model": "checkpoint", "path_or_hub_id": "checkpoint"},
+    )
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -96,4 +96,5 @@ def _is_backend_error(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """The text of an error without line breaks, and without the number that OSError puts before it."""
+    return re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())) or type(error).__name__

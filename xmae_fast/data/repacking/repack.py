@@ -133,7 +133,7 @@ def repack(
         ShardChangedError: a shard has changed meanwhile.
     """
     output, began = os.fspath(output), time.perf_counter()
-    _check_output(output)
+    _check_output(output, overwrite)
     if dtype not in (None, "float16", "float32", "float64"):
         raise ValueError(f"dtype: expected 'float16', 'float32', 'float64' or None, got {dtype!r}")
     if isinstance(exclude_prefixes, str):
@@ -155,7 +155,7 @@ def repack(
         return _finished(output, segments, kind, selection | {"dtype": dtype})
     partial = os.path.join(os.path.dirname(output), f".{os.path.basename(output)}.partial")
     with locked(partial, output) as fd:
-        _check_output(output)
+        _check_output(output, overwrite)
         copy = PackedCopy(segments, kind, selection | {"dtype": dtype}, fd, Journal(f"{partial}.json"), progress)
         resumed = copy.prepare(os.path.dirname(output) or ".")
         copy.run()
@@ -163,7 +163,7 @@ def repack(
         packed.set_checksums(fd, checksums)
         os.fsync(fd)
         size = os.fstat(fd).st_size
-        _check_output(output)
+        _check_output(output, overwrite)
         if not overwrite and os.path.exists(output):
             raise FileExistsError(f"output: {output} appeared meanwhile (overwrite=True replaces it)")
         os.replace(partial, output)
@@ -224,12 +224,14 @@ def _stored_dtype(segments: Segments, dtype: str | None) -> np.dtype:
     return np.dtype(dtype)
 
 
-def _check_output(output: str) -> None:
+def _check_output(output: str, overwrite: bool) -> None:
     """An OSError says why `output` cannot be written."""
     if os.path.isdir(output) or not os.path.basename(output):
         raise IsADirectoryError(f"output: expected the name of a file, got the folder {output}")
     if not os.path.isdir(os.path.dirname(output) or "."):
         raise FileNotFoundError(f"output: expected a file in an existing folder, got {output}")
+    if os.path.exists(output) and not overwrite and not packed.is_packed_file(output):
+        raise FileExistsError(f"output: {output} exists already and is no packed file of xmae-fast: give another name")
     check_replaceable(output, packed.is_packed_file, "a packed file of xmae-fast")
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 _TEXT = re.compile(r"No space left on device|Disk quota exceeded|os error (28|122)\b|errno = (28|122)\b")
 _BLOCK = 1 << 20  # bytes by which HDF5's file in memory grows
@@ -51,7 +51,7 @@ def save_with_torch(content: Any, path: Path) -> None:
     import torch
 
     with remembering(path) as file:
-        torch.save(content, file)
+        torch.save(content, cast("IO[bytes]", file))
 
 
 @contextmanager

@@ -90,3 +90,11 @@ def test_repack_again_says_that_it_is_finished(shards, scanned_here, tmp_path, c
     assert main(words) == 2
     assert (tmp_path / "out.h5").read_bytes() == made
     assert repack(shards, tmp_path / "out.h5", overwrite=True).segments == 18
+
+
+def test_repack_makes_no_shard_in_an_input_folder(shards, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(shards)
+    for out in (shards / "out.h5", tmp_path / "link" / "out.h5"):
+        assert main(["repack", str(shards), "-o", str(out)]) == 2
+        assert "--output: expected a file outside the input folder" in capsys.readouterr().err
+    assert sorted(path.name for path in shards.iterdir()) == ["a.h5", "b.h5"]

@@ -185,7 +185,9 @@ def test_simulate_replaces_simulations_alone(tmp_path, capsys):
     arguments = ["simulate", "-o", str(tmp_path), "--subjects", "3", "--segments", "2"]
     assert main(arguments) == 0
     before = content(tmp_path)
-    assert main(arguments) == 2
+    assert main(arguments) == 0  # it is finished already
+    assert content(tmp_path) == before
+    assert main([*arguments, "--seed", "78"]) == 2
     assert "sim_0000.h5 is there already (overwrite replaces an earlier simulation)" in capsys.readouterr().err
     assert content(tmp_path) == before
     simulation = simulate(4, 2, seed=3)

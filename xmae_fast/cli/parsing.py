@@ -18,7 +18,8 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that names the option or the value that is nearest to an unknown one."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**({"epilog": EXIT_CODES} | options))
+        super().__init__(**options)
+        self.epilog = EXIT_CODES
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse does; but unknown options of a command are an error here, where its usage is known."""

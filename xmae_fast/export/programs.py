@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def trace(graph: Graph, cfg: ModelCfg, max_batch: int | None = None) -> Exported
 def write_torch_export(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
     """Write a .pt2 file, with `metadata` as extra files in it."""
     with remembering(path) as file:
-        torch.export.save(program, file, extra_files=metadata)
+        torch.export.save(program, cast("IO[bytes]", file), extra_files=metadata)
 
 
 def run_torch_export(path: Path) -> Run:

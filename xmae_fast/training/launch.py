@@ -32,7 +32,7 @@ def launch(cfg: TrainCfg) -> Any:
     """
     try:
         from lightning.fabric import Fabric
-        from lightning.fabric.plugins.environments import LightningEnvironment
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     except ImportError as error:
         raise ImportError('Pretraining needs Lightning: pip install "xmae_fast[train]"') from error
     devices, nodes = cfg.devices, cfg.num_nodes

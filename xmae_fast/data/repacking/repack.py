@@ -147,6 +147,8 @@ def repack(
         "normalize_dtype": normalize_dtype,
     }
     options = {"num_threads": num_threads, "layout": layout, "cache_dir": cache_dir, "progress": progress}
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    _check_folder(output, paths)
     segments = Segments(paths, **selection, **options)
     for shard in segments.index.shards:
         check_not_input(output, [shard.path, *shard.sidecar.valid_for.get("others", {})])
@@ -233,6 +235,15 @@ def _check_output(output: str, overwrite: bool) -> None:
     if os.path.exists(output) and not overwrite and not packed.is_packed_file(output):
         raise FileExistsError(f"output: {output} exists already and is no packed file of xmae-fast: give another name")
     check_replaceable(output, packed.is_packed_file, "a packed file of xmae-fast")
+
+
+def _check_folder(output: str, paths: Iterable[str | os.PathLike]) -> None:
+    """Raise ValueError if a new output would be one more shard of an input folder, with its segments once more."""
+    folder = os.path.realpath(os.path.dirname(output) or ".")
+    for given in paths:
+        if os.path.isdir(given) and os.path.realpath(given) == folder and not os.path.exists(output):
+            what = f"{given} would hold every segment twice"
+            raise ValueError(f"output: expected a file outside the input folder, got {output}: {what}")
 
 
 def _listed(names: Iterable[str] | None) -> list[str] | str | None:

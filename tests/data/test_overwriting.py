@@ -188,7 +188,7 @@ def test_simulate_replaces_simulations_alone(tmp_path, capsys):
     assert main(arguments) == 0  # it is finished already
     assert content(tmp_path) == before
     assert main([*arguments, "--seed", "78"]) == 2
-    assert "sim_0000.h5 is there already (overwrite replaces an earlier simulation)" in capsys.readouterr().err
+    assert "sim_0000.h5 is there already (--overwrite replaces an earlier simulation)" in capsys.readouterr().err
     assert content(tmp_path) == before
     simulation = simulate(4, 2, seed=3)
     names = ["sim_0000.h5", "sim_0000.truth.npz", "sim_0001.h5", "sim_0001.truth.npz"]

@@ -272,7 +272,7 @@ def test_nothing_but_exports_is_replaced(model, exported, tmp_path, capsys, monk
     for place in (checkpoint, hard):
         arguments = ["export", str(checkpoint), "--to", "onnx", "--no-benchmark", "--overwrite"]
         assert main([*arguments, "-o", str(place)]) == 2
-        assert "path: expected another file than the input" in capsys.readouterr().err
+        assert "--output: expected another file than the input" in capsys.readouterr().err
         assert checkpoint.read_bytes() == before
     out.write_text("precious")
     with pytest.raises(FileExistsError, match=r"is there and is not the export that model\.onnx\.json tells"):

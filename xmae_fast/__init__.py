@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from xmae_fast import ops
+from xmae_fast import _starting, ops  # noqa: F401  # _starting first
 from xmae_fast._version import __version__
 from xmae_fast.backend import available, explain
 from xmae_fast.config import ModelCfg

@@ -32,7 +32,7 @@ def test_repack(shard, tmp_path, capsys):
     assert loader.segments.index.shards[0].format.dtype == "f4"
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("xmae-fast: output: ")
+    assert error.startswith("xmae-fast: --output: ")
     assert error.count("\n") == 1
     assert main([*arguments, "--overwrite", "--subjects", "d_1,d_2", "--columns", "time,ecg,ppg"]) == 0
     with h5py.File(out) as file, h5py.File(shard) as source:
@@ -66,7 +66,7 @@ def test_inspect(shard, tmp_path, capsys):
     assert sorted(os.listdir(out)) == ["examples.png", "report.json"]
     assert (out / "examples.png").read_bytes().startswith(b"\x89PNG")
     assert main(["inspect", *where, "--columns", "a,ecg"]) == 2
-    assert capsys.readouterr().err.startswith("xmae-fast: columns: expected")
+    assert capsys.readouterr().err.startswith("xmae-fast: --columns: expected")
     assert main(["inspect", str(tmp_path / "none.h5")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

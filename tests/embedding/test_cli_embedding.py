@@ -34,7 +34,7 @@ def test_from_shard_to_report_and_picture(model, packed, tmp_path, capsys):
     assert "- `embeddings`: R2 " in said
     assert "`embeddings` gains 0.000 [0.000, 0.000] on it" in said
     assert main(["probe", out, str(table), "--label", "y", "-o", report]) == 2
-    assert capsys.readouterr().err.startswith("xmae-fast: label: expected a column of")
+    assert capsys.readouterr().err.startswith("xmae-fast: --label: expected a column of")
     picture = str(tmp_path / "x.png")
     drawing = ["reconstruct", str(packed), "-o", picture, *where, "--quality", "0", "--segments", "3,8"]
     assert main([*drawing, "--visible", "0-1,4-5"]) == 0

@@ -126,7 +126,7 @@ def test_what_is_known_lies_beside_the_file(model, exported):
 
 
 def test_int8_is_small_and_near(model, shards, exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(run.onnx_file, "to_onnx", lambda graph, cfg, metadata: onnx.load(exported))  # saves seconds
+    monkeypatch.setattr(run.onnx_file, "to_onnx", lambda *_: onnx.load(exported))  # saves seconds
     out = tmp_path / "int8.onnx"
     report = export_model(model, out, weights="int8", data=shards, benchmark=False)
     assert out.stat().st_size < 0.5 * exported.stat().st_size
@@ -263,7 +263,7 @@ def test_int8_of_a_default_size_model_on_real_segments(tmp_path):
 
 
 def test_nothing_but_exports_is_replaced(model, exported, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run.onnx_file, "to_onnx", lambda graph, cfg, metadata: onnx.load(exported))  # saves seconds
+    monkeypatch.setattr(run.onnx_file, "to_onnx", lambda *_: onnx.load(exported))  # saves seconds
     monkeypatch.setattr(run, "_CHECKED", 6)
     checkpoint, hard, out = tmp_path / "model.ckpt", tmp_path / "hard.ckpt", tmp_path / "model.onnx"
     xmae_fast.save_checkpoint(model, checkpoint)
@@ -272,7 +272,7 @@ def test_nothing_but_exports_is_replaced(model, exported, tmp_path, capsys, monk
     for place in (checkpoint, hard):
         arguments = ["export", str(checkpoint), "--to", "onnx", "--no-benchmark", "--overwrite"]
         assert main([*arguments, "-o", str(place)]) == 2
-        assert "path: expected another file than the input" in capsys.readouterr().err
+        assert "--output: expected another file than the input" in capsys.readouterr().err
         assert checkpoint.read_bytes() == before
     out.write_text("precious")
     with pytest.raises(FileExistsError, match=r"is there and is not the export that model\.onnx\.json tells"):

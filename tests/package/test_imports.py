@@ -15,7 +15,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Floors of the house, the ground first; what stands on one floor may import its own floor and those below.
 FLOORS = (
-    ("_config_checks", "_environment", "_files", "_graphs", "_optional", "_progress", "_version", "_yaml"),
+    [
+        "_config_checks",
+        "_environment",
+        "_files",
+        "_full_disk",
+        "_graphs",
+        "_optional",
+        "_processes",
+        "_progress",
+        "_starting",
+        "_version",
+        "_yaml",
+    ],
     ("backend", "config", "tuning", "workers"),
     ("ops", "signals"),
     ("data", "model"),

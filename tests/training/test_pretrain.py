@@ -60,7 +60,7 @@ def test_from_the_command_line(cfg, tmp_path, capsys):
     assert model.embed(torch.zeros(1, 500)).shape == (1, 8)
 
     assert main(arguments) == 2
-    assert "is there already; --resume goes on, --overwrite removes it first" in capsys.readouterr().err
+    assert "is finished, after 10 steps; --resume goes on, --overwrite removes it first" in capsys.readouterr().err
     assert main([*arguments, "--overwrite", "--set", "max_steps=1", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
     assert [row[0] for row in rows(folder, "step")] == ["1", "1"]

@@ -1,9 +1,18 @@
-"""Prepare recordings of PPG and ECG, pretrain xMAE models on them, embed, evaluate and export."""
+"""Prepare recordings of PPG and ECG, pretrain xMAE models on them, embed, evaluate and export.
+
+Every command ends with one of these exit codes: 0, the work is done; 1, a part of it failed, or nothing is in the
+result; 2, arguments or inputs are bad; 3, the system has no room on the disk or in memory, or refuses to write; 130 or
+143, Ctrl-C (SIGINT) or SIGTERM has ended it. Whatever the reason, it is one line on standard error.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import warnings
+from contextlib import suppress
 
 from xmae_fast.cli import (
     embed,
@@ -18,6 +27,9 @@ from xmae_fast.cli import (
     repack,
     simulate,
 )
+from xmae_fast.cli.failures import known_failure, say, what_to_do
+from xmae_fast.cli.interrupts import Interrupts
+from xmae_fast.cli.parsing import Parser
 from xmae_fast.cli.version import Version
 
 _COMMANDS = (explain, simulate, repack, inspect, prepare, embed, probe, reconstruct, evaluate, pretrain, export)
@@ -25,11 +37,13 @@ _COMMANDS = (explain, simulate, repack, inspect, prepare, embed, probe, reconstr
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    top = argparse.ArgumentParser(prog="xmae-fast", description=__doc__)
+    top = Parser(prog="xmae-fast", description=(__doc__ or "").partition("\n")[0])
     top.add_argument("--version", action=Version, help="versions of package and torch, CPU kernels, CUDA")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for command in _COMMANDS:
         command.add_command(commands)
+    for own in commands.choices.values():
+        own.set_defaults(parser=own)
     return top
 
 
@@ -40,12 +54,62 @@ def main(argv: list[str] | None = None) -> int:
         argv: words of the command line after the program; None for those of this process.
 
     Returns:
-        The exit status: 0, or 1 if the command says that a part of the work failed, or 2, with one line on standard
-        error, for bad input.
+        The exit status, as the docstring of this module lists them.
     """
     arguments = parser().parse_args(argv)
+    with Interrupts() as interrupts, warnings.catch_warnings():
+        _say_warnings()
+        try:
+            status = arguments.run(arguments) or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            _drop_output()
+            return 0
+        except KeyboardInterrupt:
+            return _interrupted(interrupts, arguments)
+        except Exception as error:
+            if interrupts.received:  # a library has turned the interruption into its own error
+                return _interrupted(interrupts, arguments)
+            failure = known_failure(error, arguments)
+            if failure is None:
+                raise
+            say(failure[1])
+            _drop_output()
+            return failure[0]
+
+
+def _interrupted(interrupts: Interrupts, arguments: argparse.Namespace) -> int:
+    number = interrupts.received or signal.SIGINT  # where a caller has raised KeyboardInterrupt
+    how = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    say(f"interrupted by {how}; {what_to_do(arguments)}")
+    return 128 + number
+
+
+def _drop_output() -> None:
+    """Drop what standard output has not taken where it takes no more, as after `| head`: else Python says so as it
+    ends."""
+    if sys.stdout is None:
+        return
     try:
-        return arguments.run(arguments) or 0
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"xmae-fast: {error}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say_warnings() -> None:
+    """Show each warning once, as one line, without the source line from which it came."""
+    said: set[str] = set()
+    usual = warnings.showwarning
+    if getattr(usual, "__module__", "") != "warnings":
+        return  # a caller of `main` collects them
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        text = " ".join(str(message).split())
+        if text not in said and not issubclass(category, (DeprecationWarning, FutureWarning)):
+            said.add(text)
+            say(f"warning: {text}")
+
+    warnings.showwarning = show

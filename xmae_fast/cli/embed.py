@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+from xmae_fast.cli.failures import FAILED, GOES_ON
 from xmae_fast.cli.progress import progress_with_speed
 from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, add_reading_arguments, layout_of, reading_of
 
@@ -16,6 +16,10 @@ _OUTPUT_HELP = (
     " that pretraining does not train; tokens: all tokens"
 )
 _IN_HELP = "recordings of PPG in any format that prepare reads, folders of them, patterns; or shards, also by URL"
+_SRUN = (
+    "srun has started {} processes, which would all do the whole work: start them by srun torchrun, or give each its"
+    " share by RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS"
+)
 
 
 def add_command(commands) -> None:
@@ -61,7 +65,11 @@ def add_command(commands) -> None:
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")
     embed.add_argument("--part-rows", type=int, metavar="N", help="segments in a part (default: 32 MiB of embeddings)")
     embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")
-    embed.set_defaults(run=_embed)
+    embed.set_defaults(
+        run=_embed,
+        goes_on=GOES_ON,
+        python_names={"paths": "inputs", "path_or_hub_id": "model", "folder": "out", "file_format": "format"},
+    )
     add_reading_arguments(embed, ecg=False)
     add_layout_arguments(embed)
 
@@ -69,12 +77,17 @@ def add_command(commands) -> None:
 def _embed(arguments: argparse.Namespace) -> int:
     import torch
 
+    from xmae_fast._processes import started_by_srun
     from xmae_fast.embedding import embed_files
     from xmae_fast.recordings import RecordingError
 
+    if (tasks := started_by_srun()) > 1 and "RANK" not in os.environ:
+        raise ValueError(_SRUN.format(tasks))
+
     same = ("output", "dtype", "quality", "hop", "tail", "polarity", "subject", "batch_size", "part_rows", "device",
             "overwrite", "cache_dir")  # fmt: skip
-    with progress_with_speed() as progress, _warnings_as_lines():
+    with progress_with_speed() as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "segments: expected ")  # the report says it of shards
         try:
             report = embed_files(
                 arguments.inputs,
@@ -89,15 +102,8 @@ def _embed(arguments: argparse.Namespace) -> int:
             )
         except RecordingError as error:
             print(f"xmae-fast: {error}", file=sys.stderr)
-            return 1
+            return FAILED
     print(report.describe())
-    return 1 if report.errors else 0
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print each warning as one line on standard error; what is said of shards is in the report."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "segments: expected ")
-        warnings.showwarning = lambda message, *_: print(f"xmae-fast: {message}", file=sys.stderr)
-        yield
+    if report.complete and report.rows and not report.written:
+        print("this was finished already, nothing was done")
+    return FAILED if report.errors or not report.rows else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xmae_fast.cli.progress import progress_bars
-from xmae_fast.cli.shared import named_files, print_report_files
+from xmae_fast.cli.shared import AGAIN, MODEL_HELP, named_files, print_report_files
 
 
 def add_command(commands) -> None:
@@ -13,7 +13,7 @@ def add_command(commands) -> None:
     evaluate = commands.add_parser(
         "evaluate", help="a report on what a checkpoint learned: reconstruction, attention by lag, probes"
     )
-    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt or .safetensors of a model with a bridge")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help=f"of a model with a bridge: {MODEL_HELP}")
     evaluate.add_argument("--data", nargs="+", required=True, metavar="IN", help="shards, folders, patterns or URLs")
     evaluate.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the report goes")
     evaluate.add_argument(
@@ -44,7 +44,11 @@ def add_command(commands) -> None:
         "--resamples", type=int, default=1000, metavar="N", help="resamples of subjects (default: %(default)s)"
     )
     evaluate.add_argument("--seed", type=int, default=77, help="of split, masks and resamples (default: %(default)s)")
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(
+        run=_evaluate,
+        goes_on=AGAIN,
+        python_names={"cfg": "config", "path_or_hub_id": "checkpoint", "baseline_checkpoints": "baseline_checkpoint"},
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+from xmae_fast.cli.shared import MODEL_HELP
+
 
 def add_command(commands) -> None:
     """Add the command to the subparsers of the command line."""
     export = commands.add_parser(
         "export", help="write a checkpoint as a graph for other runtimes, checked against the model and measured"
     )
-    export.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt or .safetensors")
+    export.add_argument("checkpoint", metavar="CHECKPOINT", help=MODEL_HELP)
     export.add_argument("--to", required=True, choices=["onnx", "torch-export", "executorch"], help="format")
     export.add_argument("-o", "--output", required=True, metavar="OUT", help="the file; OUT.json is written beside it")
     export.add_argument(
@@ -28,7 +30,11 @@ def add_command(commands) -> None:
     export.add_argument("--config", metavar="FILE.yaml", help="for checkpoints without their configuration")
     export.add_argument("--no-benchmark", action="store_true", help="measure no latencies")
     export.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
-    export.set_defaults(run=_export)
+    export.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators (default: 20, the least)")
+    export.set_defaults(
+        run=_export,
+        python_names={"cfg": "config", "path": "output", "model": "checkpoint", "path_or_hub_id": "checkpoint"},
+    )
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -46,5 +52,6 @@ def _export(arguments: argparse.Namespace) -> None:
         cfg=None if arguments.config is None else read_yaml(arguments.config),
         benchmark=not arguments.no_benchmark,
         overwrite=arguments.overwrite,
+        opset=arguments.opset,
     )
     print(report.describe())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from xmae_fast.cli.failures import FAILED
 from xmae_fast.cli.progress import progress_bars
 from xmae_fast.cli.shared import add_layout_arguments, layout_of
 
@@ -16,22 +17,22 @@ def add_command(commands) -> None:
     inspect.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
     inspect.add_argument("--json", metavar="FILE", help="also write the report to this file")
     inspect.add_argument("--picture", metavar="FILE.png", help="draw examples of used and of rejected segments")
-    inspect.set_defaults(run=_inspect)
+    inspect.set_defaults(run=_inspect, python_names={"paths": "shards"})
     add_layout_arguments(inspect)
 
 
-def _inspect(arguments: argparse.Namespace) -> None:
+def _inspect(arguments: argparse.Namespace) -> int:
     from xmae_fast._files import atomic_path, check_replaceable, is_json_of, is_picture
     from xmae_fast.data import draw_examples, inspect_shards, print_report
     from xmae_fast.data.inspection.report import import_rich
 
     import_rich()
-    for file, is_own, what in (
-        (arguments.json, lambda file: is_json_of(file, "shards", "problem_records"), "a report of xmae-fast inspect"),
-        (arguments.picture, is_picture, "a picture of xmae-fast"),
+    for name, is_own, what in (
+        ("json", lambda file: is_json_of(file, "shards", "problem_records"), "a report of xmae-fast inspect"),
+        ("picture", is_picture, "a picture of xmae-fast"),
     ):
-        if file is not None:
-            check_replaceable(file, is_own, what, "inspect")
+        if (file := getattr(arguments, name)) is not None:
+            check_replaceable(file, is_own, what, name)
     options = {"layout": layout_of(arguments.columns), "cache_dir": arguments.cache_dir, "quality": arguments.quality}
     with progress_bars() as progress:
         report = inspect_shards(arguments.shards, progress=progress, **options)
@@ -41,3 +42,4 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print_report(report)
     if arguments.picture is not None:
         draw_examples(arguments.shards, arguments.picture, **options)
+    return 0 if report.segments else FAILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from xmae_fast.cli.failures import FAILED, GOES_ON
 from xmae_fast.cli.progress import progress_bars
 from xmae_fast.cli.shared import add_reading_arguments, reading_of
 
@@ -75,7 +76,7 @@ def add_command(commands) -> None:
         " bvp) and ecg (ekg)",
     )
     add_reading_arguments(prepare)
-    prepare.set_defaults(run=_prepare)
+    prepare.set_defaults(run=_prepare, goes_on=GOES_ON, python_names={"window_s": "window", "hop_s": "hop"})
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
@@ -97,7 +98,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
             **reading_of(arguments),
         )
     print(report.describe())
-    return 1 if report.errors or not report.segments else 0
+    if not report.seconds:
+        print("this was finished already, nothing was done")
+    return FAILED if report.errors or not report.segments else 0
 
 
 def _polarity(text: str) -> str | tuple[str, str]:

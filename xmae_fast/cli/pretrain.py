@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
+from pathlib import Path
+
+from xmae_fast.cli.failures import FAILED, say
 
 _ENDED = {"SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
 
@@ -14,9 +16,8 @@ def add_command(commands) -> None:
     pretrain = commands.add_parser(
         "pretrain",
         help="train an xMAE on shards, from a configuration to checkpoints",
-        description="Everything about the run lies in RUNS/NAME. Exits with 0 when the run is over, 143 (130) when"
-        " SIGTERM (Ctrl-C) stopped it, with last.ckpt saved and --resume to go on, 1 when the loss is not finite, 2 for"
-        " bad input.",
+        description="Everything about the run lies in RUNS/NAME. When SIGTERM or Ctrl-C stops it, last.ckpt is"
+        " saved and --resume goes on. Exits with 1 when the loss is not finite.",
     )
     pretrain.add_argument("-c", "--config", required=True, metavar="CONFIG.yaml", help="see docs/pretraining.md")
     pretrain.add_argument("-e", "--name", required=True, help="name of the run")
@@ -31,11 +32,10 @@ def add_command(commands) -> None:
     )  # fmt: skip
     pretrain.add_argument("--overwrite", action="store_true", help="remove a run of that name first")
     pretrain.add_argument("--quiet", action="store_true", help="show nothing")
-    pretrain.set_defaults(run=_pretrain)
+    pretrain.set_defaults(run=_pretrain, goes_on=_goes_on)
 
 
-def _pretrain(arguments: argparse.Namespace) -> None:
-    from xmae_fast.backend import BackendError
+def _pretrain(arguments: argparse.Namespace) -> int:
     from xmae_fast.training import PretrainingError, pretrain, read_train_cfg
 
     cfg = read_train_cfg(arguments.config, arguments.overrides)
@@ -49,9 +49,23 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             quiet=arguments.quiet,
         )
     except PretrainingError as error:
-        print(f"xmae-fast: {error}", file=sys.stderr)
-        sys.exit(1)
-    except BackendError as error:
-        raise ValueError(error) from error
+        say(str(error))
+        return FAILED
     if result.status in _ENDED:
-        sys.exit(_ENDED[result.status])
+        say(f"interrupted by {result.status}; {_goes_on(arguments)}")
+    return _ENDED.get(result.status, 0)
+
+
+def _goes_on(arguments: argparse.Namespace) -> str:
+    """How an interrupted run goes on."""
+    last = Path(arguments.runs) / arguments.name / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return "the same command begins again"
+    more = (
+        ""
+        if arguments.resume
+        else "with --resume, and without --overwrite, "
+        if arguments.overwrite
+        else "with --resume "
+    )
+    return f"{more}the same command goes on from {last}"

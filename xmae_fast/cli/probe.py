@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from xmae_fast.cli.shared import named_files, print_report_files
+from xmae_fast.cli.shared import AGAIN, named_files, print_report_files
 
 
 def add_command(commands) -> None:
@@ -44,7 +44,7 @@ def add_command(commands) -> None:
     )
     probe.add_argument("--max-segments", type=int, default=100_000, metavar="N", help="0: all (default: %(default)s)")
     probe.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
-    probe.set_defaults(run=_probe)
+    probe.set_defaults(run=_probe, goes_on=AGAIN)
 
 
 def _probe(arguments: argparse.Namespace) -> None:

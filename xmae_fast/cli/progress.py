@@ -15,11 +15,11 @@ _LINE_EVERY_S = 20.0
 
 
 @contextmanager
-def progress_bars() -> Iterator[Progress | None]:
-    """A bar on standard error for each stage; None where that is no terminal, or rich is not installed."""
+def progress_bars() -> Iterator[Progress]:
+    """A bar on standard error for each stage; a line every 20 s where that is no terminal, or rich is not installed."""
     bars = open_bars("left")
     if bars is None:
-        yield None
+        yield _lines(with_speed=False)
         return
 
     def tell(stage: str, done: int, total: int | None) -> None:
@@ -35,32 +35,41 @@ def progress_bars() -> Iterator[Progress | None]:
 def progress_with_speed() -> Iterator[Progress]:
     """A bar with segments/s and the time that is left on a terminal; elsewhere, so that the log of a job tells how far
     the job is, a line every 20 s."""
-    told: dict[str, tuple[float, int, float]] = {}  # stage -> when it began, how much was done then, when last told
-    rank = os.environ.get("RANK")
-    bars = open_bars("note") if rank in (None, "0") else None
+    bars = open_bars("note") if os.environ.get("RANK") in (None, "0") else None
     if bars is None:
-
-        def line(stage: str, done: int, total: int | None) -> None:
-            now = time.monotonic()
-            began, first, last = told.setdefault(stage, (now, done, now))
-            if now - last >= _LINE_EVERY_S:
-                told[stage] = began, first, now
-                who = "" if rank is None else f"rank {rank}: "
-                print(f"{who}{stage}: {done:,} of {total or 0:,}{_rate(now - began, done - first, total, done)}",
-                      file=sys.stderr, flush=True)  # fmt: skip
-
-        yield line
+        yield _lines(with_speed=True)
         return
+    told: dict[str, tuple[float, int]] = {}  # stage -> when it began, and how much was done then
 
     def bar(stage: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        began, first, _ = told.setdefault(stage, (now, done, now))
+        began, first = told.setdefault(stage, (now, done))
         bars.show(stage, done, total, note=_rate(now - began, done - first, total, done))
         if done == total:
             bars.remove(stage)
 
     with bars:
         yield bar
+
+
+def _lines(with_speed: bool) -> Progress:
+    """Tells the progress as a line for each stage every 20 s."""
+    told: dict[str, tuple[float, int, float]] = {}  # stage -> when it began, how much was done then, when last told
+    rank = os.environ.get("RANK")
+    who = "" if rank is None else f"rank {rank}: "
+
+    def line(stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        began, first, last = told.setdefault(stage, (now, done, now))
+        if now - last >= _LINE_EVERY_S:
+            told[stage] = began, first, now
+            speed = _rate(now - began, done - first, total, done) if with_speed else ""
+            of = "" if total is None else f" of {total:,}"
+            print(f"{who}{stage}: {done:,}{of}{speed}", file=sys.stderr, flush=True)
+        if done == total:
+            told.pop(stage)
+
+    return line
 
 
 def _rate(seconds: float, done: int, total: int | None, so_far: int) -> str:

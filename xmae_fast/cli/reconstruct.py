@@ -20,16 +20,20 @@ def add_command(commands) -> None:
         "--visible", default="0-2", metavar="S-S,S-S", help="seconds of ECG that the model sees (default: %(default)s)"
     )
     command.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
-    command.set_defaults(run=_reconstruct)
+    command.set_defaults(
+        run=_reconstruct, python_names={"path": "output", "paths": "inputs", "path_or_hub_id": "model"}
+    )
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from xmae_fast import from_pretrained
+    from xmae_fast._files import check_replaceable, is_picture
     from xmae_fast.data.segments import Segments
     from xmae_fast.embedding import reconstruct
 
+    check_replaceable(arguments.output, is_picture, "a picture of xmae-fast")
     segments = Segments(arguments.inputs, quality=arguments.quality, exclude_prefixes=())
     items = np.array(_numbers("--segments", arguments.segments, int), np.int64)
     if not len(items) or items.min() < 0 or items.max() >= len(segments):

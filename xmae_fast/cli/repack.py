@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from xmae_fast.cli.failures import GOES_ON
 from xmae_fast.cli.progress import progress_bars
 from xmae_fast.cli.shared import add_layout_arguments, layout_of
 
@@ -30,7 +31,7 @@ def add_command(commands) -> None:
     repack.add_argument(
         "--threads", type=int, metavar="N", help="threads that copy (default: 1, or 2 on 8 processors or more)"
     )
-    repack.set_defaults(run=_repack)
+    repack.set_defaults(run=_repack, goes_on=GOES_ON, python_names={"paths": "shards", "num_threads": "threads"})
     add_layout_arguments(repack)
 
 
@@ -63,6 +64,8 @@ def _repack(arguments: argparse.Namespace) -> None:
             signals=arguments.signals,
         )
     print(report.describe())
+    if not report.seconds:
+        print("this was finished already, nothing was done")
 
 
 def _subjects(given: str | None) -> list[str] | None:

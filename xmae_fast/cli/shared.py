@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+AGAIN = "the same command makes the whole report again"  # what becomes of the work of an interrupted report
 MODEL_HELP = "folder of save_pretrained or of a run of pretrain, checkpoint file, or owner/name on the Hugging Face Hub"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from xmae_fast.cli.progress import progress_bars
+
 
 def add_command(commands) -> None:
     """Add the command to the subparsers of the command line."""
@@ -27,15 +29,26 @@ def add_command(commands) -> None:
     )
     simulate.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     simulate.add_argument("--overwrite", action="store_true", help="replace the shards of an earlier simulation there")
-    simulate.set_defaults(run=_simulate)
+    simulate.set_defaults(
+        run=_simulate, python_names={"num_subjects": "subjects", "segments_per_subject": "segments", "folder": "output"}
+    )
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
     from xmae_fast.data import SimulationCfg, simulate
+    from xmae_fast.simulation.replacing import finished_shards, make_room
 
-    folder = Path(arguments.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, size = Path(arguments.output), (arguments.subjects, arguments.segments)
     cfg = SimulationCfg(pvc_probability=arguments.pvc_probability, pat_coupling=arguments.pat_coupling)
-    simulation = simulate(arguments.subjects, arguments.segments, seed=arguments.seed, cfg=cfg)
-    for path in simulation.write_shards(folder, overwrite=arguments.overwrite):
+    paths = [] if arguments.overwrite else finished_shards(folder, *size, seed=arguments.seed, cfg=cfg)
+    if not paths:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not arguments.overwrite:
+            make_room(folder, "sim", overwrite=False)  # refuses before anything is computed
+        with progress_bars() as progress:
+            simulation = simulate(*size, seed=arguments.seed, cfg=cfg, progress=progress)
+            paths = simulation.write_shards(folder, overwrite=arguments.overwrite)
+    else:
+        print("this was finished already, nothing was done:")
+    for path in paths:
         print(path)

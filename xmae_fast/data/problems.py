@@ -1,6 +1,7 @@
 """What can be wrong with a segment, as bits and in words."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -26,6 +27,21 @@ def relevant(normalize_dtype: str) -> int:
 def describe(problem: int, normalize_dtype: str) -> str:
     """The most important of the problems in words; "" for none."""
     return next((text for bit, text in (*_STRUCTURES, *_VALUES[normalize_dtype]) if problem & bit), "")
+
+
+def grouped(reasons: Mapping[str, str]) -> list[str]:
+    """What is wrong with files, in few lines: those that differ in the file's name alone are one.
+
+    Args:
+        reasons: what is wrong, by the path of the file, which the text may name.
+
+    Returns:
+        The text of each kind for its first file, and how many others there are of that kind.
+    """
+    kinds: dict[str, list[str]] = {}
+    for path, reason in reasons.items():
+        kinds.setdefault(reason.replace(path, ""), []).append(reason)
+    return [first + (f" (and {len(rest):,} more such)" if rest else "") for first, *rest in kinds.values()]
 
 
 def count(problems: np.ndarray, normalize_dtype: str) -> Counter[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xmae_fast._processes import device_of, place_in_environment
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.embedding import checks
@@ -118,6 +119,7 @@ def embed_files(
     if file_format == "parquet":
         import_parquet()
     rank, world_size = _place(rank, world_size)
+    place = device_of(device)
     if overwrite and world_size > 1:
         raise ValueError("overwrite: expected False with several processes, got True")
     autocast = autocast_of(precision, autocast)
@@ -130,7 +132,7 @@ def embed_files(
     options = {"reading": reading, "hop": hop, "tail": tail, "polarity": polarity, "subject": subject}
     begun = None if overwrite else store.begun()
     source = _source(paths, recipe, options, begun, quality, layout, cache_dir, progress)
-    model = model.to(_device(device))
+    model = model.to(place)
     batch_size = batch_size or (64 if model.mask_token.device.type == "cpu" else 1024)
     if part_rows is None:
         part_rows = max(1, _PART_BYTES // (int(np.prod(shape)) * np.dtype(dtype).itemsize))
@@ -241,18 +243,10 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank, world_size: expected both or neither, got {rank} and {world_size}")
     if rank is None or world_size is None:
-        rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        return place_in_environment()
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected 0 to world_size - 1 = {world_size - 1}, got {rank}")
     return rank, world_size
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    return torch.device("cpu")
 
 
 def _digest(model: xMAE) -> str:

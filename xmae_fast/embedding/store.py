@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from xmae_fast._files import LOCK, Lock, atomic_path, remains
+from xmae_fast._full_disk import new_hdf5
 from xmae_fast.data.formats.shards import import_h5py
 from xmae_fast.embedding.parquet import TEXT, read_parquet, write_parquet
 
@@ -159,7 +160,7 @@ class Store:
             if not overwrite:
                 other = ", ".join(key for key in {**plan, **there} if there.get(key) != plan.get(key))
                 what = f"other embeddings ({other} differ)"
-                raise FileExistsError(f"{self.folder}: holds {what}; overwrite replaces them")
+                raise FileExistsError(f"{self.folder}: holds {what}; overwrite=True replaces them")
             lock.release()
             self.lock = lock = Lock(self.folder)  # alone: others would write their parts between the new ones
             self._remove(self.read_plan())
@@ -234,7 +235,7 @@ class Store:
             with atomic_path(main) as temporary, open(temporary, "wb") as file:
                 np.save(file, embeddings)
         elif self.plan["file_format"] == "h5":
-            with atomic_path(main) as temporary, import_h5py().File(temporary, "w") as file:
+            with atomic_path(main) as temporary, new_hdf5(temporary) as file:
                 for name, values in {"embedding": embeddings, **columns}.items():
                     file.create_dataset(name, data=values)
         else:

@@ -25,7 +25,7 @@ from xmae_fast.evaluation.probes.linear import ProbeResult
 from xmae_fast.evaluation.probes.targets import FEATURES, METRIC, TARGETS, labels_of, run_probes
 from xmae_fast.evaluation.reconstruction_study import RATIOS, SHIFTS, ReconstructionStudy
 from xmae_fast.evaluation.report import write_report
-from xmae_fast.model.checkpoint import load_checkpoint
+from xmae_fast.model.pretrained import from_pretrained
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.random_masking import MODES
 from xmae_fast.workers.progress import Progress
@@ -54,7 +54,7 @@ def evaluate(
     """Evaluate a pretrained model: reconstruction against baselines, attention by lag, linear probes, and a report.
 
     Args:
-        checkpoint: a file that `load_checkpoint` reads, or a model, which is put into evaluation mode; with a bridge.
+        checkpoint: what `from_pretrained` takes, or a model, which is put into evaluation mode; with a bridge.
         data, truth, split, max_segments, quality: as for `load_held_out`. The subjects of "test" were not pretrained on
             if pretraining had the same shards, and the same seed for its split.
         output: folder of report.md, report.html, results.json and pictures, which is made if it is not there; None for
@@ -82,9 +82,9 @@ def evaluate(
         output = check_report_folder(output, PICTURES)
     if mode not in MODES:
         raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
-    model = checkpoint if isinstance(checkpoint, xMAE) else load_checkpoint(checkpoint, cfg)
+    model = checkpoint if isinstance(checkpoint, xMAE) else from_pretrained(checkpoint, cfg=cfg)
     others = {
-        name: other if isinstance(other, xMAE) else load_checkpoint(other, cfg)
+        name: other if isinstance(other, xMAE) else from_pretrained(other, cfg=cfg)
         for name, other in (baseline_checkpoints or {}).items()
     }
     held_out = load_held_out(

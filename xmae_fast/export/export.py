@@ -30,8 +30,8 @@ from xmae_fast.export.runtimes import (
 )
 from xmae_fast.export.signals import Signals, feed, of_shards, simulated, visible_counts
 from xmae_fast.export.speed import milliseconds
-from xmae_fast.model.checkpoint import load_checkpoint
 from xmae_fast.model.frozen import frozen
+from xmae_fast.model.pretrained import from_pretrained
 from xmae_fast.model.xmae import xMAE
 
 FORMATS = ("onnx", "torch-export", "executorch")
@@ -55,6 +55,7 @@ def export_model(
     cfg: ModelCfg | Mapping[str, Any] | None = None,
     benchmark: bool = True,
     overwrite: bool = False,
+    opset: int | None = None,
 ) -> ExportReport:
     """Write the inference of a model as a graph of standard operators for any batch size, and a description beside it.
 
@@ -62,7 +63,7 @@ def export_model(
     versions.
 
     Args:
-        model: a model, or a checkpoint that `load_checkpoint` reads.
+        model: a model, or what `from_pretrained` takes.
         path: of the file, in a folder that exists.
         to: "onnx", "torch-export" (.pt2) or "executorch" (.pte, for at most `programs.MAX_BATCH` segments a call).
         entry: "embed" takes ppg [B, L] and gives projected [B, proj_dim], pooled [B, D] and tokens [B, N, D].
@@ -75,6 +76,7 @@ def export_model(
         cfg: for checkpoints that do not hold their configuration.
         benchmark: whether to measure latencies, which takes some seconds.
         overwrite: replace an earlier export that is there. No other file is replaced.
+        opset: version of the operators of ONNX; None for 20, the first that has all of them.
 
     Returns:
         What was written, how far it is from the model, and how fast it is.
@@ -85,17 +87,17 @@ def export_model(
         ImportError: a package is missing.
     """
     path = Path(path)
-    _check_arguments(path, to, weights, data, calibration_segments)
+    _check_arguments(path, to, weights, data, calibration_segments, opset)
     _check_place(path, model, overwrite)
     name = "a model in memory" if isinstance(model, xMAE) else Path(model).name
-    model = model if isinstance(model, xMAE) else load_checkpoint(model, cfg)
+    model = model if isinstance(model, xMAE) else from_pretrained(model, cfg=cfg)
     graph = make_graph(model, entry)
     calibration, checked = _signals(model.cfg, data, calibration_segments)
     about = describe(name, model, graph, to, weights, checked)
     if weights == "float16":
         programs.store_in_float16(graph)
     with atomic_path(path) as temporary:
-        run = _write(temporary, graph, model.cfg, about, calibration)
+        run = _write(temporary, graph, model.cfg, about, calibration, opset)
         own = ONNX_RUNTIME if to == "onnx" else to
         differences = {own: check(run, model, graph, checked, weights)}
         raise_if_out_of_bounds(differences[own])
@@ -110,7 +112,7 @@ def export_model(
     return report
 
 
-def _check_arguments(path: Path, to: str, weights: str, data, calibration_segments: int) -> None:
+def _check_arguments(path: Path, to: str, weights: str, data, calibration_segments: int, opset: int | None) -> None:
     for argument, value, known in (("to", to, FORMATS), ("weights", weights, WEIGHTS)):
         if value not in known:
             raise ValueError(f"{argument}: expected one of {', '.join(map(repr, known))}, got {value!r}")
@@ -124,6 +126,9 @@ def _check_arguments(path: Path, to: str, weights: str, data, calibration_segmen
         raise FileNotFoundError(f"path: expected a file in an existing folder, got {path}")
     if to == "onnx":
         onnx_file.need_packages(*onnx_file.PACKAGES, "onnxruntime")
+        onnx_file.check_opset(opset)
+    elif opset is not None:
+        raise ValueError(f"opset: expected None with to={to!r}, got {opset}, which ONNX alone has")
     if to == "executorch":
         programs.need_executorch()
 
@@ -132,9 +137,11 @@ def _check_place(path: Path, model: xMAE | str | os.PathLike, overwrite: bool) -
     """Raise FileExistsError or ValueError if a file is there that no export wrote, or that is to be kept."""
     if not isinstance(model, xMAE):
         check_not_input(path, [model], "path")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"path: expected a new file, but {path} is there (overwrite replaces it)")
     listing = _listing(path)
+    if path.exists() and not overwrite:
+        listed = read_json(listing) or {}
+        done = f", a finished export of {listed.get('checkpoint')}" if is_json_of(listing, *_LISTED) else ""
+        raise FileExistsError(f"path: expected a new file, but {path} is there{done} (overwrite=True replaces it)")
     check_replaceable(listing, lambda file: is_json_of(file, *_LISTED), "the description of an export", "path")
 
     def is_own(file: Path) -> bool:
@@ -159,7 +166,9 @@ def _signals(cfg: ModelCfg, data: Paths | None, calibration_segments: int) -> tu
     return signals[::2].evenly(calibration_segments), signals[1::2].evenly(_CHECKED)
 
 
-def _write(path: Path, graph: Graph, cfg: ModelCfg, about: dict[str, Any], calibration: Signals) -> Run:
+def _write(
+    path: Path, graph: Graph, cfg: ModelCfg, about: dict[str, Any], calibration: Signals, opset: int | None
+) -> Run:
     """Write the file, and return what runs it."""
     known = ("entry", "weights", "inputs", "outputs", "signals", "cfg")
     metadata = {METADATA: json.dumps({key: about[key] for key in known})}
@@ -170,7 +179,7 @@ def _write(path: Path, graph: Graph, cfg: ModelCfg, about: dict[str, Any], calib
     if to == "executorch":
         programs.write_executorch(programs.trace(graph, cfg, programs.MAX_BATCH), path)
         return programs.run_executorch(path)
-    model = onnx_file.to_onnx(graph, cfg, metadata)
+    model = onnx_file.to_onnx(graph, cfg, metadata, opset)
     if about["weights"] == "int8":
         onnx_file.quantize(model, path, _calibration_batches(graph, cfg, calibration))
     else:

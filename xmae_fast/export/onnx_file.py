@@ -42,13 +42,25 @@ def quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def to_onnx(graph: Graph, cfg: ModelCfg, metadata: Mapping[str, str] | None = None) -> Any:
+def check_opset(opset: int | None) -> None:
+    """Raise ValueError for a version of the operators that is too old, or that the package onnx does not know."""
+    if opset is None:
+        return
+    from onnx import defs
+
+    newest = defs.onnx_opset_version()
+    if not OPSET <= opset <= newest:
+        raise ValueError(f"opset: expected {OPSET}, the first that has Gelu, to {newest}, got {opset}")
+
+
+def to_onnx(graph: Graph, cfg: ModelCfg, metadata: Mapping[str, str] | None = None, opset: int | None = None) -> Any:
     """Convert a graph to an onnx.ModelProto of standard operators, for any batch size.
 
     Args:
         graph: as `make_graph` returns it.
         cfg: of the model.
         metadata: texts that the model carries.
+        opset: version of the operators; None for `OPSET`.
 
     Raises:
         ImportError: onnx or onnxscript is missing.
@@ -60,7 +72,7 @@ def to_onnx(graph: Graph, cfg: ModelCfg, metadata: Mapping[str, str] | None = No
     with torch.no_grad(), quiet_exporter():
         exported = torch.onnx.export(
             trace(graph, cfg), input_names=list(graph.inputs), output_names=list(graph.outputs),
-            opset_version=OPSET, verbose=False,
+            opset_version=opset or OPSET, verbose=False,
         )  # fmt: skip
     if exported is None:
         raise RuntimeError("expected a program of torch.onnx.export, got none")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
+from xmae_fast._full_disk import remembering
 from xmae_fast.config import ModelCfg
 from xmae_fast.export.graphs import Graph
 from xmae_fast.export.runtimes import Run, as_arrays
@@ -62,8 +63,8 @@ def trace(graph: Graph, cfg: ModelCfg, max_batch: int | None = None) -> Exported
 
 def write_torch_export(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
     """Write a .pt2 file, with `metadata` as extra files in it."""
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files=metadata)
+    with remembering(path) as file:
+        torch.export.save(program, cast("IO[bytes]", file), extra_files=metadata)
 
 
 def run_torch_export(path: Path) -> Run:

@@ -6,20 +6,20 @@ sim.r_times, sim.pat    # [1000, max_beats] seconds, padded with NaN
 """
 
 import os
-import re
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from xmae_fast._files import atomic_path, check_replaceable
-from xmae_fast.data.formats.shards import open_shard, write_shard
+from xmae_fast._files import Lock, atomic_path, check_replaceable
+from xmae_fast.data.formats.shards import write_shard
 from xmae_fast.simulation.config import SimulationCfg
+from xmae_fast.simulation.replacing import is_truth, make_room
 from xmae_fast.simulation.rhythm import BLOCK, Rhythm, draw, make_rhythm
 from xmae_fast.simulation.waveforms import disturbances, ecg_waveform, ppg_waveform
+from xmae_fast.workers.progress import Progress
 
 _SEGMENTS_PER_CHUNK = 256  # simulated at a time, which limits the memory
 
@@ -86,7 +86,7 @@ class Simulation:
         Raises:
             FileExistsError: a file of another kind is there.
         """
-        check_replaceable(path, _is_truth, "the truth of a simulation", "path")
+        check_replaceable(path, is_truth, "the truth of a simulation", "path")
         truth = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cfg", "seed", "ppg", "ecg")}
         rows: dict[str, Any] = {
             name: value if name in ("time", "subject_pat") else value[segments] for name, value in truth.items()
@@ -126,29 +126,39 @@ class Simulation:
             raise ValueError(f"segments_per_shard: expected at least 1, got {segments_per_shard}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _make_room(folder, dataset, overwrite)
+        with Lock(folder):
+            make_room(folder, dataset, overwrite)
+            return self._write(folder, dataset, segments_per_shard)
+
+    def _write(self, folder: Path, dataset: str, segments_per_shard: int) -> list[Path]:
+        """Write all shards; if one cannot be written, the others are removed."""
         in_subject = np.arange(len(self.subject)) - np.searchsorted(self.subject, self.subject)
-        paths = []
+        paths: list[Path] = []
         for number, start in enumerate(range(0, len(self.subject), segments_per_shard)):
+            paths.append(folder / f"{dataset}_{number:04d}.h5")
             rows = slice(start, start + segments_per_shard)
-            path = folder / f"{dataset}_{number:04d}.h5"
-            names = write_shard(
-                path,
-                self.ppg[rows],
-                self.ecg[rows],
-                [f"{dataset}_{subject:06d}" for subject in self.subject[rows]],
-                ppg_quality=self.ppg_quality[rows],
-                ecg_quality=self.ecg_quality[rows],
-                sampling_freq=self.cfg.sampling_freq,
-                index=in_subject[rows],
-            )
-            self.save_truth(path.with_suffix(".truth.npz"), rows, key=np.array(names))
-            paths.append(path)
+            names = [f"{dataset}_{subject:06d}" for subject in self.subject[rows]]
+            try:
+                records = write_shard(
+                    paths[-1], self.ppg[rows], self.ecg[rows], names, ppg_quality=self.ppg_quality[rows],
+                    ecg_quality=self.ecg_quality[rows], sampling_freq=self.cfg.sampling_freq, index=in_subject[rows],
+                )  # fmt: skip
+                self.save_truth(paths[-1].with_suffix(".truth.npz"), rows, key=np.array(records))
+            except BaseException:
+                for path in paths:
+                    path.unlink(missing_ok=True)
+                    path.with_suffix(".truth.npz").unlink(missing_ok=True)
+                raise
         return paths
 
 
 def simulate(
-    num_subjects: int = 100, segments_per_subject: int = 10, *, seed: int = 77, cfg: SimulationCfg | None = None
+    num_subjects: int = 100,
+    segments_per_subject: int = 10,
+    *,
+    seed: int = 77,
+    cfg: SimulationCfg | None = None,
+    progress: Progress | None = None,
 ) -> Simulation:
     """Simulate `num_subjects * segments_per_subject` segments.
 
@@ -162,6 +172,7 @@ def simulate(
         segments_per_subject: at least 1.
         seed: in [0, 2^64).
         cfg: the settings; by default `SimulationCfg()`.
+        progress: is called with ("simulate", segments that are done, segments in all).
 
     Raises:
         ValueError: a count is below 1, or `seed` is out of range.
@@ -189,50 +200,11 @@ def simulate(
                 result[name] = np.empty((total, *value.shape[1:]), value.dtype)
             result[name][done : done + count] = value
         done += count
+        if progress is not None:
+            progress("simulate", done, total)
     subject_pat = result.pop("subject_pat")[::segments_per_subject]
     time = np.arange(cfg.seq_len) / cfg.sampling_freq
     return Simulation(cfg=cfg, seed=seed, time=time, subject_pat=subject_pat, **result)
-
-
-def _make_room(folder: Path, dataset: str, overwrite: bool) -> None:
-    """Remove the shards of `dataset` from `folder`, so that those of an earlier simulation do not mix with the new
-    ones.
-
-    Raises:
-        FileExistsError: there are such shards and `overwrite` is False, or they are not those of a simulation.
-    """
-    name = re.compile(re.escape(dataset) + r"_\d{4,}(\.h5|\.truth\.npz)")
-    found = sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
-    if found and not overwrite:
-        raise FileExistsError(f"output: {found[0]} is there already (overwrite replaces an earlier simulation)")
-    for path in found:
-        if path.suffix == ".h5":
-            check_replaceable(path, _is_simulated, "a simulated shard with its truth beside it")
-        else:
-            check_replaceable(path, _is_truth, "the truth of a simulation")
-    for path in found:
-        path.unlink()
-
-
-def _is_truth(path: Path) -> bool:
-    """Whether `save_truth` has written a file."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {"seed", "cfg", "pat"} <= set(stored.files)
-    except (OSError, ValueError, AttributeError, EOFError, BadZipFile):
-        return False
-
-
-def _is_simulated(shard: Path) -> bool:
-    """Whether the file of truth beside a shard has exactly its records."""
-    truth = shard.with_suffix(".truth.npz")
-    if not _is_truth(truth):
-        return False
-    try:
-        with open_shard(str(shard)) as file, np.load(truth, allow_pickle=False) as stored:
-            return {f"{group}/{key}" for group in file for key in file[group]} == set(stored["key"].tolist())
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError):
-        return False
 
 
 def _simulate_chunk(seed: int, blocks: list[tuple[int, int, int]], cfg: SimulationCfg) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from xmae_fast._files import atomic_path
+from xmae_fast._full_disk import save_with_torch
 from xmae_fast.model.checkpoint import CFG_KEY, PREFIX, CheckpointError
 from xmae_fast.model.xmae import xMAE
 
@@ -38,7 +39,7 @@ def write_checkpoint(path: Path, model: xMAE, optimizer: torch.optim.Optimizer, 
         STATE_KEY: state | {"format": _FORMAT, "rng": _random_states()},
     }
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        save_with_torch(content, temporary)
 
 
 def copy_checkpoint(path: Path, to: Path) -> None:

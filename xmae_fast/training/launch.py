@@ -10,11 +10,15 @@ from typing import Any
 import torch
 from torch import distributed
 
+from xmae_fast._processes import started_by_srun
 from xmae_fast.training.config import TrainCfg
 
 
 def launch(cfg: TrainCfg) -> Any:
-    """Start the processes of a run, or join those that torchrun has started.
+    """Start the processes of a run, or join those that torchrun or srun has started.
+
+    Slurm's variables do not count in a process that srun did not start, such as the script of sbatch, nor where `cfg`
+    asks for one process.
 
     Args:
         cfg: its `devices` and `num_nodes` say how many processes there are, unless torchrun has started them.
@@ -24,9 +28,11 @@ def launch(cfg: TrainCfg) -> Any:
 
     Raises:
         ImportError: lightning is not installed.
+        ValueError: there is no such device, or Slurm has started other processes than `cfg` asks for.
     """
     try:
         from lightning.fabric import Fabric
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     except ImportError as error:
         raise ImportError('Pretraining needs Lightning: pip install "xmae_fast[train]"') from error
     devices, nodes = cfg.devices, cfg.num_nodes
@@ -35,11 +41,16 @@ def launch(cfg: TrainCfg) -> Any:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     several = by_torchrun or nodes > 1 or (isinstance(devices, int) and devices > 1)
+    foreign = "SLURM_NTASKS" in os.environ and not by_torchrun and not (several and started_by_srun())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice to use srun, and the like
-        fabric = Fabric(
-            accelerator=cfg.accelerator, strategy="ddp" if several else "auto", devices=devices, num_nodes=nodes
-        )
+        try:
+            fabric = Fabric(
+                accelerator=cfg.accelerator, strategy="ddp" if several else "auto", devices=devices, num_nodes=nodes,
+                plugins=LightningEnvironment() if foreign else None,
+            )  # fmt: skip
+        except (RuntimeError, ValueError) as error:  # lightning's checks of its arguments and of Slurm's variables
+            raise ValueError(f"accelerator, devices, num_nodes: {error}") from error
         if by_torchrun and nodes == 1 and not distributed.is_initialized():
             _join(fabric.device)
         fabric.launch()

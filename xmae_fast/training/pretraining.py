@@ -14,6 +14,7 @@ from torch import nn
 
 from xmae_fast._environment import describe_environment
 from xmae_fast._files import atomic_path
+from xmae_fast._full_disk import save_with_torch
 from xmae_fast._yaml import import_yaml
 from xmae_fast.backend import explain
 from xmae_fast.data.agreement import attempt, settled
@@ -173,7 +174,7 @@ def save_bad_batch(loop: Loop, error: NonFiniteLoss, path: Path) -> Path:
         "swap_signals": loop.cfg.swap_signals,
     }  # fmt: skip
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        save_with_torch(content, temporary)
     return path
 
 

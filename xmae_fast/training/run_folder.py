@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from xmae_fast._files import LOCK, Lock, atomic_path, is_json_of, matching, remove_own
+from xmae_fast._files import LOCK, Lock, atomic_path, is_json_of, matching, read_json, remove_own
 from xmae_fast._yaml import import_yaml, read_yaml
 from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
 
@@ -68,12 +69,27 @@ class RunFolder:
         if resume and self.last.is_file():
             return True
         if any(entry.name != LOCK for entry in self.path.iterdir()):
-            if not (resume == "auto" or overwrite):
-                raise FileExistsError(f"{self.path}: is there already; --resume goes on, --overwrite removes it first")
+            if not (resume == "auto" or overwrite or self._never_began()):
+                how = self._how_it_stands()
+                raise FileExistsError(f"{self.path}: {how}; --resume goes on, --overwrite removes it first")
             self._remove()
         self._write({"starts": []})  # from here on it is known to be the folder of a run
         self.checkpoints.mkdir(exist_ok=True)
         return False
+
+    def _never_began(self) -> bool:
+        """Whether the folder is that of a run that ended before its first step, of which nothing is worth keeping."""
+        about, rows = read_json(self.about) or {}, []
+        with suppress(OSError):
+            rows = self.metrics.read_text(encoding="utf-8").splitlines()
+        kept = [*self.path.glob("checkpoints/*.ckpt"), *self.path.glob("nan_batch*.pt")]
+        return "starts" in about and "result" not in about and len(rows) < 2 and not kept
+
+    def _how_it_stands(self) -> str:
+        result = (read_json(self.about) or {}).get("result") or {}
+        if result.get("status") == "finished":
+            return f"is finished, after {result['steps']:,} steps"
+        return "is there already"
 
     def _remove(self) -> None:
         """Remove what a run wrote. Other files stay in the folder."""

@@ -8,6 +8,7 @@ package, so that it starts at once.
 import json
 import os
 import sys
+import warnings
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +33,8 @@ def main() -> None:
     sys.modules["xmae_fast"] = package
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print goes to standard error
+    if not sys.warnoptions:  # what users should know comes in answers; each process would warn again
+        warnings.simplefilter("ignore")
     import_module(sys.argv[1]).serve(partial(_answer, stream))
 
 

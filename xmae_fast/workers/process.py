@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -62,10 +64,11 @@ class WorkerProcess:
             script = str(Path(__file__).with_name("main.py"))
             # One BLAS thread: these processes multiply little, and idle threads would spin.
             environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            self._process = subprocess.Popen(
-                [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", script, self.module],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-            )  # fmt: skip
+            with _without_interrupts():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", script, self.module],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+                )  # fmt: skip
         return self._process
 
     def _stop(self) -> int | None:
@@ -82,6 +85,17 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process that is started meanwhile gets no SIGINT: Ctrl-C reaches all processes of a terminal, and the one that
+    has started the others ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _pipes(process: subprocess.Popen) -> tuple[IO[str], IO[str]]:

@@ -2,11 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+from xmae_fast.data.formats.opening import open_hdf5
 
 _PROBES, _PROBE_BYTES = 16, 4096  # how many blocks of a file are hashed, and their size
 _DEEPEST = 16  # how many links are followed one after the other
@@ -95,7 +97,7 @@ class OtherFiles:
         """Note all files that lie on the way from `group` to what `path` names; links may lead through several."""
         h5l = self.h5py.h5l
         path = os.fsencode(path)
-        with suppress(*_ERRORS):
+        with _unless_missing():
             if path.startswith(b"/"):
                 group = group.file
             for name in filter(None, path.split(b"/")):
@@ -107,7 +109,7 @@ class OtherFiles:
                         if (candidate, target) in self._seen:
                             continue
                         self._seen.add((candidate, target))
-                        with suppress(*_ERRORS), self.h5py.File(candidate, "r") as file:
+                        with _unless_missing(), open_hdf5(candidate) as file:
                             self.follow(file, target, deep + 1)
                 elif kind == h5l.TYPE_SOFT and deep < _DEEPEST:
                     self.follow(group, group.id.links.get_val(name), deep + 1)
@@ -161,7 +163,7 @@ class OtherFiles:
         self._note(path)
         if (path, name) not in self._held:
             self._held[path, name] = False  # until it is known, because it may be its own source
-            with suppress(*_ERRORS), self.h5py.File(path, "r") as file:
+            with _unless_missing(), open_hdf5(path) as file:
                 self.follow(file, name)
                 self._held[path, name] = not self.missing_rows(file[name].id)
         return self._held[path, name]
@@ -187,6 +189,17 @@ class OtherFiles:
     def _number(self, item) -> int:
         """The number that HDF5 has given to the open file in which an object lies."""
         return self.h5py.h5o.get_info(item).fileno
+
+
+@contextmanager
+def _unless_missing() -> Iterator[None]:
+    """What is missing or damaged is passed over, but not a file that another process has locked."""
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except _ERRORS:
+        pass
 
 
 def rows_of(missing: list[slice] | None, n: int) -> np.ndarray:

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xmae_fast._files import atomic_path
+from xmae_fast._full_disk import new_hdf5
 from xmae_fast.data.augment import NormalizeDtype, segment_problem
 from xmae_fast.data.formats.linked import OtherFiles
+from xmae_fast.data.formats.opening import open_hdf5
 
 KEY_FORM = "<index>+++<SegmentID>+++<WinID>+++<WinSeqID>+++<ppg quality>+++<ecg quality>"
 
@@ -98,7 +100,7 @@ def write_shard(
         FileNotFoundError: the folder of `path` does not exist.
         ValueError: an argument has a wrong shape or value; the message names it.
     """
-    h5py = import_h5py()
+    import_h5py()
     ppg, ecg = np.asarray(ppg), np.asarray(ecg)
     if ppg.ndim != 2 or ppg.shape != ecg.shape:
         raise ValueError(f"ppg, ecg: expected one shape [n, L], got {ppg.shape} and {ecg.shape}")
@@ -118,7 +120,7 @@ def write_shard(
             raise ValueError(f"{name}: expected {size} values, one per segment, got {len(values)}")
     time = np.arange(samples) / sampling_freq
     names: dict[str, None] = {}
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, new_hdf5(temporary) as file:
         for row, (subject, *fields) in enumerate(zip(*columns.values(), strict=True)):
             name = _record_name(subject, format_key(SegmentKey(*fields)))
             if name in names:
@@ -214,14 +216,17 @@ def open_shard(path: str):
 
     Raises:
         FileNotFoundError: there is no file at `path`.
+        BlockingIOError: another process has it open for writing, see `open_hdf5`.
         ValueError: it is no HDF5 file, or it is cut short.
     """
-    h5py = import_h5py()
+    import_h5py()
     if not os.path.isfile(path):
         found = "a folder" if os.path.isdir(path) else "nothing"
         raise FileNotFoundError(f"shard {path}: expected an HDF5 file, found {found}")
     try:
-        return h5py.File(path, "r")
+        return open_hdf5(path)
+    except BlockingIOError:
+        raise
     except OSError as error:
         raise ValueError(f"shard {path}: expected a whole HDF5 file, but it cannot be opened ({error})") from error
 

@@ -29,6 +29,7 @@ def scan_shard(path: str, layout: Layout, progress: StageProgress | None = None)
 
     Raises:
         FileNotFoundError: there is no file at `path`.
+        BlockingIOError: another process has the file, or one that it links to, open for writing.
         ValueError: the file is no HDF5 file, is cut short, or holds no segment.
     """
     progress = progress or (lambda done, total: None)
@@ -37,6 +38,8 @@ def scan_shard(path: str, layout: Layout, progress: StageProgress | None = None)
             scan = scan_packed(file, layout) if layout.is_packed(file) else scan_published(file, layout, progress)
         except ValueError as error:
             raise ValueError(f"shard {path}: {error}") from error
+        except BlockingIOError:
+            raise
         except (KeyError, OSError, RuntimeError, TypeError, UnicodeError, MemoryError) as error:
             raise ValueError(f"shard {path}: expected a readable HDF5 file ({error})") from error
         reader = SegmentReader(file, layout, scan.header, scan.keys)

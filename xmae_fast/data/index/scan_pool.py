@@ -10,7 +10,7 @@ from xmae_fast.workers.pool import run_jobs
 from xmae_fast.workers.process import WorkerProcess
 from xmae_fast.workers.progress import Progress
 
-_ERRORS = {"FileNotFoundError": FileNotFoundError, "PermissionError": PermissionError, "OSError": OSError}
+_ERRORS = {kind.__name__: kind for kind in (FileNotFoundError, PermissionError, BlockingIOError, OSError)}
 
 
 class ScanWorker(WorkerProcess):

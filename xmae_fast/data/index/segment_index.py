@@ -12,6 +12,7 @@ from xmae_fast.data.gather import MapFormat
 from xmae_fast.data.index.scan_pool import scan_all
 from xmae_fast.data.index.shard_scan import ShardHeader, ShardRows
 from xmae_fast.data.index.sidecar import Sidecar, load_sidecar, read_sidecar, sidecar_paths
+from xmae_fast.data.problems import grouped
 from xmae_fast.data.remote.paths import resolve_paths
 from xmae_fast.workers.progress import Progress
 
@@ -156,7 +157,8 @@ def open_index(
         storage_options: are passed to fsspec.
 
     Raises:
-        FileNotFoundError, PermissionError: a shard is missing, or may not be read.
+        FileNotFoundError, PermissionError, BlockingIOError: a shard is missing, may not be read, or another process has
+            it open for writing; whatever `on_bad` is.
         ValueError: a shard cannot be read, and `on_bad` is "raise"; or no shard is left.
     """
     layout = layout or Layout()
@@ -165,7 +167,7 @@ def open_index(
     missing = [(path, sidecar_paths(path, cache_dir)) for path, stored in found.items() if stored is None]
     broken: dict[str, str] = {}
     for path, outcome in scan_all(missing, layout, num_workers or os.cpu_count() or 1, progress).items():
-        if isinstance(outcome, FileNotFoundError | PermissionError):
+        if isinstance(outcome, FileNotFoundError | PermissionError | BlockingIOError):
             raise outcome
         if isinstance(outcome, Exception):
             broken[path] = str(outcome)
@@ -175,9 +177,9 @@ def open_index(
             continue
         found[path] = read_sidecar(outcome)
     if not found:
-        raise ValueError(f"paths: no readable shard in {', '.join(listed)} ({'; '.join(broken.values())})")
+        raise ValueError(f"paths: no readable shard in {', '.join(listed)} ({'; '.join(grouped(broken))})")
     if broken:
-        reasons = "; ".join(broken.values())
+        reasons = "; ".join(grouped(broken))
         warnings.warn(f"{len(broken)} of {len(listed)} shards are left out: {reasons}", stacklevel=2)
     opened = {path: stored for path, stored in found.items() if stored is not None}
     del found  # it would keep the rows that SegmentIndex drops

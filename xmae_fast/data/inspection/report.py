@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from xmae_fast._optional import need
 from xmae_fast.data.inspection.inspect import BINS, ShardReport
+from xmae_fast.data.problems import grouped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def print_report(report: ShardReport, console: Console | None = None) -> None:
     console.print(_shards(report))
     if len(report.shards) > _SHARDS:
         console.print(f"... and {len(report.shards) - _SHARDS} more")
-    for reason in report.broken.values():
+    for reason in grouped(report.broken):
         console.print(Text(f"cannot be read: {reason}", "red"))
     console.print(Text(_totals(report)))
     console.print("", _qualities(report), "", _selection(report), sep="\n")

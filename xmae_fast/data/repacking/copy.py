@@ -83,7 +83,7 @@ class PackedCopy:
         if free < needed:
             raise OSError(errno.ENOSPC, f"output: expected {needed:,} bytes of free space in {folder}, found {free:,}")
         if offsets is None:
-            packed.create_packed(self.fd, self.shape, self.dtype, tables, self._attributes(), self.names)
+            packed.create_packed(self.fd, self.shape, self.dtype, tables, self.attributes(), self.names)
             os.fsync(self.fd)
             offsets = packed.signal_offsets(self.fd, self.shape, self.dtype, self.names)
             if offsets is None:
@@ -176,7 +176,8 @@ class PackedCopy:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def _attributes(self) -> dict:
+    def attributes(self) -> dict:
+        """Those of the root of the file, which say how it was made."""
         segments = self.segments
         rate = {"sampling_freq": segments.sampling_freq} if segments.sampling_freq else {}
         return rate | {

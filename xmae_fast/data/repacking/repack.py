@@ -13,6 +13,7 @@ from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats import packed
 from xmae_fast.data.formats.layout import Layout
+from xmae_fast.data.formats.shards import open_shard
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.options import Quality, quality_pair
 from xmae_fast.data.repacking.copy import PackedCopy
@@ -68,7 +69,7 @@ class RepackReport:
             f" {self.subjects:,} subjects from {len(self.sources)} shard(s);"
             f" {self.size:,} bytes in {self.seconds:.1f} s",
             f"left out: {rejected}",
-            *(f"left out: {reason}" for reason in self.broken.values()),
+            *(f"left out: {reason}" for reason in problems.grouped(self.broken)),
             *(f"{name}: {checksum}" for name, checksum in self.checksums.items()),
         ]
         if self.resumed:
@@ -122,7 +123,8 @@ def repack(
         dtype: of the signals in the file; by default that of the shards. It must be given if the shards have several.
         progress: is called with (shard, segments that are done, segments in all or None) while shards are indexed, then
             with ("copy", segments that are done, n) and ("verify", segments that are done, n).
-        overwrite: replace `output` if it is a packed file of `repack` or `prepare`; another file is never replaced.
+        overwrite: replace `output` if it is a packed file of `repack` or `prepare`; another file is never replaced. An
+            `output` that the same call has made is finished, and its report is returned.
         signals: "ppg" copies the PPG alone, "both" needs shards that all have ECG; None copies what the shards have.
 
     Raises:
@@ -147,12 +149,16 @@ def repack(
         "normalize_dtype": normalize_dtype,
     }
     options = {"num_threads": num_threads, "layout": layout, "cache_dir": cache_dir, "progress": progress}
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    _check_folder(output, paths)
     segments = Segments(paths, signals=signals, **selection, **options)
     if segments.signals == "ppg":
         selection["signals"] = segments.signals
     for shard in segments.index.shards:
         check_not_input(output, [shard.path, *shard.sidecar.valid_for.get("others", {})])
     kind = _stored_dtype(segments, dtype)
+    if not overwrite and os.path.exists(output):
+        return _finished(output, segments, kind, selection | {"dtype": dtype})
     partial = os.path.join(os.path.dirname(output), f".{os.path.basename(output)}.partial")
     with locked(partial, output) as fd:
         _check_output(output, overwrite)
@@ -164,6 +170,8 @@ def repack(
         os.fsync(fd)
         size = os.fstat(fd).st_size
         _check_output(output, overwrite)
+        if not overwrite and os.path.exists(output):
+            raise FileExistsError(f"output: {output} appeared meanwhile (overwrite=True replaces it)")
         os.replace(partial, output)
         sync_folder(output)
         copy.journal.remove()
@@ -172,6 +180,29 @@ def repack(
         output, len(segments), len(segments.subjects), segments.seq_len, kind.name, segments.sampling_freq, size, used,
         dict(segments.rejected.most_common()), dict(segments.index.broken), checksums, resumed,
         time.perf_counter() - began,
+    )  # fmt: skip
+
+
+def _finished(output: str, segments: Segments, kind: np.dtype, settings: dict) -> RepackReport:
+    """The report of an earlier call with the same shards and settings, which has written `output`.
+
+    Raises:
+        FileExistsError: another call has written it.
+    """
+    copy = PackedCopy(segments, kind, settings, -1, Journal(""), None)
+    expected = {**copy.attributes(), "created": None}
+    with open_shard(output) as file:
+        stored = {**file.attrs, "created": None}
+        checksums = {name: bytes(file[name].attrs["checksum"]).decode() for name in packed.SIGNALS}
+        same = stored == expected and (len(segments), segments.seq_len) == file["ppg"].shape
+        same = same and file["ppg"].dtype == kind and bytes(file["sources"][()]) == copy.source.sources().tobytes()
+    if not same:
+        raise FileExistsError(f"output: {output} exists already, made with other settings (overwrite=True replaces it)")
+    used = [segments.index.shards[i].path for i in copy.source.used]
+    return RepackReport(
+        output, len(segments), len(segments.subjects), segments.seq_len, kind.name, segments.sampling_freq,
+        os.stat(output).st_size, used, dict(segments.rejected.most_common()), dict(segments.index.broken), checksums,
+        len(segments), 0.0,
     )  # fmt: skip
 
 
@@ -205,9 +236,18 @@ def _check_output(output: str, overwrite: bool) -> None:
         raise IsADirectoryError(f"output: expected the name of a file, got the folder {output}")
     if not os.path.isdir(os.path.dirname(output) or "."):
         raise FileNotFoundError(f"output: expected a file in an existing folder, got {output}")
-    if os.path.exists(output) and not overwrite:
-        raise FileExistsError(f"output: {output} exists already (overwrite=True replaces it)")
+    if os.path.exists(output) and not overwrite and not packed.is_packed_file(output):
+        raise FileExistsError(f"output: {output} exists already and is no packed file of xmae-fast: give another name")
     check_replaceable(output, packed.is_packed_file, "a packed file of xmae-fast")
+
+
+def _check_folder(output: str, paths: Iterable[str | os.PathLike]) -> None:
+    """Raise ValueError if a new output would be one more shard of an input folder, with its segments once more."""
+    folder = os.path.realpath(os.path.dirname(output) or ".")
+    for given in paths:
+        if os.path.isdir(given) and os.path.realpath(given) == folder and not os.path.exists(output):
+            what = f"{given} would hold every segment twice"
+            raise ValueError(f"output: expected a file outside the input folder, got {output}: {what}")
 
 
 def _listed(names: Iterable[str] | None) -> list[str] | str | None:

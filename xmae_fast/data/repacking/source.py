@@ -65,7 +65,7 @@ class RepackSource:
         names = np.array([_utf8(name) for name in segments.subjects])
         place = np.full(len(index.shards), -1, np.int32)
         place[self.used] = np.arange(len(self.used))
-        sources = self._sources()
+        sources = self.sources()
         columns = {
             "subject": segments.subject_of(np.arange(n)).astype(np.int32),
             "subjects": names.astype(_text(names.dtype.itemsize)),
@@ -110,7 +110,7 @@ class RepackSource:
             rows = self.segments.rows[first:last] - index.shards[i].start
             yield np.array(record_names(index.shards[i])[rows].tolist())
 
-    def _sources(self) -> np.ndarray:
+    def sources(self) -> np.ndarray:
         """The data set `sources`: a row for each shard."""
         shards = [self.segments.index.shards[i] for i in self.used]
         paths = [os.fsencode(shard.path) for shard in shards]

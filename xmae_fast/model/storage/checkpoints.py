@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from xmae_fast._files import atomic_path, check_replaceable
+from xmae_fast._full_disk import save_with_torch
 from xmae_fast.config import ModelCfg, cfg_from_dict
 from xmae_fast.model.storage.configuration import Shapes, stored_cfg
 from xmae_fast.model.storage.errors import CheckpointError, listed
@@ -41,7 +40,8 @@ def save_checkpoint(model: xMAE, path: Path) -> None:
 
             save_file(state, temporary, metadata={CFG_KEY: cfg, "format": "pt"})
         else:
-            torch.save({"state_dict": {PREFIX + key: value for key, value in state.items()}, CFG_KEY: cfg}, temporary)
+            content = {"state_dict": {PREFIX + key: value for key, value in state.items()}, CFG_KEY: cfg}
+            save_with_torch(content, temporary)
 
 
 def _is_checkpoint(path: Path) -> bool:

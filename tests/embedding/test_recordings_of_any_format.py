@@ -229,7 +229,10 @@ def test_shards_and_recordings_are_told_apart(model, packed, tmp_path):
     np.save(tmp_path / "a.npy", pulses(6, FS))
     write_packed(tmp_path / "raw.h5", np.random.default_rng(0).normal(2000, 30, (2, 4, 500)))
     with pytest.raises(ValueError, match=r"got both: .*raw.h5 is a shard, and .*a.npy is a recording"):
-        embed_files(tmp_path, tmp_path / "out", model, fs=FS, **OPTIONS)
+        embed_files(tmp_path, tmp_path / "out", model, **OPTIONS)
+    report = embed_files(tmp_path / "raw.h5", tmp_path / "rated", model, fs=100, **OPTIONS)  # raw, and at this rate
+    assert report.rows == 4
+    assert "raw.h5" in report.describe()
     with pytest.warns(UserWarning, match=r"segments: expected values scaled to \[-1, 1\] per segment"):
         report = embed_files(tmp_path / "raw.h5", tmp_path / "raw", model, **OPTIONS)
     assert "note: raw.h5: segments: expected values scaled to [-1, 1]" in report.describe()

@@ -159,17 +159,18 @@ def test_names_that_are_no_utf8(signal, tmp_path, capsys):
 
 def failing(monkeypatch, error: Exception | None) -> list[str]:
     """Reading down.npz fails with `error`; returns the list that gets the names of the recordings that are read."""
-    read, seen = making.read_recording, []
+    read, seen = making.read_source, []
 
-    def stand_in(path, reading):
+    def stand_in(source, reading):
+        path = source.path
         seen.append(os.path.basename(path))
         if error is None or not path.endswith("down.npz"):
-            return read(path, reading)
+            return read(source, reading)
         if isinstance(error, MemoryError):
             raise error
         raise RecordingError(f"{path}: NumPy: expected a readable file") from error
 
-    monkeypatch.setattr(making, "read_recording", stand_in)
+    monkeypatch.setattr(making, "read_source", stand_in)
     return seen
 
 

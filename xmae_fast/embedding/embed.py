@@ -223,7 +223,7 @@ def _source(
 ) -> ShardSource | RecordingSource:  # fmt: skip
     """What is embedded; `begun` is the plan of work that may have been begun, whose recordings keep their order."""
     paths = paths if isinstance(paths, str | os.PathLike) else list(paths)
-    sources = find_recordings(paths)
+    sources = find_recordings(paths, options["reading"].fs is not None)
     if sources is None:
         usual = {"polarity": "keep", "subject": "name", "signals": "ppg"}
         for name, value in {**options["reading"]._asdict(), **options}.items():

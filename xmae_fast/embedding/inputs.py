@@ -7,18 +7,22 @@ import os
 from collections.abc import Iterable
 
 from xmae_fast.data.remote.paths import SUFFIXES as SHARDS
-from xmae_fast.recordings.formats.hdf5 import is_recording
+from xmae_fast.recordings.formats.hdf5 import has_data_sets_of_shards, is_recording, looks_raw
 from xmae_fast.recordings.sources import FORMATS, Source, find_sources, suffix_of
 
 _KNOWN = ", ".join(FORMATS)
 
 
-def find_recordings(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source] | None:
+def find_recordings(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], rate_given: bool = False
+) -> list[Source] | None:
     """Find the recordings that `paths` stand for.
 
     Args:
         paths: files, folders (with all folders in them) and patterns of recordings; or shards as `SegmentDataset` takes
             them.
+        rate_given: whether a sampling rate was given. HDF5 files [n, L] whose values are not prepared then count as
+            recordings, and as shards otherwise.
 
     Returns:
         The recordings, in the order of `paths`, and those of a folder or a pattern by name; None if `paths` are shards.
@@ -30,7 +34,7 @@ def find_recordings(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[s
     listed = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     shard, entries = "", []
     for path in listed:
-        found, recordings = _in(path)
+        found, recordings = _in(path, rate_given)
         shard = shard or found
         entries += recordings
     if shard and entries:
@@ -43,16 +47,16 @@ def find_recordings(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[s
     return sorted(sources.values(), key=lambda source: order[source.path])
 
 
-def _in(path: str) -> tuple[str, list[str]]:
+def _in(path: str, rate_given: bool) -> tuple[str, list[str]]:
     """A shard that `path` stands for, or "", and the recordings that it stands for."""
     if "://" in path:
         return path, []
     if os.path.isdir(path):
-        return _in_folder(path)
+        return _in_folder(path, rate_given)
     if os.path.exists(path) or not glob.has_magic(path):
         if not os.path.exists(path) and os.path.isfile(f"{path}.hea"):
             return "", [f"{path}.hea"]
-        if _is_shard(path):
+        if _is_shard(path, rate_given):
             return path, []
         if suffix_of(path) is None:
             if path.endswith(SHARDS) and os.path.isfile(path):
@@ -68,21 +72,21 @@ def _in(path: str) -> tuple[str, list[str]]:
     shard, recordings = "", []
     for match in matches:
         if os.path.isdir(match):
-            found, inside = _in_folder(match)
+            found, inside = _in_folder(match, rate_given)
             shard, recordings = shard or found, recordings + inside
-        elif _is_shard(match):
+        elif _is_shard(match, rate_given):
             shard = shard or match
         elif suffix_of(match):
             recordings.append(match)
     return ("", recordings) if recordings and not shard else (shard or path, recordings)
 
 
-def _in_folder(folder: str) -> tuple[str, list[str]]:
+def _in_folder(folder: str, rate_given: bool) -> tuple[str, list[str]]:
     """A shard in a folder, or "", and the recordings in it; shards count only where `SegmentDataset` looks for them."""
     names = sorted(entry.path for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
-    shard = next((name for name in names if _is_shard(name)), "")
+    shard = next((name for name in names if _is_shard(name, rate_given)), "")
     try:
-        recordings = [source.path for source in find_sources(folder)[0] if not _is_shard(source.path)]
+        recordings = [source.path for source in find_sources(folder)[0] if not _is_shard(source.path, rate_given)]
     except ValueError:
         recordings = []
     if not shard and not recordings:
@@ -91,6 +95,10 @@ def _in_folder(folder: str) -> tuple[str, list[str]]:
     return shard, recordings
 
 
-def _is_shard(path: str) -> bool:
-    """Whether a file has the suffix of shards and is no raw recording."""
-    return path.endswith(SHARDS) and not path.endswith(".index.h5") and not is_recording(path)
+def _is_shard(path: str, rate_given: bool) -> bool:
+    """Whether a file has the suffix of shards and is no recording; see `find_recordings`."""
+    if not path.endswith(SHARDS) or path.endswith(".index.h5"):
+        return False
+    if has_data_sets_of_shards(path):
+        return not (rate_given and looks_raw(path, ("ppg",)))
+    return not is_recording(path)

@@ -74,12 +74,13 @@ def cut(recording: Recording, window_s: float, hop_s: float) -> Windows:
         lasts = min(channel.lengths.max(initial=0) / channel.fs for channel in channels)
         raise ValueError(f"expected at least one window of {window_s:g} s, the signals last {lasts:g} s")
     P = pieces.pop()
-    piece = np.repeat(np.arange(P), counts)
-    before = (np.cumsum(counts) - counts)[piece]  # windows of the pieces before
-    number = np.arange(len(piece)) - before
     if all(isinstance(channel.values, Stretches) for channel in channels):  # these have one piece
-        number = _listed(channels, sizes, len(number), hop_s)
-        piece, before = piece[: len(number)], before[: len(number)]
+        number = _listed(channels, sizes, int(counts[0]), hop_s)
+        piece = before = np.zeros(len(number), np.int64)
+    else:
+        piece = np.repeat(np.arange(P), counts)
+        before = (np.cumsum(counts) - counts)[piece]  # windows of the pieces before
+        number = np.arange(len(piece)) - before
     first = _firsts(channels, number, hop_s)
     delay = np.zeros(len(piece))
     if len({channel.fs for channel in channels}) > 1:

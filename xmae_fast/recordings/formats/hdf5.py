@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,25 +49,35 @@ def is_recording(path: str | os.PathLike[str]) -> bool:
     return any(is_named(signal.key) or is_named(signal.name) for signal in found.signals)
 
 
-def looks_raw(path: str | os.PathLike[str]) -> str:
+def has_data_sets_of_shards(path: str | os.PathLike[str]) -> bool:
+    """Whether an HDF5 file has data sets [n, L] with the names of a shard's, whatever is in them."""
+    try:
+        with open_file(os.fspath(path)) as file:
+            return _is_packed(file)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def looks_raw(path: str | os.PathLike[str], signals: Sequence[str] = SIGNALS) -> str:
     """Tell whether an HDF5 file that has the data sets of a shard holds raw signals instead of prepared segments.
 
     Args:
         path: the file.
+        signals: the data sets that are looked at.
 
     Returns:
         A sentence that says what is raw about it; "" if it looks prepared, has another layout, or cannot be read.
     """
     try:
         with open_file(os.fspath(path)) as file:
-            return _raw(file)
+            return _raw(file, signals)
     except (OSError, ValueError, KeyError):
         return ""
 
 
-def _raw(file: Any) -> str:
+def _raw(file: Any, signals: Sequence[str] = SIGNALS) -> str:
     data_set = import_h5py().Dataset
-    for name in SIGNALS:
+    for name in signals:
         found = file.get(name)
         if not isinstance(found, data_set) or found.dtype.kind not in "fiu" or not found.size:
             continue
@@ -87,13 +98,20 @@ def _raw(file: Any) -> str:
     return ""
 
 
+def _is_packed(file: Any) -> bool:
+    """Whether an open h5py.File has data sets [n, L] of PPG, and of ECG if it has any, as a packed shard has."""
+    data_set = import_h5py().Dataset
+    names = [name for name in SIGNALS if name == "ppg" or name in file]
+    return all(isinstance(found := file.get(name), data_set) and found.ndim == 2 for name in names)
+
+
 def _is_shard(file: Any) -> bool:
     """Whether an open h5py.File is a shard: of our packed layout, with keys of segments, or with prepared segments."""
     h5py = import_h5py()
     attribute = file.attrs.get("format", "")
     if (attribute.decode("utf-8", "replace") if isinstance(attribute, bytes) else attribute) == FORMAT:
         return True
-    if all(isinstance(found := file.get(name), h5py.Dataset) and found.ndim == 2 for name in SIGNALS):
+    if _is_packed(file):
         return "ppg_quality" in file or not _raw(file)
     for number, name in enumerate(file):
         if number == 3:

@@ -188,7 +188,7 @@ def test_malformed_files_are_named_and_stop_nothing(optional, signal, pulsedb, t
         "no_hdf5.mat": "MATLAB: expected a MATLAB file of version 4, 5 or 7.3",
         "fields.mat": "MATLAB: expected a channel with a name of ECG, found 'PPG_Raw'",
         "words.csv": "CSV: ",
-        "names.csv": "CSV: expected a channel with a name of PPG, found 'a', 'b'; --ppg NAME says which one it is",
+        "names.csv": "CSV: expected a channel with a name of PPG, found 'a', 'b'; --ppg NAME or NUMBER",
         "back.csv": "time: expected rising numbers, but row 3 of 3 goes back by 8.5 s",
         "short.csv": "expected at least one window of 10 s, the signals last 0.03 s",
         "cut.csv.gz": "CSV: expected a readable file (EOFError",

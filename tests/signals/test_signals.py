@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.studies.recording_files import FS, windows
 from tests.embedding.conftest import pulses
-from xmae_fast.signals.beats import ecg_beats, ppg_beats, template_quality
+from xmae_fast.signals.beats import Beats, ecg_beats, median_rate, ppg_beats, template_quality
 from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing, resample
 
 
@@ -90,6 +90,16 @@ def test_quality_and_rate_are_those_of_neurokit2(nk, fs, count):
     assert 1 <= np.isnan(quality).sum() < count - 1  # a segment without pulses is among them
     for found in template_quality(clean[:, : 4 * fs - 1], ppg_beats(clean[:, : 4 * fs - 1], fs), fs):
         assert np.isnan(found).all()
+
+
+def test_the_median_rate_forgives_a_missed_and_a_false_peak():
+    at = np.arange(0, 1000, 80)
+    missed, false = np.delete(at, 5), np.sort(np.append(at, 3 * 80 + 35))
+    peaks = np.concatenate([at, missed, false, at[:3]])
+    bounds = np.cumsum([0, len(at), len(missed), len(false), 3])
+    rates = median_rate(Beats(np.repeat(np.arange(4), np.diff(bounds)), peaks, bounds), 100)
+    assert rates[:3].tolist() == [75, 75, 75]
+    assert np.isnan(rates[3])
 
 
 def test_segments_without_beats_and_no_segments():

@@ -35,7 +35,7 @@ class Embeddings:
         record: [W] number of the recording.
         quality: [W], at most 1, by template matching, by which the shards of pretraining were filtered (0.9). NaN
             where there are fewer than four pulses, or with quality=False.
-        pulse_rate: [W] 1/min; NaN where quality is.
+        pulse_rate: [W] 1/min, from the median interval between pulses; NaN where quality is.
         issues: [W] bool for each of "unusable", "missing", "flat", "clipped"; see `checks.issues_of`.
         output: "pooled", "projected" or "tokens".
         segment_s: seconds of a window.

@@ -14,7 +14,7 @@ import numpy as np
 from xmae_fast.data import problems
 from xmae_fast.data.gather import gather_arrays
 from xmae_fast.model.recipe import Recipe
-from xmae_fast.signals.beats import ppg_beats, template_quality
+from xmae_fast.signals.beats import median_rate, ppg_beats, template_quality
 from xmae_fast.signals.clean import clean_ppg, fill_missing, min_max, resample
 from xmae_fast.signals.shape import fast_share, held_shares, slope_skewness
 
@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
     Attributes:
         ppg: [B, L] float32 in [-1, 1]; zeros where `usable` is False.
         quality: [B], at most 1; NaN where there are fewer than four pulses, or where it was not asked for.
-        pulse_rate: [B] 1/min; NaN where quality is.
+        pulse_rate: [B] 1/min, from the median interval between pulses; NaN where quality is.
         usable: [B], False for a segment that is constant or has no finite sample.
         missing: [B] share of the samples that were not finite, and are filled.
         flat: [B] share of the samples that keep their value for 0.25 s or longer.
@@ -73,8 +73,9 @@ def prepare_ppg(segments: np.ndarray, fs: float, recipe: Recipe | None = None, *
     judged, rate = np.full((2, len(raw)), np.nan)
     if quality and usable.any():
         varying = clean[usable]
-        found = template_quality(varying, ppg_beats(varying, fs), fs, recipe.quality_percentile)
-        judged[usable], rate[usable] = found
+        beats = ppg_beats(varying, fs)
+        judged[usable], mean_rate = template_quality(varying, beats, fs, recipe.quality_percentile)
+        rate[usable] = np.where(np.isnan(mean_rate), np.nan, median_rate(beats, fs))
     skewness = slope_skewness(clean)
     fast = fast_share(raw, fs, recipe.low_hz, recipe.high_hz)
     ppg, scaled = normalise(resample(clean, recipe.samples), recipe.normalize_dtype)

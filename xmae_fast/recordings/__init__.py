@@ -5,6 +5,7 @@ from xmae_fast._optional import lazy_names
 _HOME = {
     "Channel": "recording",
     "Pieces": "pieces",
+    "Pieces": "pieces",
     "Reading": "reading",
     "Recording": "recording",
     "RecordingError": "recording",

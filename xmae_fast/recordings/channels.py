@@ -36,15 +36,18 @@ def candidates(names: Sequence[str], kind: str, wanted: str | None = None) -> li
         form = plain if usual.whole else words
         if found := [i for i, name in enumerate(given) if usual.suits(form(name))]:
             return found
-    option = f"--{kind.lower()} NAME"
+    option = f"--{kind.lower()} NAME or NUMBER"
     raise ValueError(f"expected a channel with a name of {kind}, found {listed}; {option} says which one it is")
 
 
 def _asked_for(names: list[str], wanted: str) -> list[int]:
-    """The channels of this name, in any case, or else of this number, or else those that match it as a pattern."""
+    """The channels of this name, in any case, with or without what stands before the last "/"; or else of this number,
+    or else those that match it as a pattern."""
     if found := [i for i, name in enumerate(names) if name == wanted]:
         return found
     if found := [i for i, name in enumerate(names) if name.lower() == wanted.lower()]:
+        return found
+    if found := [i for i, name in enumerate(names) if name.rsplit("/", 1)[-1].lower() == wanted.lower()]:
         return found
     if re.fullmatch(r"\d+", wanted):
         return [int(wanted)] if int(wanted) < len(names) else []

@@ -9,6 +9,8 @@ from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Recording
 from xmae_fast.recordings.sentinels import mark_missing
 
+_NOISE = 0.6  # noise reaches a median quality of about 0.5
+
 
 def read_channels(content: Content, reading: Reading) -> Recording:
     """Choose and read the channels that `reading` asks for.
@@ -29,13 +31,14 @@ def read_channels(content: Content, reading: Reading) -> Recording:
         by_number[number].turn_round()
     notes, chosen = [*content.notes, *loaded.notes], {}
     for kind, those in found.items():
-        number = best(kind, {i: by_number[i] for i in those}, reading.fs)
+        number, is_good = best(kind, {i: by_number[i] for i in those}, reading.fs)
         chosen[kind] = by_number[number]
         if len(those) > 1:
             names = ", ".join(f"{by_number[i].name!r} ({i})" for i in those)
+            why = "which has the best quality" if is_good else "the first, as none has a good quality"
             notes.append(
-                f"{len(those)} channels can be the {kind}, {names}: number {number} is taken, which has the best"
-                f" quality; --{kind.lower()} NUMBER takes another"
+                f"{len(those)} channels can be the {kind}, {names}: number {number} is taken, {why};"
+                f" --{kind.lower()} NUMBER takes another"
             )
         notes += missing.pop(number, [])
         if number in content.light:
@@ -76,12 +79,22 @@ def set_rates(channels: dict[str, Channel], fs: float | None) -> list[str]:
     return [f"--fs {fs:g} is taken, the file states {told}"] if stated and fs not in stated.values() else []
 
 
-def best(kind: str, channels: dict[int, Channel], fs: float | None = None) -> int:
-    """The number of the channel with the best median quality over some of its windows; the first of equals. `fs` in Hz
-    goes before the rates of the channels."""
+def best(kind: str, channels: dict[int, Channel], fs: float | None = None) -> tuple[int, bool]:
+    """Choose the channel with the best median quality over some of its windows, and the first of equals.
+
+    Args:
+        kind: "PPG" or "ECG".
+        channels: by their numbers.
+        fs: in Hz; goes before the rates of the channels.
+
+    Returns:
+        The number of the channel, and whether its quality is above that of noise. If none is, the first is taken.
+    """
     if len(channels) == 1:
-        return next(iter(channels))
-    return max(channels, key=lambda number: (quality_of(kind, channels[number], fs), -number))
+        return next(iter(channels)), True
+    quality = {number: max(quality_of(kind, channel, fs), _NOISE) for number, channel in channels.items()}
+    number = max(quality, key=lambda number: (quality[number], -number))
+    return number, quality[number] > _NOISE
 
 
 def quality_of(kind: str, channel: Channel, fs: float | None = None) -> float:

@@ -34,6 +34,8 @@ _SOME = 0.1  # share of the windows from which on flat and clipped ones are told
 _APART = 0.15  # by which the rates of PPG and ECG differ
 _JUDGED = 0.8  # the quality that both have where their rates are compared
 
+_MOST_MISSING = 0.05  # share of the samples of a window that is looked at
+
 
 class Measures(NamedTuple):
     """What W windows of one signal tell, [W] each.
@@ -66,14 +68,14 @@ def measure(
 
     Args:
         kind: "PPG" or "ECG".
-        raw: [W, n] windows as recorded; NaN where samples are missing.
+        raw: [W, n] windows as recorded; NaN where samples are missing. Windows that miss many tell nothing.
         fs: of the recording, in Hz.
         clean: [W, L], the same windows cleaned, in any unit; None cleans them here.
         clean_fs: the rate of `clean`, in Hz.
         quality: [W].
     """
-    raw = fill_missing(np.ascontiguousarray(raw, np.float64))[0]
-    varying = np.ptp(raw, axis=1) > 0
+    raw, missing = fill_missing(np.ascontiguousarray(raw, np.float64))
+    varying = (np.ptp(raw, axis=1) > 0) & (missing <= _MOST_MISSING)
     raw, quality = raw[varying], quality[varying]
     if clean is None:
         clean, clean_fs = cleaned(kind, raw, fs), fs

@@ -92,6 +92,20 @@ def template_quality(x: np.ndarray, beats: Beats, fs: float, percentile: float =
     return quality, rate
 
 
+def median_rate(beats: Beats, fs: float) -> np.ndarray:
+    """The rate of each segment from its median interval, [n] in beats per minute; NaN with fewer than four beats. A
+    missed or a false peak moves it far less than the mean rate.
+
+    Args:
+        beats: the beats of the segments.
+        fs: the sampling frequency in Hz.
+    """
+    rate = np.full(len(beats.bounds) - 1, np.nan)
+    for row in np.flatnonzero(np.diff(beats.bounds) >= _FEWEST).tolist():
+        rate[row] = 60 * fs / np.median(np.diff(beats.at[beats.bounds[row] : beats.bounds[row + 1]]))
+    return rate
+
+
 def _stretches(above: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The stretches of True that begin and end within their rows: for each its row, the last sample before it, and its
     last sample, [stretches] each.

@@ -5,7 +5,6 @@ from xmae_fast._optional import lazy_names
 _HOME = {
     "Channel": "recording",
     "Pieces": "pieces",
-    "Pieces": "pieces",
     "Reading": "reading",
     "Recording": "recording",
     "RecordingError": "recording",

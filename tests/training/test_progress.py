@@ -87,9 +87,16 @@ def test_only_the_first_of_several_processes_shows_a_bar(monkeypatch):
     assert not terminal.text
 
 
-def test_without_a_terminal_the_commands_show_no_bar(capsys):
+def test_without_a_terminal_the_commands_tell_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(commands, "_LINE_EVERY_S", 0.0)
     with commands.progress_bars() as tell:
-        assert tell is None
+        tell("recordings", 0, 9)
+        tell("recordings", 3, 9)
+    assert "recordings: 3 of 9\n" in capsys.readouterr().err
+    monkeypatch.setattr(commands, "_LINE_EVERY_S", 1000.0)
+    with commands.progress_bars() as tell:
+        tell("recordings", 3, 9)
+    assert capsys.readouterr().err == ""
 
 
 def test_without_rich_a_terminal_gets_lines(monkeypatch):
@@ -100,4 +107,5 @@ def test_without_rich_a_terminal_gets_lines(monkeypatch):
         shown.tell("x")
     assert terminal.text == "x\n"
     with commands.progress_bars() as tell:
-        assert tell is None
+        tell("recordings", 3, 9)  # a line every 20 s, and no bar
+    assert terminal.text == "x\n"

@@ -12,6 +12,7 @@ from tests.data.layouts import write_packed
 from tests.embedding.conftest import pulses
 from xmae_fast import embed_files, read_embeddings
 from xmae_fast.cli import main
+from xmae_fast.data import prepare
 from xmae_fast.embedding import recording_source
 from xmae_fast.recordings import RecordingError
 
@@ -249,3 +250,16 @@ def test_shards_and_recordings_are_told_apart(model, packed, tmp_path):
         file["ppg"] = pulses(60, FS)
     with pytest.raises(ValueError, match="long.h5"):
         embed_files(tmp_path / "long.h5", tmp_path / "no", model, **OPTIONS)
+
+
+def test_what_earlier_commands_wrote_is_no_recording(model, tmp_path):
+    ppg = pulses(33, FS, seed=1)
+    (tmp_path / "in").mkdir()
+    write_csv(tmp_path / "in" / "a.csv", ppg)
+    assert prepare(tmp_path / "in", tmp_path / "shards", signals="ppg", window_s=5, processes=1).segments == 6
+    for number, paths in enumerate((tmp_path / "shards", tmp_path / "shards" / "*")):
+        assert embed_files(paths, tmp_path / f"out{number}", model, **OPTIONS).rows == 6
+    for _ in range(2):
+        report = embed_files(tmp_path / "in", tmp_path / "in" / "out", model, file_format="npy", **OPTIONS)
+        assert (report.recordings, len(report.errors)) == (1, 0)
+    assert prepare(tmp_path / "in", tmp_path / "again", signals="ppg", processes=1).recordings == 1

@@ -201,3 +201,21 @@ def test_packets_of_uneven_sizes_that_arrive_late(pause):
     [x], fs, *_ = place(t, [np.arange(float(len(t)))])
     assert fs == pytest.approx(52, rel=1e-3)
     assert len(x) == pytest.approx(len(t) + 52 * pause, abs=16)
+
+
+def test_sorting_where_rows_are_gives_the_same():
+    rng = np.random.default_rng(5)
+    seconds = np.arange(2000) / 100
+    order = np.arange(2000)
+    order[500:506] = order[500:506][::-1]
+    order = np.insert(order, 900, order[900])  # a repeated row
+    signals = [rng.standard_normal(2000)[order] for _ in range(2)]
+    kept = [x.copy() for x in (seconds[order], *signals)]
+    expected = place(kept[0], kept[1:])
+    np.testing.assert_array_equal(kept[1], signals[0])  # the values of the caller stay without `reuse`
+    times = seconds[order]
+    found = place(times, signals, reuse=True)
+    assert (found.fs, found.first, found.notes) == (expected.fs, expected.first, expected.notes)
+    assert "repeated" in " ".join(found.notes)
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert (np.diff(times[:2000]) > 0).all()  # the rows were sorted in their own memory

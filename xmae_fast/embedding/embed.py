@@ -181,7 +181,7 @@ class _Writer:
     """Collects the rows of a part, and writes the part when it is complete, while the next one is embedded."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.rows, self.columns, self.number = store, [], [], -1
+        self.store, self.rows, self.done, self.columns = store, np.empty(0), 0, []
         self.pool = ThreadPoolExecutor(1, "xmae_fast writer")
         self.writing: Future | None = None
 
@@ -194,15 +194,18 @@ class _Writer:
             self.writing.result()
 
     def add(self, number: int, rows: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        self.rows.append(rows)
+        if not self.done:  # batches that stay in memory one by one leave holes in the heap
+            self.rows = np.empty((self.store.rows(number), *rows.shape[1:]), rows.dtype)
+        self.rows[self.done : self.done + len(rows)] = rows
+        self.done += len(rows)
         self.columns.append(columns)
-        if sum(map(len, self.rows)) < self.store.rows(number):
+        if self.done < len(self.rows):
             return
         if self.writing is not None:
             self.writing.result()
         table = {name: np.concatenate([part[name] for part in self.columns]) for name in columns}
-        self.writing = self.pool.submit(self.store.write, number, np.concatenate(self.rows), table)
-        self.rows, self.columns = [], []
+        self.writing = self.pool.submit(self.store.write, number, self.rows, table)
+        self.rows, self.done, self.columns = np.empty(0), 0, []
 
 
 def _batches(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from xmae_fast.data.remote.paths import SUFFIXES as SHARDS
 from xmae_fast.recordings.formats.hdf5 import has_data_sets_of_shards, is_recording, looks_raw
+from xmae_fast.recordings.own_files import is_own
 from xmae_fast.recordings.sources import FORMATS, Source, find_sources, suffix_of
 
 _KNOWN = ", ".join(FORMATS)
@@ -76,7 +77,7 @@ def _in(path: str, rate_given: bool) -> tuple[str, list[str]]:
             shard, recordings = shard or found, recordings + inside
         elif _is_shard(match, rate_given):
             shard = shard or match
-        elif suffix_of(match):
+        elif suffix_of(match) and not is_own(match):
             recordings.append(match)
     return ("", recordings) if recordings and not shard else (shard or path, recordings)
 

@@ -8,15 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xmae_fast.recordings.order import rising
 from xmae_fast.recordings.rates import estimate_rate, lost, points, usual_rate
 from xmae_fast.recordings.stretches import Stretches
 from xmae_fast.recordings.uneven import resampled, truly_uneven
 
 _ROUNDED = 1.5  # a rounded time may be wrong by this many samples
 _BREAK = 1.0  # seconds without a sample that begin a new stretch, if they are several packets as well
-_OVERLAP = 2.0  # seconds that times may fall by if packets overlap; more is a clock that was set back
 _LONG_GAP = 180.0  # seconds; longer gaps take no memory
-_FEW = 0.01  # of the rows may lack a time
 _WIDEST_GAPS = 50  # a grid with more than this many times the samples needs few gaps
 _SCATTER = 0.27  # SD in samples of times about a grid; times that have nothing to do with it have 0.289
 _WANDER = 2e-5  # a clock may wander by this share of the duration against an even one
@@ -45,7 +44,7 @@ class Placed(NamedTuple):
     notes: list[str]
 
 
-def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None = None) -> Placed:
+def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None = None, reuse: bool = False) -> Placed:
     """Place samples on a grid of even times.
 
     Even times keep their rows as they are, also if they are rounded to more than the distance of two samples, as those
@@ -67,6 +66,7 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
         seconds: [n], the times of the samples; few may be NaN.
         signals: [n] each.
         fs: the rate in Hz. It is that of the samples between gaps, and a gap keeps its length in seconds.
+        reuse: whether `seconds` and `signals` may be sorted where they are, so that a long recording is in memory once.
 
     Returns:
         The signals on the grid.
@@ -76,7 +76,7 @@ def place(seconds: np.ndarray, signals: Sequence[np.ndarray], fs: float | None =
             do with them.
     """
     notes: list[str] = []
-    seconds, signals = _rising(np.asarray(seconds, np.float64), list(signals), notes)
+    seconds, signals = rising(np.asarray(seconds, np.float64), list(signals), notes, reuse)
     even = _even(seconds)
     if even is not None and not (_hole(seconds) and _gapped(seconds, clear=True) is not None):
         return Placed(signals, _agreed(fs, even, notes), float(seconds[0]), notes)
@@ -129,58 +129,6 @@ def _agreed(fs: float | None, rate: float, notes: list[str]) -> float:
     if factor > 1 + _WRONG:
         notes.append(f"time: the times have {rate:g} samples per second; --fs {fs:g} goes before them")
     return float(fs)
-
-
-def _rising(seconds: np.ndarray, signals: list, notes: list[str]) -> tuple[np.ndarray, list]:
-    """Times that do not fall, and the signals in their order."""
-    known = ~np.isnan(seconds)
-    if not known.all():
-        count = len(seconds) - int(np.count_nonzero(known))
-        if count > _FEW * len(seconds):
-            row = int(np.flatnonzero(~known)[0]) + 1
-            raise ValueError(f"time: {count} of {len(seconds)} rows have no time, the first is row {row}")
-        notes.append(f"time: {count} of {len(seconds)} rows have no time; they take it from the rows around them")
-        rows = np.flatnonzero(known)
-        inner = slice(int(rows[0]), int(rows[-1]) + 1)
-        seconds = np.interp(np.arange(inner.start, inner.stop), rows, seconds[known])
-        signals = [x[inner] for x in signals]
-    steps = np.diff(seconds)
-    if len(steps) < 1 or seconds.max() == seconds.min():
-        raise ValueError(f"time: expected rising numbers, all {len(seconds)} rows have one time")
-    low = steps < 0
-    if not low.any():
-        return seconds, signals
-    if (steps <= 0).all():
-        notes.append("time: the last row is the earliest; rows are taken from the last to the first")
-        return seconds[::-1], [x[::-1] for x in signals]
-    falls = np.flatnonzero(low)
-    deep = np.maximum.accumulate(seconds)[:-1] - seconds[1:]
-    if deep.max() > _OVERLAP:
-        row = int(np.flatnonzero(deep > _OVERLAP)[0])
-        raise ValueError(
-            f"time: expected rising numbers, but row {row + 2} of {len(seconds)} goes back by {deep[row]:g} s; "
-            f"--time none takes the rows as even samples"
-        )
-    deepest = float(deep.max())
-    del steps, low, deep
-    order = np.argsort(seconds, kind="stable")
-    again = 0
-    if signals:
-        order, again = _once(order, seconds, signals)
-    notes.append(
-        f"time: rows are sorted by their times, which fall {len(falls)} times by up to {deepest:g} s, first at row "
-        f"{int(falls[0]) + 2}" + (f"; {again} repeated rows are left out" if again else "")
-    )
-    return seconds[order], [x[order] for x in signals]
-
-
-def _once(order: np.ndarray, seconds: np.ndarray, signals: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
-    """The order of rows without those that have the time and the values of the row before, and how many those are."""
-    same = np.diff(seconds[order]) == 0
-    for x in signals:
-        x = x[order]
-        same &= (x[1:] == x[:-1]) | (np.isnan(x[1:]) & np.isnan(x[:-1]))
-    return order[np.concatenate(([True], ~same))], int(np.count_nonzero(same))
 
 
 def _even(seconds: np.ndarray) -> float | None:

@@ -22,6 +22,7 @@ from xmae_fast.recordings.formats.numpy import open_npy, open_npz
 from xmae_fast.recordings.formats.table import is_table, open_table
 from xmae_fast.recordings.formats.wfdb import header_files, is_multi_segment, open_wfdb
 from xmae_fast.recordings.formats.wfdb_header import why_aside
+from xmae_fast.recordings.own_files import is_own
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Content, Recording, RecordingError
 
@@ -120,7 +121,7 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tup
 
     Returns:
         The recordings, sorted by name, and how many other files the folders hold, by suffix; WFDB headers of numerics
-        and those without signals are among them.
+        and those without signals are among them, and tables that `prepare` and `embed_files` wrote.
 
     Raises:
         FileNotFoundError: an input is not there.
@@ -138,6 +139,8 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tup
         for match in matches:
             if os.path.isdir(match):
                 files |= dict.fromkeys(_in_folder(match, aside))
+            elif match != entry and is_own(match):
+                aside[os.path.basename(match)] += 1
             elif (suffix := suffix_of(match)) and (suffix not in _PROSE or is_table(match, fewest=1)):
                 files[os.path.abspath(match)] = None
             elif match != entry:  # a pattern may find texts
@@ -166,9 +169,11 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
         headers = [path for path in paths if suffix_of(path) == ".hea"]
         belongs = {file for header in headers for file in map(os.path.abspath, header_files(header))}
         for path in paths:
-            if path in belongs:  # signal files, and segments of a multi-segment record
+            if is_own(path):
+                aside[os.path.basename(path)] += 1
+            elif path in belongs:  # signal files, and segments of a multi-segment record
                 continue
-            if path in headers and (why := why_aside(path)):
+            elif path in headers and (why := why_aside(path)):
                 aside[f"{suffix_of(path)} {why}"] += 1
             elif suffix_of(path) in HDF5 and not is_recording(path):
                 aside[f"{suffix_of(path)} (shards or others)"] += 1

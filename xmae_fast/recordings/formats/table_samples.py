@@ -128,7 +128,7 @@ def load_samples(
     try:
         found = moments.finish(reading.fs)
         seconds, arrays, left_out = _without_strays(found.seconds, arrays)
-        placed = place(seconds, arrays, reading.fs)
+        placed = place(seconds, arrays, reading.fs, reuse=told is None)
     except ValueError:
         if told is None:
             raise

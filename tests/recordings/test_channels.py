@@ -10,16 +10,18 @@ from xmae_fast.recordings.channels import candidates
 PPG = (
     "wrist_ppg", "Finger PPG", "PPG_Green", "IR", "green", "red", "infrared", "BVP", "PLETHr", "SpO2 waveform",
     "SpO₂ wave", "pleth_1", "PlethWave", "PPGGreen", "LED_IR", "IR1", "Photoplethysmogram", "Pulse Wave",
-    "SpO2 pleth", "ppg, mV", "Pleth.", "PLETH-1 [NU]", "device/finger_ppg (a.u.)",
+    "SpO2 pleth", "ppg, mV", "Pleth.", "PLETH-1 [NU]", "device/finger_ppg (a.u.)", "ppg_64Hz",
 )  # fmt: skip
 ECG = (
     "Lead II", "Lead 2", "ECG1-ECG2", "EKG II", "MLII", "ECG LA-RA", "ecg (mV)", "chest ecg", "ecg_lead_ii",
-    "Electrocardiogram", "ECG L", "ECG L-ECG R", "Lead I", "Lead V5", "LL-RA", "EKG-Chest",
+    "Electrocardiogram", "ECG L", "ECG L-ECG R", "Lead I", "Lead V5", "LL-RA", "EKG-Chest", "EKG_250Hz", "DII",
+    "Derivation II",
 )  # fmt: skip
 NEITHER = (
     "PLETH_HR", "PULSE", "SpO2", "PLETH SQI", "HR", "PR", "Pleth Rate", "PLETH_SPO2", "PPG_Rate", "PPG_Quality",
     "PPG_Peaks", "ECG_Rate", "ECG_R_Peaks", "HR ECG", "acc_x", "wrist_gyro_x", "Infrared Temp", "ppg_fs", "ecg_fs",
     "RESP", "time", "ABP", "PPG Time", "SpO2 %", "ECG lead off", "ECG_ST_II", "SpO2 waveform quality", "red_count",
+    "DI", "freq_hz",
 )  # fmt: skip
 
 

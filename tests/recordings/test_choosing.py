@@ -89,3 +89,36 @@ def test_a_given_rate_goes_before_the_files():
         set_rates(two, 125)
     with pytest.raises(ValueError, match="which the file does not state: --fs HZ"):
         set_rates({"PPG": Channel("a", pulse()[None], np.nan)}, None)
+
+
+def two_kinds(names, signals) -> Content:
+    channels = [Channel(name, np.asarray(x)[None], FS) for name, x in zip(names, signals, strict=True)]
+    return Content(names, lambda numbers: Loaded([channels[i] for i in numbers]))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/ppg", "a/ecg", "b/ppg", "b/ecg"),
+        ("a/ppg/raw", "a/ecg/raw", "b/ppg/raw", "b/ecg/raw"),
+        ("ppg[0]", "ecg[0]", "ppg[1]", "ecg[1]"),
+    ],
+)
+def test_persons_and_windows_are_not_mixed(names):
+    """The ECG belongs to the PPG that was chosen, though that of another person looks better."""
+    options = {"ppg": "*ppg*", "ecg": "*ecg*"}
+    first = two_kinds(names, (pulse(), noise(1), noise(2), pulse()))
+    found = read_channels(first, Reading(**options))
+    assert (found.ppg.name, found.ecg.name) == names[:2]
+    second = two_kinds(names, (noise(1), noise(3), pulse(), pulse()))
+    found = read_channels(second, Reading(**options))
+    assert (found.ppg.name, found.ecg.name) == names[2:]
+    found = read_channels(first, Reading(**options | {"ppg": "2"}))
+    assert (found.ppg.name, found.ecg.name) == names[2:]
+
+
+def test_notes_and_messages_list_some_names_only():
+    found = read_channels(content(*[pulse(12)] * 30), Reading(signals="ppg"))
+    assert "and 22 others: number 0 is taken" in found.notes[0]
+    with pytest.raises(ValueError, match="'group/ppg 23' and 6 others; --ecg"):
+        read_channels(content(*[pulse(12)] * 30), Reading(signals="ecg"))

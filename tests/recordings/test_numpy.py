@@ -165,3 +165,17 @@ def test_damage_is_one_sentence(folder):
         assert re.search(": NumPy: ((ppg|ecg): )?expected", message)
         assert "\n" not in message
         assert "pickle" not in message
+
+
+@pytest.mark.parametrize("fs", [None, 125.0])
+@pytest.mark.parametrize("name", ["timestamp_ms", "timestamps", "time"])
+def test_times_beside_signals_tell_of_gaps(folder, name, fs):
+    """Times in ms, and dates and times of NumPy, are times too: --fs does not close their gap."""
+    ms = (np.arange(N) * 8 + 10_000 * (np.arange(N) >= 700)).astype(np.int64)
+    times = ms if name == "timestamp_ms" else np.datetime64("2024-02-05T10:00:00.000") + ms.astype("m8[ms]")
+    np.savez(folder / "gap.npz", ppg=PPG, ecg=ECG, **{name: times})
+    found = read_recording(folder / "gap.npz", Reading(fs=fs))
+    assert found.ppg.fs == 125
+    values = found.ppg.cut(np.array([0]), np.array([0]), N + 1250)[0]
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(values)), 700 + np.arange(1250))
+    assert found.start == ("" if name == "timestamp_ms" else "2024-02-05T10:00:00")

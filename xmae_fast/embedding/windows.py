@@ -50,7 +50,7 @@ class Windows:
         hop = recipe.segment_s if hop is None else hop
         if hop * fs < 1:
             raise ValueError(f"hop: expected at least one sample, {1 / fs:g} s, got {hop:g} s")
-        starts = []
+        starts, self._skipped = [], 0
         for number, recording in enumerate(recordings):
             T = samples_of(recording)
             if self.samples > T:
@@ -58,7 +58,9 @@ class Windows:
                 got = f"{T:,} samples, {T / fs:.4g} s at {fs:g} Hz"
                 raise ValueError(f"{which}: expected at least one window of {recipe.segment_s:g} s, got {got}")
             count = math.floor((T - self.samples) / (hop * fs) + 1e-9) + 1
-            begin = np.minimum(np.rint(np.arange(count) * (hop * fs)).astype(np.int64), T - self.samples)
+            near = self._near(recording, count, hop * fs)
+            self._skipped += count - len(near)
+            begin = np.minimum(np.rint(near * (hop * fs)).astype(np.int64), T - self.samples)
             if tail == "align" and begin[-1] + self.samples < T:
                 begin = np.append(begin, T - self.samples)
             starts.append(begin)
@@ -69,6 +71,18 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def _near(self, recording: np.ndarray | Stretches, count: int, step: float) -> np.ndarray:
+        """The numbers of windows that may hold a sample, and of the last of `count` that begin every `step` samples.
+
+        A device whose clock starts in 1970 leaves a gap of decades, whose windows would not fit into memory.
+        """
+        if not isinstance(recording, Stretches) or not len(recording.firsts):
+            return np.arange(count)
+        low = np.clip(np.floor((recording.firsts - self.samples) / step).astype(np.int64), 0, count - 1)
+        high = np.clip(np.ceil(recording.stops / step).astype(np.int64) + 1, 0, count)
+        near = [np.arange(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        return np.unique(np.concatenate([*near, [count - 1]]))
 
     @property
     def times(self) -> np.ndarray:
@@ -103,7 +117,7 @@ class Windows:
                 continue
             for block in np.array_split(mine, -(-len(mine) // _BLOCK)) if len(mine) else ():
                 missing[block] = 1 - np.isfinite(self.cut(block)).mean(1)
-        empty, few = int((missing == 1).sum()), int(((missing > most) & (missing < 1)).sum())
+        empty, few = int((missing == 1).sum()) + self._skipped, int(((missing > most) & (missing < 1)).sum())
         keep = missing <= most
         self.start, self.record = self.start[keep], self.record[keep]
         return empty, few

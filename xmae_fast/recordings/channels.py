@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from xmae_fast.recordings.names import ADDED, USUAL_NAMES, plain, words
 
+_LISTED = 24  # channels that a message names
+
 
 def candidates(names: Sequence[str], kind: str, wanted: str | None = None) -> list[int]:
     """Find the channels that can be meant.
@@ -24,7 +26,8 @@ def candidates(names: Sequence[str], kind: str, wanted: str | None = None) -> li
         ValueError: there is no such channel; the message lists the names.
     """
     given = [name.strip() for name in names]
-    listed = ", ".join(map(repr, given)) or "none"
+    listed = ", ".join(map(repr, given[:_LISTED])) or "none"
+    listed += f" and {len(given) - _LISTED} others" if len(given) > _LISTED else ""
     if wanted is not None:
         if found := _asked_for(given, wanted.strip()):
             return found

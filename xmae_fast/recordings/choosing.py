@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Sequence
+
 import numpy as np
 
 from xmae_fast.recordings.channels import candidates
@@ -10,6 +14,7 @@ from xmae_fast.recordings.recording import Channel, Content, Recording
 from xmae_fast.recordings.sentinels import mark_missing
 
 _NOISE = 0.6  # noise reaches a median quality of about 0.5
+_LISTED = 8  # channels that a note names
 
 
 def read_channels(content: Content, reading: Reading) -> Recording:
@@ -23,6 +28,9 @@ def read_channels(content: Content, reading: Reading) -> Recording:
         wanted = reading.wanted(kind)
         usual = content.usual.get(kind, [])[:1] or content.alike.get(kind) if wanted is None else None
         found[kind] = usual if usual else candidates(content.names, kind, wanted)
+    belong = _belonging(content.names, found)
+    if belong:
+        found = {kind: [i for i in those if any(i in pair for pair in belong)] for kind, those in found.items()}
     numbers = list(dict.fromkeys(i for those in found.values() for i in those))
     loaded = content.load(numbers)
     by_number = dict(zip(numbers, loaded.channels, strict=True))
@@ -31,10 +39,13 @@ def read_channels(content: Content, reading: Reading) -> Recording:
         by_number[number].turn_round()
     notes, chosen = [*content.notes, *loaded.notes], {}
     for kind, those in found.items():
+        those = [i for i in those if not belong or any(i in pair for pair in belong)]
         number, is_good = best(kind, {i: by_number[i] for i in those}, reading.fs)
+        belong = [pair for pair in belong if number in pair]
         chosen[kind] = by_number[number]
         if len(those) > 1:
-            names = ", ".join(f"{by_number[i].name!r} ({i})" for i in those)
+            names = ", ".join(f"{by_number[i].name!r} ({i})" for i in those[:_LISTED])
+            names += f" and {len(those) - _LISTED} others" if len(those) > _LISTED else ""
             why = "which has the best quality" if is_good else "the first, as none has a good quality"
             notes.append(
                 f"{len(those)} channels can be the {kind}, {names}: number {number} is taken, {why};"
@@ -48,6 +59,32 @@ def read_channels(content: Content, reading: Reading) -> Recording:
         chosen.get("PPG"), chosen.get("ECG"), subjects=loaded.subjects, ids=loaded.ids, starts=loaded.starts,
         start=loaded.start, notes=notes, form=content.form,
     )  # fmt: skip
+
+
+def _belonging(names: Sequence[str], found: dict[str, list[int]]) -> list[tuple[int, int]]:
+    """Which PPG can go with which ECG: those of one group, so that two persons or windows are never mixed.
+
+    Names such as "p1/ppg" and "p1/ecg" share a group, and "ppg[3]" and "ecg[3]" a number.
+
+    Args:
+        names: of all channels.
+        found: the numbers of the channels that can be each kind.
+
+    Returns:
+        Numbers of a PPG and an ECG whose names share the most; empty if the names tell no difference.
+    """
+    if len(found) < 2 or max(map(len, found.values())) == 1:
+        return []
+    parts = {i: names[i].split("/")[:-1] for those in found.values() for i in those}
+    ends = {i: re.search(r"\[\d+\]$", names[i]) for i in parts}
+    shared = {}
+    for ppg in found["PPG"]:
+        for ecg in found["ECG"]:
+            above = sum(itertools.accumulate(map(str.__eq__, parts[ppg], parts[ecg]), bool.__and__))
+            one, other = ends[ppg], ends[ecg]
+            shared[ppg, ecg] = above + (one is not None and other is not None and one.group() == other.group())
+    most = max(shared.values())
+    return [pair for pair, count in shared.items() if count == most] if most > min(shared.values()) else []
 
 
 def set_rates(channels: dict[str, Channel], fs: float | None) -> list[str]:

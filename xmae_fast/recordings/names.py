@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-_LEADS = "i|ii|iii|mlii|ml2|v[1-6]?|mcl1?|av[rlf]"
+_LEADS = "i|d?ii|d?iii|mlii|ml2|v[1-6]?|mcl1?|av[rlf]"
 _LIMB = r"(l[al]|r[al]|n)"
 _PPG = r"(photo ?)?pleth[a-z]*|photo ?plethysmogra[a-z]*|plethysmogra[a-z]*|r?ppgs?(red|green|ir|infrared)?|bvp"
 _ECG = r"ecgs?|ekgs?|(electro|elektro)[ck]ardiogra[a-z]*|holter"
@@ -59,10 +59,10 @@ USUAL_NAMES: dict[str, tuple[Usual, ...]] = {
         Usual(rf"^(raw )?(led )?({_COLOURS})( ?(led|light|raw|sig|signal|wave|waveform|value|channel|ch|adc|\d+))*$"),
     ),
     "ECG": (
-        Usual(r"((ecg|ekg)[ _-]?(lead)?[ _-]?)?(ml)?ii", whole=True),  # II, MLII, ECG II
+        Usual(r"((ecg|ekg)[ _-]?(lead)?[ _-]?)?(ml|d)?ii", whole=True),  # II, MLII, DII, ECG II
         Usual(r"(raw[ _-]?)?(ecg|ekg)([ _-]?(raw|record|wave|waveform|sig|signal|\d))*", whole=True),  # ECG, EKG1
         Usual(rf"((ecg|ekg)[ _-]?(lead)?[ _-]?)?({_LEADS})", whole=True),  # I, V5, aVR, ECG lead I
-        Usual(rf"(lead|leads|channel|({_ECG})) ?(ml)?(ii|2)"),  # Lead II, Lead 2, ecg_lead_ii_raw
+        Usual(rf"(lead|leads|channel|derivation|ableitung|({_ECG})) ?(ml|d)?(ii|2)"),  # Lead II, ecg_lead_ii_raw
         Usual(rf"({_ECG})\d*[lr]?"),  # chest_ecg, ECG1-ECG2, ECG LA-RA, Electrocardiogram
         Usual(rf"lead ?({_LEADS}|\d+)|^{_LIMB} {_LIMB}$"),  # Lead I, Lead V5, LL-RA
     ),
@@ -98,6 +98,6 @@ def plain(name: str) -> str:
 def words(name: str) -> str:
     """The words of a name in lower case with single blanks between them: "PPGGreen-raw (V)" is "ppg green raw"."""
     name = unicodedata.normalize("NFKC", name).rsplit("/", 1)[-1]
-    name = re.sub(r"[\[(].*?([\])]|$)", " ", name)
+    name = re.sub(r"[\[(].*?([\])]|$)|(?<![^\W_])\d+(\.\d+)? ?k?hz(?![^\W_])", " ", name, flags=re.IGNORECASE)
     name = re.sub(r"(?<=[a-z]{3})(?=[A-Z])|(?<=[A-Z]{3})(?=[A-Z][a-z]{2})|(?<=\d)(?=[A-Z][a-z])", " ", name)
     return " ".join(re.sub(r"[\W_]+", " ", name).lower().split())

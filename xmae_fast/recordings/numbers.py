@@ -121,7 +121,7 @@ def _counted(relative: np.ndarray, label: str, fs: float | None, notes: list[str
     if len(low):
         period = float(relative[low].max() - relative[low + 1].min()) + 1
         tall = steps[low] < -0.5 * period
-        if tall.all() and period in {2.0**k for k in range(7, 33)} | {10.0**k for k in range(2, 9)}:
+        if tall.all() and period in {2.0**k for k in range(3, 33)} | {10.0**k for k in range(2, 9)}:
             relative = relative + np.concatenate(([0], np.cumsum(steps < 0))) * period
             notes.append(f"time: the counter in {label} starts again {len(low)} times after {period:g} samples")
     notes.append(f"time: column {label} counts samples; their rate is {fs:g} Hz")

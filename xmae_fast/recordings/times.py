@@ -26,10 +26,11 @@ _UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split
 _NAMES = (
     "sensortimestamp timestampsensor",
     "timestamp timestamps localtimestamp datetime dateandtime datetimeutc unixtime unixtimestamp unix epoch epochtime "
-    "posixtime posix systemtime devicetime utctime utc timestampunix recordedat",
+    "posixtime posix systemtime devicetime utctime utc timestampunix recordedat ts tstamp",
     "time times t timeofday localtime zeit zeitstempel uhrzeit temps hora tiempo tempo clock hhmmss phonetimestamp",
     "elapsedtime elapsed relativetime seconds secs milliseconds millis microseconds reltime",
-    "sample samples sampleno samplenumber samplenum sampleindex sampleid samplecount index idx counter unnamed0",
+    "sample samples sampleno samplenumber samplenum sampleindex sampleid samplecount index idx counter unnamed0 "
+    "nseq seq seqno sequence sequencenumber frame frameno framenumber frameindex row rowno rownumber",
 )
 _RANK = {word: rank for rank, line in enumerate(_NAMES) for word in line.split()}
 _COUNTER = len(_NAMES) - 1

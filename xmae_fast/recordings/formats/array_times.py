@@ -25,7 +25,7 @@ class Beside(NamedTuple):
 
     Args:
         name: of the array, whose last word may be a unit.
-        values: [samples] numbers.
+        values: [samples] numbers, or dates and times.
     """
 
     name: str
@@ -116,6 +116,7 @@ def rate_of_times(times: np.ndarray, name: str) -> tuple[float, list[str]]:
 def _first(values: np.ndarray, seconds: np.ndarray) -> float:
     """The first of the times `values` [samples] in seconds, of which `seconds` [samples] are relative."""
     raw = np.ravel(values)
+    raw = raw.astype(np.int64) if raw.dtype.kind in "Mm" else raw
     return float(raw[0]) * float(seconds[-1] - seconds[0]) / float(raw[-1] - raw[0]) if raw[-1] != raw[0] else 0.0
 
 

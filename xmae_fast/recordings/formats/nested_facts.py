@@ -22,6 +22,7 @@ SUBJECTS = (
     "subject", "subjectid", "subjid", "subj", "patient", "patientid", "participant", "participantid", "caseid",
 )  # fmt: skip
 UNITS = {"timems": "time_ms", "tms": "time_ms", "timeus": "time_us", "timens": "time_ns", "timemin": "time_min"}
+UNITS |= {f"timestamp{s}{unit}": f"time_{unit}" for s in ("", "s") for unit in ("ms", "us", "ns")}
 _ABOUT = ("info", "meta", "metadata", "header", "hdr", "fix", "param", "params", "parameters", "settings", "config")
 
 

@@ -14,7 +14,8 @@ LEAST = 64  # samples of a signal: a window of 4 s at 16 Hz
 MOST_CHANNELS = 16  # a matrix with more rows and columns than this holds windows
 TIMES = (
     "t", "time", "times", "timestamp", "timestamps", "timesec", "tsec", "ts", "seconds", "timems", "tms", "timeus",
-    "timens", "timemin", "unixtime",
+    "timens", "timemin", "unixtime", "timestampms", "timestampus", "timestampns", "timestampsms", "timestampsus",
+    "timestampsns",
 )  # fmt: skip
 _GENERIC = ("v", "val", "value", "values", "data", "signal", "sig", "samples", "waveform", "wave", "y")
 _LABELS = ("name", "label", "channel", "channelname", "signame", "signal", "type", "sensor", "title", "desc")

@@ -58,7 +58,7 @@ def open_npz(path: str, reading: Reading) -> Content:
                 times.append(facts.times(names[i], member, values.shape[1]))
             if len(channels[0].values) > 1:
                 for channel, beside in zip(channels, times, strict=True):
-                    if beside is not None and np.isnan(channel.fs):
+                    if beside is not None and beside.values.dtype.kind in "fiu" and np.isnan(channel.fs):
                         channel.fs, said = rate_of_times(beside.values.ravel().astype(np.float64), channel.name)
                         notes += said
                 times = [None] * len(channels)
@@ -142,7 +142,7 @@ class _Facts:
             if (stored := self.keys.get(key)) is not None and stored != member.name:
                 times = self._known.get(stored)
                 times = self._array(stored) if times is None else times
-                if times is not None and times.dtype.kind in "fiu" and times.size == length > 1:
+                if times is not None and times.dtype.kind in "fiuMm" and times.size == length > 1:
                     return Beside(UNITS.get(key, "time"), self._known.setdefault(stored, times))
         return None
 

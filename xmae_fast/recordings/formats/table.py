@@ -41,14 +41,18 @@ def open_table(path: str, reading: Reading) -> Content:
         f"{name} [{unit}]" if _TIME_UNIT.fullmatch(unit) else name for name, unit in zip(names, units, strict=True)
     ]
     dated = [i for i, kind in enumerate(layout.kinds) if kind == TIME]
-    times, told = times_among(shown, reading, known, dated, _rising(layout))
+    rising, numbers_rows = _rising(layout)
+    if numbers_rows and reading.fs is None:
+        rising = None
+    times, told = times_among(shown, reading, known, dated, rising)
+    even = numbers_rows and times == [rising] and reading.time is None
     clock = known.start if known is not None and times == [known.times] else None
     data = [i for i, kind in enumerate(layout.kinds) if kind == NUMBER and i not in times]
     alike, also = signals_of(names, reading, known, data, layout.named)
 
     def load(numbers: Sequence[int]) -> Loaded:
         columns = TextColumns(path, layout, numbers, times if clock is None else [*times, clock])
-        return load_samples(shown, reading, [names[i] for i in numbers], columns, times, clock)
+        return load_samples(shown, reading, [names[i] for i in numbers], columns, times, clock, even)
 
     return Content(names, load, alike=alike, notes=[*notes, *layout.notes, *told, *also], light=light_of(known))
 
@@ -79,18 +83,19 @@ def _plain(path: str) -> str:
     return "\t" if path.lower().endswith((".tsv", ".tsv.gz")) else ","
 
 
-def _rising(layout: TextLayout) -> int | None:
-    """The number of a first column without a name that rises, and does not only number the rows of named columns."""
+def _rising(layout: TextLayout) -> tuple[int | None, bool]:
+    """The number of a first column without a name that rises, None if it does not, and whether it numbers the rows of
+    named columns, as pandas' index does: its holes are gaps."""
     if len(layout.names) < 2 or layout.kinds[0] != NUMBER or (layout.named and layout.names[0]):
-        return None
+        return None, False
     cells = [row[0].replace(layout.decimal, ".") for row in layout.rows if row and row[0]]
     try:
         steps = np.diff([float(cell) for cell in cells])
     except ValueError:
-        return None
+        return None, False
     if not len(steps) or (steps < 0).any() or not (steps > 0).any():
-        return None
-    return None if layout.named and (steps == 1).all() else 0
+        return None, False
+    return 0, layout.named and bool((steps == 1).all())
 
 
 def _open_e4(path: str, lines: Sequence[str]) -> Content:

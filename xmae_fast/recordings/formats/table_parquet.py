@@ -32,9 +32,12 @@ def open_parquet(path: str, reading: Reading) -> Content:
     dated = [i for i, kind in enumerate(types) if kinds.is_temporal(kind)]
     dated.sort(key=lambda i: i not in index)
     rising = next((i for i in index if kinds.is_floating(types[i])), None)
+    whole = next((i for i in index[-1:] if kinds.is_integer(types[i]) and reading.fs is not None), None)
+    rising = whole if rising is None else rising
     data = [i for i, kind in enumerate(types) if _is_numeric(kinds, kind) and i not in index]
     known = known_columns(names)
     times, told = times_among(names, reading, known, dated[:1], rising)
+    even = whole is not None and times == [whole] and reading.time is None
     alike, also = signals_of(names, reading, known, [i for i in data if i not in times], True)
 
     def load(numbers: Sequence[int]) -> Loaded:
@@ -43,7 +46,7 @@ def open_parquet(path: str, reading: Reading) -> Content:
                 raise ValueError(f"expected lists of samples in all channels, column {names[held[0]]!r} alone has them")
             return _load_lists(path, names, numbers)
         columns = ParquetColumns(path, names, numbers, times)
-        return load_samples(names, reading, [names[i] for i in numbers], columns, times)
+        return load_samples(names, reading, [names[i] for i in numbers], columns, times, even=even)
 
     return Content(names, load, alike=alike, notes=[] if lists else [*told, *also], light=light_of(known))
 

@@ -90,6 +90,7 @@ def load_samples(
     columns: Columns,
     times: Sequence[int],
     clock: int | None = None,
+    even: bool = False,
 ) -> Loaded:
     """Read signals and place their samples at their times.
 
@@ -101,6 +102,7 @@ def load_samples(
         times: the numbers of the columns of times.
         clock: the number of a column of dates that tells the start where the times do not, and the times where theirs
             cannot be used.
+        even: whether samples are even if the times, which number the rows, cannot be used.
 
     Raises:
         ValueError: the rate is not known, or the times cannot be understood.
@@ -122,14 +124,15 @@ def load_samples(
             raise ValueError(
                 f"expected the sampling rate, found no time column in {listed}: --fs HZ says it, or --time COLUMN"
             )
-        channels = [Channel(name, x[None], np.nan) for name, x in zip(signals, arrays, strict=True)]
-        return Loaded(channels, notes=list(columns.notes))
+        return _even(signals, arrays, columns.notes)
     told = None if dates is None else dates.finish()
     try:
         found = moments.finish(reading.fs)
         seconds, arrays, left_out = _without_strays(found.seconds, arrays)
-        placed = place(seconds, arrays, reading.fs, reuse=told is None)
-    except ValueError:
+        placed = place(seconds, arrays, reading.fs, reuse=told is None and not even)
+    except ValueError as error:
+        if told is None and even:
+            return _even(signals, arrays, [*columns.notes, f"samples are taken as even ({error})"])
         if told is None:
             raise
         found, left_out = told, []
@@ -140,6 +143,12 @@ def load_samples(
     ]
     start = moved(found.start if told is None else told.start, placed.first)
     return Loaded(channels, start=start, notes=[*columns.notes, *found.notes, *left_out, *placed.notes])
+
+
+def _even(signals: Sequence[str], arrays: Sequence[np.ndarray], notes: Sequence[str]) -> Loaded:
+    """Signals without times, whose rate the file does not state."""
+    channels = [Channel(name, x[None], np.nan) for name, x in zip(signals, arrays, strict=True)]
+    return Loaded(channels, notes=list(notes))
 
 
 def _without_strays(seconds: np.ndarray, signals: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], list[str]]:

@@ -179,3 +179,17 @@ def test_times_beside_signals_tell_of_gaps(folder, name, fs):
     values = found.ppg.cut(np.array([0]), np.array([0]), N + 1250)[0]
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(values)), 700 + np.arange(1250))
     assert found.start == ("" if name == "timestamp_ms" else "2024-02-05T10:00:00")
+
+
+def test_the_times_of_a_structured_array_tell_rate_and_gaps(tmp_path):
+    seconds = np.delete(np.arange(6000) / 125, slice(2000, 3000))
+    fields = [("time", "f8"), ("ppg", "f8"), ("ecg", "f8")]
+    array = np.zeros(len(seconds), fields)
+    array["time"], array["ppg"], array["ecg"] = seconds, np.sin(seconds), np.cos(seconds)
+    np.save(tmp_path / "x.npy", array)
+    for reading in (Reading(), Reading(fs=125)):  # a given rate closes no gap
+        found = read_recording(tmp_path / "x.npy", reading)
+        assert found.ppg.fs == 125
+        assert np.flatnonzero(np.isnan(found.ppg.values[0])).tolist() == list(range(2000, 3000))
+    even = read_recording(tmp_path / "x.npy", Reading(fs=125, time="none"))
+    assert even.ecg.values.shape == (1, 5000)

@@ -71,8 +71,8 @@ def open_npz(path: str, reading: Reading) -> Content:
 
 
 def open_npy(path: str, reading: Reading) -> Content:
-    """Find out about a structured array with a field for each signal, or a matrix with signals along its longer side,
-    which have their numbers as names.
+    """Find out about a structured array with a field for each signal, and perhaps one of times, or a matrix with signals
+    along its longer side, which have their numbers as names.
 
     If PPG alone is read, and no channel is asked for, an array [T] or [T, 1] is the PPG, and the rows of an array
     [R, T] are R pieces of it. A large file is mapped into memory.
@@ -90,9 +90,12 @@ def open_npy(path: str, reading: Reading) -> Content:
         array.close()
         return open_npz(path, reading)
     notes: list[str] = []
+    times = None
     alone = reading.kinds == ("PPG",) and reading.ppg is None
     if array.dtype.names:
-        named = {name: array[name] for name in array.dtype.names if array.dtype[name].kind in "fiu"}
+        time, times = _time_field(array)
+        fields = [name for name in array.dtype.names if name != time]
+        named = {name: array[name] for name in fields if array.dtype[name].kind in "fiu"}
         names, signals = list(named), [field.reshape(1, -1) for field in named.values()]
     elif array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
         raise ValueError(f"expected a structured array or a matrix of numbers, got {array.shape} {array.dtype}")
@@ -111,9 +114,23 @@ def open_npy(path: str, reading: Reading) -> Content:
     def load(numbers: Sequence[int]) -> Loaded:
         chosen = [signals[i] for i in numbers]
         values = [x if 8 * x.size > _LARGE else np.array(x, np.float64) for x in map(np.asarray, chosen)]
-        return _loaded([Channel(names[i], x, np.nan) for i, x in zip(numbers, values, strict=True)], None, [])
+        channels = [Channel(names[i], x, np.nan) for i, x in zip(numbers, values, strict=True)]
+        said: list[str] = []
+        start = place_channels(channels, [times] * len(channels), reading, said)
+        loaded = _loaded(channels, None, said)
+        loaded.start = start
+        return loaded
 
     return Content(names, load, notes=notes)
+
+
+def _time_field(array: np.ndarray) -> tuple[str, Beside | None]:
+    """The name of the field of times of a structured array, and the times; "" and None if it has none."""
+    by_key = {key_of(name): name for name in reversed(array.dtype.names or ())}
+    key = next((key for key in TIMES if key in by_key), None)
+    if key is None or array.dtype[by_key[key]].kind not in "fiuMm" or array.size < 2:
+        return "", None
+    return by_key[key], Beside(UNITS.get(key, "time"), np.asarray(array[by_key[key]]).ravel())
 
 
 class _Facts:

@@ -71,8 +71,8 @@ def open_npz(path: str, reading: Reading) -> Content:
 
 
 def open_npy(path: str, reading: Reading) -> Content:
-    """Find out about a structured array with a field for each signal, and perhaps one of times, or a matrix with signals
-    along its longer side, which have their numbers as names.
+    """Find out about a structured array with a field for each signal and perhaps one of times, or about a matrix with
+    signals along its longer side, which have their numbers as names.
 
     If PPG alone is read, and no channel is asked for, an array [T] or [T, 1] is the PPG, and the rows of an array
     [R, T] are R pieces of it. A large file is mapped into memory.

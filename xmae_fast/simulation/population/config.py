@@ -1,0 +1,300 @@
+"""The settings of the simulated population, each with its range and where the range comes from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+from xmae_fast._config_checks import expect
+
+Range = tuple[float, float]
+"""The lowest and the highest value; a value is drawn uniformly between them, or uniformly in its logarithm where the
+field says so."""
+
+RHYTHMS = ("sinus", "pvc", "pac", "vt", "svt", "af")
+"""Names of the rhythms; their numbers are their places: sinus rhythm, premature ventricular contractions, premature
+atrial contractions, ventricular tachycardia, supraventricular tachycardia, atrial fibrillation."""
+
+SHORTEST_RR = 0.27  # s; 222 beats per minute, which limits the number of beats in a segment
+
+
+@dataclass(frozen=True)
+class RhythmCfg:
+    """When the heart beats.
+
+    Args:
+        sinus_rate: mean and standard deviation of the sinus rate over segments, in beats per minute, cut to 42 to 125.
+            Patients in bed are a little faster than the 60 to 80 of healthy adults.
+        hf: amplitude of the respiratory sinus arrhythmia relative to the RR interval at age 20 (log-uniform). It falls
+            by `ageing` per year. ECGSYN (McSharry et al., IEEE TBME 50:289, 2003) has LF and HF peaks of equal power;
+            SDNN of minutes is 20 to 60 ms in adults (Task Force, Circulation 93:1043, 1996).
+        lf: amplitude of the Mayer wave at 0.07 to 0.13 Hz, likewise (Julien, Cardiovasc Res 70:12, 2006).
+        vlf: amplitude of the two waves at 0.01 to 0.05 Hz that stand for the 1/f part, likewise.
+        rr_jitter: standard deviation from beat to beat, relative to the interval (log-uniform).
+        ageing: decrease of the logarithm of the three amplitudes per year.
+        breathing_rate: breaths per minute; 12 to 20 at rest in adults (Charlton et al., IEEE Rev Biomed Eng 11:2,
+            2018, whose data sets span 5 to 33).
+        pvc_coupling: the interval before a premature ventricular beat, relative to the sinus interval; about 400 to
+            700 ms in textbooks (Goldberger's Clinical Electrocardiography).
+        pac_coupling: the same for a premature atrial beat.
+        pac_pause: the interval after a premature atrial beat, relative to the sinus interval: the sinus node is reset.
+        interpolated: the share of segments with ventricular beats that have no compensatory pause. In the others the
+            sinus beat after the pause keeps its time (full compensatory pause).
+        extra_ectopics: the probability that any other beat is premature too (its square root is uniform).
+        pattern: shares of the patterns of premature beats: isolated, bigeminy, trigeminy, couplets, runs of 3 to 5.
+        vt_rate: beats per minute; above 100 by definition, usually 110 to 220 (ESC guidelines on ventricular
+            arrhythmias).
+        svt_rate: beats per minute; 100 to 220; atrial tachycardias are at the lower end.
+        vt_jitter: standard deviation of VT intervals, relative (log-uniform).
+        svt_jitter: the same for SVT.
+        run_beats: beats of a run of tachycardia (log-uniform); 3 and more by definition.
+        second_run: the probability that another run follows after a few sinus beats.
+        af_rate: mean ventricular rate in beats per minute.
+        af_spread: standard deviation of the logarithm of intervals in AF; RR intervals are uncorrelated and their
+            coefficient of variation is 0.15 to 0.3 (Petrenas et al., Comput Biol Med 91:287, 2017).
+        af_paroxysm: the share of AF segments in which AF starts or ends.
+    """
+
+    sinus_rate: Range = (74.0, 13.0)
+    hf: Range = (0.004, 0.05)
+    lf: Range = (0.004, 0.03)
+    vlf: Range = (0.003, 0.03)
+    rr_jitter: Range = (0.002, 0.01)
+    ageing: float = 0.015
+    breathing_rate: Range = (9.0, 26.0)
+    pvc_coupling: Range = (0.45, 0.85)
+    pac_coupling: Range = (0.5, 0.85)
+    pac_pause: Range = (1.0, 1.35)
+    interpolated: float = 0.05
+    extra_ectopics: Range = (0.0, 0.5)
+    pattern: tuple[float, ...] = (0.62, 0.1, 0.1, 0.1, 0.08)
+    vt_rate: Range = (105.0, 195.0)
+    svt_rate: Range = (98.0, 190.0)
+    vt_jitter: Range = (0.004, 0.08)
+    svt_jitter: Range = (0.003, 0.03)
+    run_beats: Range = (3.0, 80.0)
+    second_run: float = 0.4
+    af_rate: Range = (62.0, 150.0)
+    af_spread: Range = (0.12, 0.32)
+    af_paroxysm: float = 0.08
+
+
+@dataclass(frozen=True)
+class CirculationCfg:
+    """How much blood each beat ejects, and when its pulse arrives.
+
+    Args:
+        filling_time: time constant of the filling of the ventricle, in s: early filling is over within 0.15 to 0.25 s
+            of the opening of the mitral valve.
+        valve: the pressure the ventricle must overcome, relative to that of a normal beat. A beat that is below it has
+            no pulse: the pulse deficit of AF and of early beats.
+        potentiation: exponent of (interval before / interval before that) in the contractility: the beat after a pause
+            is stronger. In AF the pulse follows the preceding interval and runs against the one before it (Solosenko et
+            al., Comput Biol Med 81:130, 2017, model the PPG of AF so).
+        pvc_strength: strength of a ventricular beat relative to a sinus beat of the same filling: it lacks the atrial
+            contribution (15 to 30 %) and the synchrony of the ventricles.
+        vt_strength: the same in ventricular tachycardia (log-uniform).
+        svt_strength: the same in supraventricular tachycardia.
+        atrial_kick: the gain of a beat of ventricular tachycardia that a dissociated P wave precedes by 0.16 s.
+        beat_spread: standard deviation of the logarithm of the strength from beat to beat (log-uniform).
+        pep: pre-ejection period in s at 70 beats per minute; Weissler et al., Circulation 37:149, 1968, give
+            131 - 0.4 * rate ms in adults. It is longer before weak beats.
+        ptt: pulse transit time to the finger in s at age 25 and 90 mmHg of mean pressure. It falls with age and
+            pressure (Charlton et al., Am J Physiol 317:H1062, 2019; Mukkamala et al., IEEE TBME 62:1879, 2015: about
+            1 ms per mmHg).
+        pressure: mean arterial pressure in mmHg.
+        age: years.
+        monitor_delay: s by which the recorder shifts the PPG against the ECG, in half of the subjects; monitors are
+            known for delays of 0 to 250 ms (see also `SimulationCfg.pat_quantiles`).
+    """
+
+    filling_time: Range = (0.12, 0.35)
+    valve: Range = (0.05, 0.4)
+    potentiation: Range = (0.0, 0.4)
+    pvc_strength: Range = (0.15, 0.9)
+    vt_strength: Range = (0.2, 1.0)
+    svt_strength: Range = (0.6, 1.1)
+    atrial_kick: Range = (0.0, 0.6)
+    beat_spread: Range = (0.01, 0.06)
+    pep: Range = (0.08, 0.125)
+    ptt: Range = (0.13, 0.24)
+    pressure: Range = (65.0, 125.0)
+    age: Range = (20.0, 88.0)
+    monitor_delay: Range = (0.0, 0.2)
+
+
+@dataclass(frozen=True)
+class PpgCfg:
+    """The pulse at the sensor, and what the sensor makes of it.
+
+    Amplitudes are relative to the pulse of a sinus beat.
+
+    Args:
+        site: shares of finger, wrist and ear.
+        rise: standard deviation of the inflow of a pulse in s: the crest time of a finger is 0.1 to 0.25 s and grows
+            with age (Allen, Physiol Meas 28:R1, 2007).
+        runoff: time constant in s with which the volume falls in diastole: a Windkessel (Westerhof et al., Med Biol
+            Eng Comput 47:131, 2009, give 1 to 2 s for the pressure of adults; skin is faster).
+        early_wave: height of the bump at the systolic peak that the forward wave makes, in young arteries.
+        late_wave: inflow of the reflected wave that arrives late in systole, in stiff arteries.
+        notch: height of the dicrotic wave, which age takes away (Dawber et al., Angiology 24:244, 1973; Charlton 2019).
+        notch_at: s from the foot to the dicrotic wave at 75 beats per minute; it follows the square root of the
+            interval.
+        breathing: amplitudes of the respiratory modulation of baseline and of pulse height (log-uniform) (Charlton
+            2018).
+        vasomotion: amplitude of slow modulations of the pulse height at 0.02 to 0.12 Hz (Allen 2007).
+        wander: amplitude of baseline noise with a 1/f^2 power spectrum (log-uniform).
+        noise: standard deviation of white noise (log-uniform).
+        low_pass: cut-off in Hz of the sensor; pulse oximeters smooth at 5 to 20 Hz, wearables sample at 25 to 100 Hz.
+        high_pass: cut-off in Hz of a first-order AC coupling that half of the sensors have (log-uniform).
+        levels: steps of the quantisation over the range of the segment (log-uniform); 5 to 12 bits.
+        motion: probability of one burst of motion in a segment, and of further ones.
+        motion_size: amplitude of a burst (log-uniform), at 0.5 to 6 Hz.
+        contact_loss: probability that the contact is lost or changes for a while.
+        saturation: probability that the top or the bottom of the range is cut off.
+        inverted: probability that the sensor delivers transmitted light, with pulses downwards. It is 0 because the
+            preparation of real recordings turns them.
+    """
+
+    site: tuple[float, ...] = (0.65, 0.2, 0.15)
+    rise: Range = (0.045, 0.085)
+    runoff: Range = (0.45, 2.0)
+    early_wave: Range = (0.0, 0.35)
+    late_wave: Range = (0.0, 0.6)
+    notch: Range = (0.0, 0.22)
+    notch_at: Range = (0.33, 0.43)
+    breathing: Range = (0.01, 0.12)
+    vasomotion: Range = (0.01, 0.1)
+    wander: Range = (0.01, 0.3)
+    noise: Range = (0.001, 0.03)
+    low_pass: Range = (6.0, 20.0)
+    high_pass: Range = (0.02, 0.5)
+    levels: Range = (32.0, 4096.0)
+    motion: Range = (0.12, 0.3)
+    motion_size: Range = (0.15, 2.0)
+    contact_loss: float = 0.02
+    saturation: float = 0.02
+    inverted: float = 0.0
+
+
+@dataclass(frozen=True)
+class EcgCfg:
+    """The waves of the ECG, and what the monitor makes of them.
+
+    Heights are in mV. Waves are Gaussians as in ECGSYN (McSharry 2003), projected on the lead.
+
+    Args:
+        leads: angles of the leads in the frontal plane in degrees; one is drawn for each subject. I, II, III, aVF, aVL
+            and aVR by Einthoven and Goldberger; II counts three times, because monitors show it.
+        axis: mean and standard deviation of the electrical axis in degrees; normal is -30 to 90.
+        r_height: of the main vector.
+        p_height: of the P wave, below 0.25.
+        t_height: of the T wave; a fifth of the subjects have flat or inverted T waves.
+        qrs_width: s, as the standard deviation of the R wave; QRS of 70 to 110 ms.
+        block: share of the subjects with a bundle branch block, QRS of 120 to 170 ms (Surawicz et al., Circulation
+            119:e235, 2009).
+        pr: s from the P wave to the R wave, 0.12 to 0.2 to the start of QRS.
+        qt: s from R to the peak of T at RR = 1 s; it follows the cube root of the interval (Fridericia, 1920).
+        f_waves: amplitude of fibrillatory waves (log-uniform), at 4 to 9 Hz (Petrutiu et al., Europace 9:466, 2007).
+        pvc_height: of the main wave of ventricular beats (log-uniform).
+        pvc_width: s, standard deviation of that wave; QRS of 120 to 200 ms.
+        wander: baseline noise with a 1/f^2 power spectrum (log-uniform).
+        noise: white noise: electrodes and muscle (log-uniform).
+        mains: amplitude of 50 or 60 Hz after the recorder's filter (log-uniform).
+        high_pass: cut-offs of monitors in Hz, of which one is drawn: 0.05 diagnostic, 0.5 and 0.67 monitoring
+            (Kligfield et al., Circulation 115:1306, 2007).
+        low_pass: cut-off in Hz.
+        motion: probability of a burst of electrode motion.
+        inverted: probability of exchanged electrodes.
+    """
+
+    leads: tuple[float, ...] = (0.0, 60.0, 60.0, 60.0, 120.0, 90.0, -30.0, -150.0)
+    axis: Range = (45.0, 35.0)
+    r_height: Range = (0.5, 1.8)
+    p_height: Range = (0.04, 0.2)
+    t_height: Range = (0.05, 0.5)
+    qrs_width: Range = (0.009, 0.014)
+    block: float = 0.1
+    pr: Range = (0.13, 0.2)
+    qt: Range = (0.25, 0.31)
+    f_waves: Range = (0.02, 0.15)
+    pvc_height: Range = (0.5, 2.5)
+    pvc_width: Range = (0.022, 0.042)
+    wander: Range = (0.01, 0.4)
+    noise: Range = (0.003, 0.06)
+    mains: Range = (0.001, 0.05)
+    high_pass: tuple[float, ...] = (0.05, 0.05, 0.5, 0.67)
+    low_pass: Range = (18.0, 45.0)
+    motion: float = 0.08
+    inverted: float = 0.03
+
+
+@dataclass(frozen=True)
+class PopulationCfg:
+    """The settings of the simulated population.
+
+    Args:
+        sampling_freq: in Hz.
+        seg_len: the length of a segment in seconds.
+        segments_per_subject: how many segments in a row are of the same subject; it divides 256.
+        shares: of the rhythms, in the order of `RHYTHMS`; they sum to 1.
+        clean: whether the signals get the published preparation (`clean_ppg`, `clean_ecg`) before they are scaled.
+        rhythm: when the heart beats.
+        circulation: how much each beat ejects, and when its pulse arrives.
+        ppg: the pulse at the sensor.
+        ecg: the waves of the ECG.
+
+    Raises:
+        ValueError: a field is out of range; the message names it.
+    """
+
+    sampling_freq: int = 100
+    seg_len: float = 10.0
+    segments_per_subject: int = 4
+    shares: tuple[float, ...] = (0.4, 0.13, 0.12, 0.1, 0.1, 0.15)
+    clean: bool = True
+    rhythm: RhythmCfg = field(default_factory=RhythmCfg)
+    circulation: CirculationCfg = field(default_factory=CirculationCfg)
+    ppg: PpgCfg = field(default_factory=PpgCfg)
+    ecg: EcgCfg = field(default_factory=EcgCfg)
+
+    def __post_init__(self) -> None:
+        expect(50 <= self.sampling_freq <= 500, "PopulationCfg.sampling_freq", "50 to 500", self.sampling_freq)
+        expect(5 <= self.seg_len <= 60, "PopulationCfg.seg_len", "5 to 60", self.seg_len)
+        count = self.segments_per_subject
+        expect(count > 0 and 256 % count == 0, "PopulationCfg.segments_per_subject", "a divisor of 256", count)
+        _check_shares("PopulationCfg.shares", self.shares, len(RHYTHMS))
+        _check_shares("RhythmCfg.pattern", self.rhythm.pattern, 5)
+        _check_shares("PpgCfg.site", self.ppg.site, 3)
+        for part in (self.rhythm, self.circulation, self.ppg, self.ecg):
+            for item in fields(part):
+                _check(f"{type(part).__name__}.{item.name}", getattr(part, item.name))
+
+    @property
+    def seq_len(self) -> int:
+        """L, the samples of a segment."""
+        return round(self.sampling_freq * self.seg_len)
+
+    @property
+    def max_beats(self) -> int:
+        """The width of the padded arrays of truth."""
+        return math.ceil(self.seg_len / SHORTEST_RR) + 2
+
+
+_SPREADS = ("RhythmCfg.sinus_rate", "EcgCfg.axis")  # mean and standard deviation
+_LISTS = ("RhythmCfg.pattern", "PpgCfg.site", "EcgCfg.leads", "EcgCfg.high_pass")
+
+
+def _check_shares(name: str, shares: tuple[float, ...], count: int) -> None:
+    fits = len(shares) == count and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6
+    expect(fits, name, f"{count} shares that sum to 1", shares)
+
+
+def _check(name: str, value: float | tuple[float, ...]) -> None:
+    if isinstance(value, tuple):
+        expect(len(value) > 0 and all(math.isfinite(x) for x in value), name, "finite numbers", value)
+        if name not in _LISTS:
+            ordered = len(value) == 2 and 0 <= value[0] and (value[0] <= value[1] or name in _SPREADS)
+            expect(ordered, name, "0 <= low <= high", value)
+    else:
+        expect(0 <= value <= 1, name, "0 to 1", value)

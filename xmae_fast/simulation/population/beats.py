@@ -52,7 +52,7 @@ def draw_beats(rng: Random, subjects: Subjects, cfg: PopulationCfg) -> Beats:
     span = math.ceil((cfg.seg_len + LEAD + TAIL) / SHORTEST_RR)
     number = np.arange(-span, span + 1)[None]
     rhythm = choose(rng, cfg.shares, BLOCK)
-    run, second = _runs(rng, r)
+    run, second = _runs(rng, rhythm, r)
     kind = _kinds(rng, rhythm, number, run, second, r)
     rate = r.sinus_rate[0] + r.sinus_rate[1] * (0.8 * subjects.rate + 0.6 * normal(rng, BLOCK, 1))
     sinus = 60 / np.clip(rate, 42, 125)
@@ -72,9 +72,10 @@ def draw_beats(rng: Random, subjects: Subjects, cfg: PopulationCfg) -> Beats:
     return Beats(rhythm, time.astype(np.float32), interval, kind, sinus, breathing, phase.astype(np.float32))
 
 
-def _runs(rng: Random, r: RhythmCfg) -> tuple[np.ndarray, np.ndarray]:
+def _runs(rng: Random, rhythm: np.ndarray, r: RhythmCfg) -> tuple[np.ndarray, np.ndarray]:
     """How many beats a run has, and after how many beats of sinus rhythm the next one begins (0: never); [n, 1]."""
-    run = np.rint(log_uniform(rng, r.run_beats, BLOCK)).astype(int)
+    vt, svt = log_uniform(rng, r.vt_beats, BLOCK), log_uniform(rng, r.svt_beats, BLOCK)
+    run = np.rint(np.where(rhythm == SVT, svt, vt)).astype(int)
     gap = rng.integers(1, 8, (BLOCK, 1))
     return run, np.where(happens(rng, r.second_run, BLOCK), gap, 0)
 

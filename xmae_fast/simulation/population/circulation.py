@@ -54,7 +54,7 @@ def draw_pulses(rng: Random, beats: Beats, subjects: Subjects, cfg: PopulationCf
     uneven = log_uniform(rng, c.beat_spread, BLOCK) * np.where(kind == VT, 3, 1)
     strength *= np.exp(uneven * normal(rng, *kind.shape))
     valve = uniform(rng, c.valve, BLOCK)
-    closed = valve * np.exp(-np.clip(interval - usual, -0.6, 0.6) / 0.8)
+    closed = valve * np.exp(-np.clip(interval - _recent(interval), -0.6, 0.6) / 0.8)
     size = np.maximum(strength - closed, 0) / (1 - valve)
 
     rate = 60 / np.maximum(interval, 0.4)
@@ -72,6 +72,12 @@ def _filled(interval: np.ndarray, before: np.ndarray, tau: np.ndarray) -> np.nda
     """How full the ventricle is after an interval, 0 to 1; ejection takes longer after a long interval."""
     ejection = _EJECTION * np.clip(before, 0.35, 1.4) ** 0.4
     return 1 - np.exp(-np.maximum(interval - ejection, 0.01) / tau)
+
+
+def _recent(interval: np.ndarray) -> np.ndarray:
+    """The mean of each interval and the three before it: what the pressure in the aorta has adapted to."""
+    padded = np.concatenate([interval[:, :1]] * 3 + [interval], 1)
+    return (padded[:, 3:] + padded[:, 2:-1] + padded[:, 1:-2] + padded[:, :-3]) / 4
 
 
 def _of_kind(rng: Random, kind: np.ndarray, c) -> np.ndarray:

@@ -47,7 +47,8 @@ class RhythmCfg:
         svt_rate: beats per minute; 100 to 220; atrial tachycardias are at the lower end.
         vt_jitter: standard deviation of VT intervals, relative (log-uniform).
         svt_jitter: the same for SVT.
-        run_beats: beats of a run of tachycardia (log-uniform); 3 and more by definition.
+        vt_beats: beats of a run of VT or of AF (log-uniform); 3 and more by definition.
+        svt_beats: the same for SVT.
         second_run: the probability that another run follows after a few sinus beats.
         af_rate: mean ventricular rate in beats per minute.
         af_spread: standard deviation of the logarithm of intervals in AF; RR intervals are uncorrelated and their
@@ -55,27 +56,28 @@ class RhythmCfg:
         af_paroxysm: the share of AF segments in which AF starts or ends.
     """
 
-    sinus_rate: Range = (74.0, 13.0)
+    sinus_rate: Range = (76.0, 12.0)
     hf: Range = (0.004, 0.05)
     lf: Range = (0.004, 0.03)
     vlf: Range = (0.003, 0.03)
     rr_jitter: Range = (0.002, 0.01)
     ageing: float = 0.015
     breathing_rate: Range = (9.0, 26.0)
-    pvc_coupling: Range = (0.45, 0.85)
-    pac_coupling: Range = (0.5, 0.85)
+    pvc_coupling: Range = (0.42, 0.8)
+    pac_coupling: Range = (0.45, 0.82)
     pac_pause: Range = (1.0, 1.35)
     interpolated: float = 0.05
     extra_ectopics: Range = (0.0, 0.5)
     pattern: tuple[float, ...] = (0.62, 0.1, 0.1, 0.1, 0.08)
-    vt_rate: Range = (105.0, 195.0)
-    svt_rate: Range = (98.0, 190.0)
+    vt_rate: Range = (105.0, 200.0)
+    svt_rate: Range = (95.0, 175.0)
     vt_jitter: Range = (0.004, 0.08)
     svt_jitter: Range = (0.003, 0.03)
-    run_beats: Range = (3.0, 80.0)
+    vt_beats: Range = (5.0, 400.0)
+    svt_beats: Range = (10.0, 1000.0)
     second_run: float = 0.4
     af_rate: Range = (62.0, 150.0)
-    af_spread: Range = (0.12, 0.32)
+    af_spread: Range = (0.1, 0.3)
     af_paroxysm: float = 0.08
 
 
@@ -109,11 +111,11 @@ class CirculationCfg:
     """
 
     filling_time: Range = (0.12, 0.35)
-    valve: Range = (0.05, 0.4)
+    valve: Range = (0.03, 0.3)
     potentiation: Range = (0.0, 0.4)
-    pvc_strength: Range = (0.15, 0.9)
-    vt_strength: Range = (0.2, 1.0)
-    svt_strength: Range = (0.6, 1.1)
+    pvc_strength: Range = (0.25, 1.1)
+    vt_strength: Range = (0.5, 1.6)
+    svt_strength: Range = (0.7, 1.3)
     atrial_kick: Range = (0.0, 0.6)
     beat_spread: Range = (0.01, 0.06)
     pep: Range = (0.08, 0.125)
@@ -154,27 +156,31 @@ class PpgCfg:
         saturation: probability that the top or the bottom of the range is cut off.
         inverted: probability that the sensor delivers transmitted light, with pulses downwards. It is 0 because the
             preparation of real recordings turns them.
+        resampled: share of the subjects whose cleaned PPG was brought to the sampling frequency by a Fourier
+            transform, which rings at the ends of a segment; the others have smooth ends.
     """
 
     site: tuple[float, ...] = (0.65, 0.2, 0.15)
-    rise: Range = (0.045, 0.085)
-    runoff: Range = (0.45, 2.0)
-    early_wave: Range = (0.0, 0.35)
-    late_wave: Range = (0.0, 0.6)
-    notch: Range = (0.0, 0.22)
+    rise: Range = (0.018, 0.042)
+    runoff: Range = (0.8, 3.0)
+    early_wave: Range = (0.0, 0.3)
+    late_wave: Range = (0.2, 1.1)
+    late_at: Range = (0.07, 0.17)
+    notch: Range = (0.0, 0.2)
     notch_at: Range = (0.33, 0.43)
-    breathing: Range = (0.01, 0.12)
-    vasomotion: Range = (0.01, 0.1)
-    wander: Range = (0.01, 0.3)
-    noise: Range = (0.001, 0.03)
-    low_pass: Range = (6.0, 20.0)
+    breathing: Range = (0.005, 0.1)
+    vasomotion: Range = (0.005, 0.08)
+    wander: Range = (0.005, 0.15)
+    noise: Range = (0.001, 0.02)
+    low_pass: Range = (7.0, 20.0)
     high_pass: Range = (0.02, 0.5)
     levels: Range = (32.0, 4096.0)
-    motion: Range = (0.12, 0.3)
-    motion_size: Range = (0.15, 2.0)
+    motion: Range = (0.1, 0.3)
+    motion_size: Range = (0.1, 1.5)
     contact_loss: float = 0.02
     saturation: float = 0.02
     inverted: float = 0.0
+    resampled: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,11 @@ def _draw_pulses(
     rise = low + (high - low) * share
     runoff = repeat(log_uniform(shape, p.runoff, count), cfg)
     early = trait(p.early_wave) * (1 - stiff)
-    late = trait(p.late_wave) * np.clip(stiff + trait((-0.3, 0.3)), 0, 1)
+    low, high = p.late_wave
+    late = low + (high - low) * (0.5 * trait((0, 1)) + 0.5 * stiff)
     notch = trait(p.notch) * (1 - 0.8 * stiff) * np.where(subjects.site == 0, 1, 0.7)
     notch_at, notch_width = trait(p.notch_at), trait((0.035, 0.07))
-    late_at, late_width, cut = trait((0.1, 0.2)), trait((0.05, 0.09)), trait((0.1, 0.6))
+    late_at, late_width, cut = trait(p.late_at), trait((0.045, 0.09)), trait((0.1, 0.6))
 
     row, beat = np.nonzero((pulses.size > 0) & (pulses.foot < cfg.seg_len + 1) & (pulses.foot > -3))
     size, foot = pulses.size[row, beat], pulses.foot[row, beat]
@@ -95,7 +96,7 @@ def _draw_pulses(
 
     width = of(rise) * quick
     middle = foot + FOOT_TO_INFLOW * width
-    unit = size / math.sqrt(2 * math.pi)
+    unit = size / of(1 + late) / math.sqrt(2 * math.pi)
     canvas.add(row, middle, width, unit / width)
     width_late = of(late_width) * quick
     canvas.add(row, middle + of(late_at) * quick, width_late, unit * of(late) / width_late)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from xmae_fast._config_checks import expect, is_whole
-from xmae_fast.signals.clean import clean_ecg, clean_ppg
 from xmae_fast.simulation.population.beats import Beats, draw_beats
 from xmae_fast.simulation.population.circulation import Pulses, draw_pulses
 from xmae_fast.simulation.population.config import PopulationCfg
 from xmae_fast.simulation.population.ecg import draw_ecg
 from xmae_fast.simulation.population.ppg import draw_ppg
+from xmae_fast.simulation.population.preparation import prepare
 from xmae_fast.simulation.population.random import BLOCK, stream
 from xmae_fast.simulation.population.subjects import draw_subjects
 
@@ -120,19 +120,19 @@ class PopulationStream:
 
 def simulate_block(seed: int, block: int, cfg: PopulationCfg) -> Batch:
     """The segments 256 * block to 256 * block + 255, as `simulate_population` gives them."""
-    of_subjects, of_beats, of_pulses, ppg_shape, of_ppg, ecg_shape, of_ecg = (stream(seed, block, i) for i in range(7))
+    streams = [stream(seed, block, purpose) for purpose in range(8)]
+    of_subjects, of_beats, of_pulses, ppg_shape, of_ppg, ecg_shape, of_ecg, of_preparation = streams
     subjects = draw_subjects(of_subjects, cfg)
     beats = draw_beats(of_beats, subjects, cfg)
     pulses = draw_pulses(of_pulses, beats, subjects, cfg)
     ppg, ppg_faults = draw_ppg(ppg_shape, of_ppg, beats, pulses, subjects, cfg)
     ecg, ecg_faults = draw_ecg(ecg_shape, of_ecg, beats, pulses, cfg)
     ecg *= np.where(of_ecg.random((BLOCK, 1)) < cfg.ecg.inverted, np.float32(-1), np.float32(1))
-    if cfg.clean:
-        ppg, ecg = clean_ppg(ppg, cfg.sampling_freq), clean_ecg(ecg, cfg.sampling_freq)
+    ppg, ecg = prepare(of_preparation, ppg, ecg, cfg)
     index = block * BLOCK + np.arange(BLOCK)
     return {
-        "ppg": _scaled(ppg),
-        "ecg": _scaled(ecg),
+        "ppg": ppg,
+        "ecg": ecg,
         "rhythm": beats.rhythm[:, 0].astype(np.int8),
         "index": index,
         "subject": index // cfg.segments_per_subject,
@@ -165,9 +165,3 @@ def _truth(beats: Beats, pulses: Pulses, cfg: PopulationCfg) -> Batch:
         "heart_rate": (60 * (count - 1) / np.maximum(span, 1e-3)).astype(np.float32),
     }
 
-
-def _scaled(x: np.ndarray) -> np.ndarray:
-    """Each row of x [n, L] scaled to [-1, 1], float32."""
-    low, span = x.min(1, keepdims=True), np.ptp(x, axis=1, keepdims=True)
-    scaled = (x - low) * (2 / np.maximum(span, 1e-12)) - 1
-    return np.clip(scaled, -1, 1).astype(np.float32)

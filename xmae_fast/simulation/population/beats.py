@@ -14,7 +14,7 @@ from xmae_fast.simulation.population.random import (
 from xmae_fast.simulation.population.subjects import Subjects
 
 LEAD = 2.0  # s before the segment whose beats are drawn
-TAIL = 0.8  # s after it
+TAIL = 1.6  # s after it
 SINUS, PVC, PAC, VT, SVT, AF = range(len(RHYTHMS))  # kinds of beats, and the rhythms that are named after them
 _LONGEST_RR = 2.4  # s
 
@@ -58,7 +58,8 @@ def draw_beats(rng: Random, subjects: Subjects, cfg: PopulationCfg) -> Beats:
     sinus = 60 / np.clip(rate, 42, 125)
     breathing = subjects.breathing_rate * np.exp(0.1 * normal(rng, BLOCK, 1))
     phase = uniform(rng, (0, 2 * math.pi), BLOCK)
-    base = sinus * (1 + _variability(rng, number * sinus, breathing, phase, subjects.age, r))
+    restless = np.where((rhythm == PVC) | (rhythm == PAC), uniform(rng, (1.0, 3.5), BLOCK), 1)
+    base = sinus * (1 + restless * _variability(rng, number * sinus, breathing, phase, subjects.age, r))
     interval = _intervals(rng, kind, base, r)
     elapsed = np.cumsum(interval, axis=1, dtype=np.float64)
     elapsed -= elapsed[:, span, None]
@@ -68,6 +69,7 @@ def draw_beats(rng: Random, subjects: Subjects, cfg: PopulationCfg) -> Beats:
     earliest = np.maximum(1.5 - length, -cfg.seg_len * 2)
     of_run = earliest + (cfg.seg_len - 1.5 - earliest) * rng.random((BLOCK, 1))
     time = elapsed + np.where((rhythm >= VT) & (kind[:, :1] != AF), np.where(length < 1.5, start, of_run), start)
+    time += np.maximum(cfg.seg_len + TAIL - time[:, -1:], 0)  # beats must not end before the segment does
     phase = phase - 2 * math.pi * breathing * (time[:, span, None])  # the modulation was drawn from the anchor on
     return Beats(rhythm, time.astype(np.float32), interval, kind, sinus, breathing, phase.astype(np.float32))
 

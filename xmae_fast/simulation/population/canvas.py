@@ -67,10 +67,20 @@ def frequencies(cfg: PopulationCfg) -> np.ndarray:
     return f
 
 
-def within(spectrum: np.ndarray, cfg: PopulationCfg) -> np.ndarray:
-    """The samples of the segments themselves, [256, L] float32."""
+def in_time(spectrum: np.ndarray, cfg: PopulationCfg) -> np.ndarray:
+    """The samples from `LEAD` s before to `TAIL` s after the segments, [256, samples] float32."""
+    return np.fft.irfft(spectrum, samples(cfg), axis=1)
+
+
+def times(cfg: PopulationCfg) -> np.ndarray:
+    """The times of these samples in s from the first sample of the segment, [1, samples] float32."""
+    return (np.arange(samples(cfg), dtype=np.float32) / cfg.sampling_freq - np.float32(LEAD))[None]
+
+
+def segments(x: np.ndarray, cfg: PopulationCfg) -> np.ndarray:
+    """The samples of the segments themselves, [256, L], of [256, samples]."""
     first = round(LEAD * cfg.sampling_freq)
-    return np.fft.irfft(spectrum, samples(cfg), axis=1)[:, first : first + cfg.seq_len]
+    return x[:, first : first + cfg.seq_len]
 
 
 def noise_spectrum(rng: Random, cfg: PopulationCfg, white: np.ndarray, wander: np.ndarray) -> np.ndarray:

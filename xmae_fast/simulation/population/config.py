@@ -73,7 +73,7 @@ class RhythmCfg:
     svt_rate: Range = (95.0, 175.0)
     vt_jitter: Range = (0.004, 0.08)
     svt_jitter: Range = (0.003, 0.03)
-    vt_beats: Range = (5.0, 400.0)
+    vt_beats: Range = (8.0, 800.0)
     svt_beats: Range = (10.0, 1000.0)
     second_run: float = 0.4
     af_rate: Range = (62.0, 150.0)
@@ -114,7 +114,7 @@ class CirculationCfg:
     valve: Range = (0.03, 0.3)
     potentiation: Range = (0.0, 0.4)
     pvc_strength: Range = (0.25, 1.1)
-    vt_strength: Range = (0.5, 1.6)
+    vt_strength: Range = (0.6, 1.8)
     svt_strength: Range = (0.7, 1.3)
     atrial_kick: Range = (0.0, 0.6)
     beat_spread: Range = (0.01, 0.06)
@@ -161,23 +161,23 @@ class PpgCfg:
     """
 
     site: tuple[float, ...] = (0.65, 0.2, 0.15)
-    rise: Range = (0.018, 0.042)
-    runoff: Range = (0.8, 3.0)
-    early_wave: Range = (0.0, 0.3)
-    late_wave: Range = (0.2, 1.1)
-    late_at: Range = (0.07, 0.17)
+    rise: Range = (0.014, 0.038)
+    runoff: Range = (1.0, 4.0)
+    early_wave: Range = (0.0, 0.25)
+    late_wave: Range = (0.2, 0.9)
+    late_at: Range = (0.05, 0.14)
     notch: Range = (0.0, 0.2)
     notch_at: Range = (0.33, 0.43)
     breathing: Range = (0.005, 0.1)
     vasomotion: Range = (0.005, 0.08)
-    wander: Range = (0.005, 0.15)
-    noise: Range = (0.001, 0.02)
+    wander: Range = (0.004, 0.1)
+    noise: Range = (0.001, 0.015)
     low_pass: Range = (7.0, 20.0)
     high_pass: Range = (0.02, 0.5)
     levels: Range = (32.0, 4096.0)
-    motion: Range = (0.1, 0.3)
-    motion_size: Range = (0.1, 1.5)
-    contact_loss: float = 0.02
+    motion: Range = (0.08, 0.3)
+    motion_size: Range = (0.05, 1.2)
+    contact_loss: float = 0.01
     saturation: float = 0.02
     inverted: float = 0.0
     resampled: float = 0.5
@@ -244,7 +244,10 @@ class PopulationCfg:
         seg_len: the length of a segment in seconds.
         segments_per_subject: how many segments in a row are of the same subject; it divides 256.
         shares: of the rhythms, in the order of `RHYTHMS`; they sum to 1.
-        clean: whether the signals get the published preparation (`clean_ppg`, `clean_ecg`) before they are scaled.
+        clean: whether the signals get the band-pass of the published preparation before they are scaled.
+        cleaned_apart: the share of the subjects whose segments are cleaned one by one, as the published preparation
+            does with `clean_ppg` and `clean_ecg`, which bends the ends of the segments; those of the others are cut
+            from a recording that was cleaned as a whole.
         rhythm: when the heart beats.
         circulation: how much each beat ejects, and when its pulse arrives.
         ppg: the pulse at the sensor.
@@ -259,6 +262,7 @@ class PopulationCfg:
     segments_per_subject: int = 4
     shares: tuple[float, ...] = (0.4, 0.13, 0.12, 0.1, 0.1, 0.15)
     clean: bool = True
+    cleaned_apart: float = 0.5
     rhythm: RhythmCfg = field(default_factory=RhythmCfg)
     circulation: CirculationCfg = field(default_factory=CirculationCfg)
     ppg: PpgCfg = field(default_factory=PpgCfg)

@@ -6,7 +6,7 @@ import numpy as np
 
 from xmae_fast.simulation.population.beats import AF, PAC, PVC, SINUS, VT, Beats
 from xmae_fast.simulation.population.canvas import (
-    Canvas, frequencies, high_pass, low_pass, noise_spectrum, within,
+    Canvas, frequencies, high_pass, in_time, low_pass, noise_spectrum, times,
 )  # fmt: skip
 from xmae_fast.simulation.population.circulation import Pulses
 from xmae_fast.simulation.population.config import PopulationCfg
@@ -28,7 +28,7 @@ def draw_ecg(
         beats, pulses, cfg: of the block.
 
     Returns:
-        [256, L] float32, not scaled, and [256] float32, the share of each segment that has a fault.
+        [256, samples] float32 over the times of the canvas, not prepared, and [256] float32, the share of each segment that has a fault.
     """
     e = cfg.ecg
     canvas = Canvas(cfg)
@@ -49,8 +49,8 @@ def draw_ecg(
     spectrum *= low_pass(f, uniform(rng, e.low_pass, BLOCK))
     cutoffs = np.array(e.high_pass, np.float32)
     spectrum *= high_pass(f, cutoffs[rng.integers(0, len(cutoffs), (BLOCK, 1))])
-    ecg = within(spectrum, cfg)
-    time = (np.arange(cfg.seq_len, dtype=np.float32) / cfg.sampling_freq)[None]
+    ecg = in_time(spectrum, cfg)
+    time = times(cfg)
     ecg += 0.3 * wander * np.sin(angle * time + beats.breathing_phase)
     mains = np.where(happens(rng, 0.5, BLOCK), 50, 60) * (1 + 0.001 * normal(rng, BLOCK, 1))
     phase = rng.random((BLOCK, 1), np.float32)
@@ -79,8 +79,8 @@ class _Lead:
             return repeat(values.astype(np.float32), cfg)
 
         main = on_lead(np.float32(0))
-        # No monitor shows a lead without a QRS complex: a main wave is at least a fifth of the vector.
-        main = np.where(np.abs(main) < 0.2, np.where(main < 0, -0.2, 0.2), main)
+        # No monitor shows a lead without a QRS complex: a main wave is at least 0.35 of the vector.
+        main = np.where(np.abs(main) < 0.35, np.where(main < 0, -0.35, 0.35), main)
         t = uniform(shape, e.t_height, count) * on_lead(uniform(shape, (-45, 45), count))
         changed = happens(shape, 0.2, count)
         t = np.where(changed, t * uniform(shape, (-1.0, 0.3), count), t)

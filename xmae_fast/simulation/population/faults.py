@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from xmae_fast.simulation.population.canvas import frequencies, samples, segments, times
 from xmae_fast.simulation.population.config import PopulationCfg, Range
 from xmae_fast.simulation.population.random import BLOCK, Random, happens, log_uniform, normal, uniform
 
@@ -13,7 +14,7 @@ from xmae_fast.simulation.population.random import BLOCK, Random, happens, log_u
 def bursts(
     rng: Random, x: np.ndarray, probability: float, again: float, size: Range, band: Range, cfg: PopulationCfg
 ) -> np.ndarray:
-    """Add bursts of motion to segments [256, L]: noise around a frequency within `band`, in a smooth window.
+    """Add bursts of motion to segments [256, samples]: noise around a frequency within `band`, in a smooth window.
 
     Args:
         rng: the stream.
@@ -35,10 +36,10 @@ def bursts(
         window, inside = _window(rng, (0.4, 5.0), cfg)
         amplitude = log_uniform(rng, size, BLOCK)
         centre, spread = log_uniform(rng, band, BLOCK), log_uniform(rng, (0.2, 2.0), BLOCK)
-        f = np.fft.rfftfreq(cfg.seq_len, 1 / cfg.sampling_freq).astype(np.float32)[None]
+        f = frequencies(cfg)
         parts = normal(rng, BLOCK, f.shape[1], 2).view(np.complex64)[rows, :, 0]
         gain = np.exp(-0.5 * ((f - centre[rows]) / spread[rows]) ** 2)
-        noise = np.fft.irfft(parts * gain, cfg.seq_len, axis=1)
+        noise = np.fft.irfft(parts * gain, samples(cfg), axis=1)
         noise *= amplitude[rows] / np.maximum(noise.std(1, keepdims=True), 1e-6)
         x[rows] += noise * window[rows]
         share[rows] += inside[rows]
@@ -46,10 +47,10 @@ def bursts(
 
 
 def contact_loss(rng: Random, x: np.ndarray, probability: float, cfg: PopulationCfg) -> np.ndarray:
-    """Weaken the pulse for a while and shift the level, in some segments [256, L], in place; returns the shares."""
+    """Weaken the pulse for a while and shift the level, in some segments [256, samples], in place; returns the shares."""
     rows = np.flatnonzero(happens(rng, probability, BLOCK))
     window, inside = _window(rng, (0.8, 5.0), cfg)
-    left, shift = uniform(rng, (0.0, 0.5), BLOCK), normal(rng, BLOCK, 1)
+    left, shift = uniform(rng, (0.05, 0.6), BLOCK), normal(rng, BLOCK, 1)
     flat = np.minimum(2 * window[rows], 1)
     x[rows] = x[rows] * (1 - (1 - left[rows]) * flat) + shift[rows] * flat
     share = np.zeros(BLOCK, np.float32)
@@ -58,7 +59,7 @@ def contact_loss(rng: Random, x: np.ndarray, probability: float, cfg: Population
 
 
 def saturate(rng: Random, x: np.ndarray, probability: float) -> None:
-    """Cut off the top or the bottom of some segments [256, L], in place: up to a quarter of their range."""
+    """Cut off the top or the bottom of some segments [256, samples], in place: up to a quarter of their range."""
     rows = np.flatnonzero(happens(rng, probability, BLOCK))
     cut, top = uniform(rng, (0.02, 0.25), BLOCK)[rows], happens(rng, 0.7, BLOCK)[rows]
     low, high = x[rows].min(1, keepdims=True), x[rows].max(1, keepdims=True)
@@ -67,7 +68,7 @@ def saturate(rng: Random, x: np.ndarray, probability: float) -> None:
 
 
 def quantise(rng: Random, x: np.ndarray, levels: Range) -> None:
-    """Round segments [256, L] to a number of steps over their range (log-uniform), in place."""
+    """Round segments [256, samples] to a number of steps over their range (log-uniform), in place."""
     low, span = x.min(1, keepdims=True), np.ptp(x, axis=1, keepdims=True)
     step = np.maximum(span, 1e-6) / log_uniform(rng, levels, BLOCK)
     x -= low
@@ -77,10 +78,10 @@ def quantise(rng: Random, x: np.ndarray, levels: Range) -> None:
 
 
 def _window(rng: Random, length: Range, cfg: PopulationCfg) -> tuple[np.ndarray, np.ndarray]:
-    """A squared half sine of random place and length in each segment, [256, L], and its share of it, [256]."""
+    """A squared half sine of random place and length in each segment, [256, samples], and its share of it, [256]."""
     duration = np.minimum(log_uniform(rng, length, BLOCK), cfg.seg_len)
     begin = (cfg.seg_len + duration) * rng.random((BLOCK, 1), np.float32) - duration
-    elapsed = (np.arange(cfg.seq_len, dtype=np.float32) / cfg.sampling_freq)[None] - begin
+    elapsed = times(cfg) - begin
     inside = (elapsed >= 0) & (elapsed < duration)
     window = np.where(inside, np.sin(np.float32(math.pi) * elapsed / duration) ** 2, 0)
-    return window.astype(np.float32), inside.mean(1, dtype=np.float32)
+    return window.astype(np.float32), segments(inside, cfg).mean(1, dtype=np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from xmae_fast.simulation.population.beats import Beats
 from xmae_fast.simulation.population.canvas import (
-    Canvas, frequencies, high_pass, low_pass, noise_spectrum, within,
+    Canvas, frequencies, high_pass, in_time, low_pass, noise_spectrum, times,
 )  # fmt: skip
 from xmae_fast.simulation.population.circulation import Pulses
 from xmae_fast.simulation.population.config import PopulationCfg
@@ -16,9 +16,8 @@ from xmae_fast.simulation.population.faults import bursts, contact_loss, quantis
 from xmae_fast.simulation.population.random import BLOCK, Random, happens, log_uniform, uniform
 from xmae_fast.simulation.population.subjects import Subjects, repeat
 
-FOOT_TO_INFLOW = math.sqrt(math.pi / 2)
-"""From the foot to the middle of the inflow of a pulse, in standard deviations of the inflow: the tangent at the
-steepest point of the integral of a Gaussian, which is the upstroke, meets the level before the pulse there."""
+_FOOT = math.sqrt(math.pi / 2)  # where the tangent at the middle of an integrated Gaussian meets the level before it
+_SMOOTHING = 0.0225  # s; the 8 Hz low-pass, both ways, makes the slope of a step as flat as a Gaussian of this width does
 
 
 def draw_ppg(
@@ -36,7 +35,7 @@ def draw_ppg(
         beats, pulses, subjects, cfg: of the block.
 
     Returns:
-        [256, L] float32, not scaled, and [256] float32, the share of each segment that has a fault.
+        [256, samples] float32 over the times of the canvas, not prepared, and [256] float32, the share of each segment that has a fault.
     """
     p = cfg.ppg
     canvas = Canvas(cfg)
@@ -54,8 +53,8 @@ def draw_ppg(
     spectrum *= low_pass(f, uniform(rng, p.low_pass, BLOCK))
     coupled = happens(rng, 0.5, BLOCK)
     spectrum *= high_pass(f, np.where(coupled, log_uniform(rng, p.high_pass, BLOCK), np.float32(1e-3)))
-    ppg = within(spectrum, cfg)
-    time = (np.arange(cfg.seq_len, dtype=np.float32) / cfg.sampling_freq)[None]
+    ppg = in_time(spectrum, cfg)
+    time = times(cfg)
     ppg += log_uniform(rng, p.breathing, BLOCK) * np.sin(angle * time + beats.breathing_phase)
     faulty = contact_loss(rng, ppg, p.contact_loss, cfg)
     faulty += bursts(rng, ppg, p.motion[0], p.motion[1], p.motion_size, (0.5, 6.0), cfg)
@@ -89,17 +88,18 @@ def _draw_pulses(
     size, foot = pulses.size[row, beat], pulses.foot[row, beat]
     # Systole is shorter at a high rate and after a short interval, about as the square root of the interval.
     pace = np.sqrt(np.clip(beats.interval[row, beat] / 0.8, 0.35, 1.6))
-    quick = pace**0.5
+    quick = pace**0.7
 
     def of(values: np.ndarray) -> np.ndarray:
         return values[row, 0].astype(np.float32)
 
     width = of(rise) * quick
-    middle = foot + FOOT_TO_INFLOW * width
+    # The foot is that of the cleaned PPG, which a detector finds.
+    middle = foot + _FOOT * np.hypot(width, np.float32(_SMOOTHING))
     unit = size / of(1 + late) / math.sqrt(2 * math.pi)
     canvas.add(row, middle, width, unit / width)
     width_late = of(late_width) * quick
-    canvas.add(row, middle + of(late_at) * quick, width_late, unit * of(late) / width_late)
+    canvas.add(row, middle + of(late_at) * quick, width_late, unit * of(late) * np.minimum(pace, 1) ** 1.5 / width_late)
     slope = 1 / of(runoff)
     canvas.add(row, middle + 0.07 * quick, 0.055 * quick, size * of(early), slope)
     width_notch = of(notch_width) * quick

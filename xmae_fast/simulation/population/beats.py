@@ -58,7 +58,7 @@ def draw_beats(rng: Random, subjects: Subjects, cfg: PopulationCfg) -> Beats:
     sinus = 60 / np.clip(rate, 42, 125)
     breathing = subjects.breathing_rate * np.exp(0.1 * normal(rng, BLOCK, 1))
     phase = uniform(rng, (0, 2 * math.pi), BLOCK)
-    restless = np.where((rhythm == PVC) | (rhythm == PAC), uniform(rng, (1.0, 3.5), BLOCK), 1)
+    restless = np.where((rhythm == PVC) | (rhythm == PAC), uniform(rng, (1.0, 5.0), BLOCK), 1)
     base = sinus * (1 + restless * _variability(rng, number * sinus, breathing, phase, subjects.age, r))
     interval = _intervals(rng, kind, base, r)
     elapsed = np.cumsum(interval, axis=1, dtype=np.float64)

@@ -51,7 +51,7 @@ def draw_pulses(rng: Random, beats: Beats, subjects: Subjects, cfg: PopulationCf
     to_p = np.mod(beats.time - first_p, normal_interval)
     kick = uniform(rng, c.atrial_kick, BLOCK) * np.exp(-0.5 * ((to_p - 0.16) / 0.06) ** 2)
     strength *= np.where(kind == VT, 1 + kick, 1)
-    uneven = log_uniform(rng, c.beat_spread, BLOCK) * np.where(kind == VT, 3, 1)
+    uneven = log_uniform(rng, c.beat_spread, BLOCK) * np.where(kind == VT, 2, 1)
     strength *= np.exp(uneven * normal(rng, *kind.shape))
     valve = uniform(rng, c.valve, BLOCK)
     closed = valve * np.exp(-np.clip(interval - _recent(interval), -0.6, 0.6) / 0.8)

@@ -69,15 +69,15 @@ class RhythmCfg:
     interpolated: float = 0.05
     extra_ectopics: Range = (0.0, 0.5)
     pattern: tuple[float, ...] = (0.62, 0.1, 0.1, 0.1, 0.08)
-    vt_rate: Range = (105.0, 200.0)
+    vt_rate: Range = (108.0, 205.0)
     svt_rate: Range = (95.0, 175.0)
     vt_jitter: Range = (0.004, 0.08)
     svt_jitter: Range = (0.003, 0.03)
     vt_beats: Range = (8.0, 800.0)
     svt_beats: Range = (10.0, 1000.0)
     second_run: float = 0.4
-    af_rate: Range = (62.0, 150.0)
-    af_spread: Range = (0.1, 0.3)
+    af_rate: Range = (60.0, 135.0)
+    af_spread: Range = (0.12, 0.32)
     af_paroxysm: float = 0.08
 
 
@@ -110,13 +110,13 @@ class CirculationCfg:
             known for delays of 0 to 250 ms (see also `SimulationCfg.pat_quantiles`).
     """
 
-    filling_time: Range = (0.12, 0.35)
+    filling_time: Range = (0.1, 0.32)
     valve: Range = (0.03, 0.3)
     potentiation: Range = (0.0, 0.4)
-    pvc_strength: Range = (0.25, 1.1)
+    pvc_strength: Range = (0.1, 0.95)
     vt_strength: Range = (0.6, 1.8)
     svt_strength: Range = (0.7, 1.3)
-    atrial_kick: Range = (0.0, 0.6)
+    atrial_kick: Range = (0.0, 0.45)
     beat_spread: Range = (0.01, 0.06)
     pep: Range = (0.08, 0.125)
     ptt: Range = (0.13, 0.24)
@@ -161,14 +161,15 @@ class PpgCfg:
     """
 
     site: tuple[float, ...] = (0.65, 0.2, 0.15)
-    rise: Range = (0.014, 0.038)
-    runoff: Range = (1.0, 4.0)
+    rise: Range = (0.013, 0.045)
+    runoff: Range = (1.2, 6.0)
     early_wave: Range = (0.0, 0.25)
-    late_wave: Range = (0.2, 0.9)
-    late_at: Range = (0.05, 0.14)
+    late_wave: Range = (0.25, 1.1)
+    late_at: Range = (0.06, 0.14)
+    late_width: Range = (0.05, 0.1)
     notch: Range = (0.0, 0.2)
     notch_at: Range = (0.33, 0.43)
-    breathing: Range = (0.005, 0.1)
+    breathing: Range = (0.007, 0.13)
     vasomotion: Range = (0.005, 0.08)
     wander: Range = (0.004, 0.1)
     noise: Range = (0.001, 0.015)

@@ -82,7 +82,7 @@ def _draw_pulses(
     late = low + (high - low) * (0.5 * trait((0, 1)) + 0.5 * stiff)
     notch = trait(p.notch) * (1 - 0.8 * stiff) * np.where(subjects.site == 0, 1, 0.7)
     notch_at, notch_width = trait(p.notch_at), trait((0.035, 0.07))
-    late_at, late_width, cut = trait(p.late_at), trait((0.045, 0.09)), trait((0.1, 0.6))
+    late_at, late_width, cut = trait(p.late_at), trait(p.late_width), trait((0.1, 0.6))
 
     row, beat = np.nonzero((pulses.size > 0) & (pulses.foot < cfg.seg_len + 1) & (pulses.foot > -3))
     size, foot = pulses.size[row, beat], pulses.foot[row, beat]
@@ -99,7 +99,7 @@ def _draw_pulses(
     unit = size / of(1 + late) / math.sqrt(2 * math.pi)
     canvas.add(row, middle, width, unit / width)
     width_late = of(late_width) * quick
-    canvas.add(row, middle + of(late_at) * quick, width_late, unit * of(late) * np.minimum(pace, 1) ** 1.5 / width_late)
+    canvas.add(row, middle + of(late_at) * quick, width_late, unit * of(late) * np.minimum(pace, 1) ** 2.5 / width_late)
     slope = 1 / of(runoff)
     canvas.add(row, middle + 0.07 * quick, 0.055 * quick, size * of(early), slope)
     width_notch = of(notch_width) * quick

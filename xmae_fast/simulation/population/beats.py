@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xmae_fast.simulation.population.config import RHYTHMS, SHORTEST_RR, PopulationCfg, RhythmCfg
+from xmae_fast.simulation.population.config import RHYTHMS, SHORTEST_RR, PopulationCfg
 from xmae_fast.simulation.population.random import (
     BLOCK, Random, choose, happens, log_uniform, normal, uniform,
 )  # fmt: skip
+from xmae_fast.simulation.population.ranges import RhythmCfg
 from xmae_fast.simulation.population.subjects import Subjects
 
 LEAD = 2.0  # s before the segment whose beats are drawn
@@ -143,7 +144,7 @@ def _intervals(rng: Random, kind: np.ndarray, base: np.ndarray, r: RhythmCfg) ->
     vt = 60 / uniform(rng, r.vt_rate, BLOCK) * (1 + log_uniform(rng, r.vt_jitter, BLOCK) * jitter)
     svt = 60 / uniform(rng, r.svt_rate, BLOCK) * (1 + log_uniform(rng, r.svt_jitter, BLOCK) * jitter)
     recovery = base * uniform(rng, (1.0, 1.6), BLOCK)
-    # Correlated a little: intervals of AF are close to white noise, and no interval is shorter than the AV node allows.
+    # Intervals of AF are close to white noise; none is shorter than the AV node allows.
     rate, width = uniform(rng, r.af_rate, BLOCK), uniform(rng, r.af_spread, BLOCK)
     af = 60 / rate * np.exp(width * jitter - width**2 / 2)
     ectopic = (kind == PVC) | (kind == PAC)

@@ -9,6 +9,7 @@ import numpy as np
 from xmae_fast.simulation.population.beats import AF, PVC, SINUS, SVT, VT, Beats
 from xmae_fast.simulation.population.config import PopulationCfg
 from xmae_fast.simulation.population.random import BLOCK, Random, log_uniform, normal, uniform
+from xmae_fast.simulation.population.ranges import CirculationCfg
 from xmae_fast.simulation.population.subjects import Subjects
 
 _EJECTION = 0.3  # s of an interval of 1 s in which the ventricle does not fill (Weissler et al., 1968)
@@ -80,7 +81,7 @@ def _recent(interval: np.ndarray) -> np.ndarray:
     return (padded[:, 3:] + padded[:, 2:-1] + padded[:, 1:-2] + padded[:, :-3]) / 4
 
 
-def _of_kind(rng: Random, kind: np.ndarray, c) -> np.ndarray:
+def _of_kind(rng: Random, kind: np.ndarray, c: CirculationCfg) -> np.ndarray:
     """The strength of each kind of beat relative to a sinus beat of the same filling."""
     pvc = uniform(rng, c.pvc_strength, BLOCK) * np.exp(0.15 * normal(rng, *kind.shape))
     vt, svt = log_uniform(rng, c.vt_strength, BLOCK), uniform(rng, c.svt_strength, BLOCK)

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from xmae_fast.simulation.population.canvas import frequencies, samples, segments, times
-from xmae_fast.simulation.population.config import PopulationCfg, Range
+from xmae_fast.simulation.population.config import PopulationCfg
 from xmae_fast.simulation.population.random import BLOCK, Random, happens, log_uniform, normal, uniform
+from xmae_fast.simulation.population.ranges import Range
 
 
 def bursts(

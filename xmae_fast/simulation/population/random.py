@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xmae_fast.simulation.population.config import Range
+from xmae_fast.simulation.population.ranges import Range
 
 BLOCK = 256  # segments that are always simulated together
 Random = np.random.Generator

@@ -40,8 +40,8 @@ class Subjects(NamedTuple):
 def draw_subjects(rng: Random, cfg: PopulationCfg) -> Subjects:
     """Draw the subjects of a block.
 
-    The transit time is that of age 25 and 90 mmHg, less 0.8 ms per year and 1 ms per mmHg, and half as much again for a
-    person at the edge: the aortic pulse wave velocity doubles between 25 and 75 years (Charlton et al., 2019).
+    The transit time is that of age 25 and 90 mmHg, less 0.8 ms per year and 1 ms per mmHg: pulse wave velocity about
+    doubles between 25 and 75 years (Charlton et al., 2019).
     """
     count, c = BLOCK // cfg.segments_per_subject, cfg.circulation
     age, pressure = uniform(rng, c.age, count), uniform(rng, c.pressure, count)

@@ -9,8 +9,14 @@ import numpy as np
 
 from xmae_fast.simulation.population.config import RHYTHMS, SHORTEST_RR, PopulationCfg
 from xmae_fast.simulation.population.random import (
-    BLOCK, Random, choose, happens, log_uniform, normal, uniform,
-)  # fmt: skip
+    BLOCK,
+    Random,
+    choose,
+    happens,
+    log_uniform,
+    normal,
+    uniform,
+)
 from xmae_fast.simulation.population.ranges import RhythmCfg
 from xmae_fast.simulation.population.subjects import Subjects
 

@@ -84,7 +84,12 @@ def segments(x: np.ndarray, cfg: PopulationCfg) -> np.ndarray:
 
 
 def noise_spectrum(rng: Random, cfg: PopulationCfg, white: np.ndarray, wander: np.ndarray) -> np.ndarray:
-    """The spectrum of white noise plus noise with the power spectrum 1/f^2; arguments are standard deviations, [256, 1].
+    """The spectrum of white noise plus noise with the power spectrum 1/f^2.
+
+    Args:
+        rng: the stream.
+        cfg: the settings.
+        white, wander: the standard deviations of both, [256, 1].
 
     Returns:
         [256, frequencies] complex64.

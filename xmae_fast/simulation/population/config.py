@@ -72,6 +72,11 @@ class PopulationCfg:
 
 
 _SPREADS = ("RhythmCfg.sinus_rate", "EcgCfg.axis")  # mean and standard deviation
+_LOGARITHMIC = (
+    "hf", "lf", "vlf", "rr_jitter", "breathing_rate", "vt_jitter", "svt_jitter", "vt_beats", "svt_beats", "vt_strength",
+    "beat_spread", "breathing", "wander", "noise", "runoff", "low_pass", "high_pass", "levels", "motion_size",
+    "f_waves", "pvc_height", "mains", "rise",
+)  # fmt: skip
 _LISTS = ("RhythmCfg.pattern", "PpgCfg.site", "EcgCfg.leads", "EcgCfg.high_pass")
 
 
@@ -84,7 +89,9 @@ def _check(name: str, value: float | tuple[float, ...]) -> None:
     if isinstance(value, tuple):
         expect(len(value) > 0 and all(math.isfinite(x) for x in value), name, "finite numbers", value)
         if name not in _LISTS:
-            ordered = len(value) == 2 and 0 <= value[0] and (value[0] <= value[1] or name in _SPREADS)
+            ordered = len(value) == 2 and value[0] >= 0 and (value[0] <= value[1] or name in _SPREADS)
             expect(ordered, name, "0 <= low <= high", value)
+            above = value[0] > 0 or name.split(".")[1] not in _LOGARITHMIC
+            expect(above, name, "a range above 0", value)
     else:
         expect(0 <= value <= 1, name, "0 to 1", value)

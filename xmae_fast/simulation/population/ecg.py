@@ -6,8 +6,14 @@ import numpy as np
 
 from xmae_fast.simulation.population.beats import AF, PAC, PVC, SINUS, VT, Beats
 from xmae_fast.simulation.population.canvas import (
-    Canvas, frequencies, high_pass, in_time, low_pass, noise_spectrum, times,
-)  # fmt: skip
+    Canvas,
+    frequencies,
+    high_pass,
+    in_time,
+    low_pass,
+    noise_spectrum,
+    times,
+)
 from xmae_fast.simulation.population.circulation import Pulses
 from xmae_fast.simulation.population.config import PopulationCfg
 from xmae_fast.simulation.population.faults import bursts, quantise
@@ -28,7 +34,8 @@ def draw_ecg(
         beats, pulses, cfg: of the block.
 
     Returns:
-        [256, samples] float32 over the times of the canvas, not prepared, and [256] float32, the share of each segment that has a fault.
+        [256, samples] float32 over the times of the canvas, not prepared; and [256] float32, the share of each segment
+        that has a fault.
     """
     e = cfg.ecg
     canvas = Canvas(cfg)
@@ -129,9 +136,7 @@ def _narrow_beats(canvas: Canvas, lead: _Lead, beats: Beats, swing: np.ndarray, 
     canvas.add(row, t_at - 1.2 * t_width, 1.2 * t_width, 0.4 * size * of(lead.t))
 
 
-def _wide_beats(
-    canvas: Canvas, lead: _Lead, rng: Random, beats: Beats, swing: np.ndarray, shown: np.ndarray
-) -> None:
+def _wide_beats(canvas: Canvas, lead: _Lead, rng: Random, beats: Beats, swing: np.ndarray, shown: np.ndarray) -> None:
     """Draw ventricular beats: a wide QRS of one focus and a T wave against it; a tenth of VTs turn around the axis."""
     turning = happens(rng, 0.1, BLOCK)
     turn = 2 * np.pi * (uniform(rng, (0.1, 0.35), BLOCK) * beats.time + rng.random((BLOCK, 1), np.float32))

@@ -48,7 +48,11 @@ def bursts(
 
 
 def contact_loss(rng: Random, x: np.ndarray, probability: float, cfg: PopulationCfg) -> np.ndarray:
-    """Weaken the pulse for a while and shift the level, in some segments [256, samples], in place; returns the shares."""
+    """Weaken the pulse for a while and shift the level, in some segments [256, samples], in place.
+
+    Returns:
+        [256] float32, the share of each segment that is so.
+    """
     rows = np.flatnonzero(happens(rng, probability, BLOCK))
     window, inside = _window(rng, (0.8, 5.0), cfg)
     left, shift = uniform(rng, (0.05, 0.6), BLOCK), normal(rng, BLOCK, 1)

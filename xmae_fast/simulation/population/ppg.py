@@ -8,8 +8,14 @@ import numpy as np
 
 from xmae_fast.simulation.population.beats import Beats
 from xmae_fast.simulation.population.canvas import (
-    Canvas, frequencies, high_pass, in_time, low_pass, noise_spectrum, times,
-)  # fmt: skip
+    Canvas,
+    frequencies,
+    high_pass,
+    in_time,
+    low_pass,
+    noise_spectrum,
+    times,
+)
 from xmae_fast.simulation.population.circulation import Pulses
 from xmae_fast.simulation.population.config import PopulationCfg
 from xmae_fast.simulation.population.faults import bursts, contact_loss, quantise, saturate
@@ -17,7 +23,9 @@ from xmae_fast.simulation.population.random import BLOCK, Random, happens, log_u
 from xmae_fast.simulation.population.subjects import Subjects, repeat
 
 _FOOT = math.sqrt(math.pi / 2)  # where the tangent at the middle of an integrated Gaussian meets the level before it
-_SMOOTHING = 0.0225  # s; the 8 Hz low-pass, both ways, makes the slope of a step as flat as a Gaussian of this width does
+_SMOOTHING = (
+    0.0225  # s; the 8 Hz low-pass, both ways, makes the slope of a step as flat as a Gaussian of this width does
+)
 
 
 def draw_ppg(
@@ -35,7 +43,8 @@ def draw_ppg(
         beats, pulses, subjects, cfg: of the block.
 
     Returns:
-        [256, samples] float32 over the times of the canvas, not prepared, and [256] float32, the share of each segment that has a fault.
+        [256, samples] float32 over the times of the canvas, not prepared; and [256] float32, the share of each segment
+        that has a fault.
     """
     p = cfg.ppg
     canvas = Canvas(cfg)

@@ -25,7 +25,9 @@ def prepare(rng: Random, ppg: np.ndarray, ecg: np.ndarray, cfg: PopulationCfg) -
         [256, L] float32 each, the segments, scaled to [-1, 1].
     """
     count = BLOCK // cfg.segments_per_subject
-    apart, resampled = (repeat(happens(rng, share, count), cfg)[:, 0] for share in (cfg.cleaned_apart, cfg.ppg.resampled))
+    apart, resampled = (
+        repeat(happens(rng, share, count), cfg)[:, 0] for share in (cfg.cleaned_apart, cfg.ppg.resampled)
+    )
     which = repeat(rng.integers(0, len(_RATES), (count, 1)), cfg)[:, 0]
     cut = []
     for x, clean, gain in ((ppg, clean_ppg, _ppg_gain(cfg)), (ecg, clean_ecg, _ecg_gain(cfg))):

@@ -151,9 +151,7 @@ def _truth(beats: Beats, pulses: Pulses, cfg: PopulationCfg) -> Batch:
     first = inside.argmax(1)[:, None]
     at = np.minimum(first + np.arange(cfg.max_beats), beats.time.shape[1] - 1)
     there = np.take_along_axis(inside, at, 1) & (np.arange(cfg.max_beats) < inside.sum(1)[:, None])
-    r, foot, size, kind = (
-        np.take_along_axis(x, at, 1) for x in (beats.time, pulses.foot, pulses.size, beats.kind)
-    )
+    r, foot, size, kind = (np.take_along_axis(x, at, 1) for x in (beats.time, pulses.foot, pulses.size, beats.kind))
     count = there.sum(1)
     span = np.where(there, r, -np.inf).max(1) - r[:, 0]
     missing = np.float32(np.nan)
@@ -164,4 +162,3 @@ def _truth(beats: Beats, pulses: Pulses, cfg: PopulationCfg) -> Batch:
         "beat_kind": np.where(there, kind, -1).astype(np.int8),
         "heart_rate": (60 * (count - 1) / np.maximum(span, 1e-3)).astype(np.float32),
     }
-

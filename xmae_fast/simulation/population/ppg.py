@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from xmae_fast.simulation.population.beats import Beats
+from xmae_fast.simulation.population.beats import LEAD, TAIL, Beats
 from xmae_fast.simulation.population.canvas import (
     Canvas,
     frequencies,
@@ -23,9 +23,7 @@ from xmae_fast.simulation.population.random import BLOCK, Random, happens, log_u
 from xmae_fast.simulation.population.subjects import Subjects, repeat
 
 _FOOT = math.sqrt(math.pi / 2)  # where the tangent at the middle of an integrated Gaussian meets the level before it
-_SMOOTHING = (
-    0.0225  # s; the 8 Hz low-pass, both ways, makes the slope of a step as flat as a Gaussian of this width does
-)
+_SMOOTHING = 0.0225  # s; an 8 Hz low-pass, both ways, makes a step as flat as a Gaussian of this width does
 
 
 def draw_ppg(
@@ -93,7 +91,7 @@ def _draw_pulses(
     notch_at, notch_width = trait(p.notch_at), trait((0.035, 0.07))
     late_at, late_width, cut = trait(p.late_at), trait(p.late_width), trait((0.1, 0.6))
 
-    row, beat = np.nonzero((pulses.size > 0) & (pulses.foot < cfg.seg_len + 1) & (pulses.foot > -3))
+    row, beat = np.nonzero((pulses.size > 0) & (pulses.foot < cfg.seg_len + TAIL) & (pulses.foot > -LEAD - 1))
     size, foot = pulses.size[row, beat], pulses.foot[row, beat]
     # Systole is shorter at a high rate and after a short interval, about as the square root of the interval.
     pace = np.sqrt(np.clip(beats.interval[row, beat] / 0.8, 0.35, 1.6))

@@ -6,6 +6,7 @@ import pytest
 from xmae_fast.signals.beats import ecg_beats
 from xmae_fast.simulation.population import (
     RHYTHMS,
+    CirculationCfg,
     EcgCfg,
     PopulationCfg,
     PopulationStream,
@@ -186,7 +187,8 @@ def test_tachycardia_is_fast_and_that_of_the_ventricles_less_regular():
 
 
 def test_age_and_pressure_bring_the_pulse_early():
-    made = simulate_population(2048, seed=12)
+    cfg = PopulationCfg(circulation=CirculationCfg(monitor_delay=(0, 0)))
+    made = simulate_population(2048, seed=12, cfg=cfg)
     pat = np.nanmedian(made["foot_times"] - made["r_times"], axis=1)
     finger = (made["rhythm"] == SINUS) & (made["site"] == 0) & np.isfinite(pat)
     assert np.corrcoef(made["age"][finger], pat[finger])[0, 1] < -0.1

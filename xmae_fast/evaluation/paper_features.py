@@ -99,4 +99,10 @@ def _intervals(interval: np.ndarray) -> tuple[float, ...]:
     normal = interval[np.abs(interval - middle) <= 0.2 * middle]
     of_both = [f(values) for values in (interval, rate) for f in (np.mean, np.median, np.std, np.min, np.max)]
     rmssd = float(np.sqrt((change**2).mean()))
-    return 60 / interval.mean(), *of_both, rmssd, float(normal.std()) if len(normal) else 0.0, float((np.abs(change) > 0.05).mean())
+    return (
+        float(60 / interval.mean()),
+        *map(float, of_both),
+        rmssd,
+        float(normal.std()) if len(normal) else 0.0,
+        float((np.abs(change) > 0.05).mean()),
+    )

@@ -23,7 +23,12 @@ class Canvas:
         self._value: list[np.ndarray] = []
 
     def add(
-        self, row: np.ndarray, centre: np.ndarray, width: np.ndarray, height: np.ndarray, slope: float | None = None
+        self,
+        row: np.ndarray,
+        centre: np.ndarray,
+        width: np.ndarray,
+        height: np.ndarray,
+        slope: float | np.ndarray | None = None,
     ) -> None:
         """Add waves, each argument [m]: height * exp(-(t - centre)^2 / (2 width^2)).
 

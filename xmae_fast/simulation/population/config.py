@@ -91,7 +91,7 @@ def _check(name: str, value: float | tuple[float, ...]) -> None:
         if name not in _LISTS:
             ordered = len(value) == 2 and value[0] >= 0 and (value[0] <= value[1] or name in _SPREADS)
             expect(ordered, name, "0 <= low <= high", value)
-            above = value[0] > 0 or name.split(".")[1] not in _LOGARITHMIC
+            above = min(value) > 0 or name.split(".")[1] not in _LOGARITHMIC
             expect(above, name, "a range above 0", value)
     else:
         expect(0 <= value <= 1, name, "0 to 1", value)

@@ -79,7 +79,7 @@ class _Lead:
         r = uniform(shape, e.r_height, count)
         block, right = happens(shape, e.block, count), happens(shape, 0.5, count)
 
-        def on_lead(turn: np.ndarray) -> np.ndarray:
+        def on_lead(turn: np.ndarray | np.float32) -> np.ndarray:
             return np.cos((axis + turn - lead) * _DEGREE)
 
         def keep(values: np.ndarray) -> np.ndarray:

@@ -263,3 +263,17 @@ def test_what_earlier_commands_wrote_is_no_recording(model, tmp_path):
         report = embed_files(tmp_path / "in", tmp_path / "in" / "out", model, file_format="npy", **OPTIONS)
         assert (report.recordings, len(report.errors)) == (1, 0)
     assert prepare(tmp_path / "in", tmp_path / "again", signals="ppg", processes=1).recordings == 1
+
+
+def test_times_and_masks_beside_an_array_count(model, tmp_path):
+    """A gap that the times of an .npz tell, and masked samples, are missing here as they are for prepare."""
+    signal = pulses(40, FS)
+    seconds = np.arange(len(signal)) / FS
+    gap = (seconds >= 10) & (seconds < 20)
+    np.savez(tmp_path / "gap.npz", ppg=signal[~gap], time=seconds[~gap], fs=FS)
+    np.savez(tmp_path / "mask.npz", ppg=signal, mask=gap, fs=FS)
+    for name in ("gap", "mask"):
+        embed_files(tmp_path / f"{name}.npz", tmp_path / name, model, **OPTIONS)
+        found = read_embeddings(tmp_path / name)
+        assert found.columns["time"].tolist() == [5.0 * k for k in range(8)]
+        assert np.isnan(found.embeddings).any(1).tolist() == [k in (2, 3) for k in range(8)]

@@ -64,14 +64,14 @@ class Signal(NamedTuple):
 def open_signal(source: Source, reading: Reading) -> Signal:
     """Open the PPG of a recording.
 
-    An array [T] or [R, T] in .npy, or "ppg" in .npz, is R recordings, each in a row, and is mapped into memory where
-    that is possible. Everything else is read as `read_recording` does.
+    An array [T] or [R, T] in .npy is R recordings, each in a row, and is mapped into memory. Everything else is read as
+    `read_recording` does.
 
     Raises:
         ValueError: the file cannot be read, or holds something else; the message names it.
         ImportError: a package that reads this format is missing.
     """
-    if source.suffix in (".npy", ".npz") and reading.ppg is None and (plain := _plain(source, reading.fs)) is not None:
+    if source.suffix == ".npy" and reading.ppg is None and (plain := _plain(source.path, reading.fs)) is not None:
         return plain
     recording = read_recording(source.path, reading)
     ppg = recording.ppg
@@ -81,7 +81,7 @@ def open_signal(source: Source, reading: Reading) -> Signal:
     begins = np.zeros(pieces) if recording.starts is None else np.nan_to_num(np.asarray(recording.starts, np.float64))
     return Signal(
         rows, float(ppg.fs), pieces > 1, ppg.name, recording.form, begins, list(recording.subjects) or [""] * pieces,
-        recording.start, recording.notes,
+        recording.start, recording.notes, drop=source.suffix != ".npz" or isinstance(ppg.values, Stretches),
     )  # fmt: skip
 
 
@@ -105,45 +105,33 @@ def cut_signal(signal: Signal, recipe: Recipe, hop: float | None, tail: str) -> 
     return windows, left_out
 
 
-def _plain(source: Source, fs: float | None) -> Signal | None:
-    """Rows of recordings in a NumPy file; None if the file is laid out in another way."""
-    path, own, subject = source.path, None, ""
+def _plain(path: str, fs: float | None) -> Signal | None:
+    """Rows of recordings in a .npy file; None if it holds a structured array."""
     try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(stored, np.ndarray):
-            if stored.dtype.names:
-                return None
-            signal = stored
-        else:
-            with stored:
-                if "ppg" not in stored.files or (fs is None and "fs" not in stored.files):
-                    return None
-                signal = stored["ppg"]
-                own = float(stored["fs"]) if "fs" in stored.files else None
-                if "subject" in stored.files and stored["subject"].size == 1:
-                    subject = str(stored["subject"].ravel()[0])
+        signal = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # damage makes NumPy raise anything
-        raise ValueError(f"paths: expected an array [T] or [R, T], or .npz with 'ppg', in {path} ({error})") from error
+        raise ValueError(f"paths: expected an array [T] or [R, T] in {path} ({error})") from error
+    if not isinstance(signal, np.ndarray):  # an .npz file by its content
+        signal.close()
+        return None
+    if signal.dtype.names:
+        return None
     if signal.ndim not in (1, 2) or signal.dtype.kind not in "fiu":
         got = f"{signal.dtype} {list(signal.shape)}"
         raise ValueError(f"paths: expected real numbers [T] or [R, T] in {path}, got {got}")
-    if fs is None and own is None:
+    if fs is None:
         raise ValueError(f"fs: expected the rate of {path} in Hz, got None: --fs HZ says it")
     notes = []
-    if fs is not None and own is not None and own != fs:
-        notes.append(f"--fs {fs:g} is taken, the file states {own:g} Hz")
     if signal.ndim == 2 and signal.shape[1] == 1 < signal.shape[0]:
         notes.append(f"the column of {signal.shape[0]:,} numbers is taken as one recording")
         signal = signal[:, 0]
-    rate = own if fs is None else fs
-    assert rate is not None
-    channel = Channel("ppg", np.atleast_2d(signal), rate)
+    channel = Channel("ppg", np.atleast_2d(signal), fs)
     if signal.size * 8 <= _SEARCHED:
         notes += mark_missing(channel)
     rows = list(channel.values) if isinstance(channel.values, np.ndarray) else []
     return Signal(
-        rows, rate, signal.ndim == 2, "" if source.suffix == ".npy" else "ppg", "NumPy", np.zeros(len(rows)),
-        [subject] * len(rows), notes=notes, drop=False,
+        rows, fs, signal.ndim == 2, "", "NumPy", np.zeros(len(rows)), [""] * len(rows), notes=notes,
+        drop=False,
     )  # fmt: skip

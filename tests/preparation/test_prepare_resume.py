@@ -125,6 +125,14 @@ def test_other_settings_and_overwriting(folder, expected, tmp_path, in_process):
     assert left(out) == ["out"]
 
 
+def test_a_rate_is_the_same_number_as_an_integer(tmp_path, in_process):
+    ppg, ecg = windows(1, 2)
+    np.savez(tmp_path / "a.npz", ppg=ppg, ecg=ecg)
+    made = prepare(tmp_path / "a.npz", tmp_path / "out", fs=125)
+    again = prepare(tmp_path / "a.npz", tmp_path / "out", fs=125.0)
+    assert (again.seconds, again.settings) == (0, made.settings)
+
+
 def test_a_changed_recording_is_done_again(folder, tmp_path, in_process):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()

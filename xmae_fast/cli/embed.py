@@ -9,7 +9,14 @@ import warnings
 
 from xmae_fast.cli.failures import FAILED, GOES_ON
 from xmae_fast.cli.progress import progress_with_speed
-from xmae_fast.cli.shared import MODEL_HELP, add_layout_arguments, add_reading_arguments, layout_of, reading_of
+from xmae_fast.cli.shared import (
+    MODEL_HELP,
+    add_layout_arguments,
+    add_reading_arguments,
+    add_subject_argument,
+    layout_of,
+    reading_of,
+)
 
 _OUTPUT_HELP = (
     "pooled: mean of the encoder's tokens, which pretraining trains (default); projected: the same through a projection"
@@ -36,7 +43,7 @@ def add_command(commands) -> None:
     embed.add_argument("--format", choices=["h5", "npy", "parquet"], default="h5", help="(default: %(default)s)")
     embed.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="(default: %(default)s)")
     embed.add_argument(
-        "--quality", type=float, default=0.0, help="that both signals of shards reach (default: %(default)s, all)"
+        "--quality", type=float, default=0.0, help="that the PPG of shards reaches (default: %(default)s, all)"
     )
     embed.add_argument(
         "--hop", type=float, metavar="S", help="seconds between windows of recordings (default: a window)"
@@ -53,13 +60,7 @@ def add_command(commands) -> None:
         default="keep",
         help="turn recordings round that are upside down (auto), or all (flip) (default: %(default)s, with a note)",
     )
-    embed.add_argument(
-        "--subject",
-        default="name",
-        metavar="RULE",
-        help="whose a recording is: name (the file says it, or else its path), folder, or a regular expression whose"
-        " first group in the path is the subject (default: %(default)s)",
-    )
+    add_subject_argument(embed)
     embed.add_argument("--device", help="(default: a GPU if there is one)")
     embed.add_argument("--bf16", action="store_true", help="run the encoder in bfloat16 (files keep --dtype)")
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")

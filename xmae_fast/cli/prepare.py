@@ -6,7 +6,7 @@ import argparse
 
 from xmae_fast.cli.failures import FAILED, GOES_ON
 from xmae_fast.cli.progress import progress_bars
-from xmae_fast.cli.shared import add_reading_arguments, reading_of
+from xmae_fast.cli.shared import add_reading_arguments, add_subject_argument, reading_of
 
 
 def add_command(commands) -> None:
@@ -19,13 +19,7 @@ def add_command(commands) -> None:
     prepare.add_argument(
         "--dataset", default="data", metavar="NAME", help="first part of the names of groups (default: %(default)s)"
     )
-    prepare.add_argument(
-        "--subject",
-        default="name",
-        metavar="RULE",
-        help="where the subject of a recording is found: name (the file says it, or else its path), folder, or a"
-        " regular expression whose first group in the path is the subject (default: %(default)s)",
-    )
+    add_subject_argument(prepare)
     prepare.add_argument("--layout", choices=["packed", "published"], default="packed", help="(default: %(default)s)")
     prepare.add_argument(
         "--recipe",

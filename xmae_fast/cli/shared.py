@@ -36,6 +36,17 @@ def add_reading_arguments(command, ecg: bool = True) -> None:
     group.add_argument("--decimal", choices=[".", ","], help="decimal mark of a table (default: found out)")
 
 
+def add_subject_argument(command) -> None:
+    """Add the argument that says whose a recording is."""
+    command.add_argument(
+        "--subject",
+        default="name",
+        metavar="RULE",
+        help="whose a recording is: name (the file says it, or else its path), folder, or a regular expression whose"
+        " first group in the path is the subject (default: %(default)s)",
+    )
+
+
 def reading_of(arguments) -> dict:
     """The values of those arguments of `add_reading_arguments` that the command has, as keyword arguments."""
     names = ("ppg", "ecg", "fs", "time", "day_first", "skip_rows", "encoding", "decimal")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable
 
 import numpy as np
 
 from xmae_fast.embedding.preprocess import Prepared
+from xmae_fast.recordings.saying import alike, without_path
 from xmae_fast.signals.shape import CLIPPED, FAST, FLAT, LOW_QUALITY, PULSE_RATES, UPSIDE_DOWN
 
 RATES = (20.0, 2000.0)  # Hz
@@ -130,23 +130,14 @@ def segment_problems(ppg: np.ndarray, remedy: str = "or give fs, and they are pr
 
 
 def grouped(messages: Iterable[tuple[str, str]]) -> list[str]:
-    """Pairs (name of what it is about, message), one line for each different message.
-
-    A path before the message that ends with the name is left out. Messages that differ in numbers alone are one, and
-    the numbers are those of the first.
-    """
-    alike: dict[str, list[tuple[str, str]]] = {}
-    for name, message in messages:
-        path, colon, rest = message.partition(": ")
-        text = rest if colon and path.endswith(name) else message
-        kind = re.sub(r"[\d.,]+", "#", text.replace(name, ""))
-        alike.setdefault(kind, []).append((name, text))
+    """Pairs (name of what it is about, message), one line for each group of `alike` messages, with the numbers of the
+    first one."""
     lines = []
-    for those in alike.values():
-        names, text = [name for name, _ in those], those[0][1]
+    for those in alike(messages):
+        names, texts = [name for name, _ in those], [without_path(*one) for one in those]
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        first = " (the first of these)" if len({text for _, text in those}) > 1 else ""
-        lines.append(f"{', '.join(names[:_NAMED])}{more}: {text}{first}")
+        first = " (the first of these)" if len(set(texts)) > 1 else ""
+        lines.append(f"{', '.join(names[:_NAMED])}{more}: {texts[0]}{first}")
     return lines
 
 

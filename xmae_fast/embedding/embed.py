@@ -83,7 +83,7 @@ def embed_files(
         output, autocast, precision: as for `Embedder`. They do not change the dtype of the files.
         file_format: "h5", "npy" (which can be mapped into memory; tables are .npz files beside it) or "parquet".
         dtype: "float32" or "float16".
-        quality: that both signals of a segment of shards reach; 0 takes every segment whose quality can be read.
+        quality: that the PPG of a segment of shards reaches; 0 takes every segment whose quality can be read.
         ppg, time, day_first, skip_rows, encoding, decimal: how recordings are read, as for `prepare`.
         fs: Hz of recordings, which goes before that of the file.
         hop, tail: as for `Embedder`; for recordings alone.

@@ -10,7 +10,6 @@ from xmae_fast.embedding.preprocess import Prepared, prepare_ppg
 from xmae_fast.embedding.windows import Windows
 from xmae_fast.model.recipe import Recipe
 
-POLARITIES = ("keep", "auto", "flip")
 _MOST = 64  # windows of a recording that are looked at
 _HOPS = 4  # in a short recording, a window begins this many times in the length of one
 
@@ -22,7 +21,7 @@ def judge(signal: Signal, windows: Windows, recipe: Recipe, polarity: str) -> tu
         signal: the recording.
         windows: its windows, at least one.
         recipe: by which windows are prepared.
-        polarity: one of POLARITIES.
+        polarity: "keep", "auto" or "flip".
 
     Returns:
         What looks wrong, a sentence each, and the sign by which the signal is to be multiplied.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xmae_fast.data.formats.linked import content_probe
+from xmae_fast.recordings.saying import printable
 
 
 class Read(NamedTuple):
@@ -22,11 +23,6 @@ class Read(NamedTuple):
     ppg: np.ndarray
     good: np.ndarray
     columns: dict[str, np.ndarray]
-
-
-def printable(text: str) -> str:
-    """A name with \\xNN in place of each byte that is no UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def describe_file(path: str) -> dict[str, Any]:

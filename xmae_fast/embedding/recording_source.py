@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xmae_fast.embedding import checks
-from xmae_fast.embedding.judging import POLARITIES, judge
+from xmae_fast.embedding.judging import judge
 from xmae_fast.embedding.opening import Signal, cut_signal, open_signal
 from xmae_fast.embedding.preprocess import check_rate, prepare_ppg
-from xmae_fast.embedding.read import Read, describe_file, printable
+from xmae_fast.embedding.read import Read, describe_file
 from xmae_fast.embedding.windows import Windows, check_windowing, samples_of
 from xmae_fast.model.recipe import Recipe
-from xmae_fast.recordings.reading import Reading, check_reading
+from xmae_fast.recordings.reading import POLARITIES, Reading, check_reading
 from xmae_fast.recordings.recording import RecordingError
+from xmae_fast.recordings.saying import printable
 from xmae_fast.recordings.sources import Source, files_of
 from xmae_fast.recordings.subjects import check_subject_rule, subject_from_path
 from xmae_fast.workers.progress import Progress

@@ -79,10 +79,7 @@ class Windows:
         """
         if not isinstance(recording, Stretches) or not len(recording.firsts):
             return np.arange(count)
-        low = np.clip(np.floor((recording.firsts - self.samples) / step).astype(np.int64), 0, count - 1)
-        high = np.clip(np.ceil(recording.stops / step).astype(np.int64) + 1, 0, count)
-        near = [np.arange(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
-        return np.unique(np.concatenate([*near, [count - 1]]))
+        return np.union1d(recording.windows_near(self.samples, step, count), [count - 1])
 
     @property
     def times(self) -> np.ndarray:

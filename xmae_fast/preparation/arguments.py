@@ -8,8 +8,8 @@ from importlib import metadata
 from xmae_fast._optional import check_installed
 from xmae_fast._version import __version__
 from xmae_fast.data.options import Quality, check_option, quality_pair
-from xmae_fast.preparation.settings import EQUIVALENT, POLARITIES, Recipe, Settings
-from xmae_fast.recordings.reading import Reading, check_reading
+from xmae_fast.preparation.settings import EQUIVALENT, Recipe, Settings
+from xmae_fast.recordings.reading import POLARITIES, Reading, check_reading
 from xmae_fast.recordings.sources import Source
 from xmae_fast.recordings.subjects import check_subject_rule
 
@@ -51,10 +51,11 @@ def check_settings(
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
     ppg_quality, ecg_quality = quality_pair(-1.0 if quality is None else quality)  # -1 is the least
+    reading = reading._replace(fs=None if reading.fs is None else float(reading.fs))
     return Settings(
         dataset=dataset, recipe=recipe, subject=subject, window_s=float(window_s), hop_s=float(hop_s),
         sampling_freq=float(sampling_freq), quality=(float(ppg_quality), float(ecg_quality)),
-        max_missing=float(max_missing), polarity=both, **reading._asdict(),
+        max_missing=float(max_missing), reading=reading, polarity=both,
     )  # fmt: skip
 
 

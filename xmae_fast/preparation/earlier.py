@@ -13,7 +13,7 @@ from xmae_fast.preparation import replacing
 from xmae_fast.preparation.again import to_try_again
 from xmae_fast.preparation.replacing import REPORT
 from xmae_fast.preparation.report import PrepareReport
-from xmae_fast.preparation.telling import legal
+from xmae_fast.recordings.saying import printable
 from xmae_fast.recordings.sources import Source, fingerprint
 
 
@@ -79,7 +79,7 @@ def same_work(partial: Path, work: dict, overwrite: bool) -> None:
 def work_identity(how: dict, versions: dict, sources: list[Source], changing: Collection[str] = ()) -> str:
     """A hash of everything that decides what is made of recordings. The files of those with the names `changing` may
     change: they are to be tried again."""
-    marks = [(source.name, "" if legal(source.name) in changing else _mark(source)) for source in sources]
+    marks = [(source.name, "" if printable(source.name) in changing else _mark(source)) for source in sources]
     return hashlib.sha256(json.dumps([how, versions, marks], sort_keys=True).encode()).hexdigest()
 
 

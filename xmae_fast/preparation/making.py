@@ -15,10 +15,11 @@ from xmae_fast.preparation.common_times import Spacing, largest_shift_ms
 from xmae_fast.preparation.parts import COLUMNS
 from xmae_fast.preparation.recipe import apply_recipe
 from xmae_fast.preparation.settings import LOW_ECG_RATE, Settings
-from xmae_fast.preparation.telling import legal, look, of_polarity, of_rejected, turn_round
+from xmae_fast.preparation.telling import look, of_polarity, of_rejected, turn_round
 from xmae_fast.preparation.windows import Windows, cut
 from xmae_fast.recordings.pairs import read_source
 from xmae_fast.recordings.recording import RecordingError
+from xmae_fast.recordings.saying import printable
 from xmae_fast.recordings.sources import Source, fingerprint
 from xmae_fast.recordings.subjects import subject_from_path
 from xmae_fast.workers.progress import StageProgress
@@ -54,7 +55,7 @@ def make_part(
         what = f"{source.path}: {source.form.name}: expected enough memory to prepare it{detail}"
         raise RecordingError(f"{what}; {AGAIN}") from error
     arrays, about = content
-    arrays["about"] = np.array(json.dumps({"identity": identity, "source": legal(source.name)} | about))
+    arrays["about"] = np.array(json.dumps({"identity": identity, "source": printable(source.name)} | about))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
@@ -158,7 +159,7 @@ def _subjects(source: Source, settings: Settings, own: list[str]) -> np.ndarray:
 
 def _plain(name: str) -> str:
     """A name without the characters that names in a shard must not have."""
-    return re.sub(r"\s+", "-", re.sub(r"[/\x00]|\+\+\+", "-", legal(name.strip())))
+    return re.sub(r"\s+", "-", re.sub(r"[/\x00]|\+\+\+", "-", printable(name.strip())))
 
 
 def _ids(windows: Windows) -> tuple[list[str], ...]:

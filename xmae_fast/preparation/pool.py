@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from xmae_fast.preparation.again import AGAIN
 from xmae_fast.preparation.settings import Settings
-from xmae_fast.preparation.telling import legal
 from xmae_fast.recordings.names import ADDED
+from xmae_fast.recordings.saying import printable
 from xmae_fast.recordings.sources import Source
 from xmae_fast.workers.pool import run_jobs
 from xmae_fast.workers.process import WorkerProcess
@@ -47,7 +47,7 @@ class PrepareWorker(WorkerProcess):
 
         def tell(done: int, total: int | None) -> None:
             if progress is not None:
-                progress(legal(job.source.name), done, total)
+                progress(printable(job.source.name), done, total)
 
         request = {
             "source": list(job.source),

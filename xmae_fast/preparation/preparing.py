@@ -28,10 +28,11 @@ from xmae_fast.preparation.replacing import REPORT
 from xmae_fast.preparation.report import RECOMMENDED, PrepareReport
 from xmae_fast.preparation.settings import Recipe, Settings
 from xmae_fast.preparation.shards import Assembly, write_tables
-from xmae_fast.preparation.telling import legal, of_doubles
+from xmae_fast.preparation.telling import of_doubles
 from xmae_fast.recordings.names import ADDED
 from xmae_fast.recordings.pairs import pair_sources
 from xmae_fast.recordings.reading import Reading
+from xmae_fast.recordings.saying import printable
 from xmae_fast.recordings.sources import Source, find_sources
 from xmae_fast.workers.progress import Progress
 
@@ -140,8 +141,8 @@ def prepare(
     check_apart(target, filter(os.path.isdir, inputs), files)
     replacing.check_output(target, overwrite)
     versions = package_versions(sources, recipe)
-    how = settings.to_json() | {"layout": layout, "segments_per_shard": segments_per_shard}
-    how |= {"names": ADDED} if any(ADDED.values()) else {}
+    each = settings.to_json() | ({"names": ADDED} if any(ADDED.values()) else {})  # decides what is made of a recording
+    how = each | {"layout": layout, "segments_per_shard": segments_per_shard}
     how |= {"pair": True} if pair else {}
     tell = progress or (lambda *_: None)
     partial = target.with_name(f".{target.name}.partial")
@@ -156,8 +157,12 @@ def prepare(
     overwrite = overwrite or target.exists()  # `finished` has found that it may be replaced
     with replacing.working_folder(partial, target):
         same_work(partial, {"settings": how, "versions": versions}, overwrite)
-        parts, errors, resumed = _parts(partial, settings, versions, sources, processes or usable_processors(), tell)
-        if before is not None and before.errors == {legal(name): legal(error) for name, error in errors.items()}:
+        parts, errors, resumed = _parts(
+            partial, settings, each, versions, sources, processes or usable_processors(), tell
+        )
+        if before is not None and before.errors == {
+            printable(name): printable(error) for name, error in errors.items()
+        }:
             return before
         folder = partial / "output"
         replacing.clear_output(folder)
@@ -171,16 +176,16 @@ def prepare(
 
 
 def _parts(
-    partial: Path, settings: Settings, versions: dict, sources: list[Source], processes: int, tell: Progress
+    partial: Path, settings: Settings, each: dict, versions: dict, sources: list[Source], processes: int, tell: Progress
 ) -> tuple[dict[str, Part], dict[str, str], int]:
-    """The parts of the recordings by name, what is wrong with the others, and how many parts were there before."""
+    """The parts of the recordings by name, what is wrong with the others, and how many parts were there before. Beside
+    its files and the versions, `each` decides what is made of a recording."""
     folder = partial / "parts"
     folder.mkdir(exist_ok=True)
     jobs, parts = [], {}
-    added = {"names": ADDED} if any(ADDED.values()) else {}
     for source in sources:
         name = hashlib.sha256(source.name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        identity = work_identity(settings.to_json() | added, versions, [source])
+        identity = work_identity(each, versions, [source])
         job = Job(source, identity, folder / f"{name}.npz")
         part = load_part(job.part, identity)
         if part is None:
@@ -224,8 +229,8 @@ def _assemble(
         "subjects": len(assembly.subjects),
         "recordings": len(sources),
         "rejected": dict(sorted(reasons.items())),
-        "errors": {legal(name): legal(errors[name]) for name in names if name in errors},
-        "notes": {legal(name): told for name, told in notes.items() if told},
+        "errors": {printable(name): printable(errors[name]) for name in names if name in errors},
+        "notes": {printable(name): told for name, told in notes.items() if told},
         "ignored": dict(sorted(ignored.items())),
         "settings": how,
         "versions": versions,

@@ -15,8 +15,8 @@ from xmae_fast._optional import need
 from xmae_fast.data.options import check_option
 from xmae_fast.preparation.common_times import Spacing, positions
 from xmae_fast.preparation.settings import PPG_BAND_HZ, Recipe
-from xmae_fast.signals.beats import ecg_beats, ppg_beats, template_quality
-from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing, min_max, resample
+from xmae_fast.signals.beats import BEATS, template_quality
+from xmae_fast.signals.clean import CLEAN, fill_missing, min_max, resample
 
 _ROWS = 128  # windows that are worked on at a time
 
@@ -155,8 +155,8 @@ def _note(reason: np.ndarray, where: np.ndarray, text: str) -> None:
 
 def _batched(name: str, x: np.ndarray, fs: float, seq_len: int, at: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The resampled windows, [K, L], and their qualities, [K]; `at` says where they are resampled, see `resample`."""
-    clean = (clean_ppg if name == "ppg" else clean_ecg)(x, fs)
-    beats = (ppg_beats if name == "ppg" else ecg_beats)(clean, fs)
+    clean = CLEAN[name.upper()](x, fs)
+    beats = BEATS[name.upper()](clean, fs)
     return resample(clean, seq_len, at), template_quality(clean, beats, fs)[0]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from xmae_fast.preparation.telling import grouped, legal
+from xmae_fast.preparation.telling import grouped
+from xmae_fast.recordings.saying import printable
 
 RECOMMENDED = 0.9  # the quality that loaders ask for by default
 
@@ -69,4 +70,4 @@ class PrepareReport:
         lines += [f"failed: {line}" for line in grouped(self.errors.items())]
         if not self.segments:
             lines.append("no segment was made: records.csv and rejected.csv say why")
-        return legal("\n".join(lines))
+        return printable("\n".join(lines))

@@ -21,7 +21,7 @@ from xmae_fast.data.formats.shards import SegmentKey, format_key, import_h5py, w
 from xmae_fast.preparation.parts import COLUMNS, Part
 from xmae_fast.preparation.report import RECOMMENDED
 from xmae_fast.preparation.settings import Settings
-from xmae_fast.preparation.telling import legal
+from xmae_fast.recordings.saying import printable
 from xmae_fast.workers.progress import Progress
 
 _REJECTED = ("source", *COLUMNS, "reason")
@@ -203,16 +203,16 @@ def write_tables(
     with _table(folder / "records.csv", _RECORDS) as records, _table(folder / "rejected.csv", _REJECTED) as rejected:
         for name in sources:
             if name in errors:
-                records.writerow([legal(name), *[""] * (len(_RECORDS) - 2), legal(errors[name])])
+                records.writerow([printable(name), *[""] * (len(_RECORDS) - 2), printable(errors[name])])
                 continue
             part = parts[name]
             about, subject = part.about, part.table["subject"]
             subjects = " ".join(np.unique(np.concatenate([subject, part.rejected["subject"]])).tolist())
             told = [about[field] for field in _TOLD]
             judged = [about.get("polarity", "kept"), *_quality(part), "; ".join(notes[name])]
-            records.writerow([legal(name), about["format"], subjects, *told, len(subject), *judged, ""])
+            records.writerow([printable(name), about["format"], subjects, *told, len(subject), *judged, ""])
             columns = [part.rejected[field].tolist() for field in (*COLUMNS, "reason")]
-            rejected.writerows([legal(name), *row] for row in zip(*columns, strict=True))
+            rejected.writerows([printable(name), *row] for row in zip(*columns, strict=True))
             reasons.update(columns[-1])
     return reasons
 
@@ -240,6 +240,6 @@ def _table(path: Path, names: Sequence[str]) -> Iterator:
 
 def _texts(names: Sequence[str]) -> np.ndarray:
     """Texts as an array of UTF-8 strings of one width."""
-    encoded = [legal(name).encode() for name in names]
+    encoded = [printable(name).encode() for name in names]
     width = max([1, *map(len, encoded)])
     return np.array(encoded, import_h5py().string_dtype("utf-8", width))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -14,17 +13,13 @@ from xmae_fast.data.formats.linked import content_probe
 from xmae_fast.preparation.windows import Windows
 from xmae_fast.recordings.findings import Measures, cleaned, is_upside_down, measure, orientation, problems
 from xmae_fast.recordings.recording import Channel
+from xmae_fast.recordings.saying import alike, without_path
 from xmae_fast.recordings.sources import Source
 from xmae_fast.signals.clean import fill_missing
 
 _FEW, _MANY, _SHARE = 6, 32, 8  # windows that are looked at: one in 8, within these limits
 _DECIDE = 64  # windows that decide whether a signal is turned round
 _LISTED = 2  # recordings that are named of those with the same sentence
-
-
-def legal(text: str) -> str:
-    """A text without what UTF-8 cannot hold: names of files that are no UTF-8 get their bytes as \\xfc and the like."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def turn_round(windows: Windows, words: Mapping[str, str]) -> dict[str, str]:
@@ -103,16 +98,16 @@ def of_doubles(sources: Sequence[Source]) -> dict[str, list[str]]:
         if source.suffix != ".hea":  # the signals of equal headers may differ
             with suppress(OSError):
                 sizes[os.path.getsize(source.path)].append(source)
-    for size, alike in sizes.items():
-        for source in alike if len(alike) > 1 else ():
+    for size, those in sizes.items():
+        for source in those if len(those) > 1 else ():
             with suppress(OSError):
                 contents[size, content_probe(source.path, size)].append(source)
     found: dict[str, list[str]] = defaultdict(list)
     for what, groups in (
         ("another file has the same content", contents), ("another file has the same name in another format", stems)
     ):  # fmt: skip
-        for alike in groups.values():
-            for source in alike if len(alike) > 1 else ():
+        for those in groups.values():
+            for source in those if len(those) > 1 else ():
                 found[source.name].append(f"{what}, so that one recording may be there twice")
     return found
 
@@ -126,11 +121,8 @@ def grouped(sentences: Iterable[tuple[str, str]]) -> list[str]:
     Returns:
         The sentence alone where it is of one recording and names it, else "2 recordings: sentence: a.csv, b.csv".
     """
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for name, sentence in sentences:
-        groups.setdefault(_pattern(name, sentence), []).append((name, sentence))
     lines = []
-    for members in groups.values():
+    for members in alike(sentences):
         name, sentence = members[0]
         if len(members) == 1:
             lines.append(sentence if name in sentence else f"{name}: {sentence}")
@@ -138,18 +130,8 @@ def grouped(sentences: Iterable[tuple[str, str]]) -> list[str]:
         names = list(dict.fromkeys(name for name, _ in members))
         more = f" and {len(names) - _LISTED:,} more (records.csv)" if len(names) > _LISTED else ""
         told = ", ".join(names[:_LISTED]) + more
-        lines.append(f"{len(names):,} recordings: {_without_path(name, sentence)}: {told}")
+        lines.append(f"{len(names):,} recordings: {without_path(name, sentence)}: {told}")
     return lines
-
-
-def _pattern(name: str, sentence: str) -> str:
-    return re.sub(r"\d+([.,]\d+)*", "0", _without_path(name, sentence))
-
-
-def _without_path(name: str, sentence: str) -> str:
-    """A sentence without the path of the recording with which it begins."""
-    path, colon, rest = sentence.partition(f"{name}: ")
-    return rest if colon and not re.search(r": ", path) else sentence
 
 
 def _raw(windows: Windows, k: int, count: int) -> np.ndarray:

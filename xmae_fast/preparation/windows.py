@@ -117,18 +117,11 @@ def _listed(channels: tuple[Channel, ...], sizes: tuple[int, ...], count: int, h
         count: how many windows there are.
         hop_s: seconds from the start of one window to the start of the next.
     """
-    ranges = []
+    near = []
     for channel, size in zip(channels, sizes, strict=True):
         assert isinstance(channel.values, Stretches)
-        hop = hop_s * channel.fs
-        low = np.floor((channel.values.firsts - size) / hop) - 1  # rounding may move a window's start by a sample
-        high = np.ceil(channel.values.stops / hop) + 1
-        ranges += zip(low.clip(0, count).astype(int).tolist(), high.clip(0, count).astype(int).tolist(), strict=True)
-    near, end = [np.zeros(0, int)], 0
-    for low, high in sorted(ranges):
-        near.append(np.arange(max(low, end), max(high, end)))
-        end = max(high, end)
-    number = np.concatenate(near)
+        near.append(channel.values.windows_near(size, hop_s * channel.fs, count))
+    number = np.unique(np.concatenate(near))
     recorded = np.zeros(len(number), bool)
     for channel, first, size in zip(channels, _firsts(channels, number, hop_s), sizes, strict=True):
         assert isinstance(channel.values, Stretches)

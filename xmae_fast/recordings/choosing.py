@@ -12,6 +12,8 @@ from xmae_fast.recordings.channels import candidates
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Channel, Content, Recording
 from xmae_fast.recordings.sentinels import mark_missing
+from xmae_fast.signals.beats import BEATS, template_quality
+from xmae_fast.signals.clean import CLEAN, fill_missing
 
 _NOISE = 0.6  # noise reaches a median quality of about 0.5
 _LISTED = 8  # channels that a note names
@@ -137,9 +139,6 @@ def best(kind: str, channels: dict[int, Channel], fs: float | None = None) -> tu
 def quality_of(kind: str, channel: Channel, fs: float | None = None) -> float:
     """The median template quality of up to 32 windows of 10 s, spread over the channel; -1 where there is none, or no
     rate is known. `fs` in Hz goes before the rate of the channel."""
-    from xmae_fast.signals.beats import ecg_beats, ppg_beats, template_quality
-    from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing
-
     fs = channel.fs if fs is None else fs
     if np.isnan(fs):
         return -1.0
@@ -149,7 +148,6 @@ def quality_of(kind: str, channel: Channel, fs: float | None = None) -> float:
     windows = windows[(missing < 0.5) & (np.ptp(windows, axis=1) > 0)]
     if not len(windows) or size < 4 * fs or fs <= 16:
         return -1.0
-    clean = (clean_ppg if kind == "PPG" else clean_ecg)(windows, fs)
-    beats = (ppg_beats if kind == "PPG" else ecg_beats)(clean, fs)
-    quality = np.nan_to_num(template_quality(clean, beats, fs)[0], nan=-1.0)
+    clean = CLEAN[kind](windows, fs)
+    quality = np.nan_to_num(template_quality(clean, BEATS[kind](clean, fs), fs)[0], nan=-1.0)
     return float(np.median(quality))

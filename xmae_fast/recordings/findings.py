@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xmae_fast.signals.beats import ecg_beats, ppg_beats
-from xmae_fast.signals.clean import clean_ecg, clean_ppg, fill_missing
+from xmae_fast.signals.beats import BEATS
+from xmae_fast.signals.clean import CLEAN, fill_missing
 from xmae_fast.signals.shape import (
     CLIPPED,
     FAST,
@@ -95,7 +95,7 @@ def cleaned(kind: str, raw: np.ndarray, fs: float) -> np.ndarray:
     """Windows [W, n] without missing samples, cleaned as those of a kind."""
     if not len(raw):
         return raw
-    return (clean_ppg if kind == "PPG" else clean_ecg)(raw, fs)
+    return CLEAN[kind](raw, fs)
 
 
 def orientation(kind: str, clean: np.ndarray) -> np.ndarray:
@@ -192,7 +192,7 @@ def _rates(kind: str, clean: np.ndarray, fs: float) -> np.ndarray:
     rate = np.full(len(clean), np.nan)
     if not len(clean):
         return rate
-    beats = (ppg_beats if kind == "PPG" else ecg_beats)(clean, fs)
+    beats = BEATS[kind](clean, fs)
     count = np.diff(beats.bounds)
     rows = np.flatnonzero(count >= 4)
     spans = beats.at[beats.bounds[1:][rows] - 1] - beats.at[beats.bounds[:-1][rows]]

@@ -6,6 +6,8 @@ import codecs
 import math
 from typing import NamedTuple
 
+POLARITIES = ("keep", "auto", "flip")  # what is done with signals that may be upside down
+
 
 class Reading(NamedTuple):
     """Which channels of a recording are read, and what its file does not say or says wrongly.

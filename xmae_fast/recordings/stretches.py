@@ -52,6 +52,21 @@ class Stretches:
                 number += 1
         return out
 
+    def windows_near(self, size: int, hop: float, count: int) -> np.ndarray:
+        """The numbers of windows that may hold a sample, ascending, and of few others beside them.
+
+        Args:
+            size: samples of a window.
+            hop: samples from the start of one window to the start of the next; it need not be whole.
+            count: how many windows there are.
+        """
+        low = np.clip(np.floor((self.firsts - size) / hop).astype(np.int64) - 1, 0, count)
+        high = np.clip(np.ceil(self.stops / hop).astype(np.int64) + 1, 0, count)
+        low = np.maximum(low, np.append(0, high[:-1])[: len(low)])  # those of the stretch before are there already
+        length = np.maximum(high - low, 0)
+        before = np.cumsum(length) - length
+        return np.arange(length.sum()) + np.repeat(low - before, length)
+
     def recorded(self, first: np.ndarray, size: int) -> np.ndarray:
         """[K] bool: whether any sample of the windows from `first` [K] on lies in a stretch."""
         number = np.searchsorted(self.stops, first, "right")

@@ -65,6 +65,9 @@ def ppg_beats(x: np.ndarray, fs: float) -> Beats:
     return _peaks(x, row, start, stop, shortest, int(np.rint(0.3 * fs)))
 
 
+BEATS = {"PPG": ppg_beats, "ECG": ecg_beats}  # by kind: beats(cleaned, fs)
+
+
 def template_quality(x: np.ndarray, beats: Beats, fs: float, percentile: float = 15) -> tuple[np.ndarray, np.ndarray]:
     """The quality and the mean heart rate of cleaned segments.
 

@@ -67,6 +67,9 @@ def clean_ecg(x: np.ndarray, fs: float) -> np.ndarray:
     return signal.filtfilt(np.ones(width), [width], x, axis=-1)
 
 
+CLEAN = {"PPG": clean_ppg, "ECG": clean_ecg}  # by kind: clean(x, fs)
+
+
 def resample(x: np.ndarray, samples: int, at: np.ndarray | None = None) -> np.ndarray:
     """Give signals another number of samples.
 

@@ -53,6 +53,7 @@ FORMATS = {
     ".npy": Format("NumPy", open_npy),
     **dict.fromkeys(HDF5, Format("HDF5", open_hdf5)),
 }
+_SUFFIXES = sorted(FORMATS, key=len, reverse=True)
 _PROSE = (".txt", ".txt.gz")  # files of these suffixes in a folder count if they are tables
 
 
@@ -109,7 +110,7 @@ class Source(NamedTuple):
 def suffix_of(path: str) -> str | None:
     """The longest suffix of a path that names a format; None if none does."""
     lower = os.path.basename(path).lower()
-    return next((s for s in sorted(FORMATS, key=len, reverse=True) if lower.endswith(s) and lower != s), None)
+    return next((suffix for suffix in _SUFFIXES if lower.endswith(suffix) and lower != suffix), None)
 
 
 def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> tuple[list[Source], Counter[str]]:
@@ -166,18 +167,19 @@ def _in_folder(folder: str, aside: Counter[str]) -> list[str]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [os.path.abspath(os.path.join(parent, name)) for name in sorted(names) if not name.startswith(".")]
-        headers = [path for path in paths if suffix_of(path) == ".hea"]
+        suffixes = {path: suffix_of(path) for path in paths}
+        headers = [path for path, suffix in suffixes.items() if suffix == ".hea"]
         belongs = {file for header in headers for file in map(os.path.abspath, header_files(header))}
-        for path in paths:
+        for path, suffix in suffixes.items():
             if is_own(path):
                 aside[os.path.basename(path)] += 1
             elif path in belongs:  # signal files, and segments of a multi-segment record
                 continue
-            elif path in headers and (why := why_aside(path)):
-                aside[f"{suffix_of(path)} {why}"] += 1
-            elif suffix_of(path) in HDF5 and not is_recording(path):
-                aside[f"{suffix_of(path)} (shards or others)"] += 1
-            elif (suffix := suffix_of(path)) and not is_aside(path) and (suffix not in _PROSE or is_table(path)):
+            elif suffix == ".hea" and (why := why_aside(path)):
+                aside[f"{suffix} {why}"] += 1
+            elif suffix in HDF5 and not is_recording(path):
+                aside[f"{suffix} (shards or others)"] += 1
+            elif suffix and not is_aside(path) and (suffix not in _PROSE or is_table(path)):
                 found.append(path)
             else:
                 aside[os.path.splitext(path)[1] or os.path.basename(path)] += 1
@@ -231,6 +233,8 @@ def read_recording(path: str | os.PathLike, reading: Reading | None = None) -> R
         raise RecordingError(f"{path}: {form.name}: {detail}") from error
     recording.form = recording.form or form.name
     for channel in recording.channels:
-        if channel.fs <= 0 or channel.values.size == 0:
-            raise RecordingError(f"{path}: {channel.name}: expected samples at a rate in Hz, got {channel.values.size}")
+        if channel.fs <= 0:
+            raise RecordingError(f"{path}: {channel.name}: expected a rate above 0 Hz, got {channel.fs:g}")
+        if channel.values.size == 0:
+            raise RecordingError(f"{path}: {channel.name}: expected samples, got none")
     return recording

@@ -106,7 +106,7 @@ def _draw_pulses(
     unit = size / of(1 + late) / math.sqrt(2 * math.pi)
     canvas.add(row, middle, width, unit / width)
     width_late = of(late_width) * quick
-    canvas.add(row, middle + of(late_at) * quick, width_late, unit * of(late) * np.minimum(pace, 1) ** 2.5 / width_late)
+    canvas.add(row, middle + of(late_at) * quick, width_late, unit * of(late) * np.minimum(pace, 1) ** 4 / width_late)
     slope = 1 / of(runoff)
     canvas.add(row, middle + 0.07 * quick, 0.055 * quick, size * of(early), slope)
     width_notch = of(notch_width) * quick

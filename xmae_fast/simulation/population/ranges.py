@@ -71,7 +71,7 @@ class RhythmCfg:
     svt_beats: Range = (10.0, 1000.0)
     second_run: float = 0.4
     af_rate: Range = (60.0, 135.0)
-    af_spread: Range = (0.12, 0.32)
+    af_spread: Range = (0.1, 0.28)
     af_paroxysm: float = 0.08
 
 
@@ -107,7 +107,7 @@ class CirculationCfg:
     filling_time: Range = (0.1, 0.32)
     valve: Range = (0.03, 0.3)
     potentiation: Range = (0.0, 0.4)
-    pvc_strength: Range = (0.1, 0.95)
+    pvc_strength: Range = (0.2, 1.1)
     vt_strength: Range = (0.6, 1.8)
     svt_strength: Range = (0.7, 1.3)
     atrial_kick: Range = (0.0, 0.45)

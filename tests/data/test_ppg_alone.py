@@ -196,6 +196,20 @@ def test_inspect(shards, tmp_path, capsys):
     assert "signals" not in capsys.readouterr().out.splitlines()[2]
 
 
+def test_inspect_looks_at_the_ppg_alone_as_the_loader_does(shards):
+    """Segments with a bad ECG are used beside a shard without ECG, those with a bad PPG are not."""
+    ppg, ecg = values(N, L)
+    ecg[:10], ppg[10:15] = 0, 1
+    with h5py.File(shards / "bad.h5", "w") as file:
+        file["ppg"], file["ecg"] = ppg, ecg
+    report = inspect_shards(shards / "bad.h5", quality=0.0)
+    assert (report.used, report.problems) == (N - 15, {"constant": 15})
+    paths = [shards / "bad.h5", shards / "alone.h5"]
+    report = inspect_shards(paths, quality=0.0)
+    assert (report.used, report.problems) == (2 * N - 5, {"constant": 5})
+    assert report.used == len(SegmentDataset(paths, signals="ppg", quality=0.0))
+
+
 def test_repack(shards):
     report = repack(shards / "alone.h5", shards / "copy.h5")
     assert list(report.checksums) == ["ppg"]
@@ -212,6 +226,19 @@ def test_repack(shards):
     repack(shards / "packed.h5", shards / "again.h5")
     assert content(shards / "again.h5")["ppg"] == content(shards / "packed.h5")["ppg"]
     assert content(shards / "again.h5")["format_version"] == 1
+
+
+def test_a_finished_copy_of_the_ppg_alone(shards):
+    """The same call again says that it is done, and other calls that the file is there."""
+    for name, options in (("alone", {}), ("packed", {"signals": "ppg"})):
+        made = repack(shards / f"{name}.h5", shards / "copy.h5", overwrite=True, **options)
+        again = repack(shards / f"{name}.h5", shards / "copy.h5", **options)
+        assert (again.checksums, again.resumed) == (made.checksums, N)
+        assert list(again.checksums) == ["ppg"]
+    with pytest.raises(FileExistsError, match=r"copy.h5 exists already, made with other settings \(overwrite=True"):
+        repack(shards / "packed.h5", shards / "copy.h5")
+    with pytest.raises(FileExistsError, match="packed.h5 exists already, made with other settings"):
+        repack(shards / "published.h5", shards / "packed.h5", signals="ppg")
 
 
 def test_a_damaged_copy_is_found(shards):

@@ -83,12 +83,11 @@ class SegmentDataset(CountsEpochs, Dataset):
         if not good.all():
             name = self.segments.index.name(int(self.segments.rows[numbers[~good][0]]))
             raise ValueError(f"{name}: segment has gone bad since it was indexed")
-        names = ("ppg", "ecg") if self.segments.signals == "both" else ("ppg",)
         signals = zip(torch.from_numpy(ppg), torch.from_numpy(ecg), strict=True)
         others = {"subject": self.segments.subject_of(numbers)} | self.segments.labels_of(numbers)
         columns = {name: values.tolist() for name, values in others.items()}
         return [
-            dict(zip(names, pair, strict=False)) | {name: values[i] for name, values in columns.items()}
+            dict(zip(self.segments.names, pair, strict=False)) | {name: values[i] for name, values in columns.items()}
             for i, pair in enumerate(signals)
         ]
 

@@ -281,8 +281,7 @@ class SegmentLoader:
         good = self.segments.read(items, epoch, *signals)
         if not good.all():
             signals, items = [array[good] for array in signals], items[good]
-        names = ("ppg", "ecg") if self.segments.signals == "both" else ("ppg",)
-        columns = dict(zip(names, signals, strict=False)) | {"subject": self.segments.subject_of(items)}
+        columns = dict(zip(self.segments.names, signals, strict=False)) | {"subject": self.segments.subject_of(items)}
         columns |= self.segments.labels_of(items)
         return {name: torch.from_numpy(values) for name, values in columns.items()}
 

@@ -12,6 +12,7 @@ import numpy as np
 from xmae_fast.data import problems
 from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats.layout import Layout
+from xmae_fast.data.formats.packed import SIGNALS
 from xmae_fast.data.gather import default_threads, gather_arrays, reader_name
 from xmae_fast.data.index.open_shards import OpenShards, ShardChangedError
 from xmae_fast.data.index.segment_index import Paths, SegmentIndex, open_index
@@ -99,6 +100,11 @@ class Segments:
         return {name: values[self.rows[items]] for name, values in self.index.labels.items()}
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the signals that are read, as batches and packed files have them."""
+        return SIGNALS if self.signals == "both" else SIGNALS[:1]
+
+    @property
     def ecg_offset(self) -> np.ndarray:
         """[n] where the second signal of the index's segments lies; with signals="ppg" it is the PPG once more, which
         costs no reading."""
@@ -156,8 +162,8 @@ class Segments:
             if mapping is None or not hasattr(mapping, "madvise"):
                 continue
             extent = self.index.shards[file].format.stride * self.seq_len
-            offsets = {"both": (self.index.ppg_offset, self.index.ecg_offset), "ppg": (self.index.ppg_offset,)}
-            starts = np.sort(np.concatenate([offset[rows[files == file]] for offset in offsets[self.signals]]))
+            offsets = (self.index.ppg_offset, self.index.ecg_offset)[: len(self.names)]
+            starts = np.sort(np.concatenate([offset[rows[files == file]] for offset in offsets]))
             cuts = np.flatnonzero(np.diff(starts) > extent + _HINT_GAP) + 1
             for run in np.split(starts, cuts):
                 first = int(run[0]) // mmap.PAGESIZE * mmap.PAGESIZE

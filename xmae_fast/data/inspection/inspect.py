@@ -11,6 +11,7 @@ from xmae_fast.data.augment import NormalizeDtype
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.index.segment_index import Paths, SegmentIndex, Shard, open_index
 from xmae_fast.data.options import Quality, quality_pair
+from xmae_fast.data.ppg_alone import problems_of_ppg
 from xmae_fast.data.selection import Selection, select
 from xmae_fast.data.splits import EXCLUDED_PREFIXES
 from xmae_fast.workers.progress import Progress
@@ -180,19 +181,30 @@ def inspect_shards(
 def index_of(
     paths: Paths, layout: Layout | None, cache_dir: str | os.PathLike | None, progress: Progress | None = None
 ) -> SegmentIndex:
-    """The index of the shards that can be read; ValueError, with all reasons, if none can."""
+    """The index of the shards that can be read; ValueError, with all reasons, if none can.
+
+    If a shard has no ECG, what is wrong with a segment is what is wrong with its PPG, as for a loader with
+    signals="ppg".
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ shards are left out")  # the report names them
-        return open_index(paths, layout=layout, cache_dir=cache_dir, on_bad="skip", progress=progress)
+        index = open_index(paths, layout=layout, cache_dir=cache_dir, on_bad="skip", progress=progress)
+    if _signals(index) == "ppg":
+        index.problem = problems_of_ppg(index, layout or Layout())
+    return index
 
 
 def selection_of(index: SegmentIndex, quality: Quality, normalize_dtype: NormalizeDtype) -> Selection:
     """The segments that a loader of all subjects uses; it takes the PPG alone if a shard has no ECG."""
     everyone = {"subjects": None, "exclude_subjects": (), "exclude_prefixes": EXCLUDED_PREFIXES}
-    signals = "ppg" if any(shard.header.signals == "ppg" for shard in index.shards) else "both"
     return select(
-        index, quality=quality, normalize_dtype=normalize_dtype, split=None, seed=0, signals=signals, **everyone
+        index, quality=quality, normalize_dtype=normalize_dtype, split=None, seed=0, signals=_signals(index), **everyone
     )
+
+
+def _signals(index: SegmentIndex) -> str:
+    """The signals that all shards have: "both", or "ppg" if a shard has no ECG."""
+    return "ppg" if any(shard.header.signals == "ppg" for shard in index.shards) else "both"
 
 
 def problem_rows(index: SegmentIndex, normalize_dtype: NormalizeDtype) -> np.ndarray:

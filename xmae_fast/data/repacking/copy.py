@@ -15,7 +15,6 @@ import numpy as np
 
 from xmae_fast._version import __version__
 from xmae_fast.data.formats import packed
-from xmae_fast.data.formats.packed import SIGNALS
 from xmae_fast.data.index.open_shards import ShardChangedError
 from xmae_fast.data.repacking.journal import Journal
 from xmae_fast.data.repacking.source import RepackSource
@@ -49,7 +48,7 @@ class PackedCopy:
         progress: Progress | None,
     ) -> None:
         self.segments, self.dtype, self.settings, self.fd, self.journal = segments, dtype, settings, fd, journal
-        self.names = SIGNALS if segments.signals == "both" else SIGNALS[:1]
+        self.names = segments.names
         self.shape = len(segments), segments.seq_len
         self.row = segments.seq_len * dtype.itemsize
         self.block = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // self.row))

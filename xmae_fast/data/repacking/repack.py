@@ -192,12 +192,12 @@ def _finished(output: str, segments: Segments, kind: np.dtype, settings: dict) -
     copy = PackedCopy(segments, kind, settings, -1, Journal(""), None)
     expected = {**copy.attributes(), "created": None}
     with open_shard(output) as file:
-        stored = {**file.attrs, "created": None}
-        checksums = {name: bytes(file[name].attrs["checksum"]).decode() for name in packed.SIGNALS}
-        same = stored == expected and (len(segments), segments.seq_len) == file["ppg"].shape
-        same = same and file["ppg"].dtype == kind and bytes(file["sources"][()]) == copy.source.sources().tobytes()
-    if not same:
-        raise FileExistsError(f"output: {output} exists already, made with other settings (overwrite=True replaces it)")
+        same = {**file.attrs, "created": None} == expected  # they say which signals it has, too
+        same = same and (len(segments), segments.seq_len) == file["ppg"].shape and file["ppg"].dtype == kind
+        if not (same and bytes(file["sources"][()]) == copy.source.sources().tobytes()):
+            message = f"{output} exists already, made with other settings (overwrite=True replaces it)"
+            raise FileExistsError(f"output: {message}")
+        checksums = {name: bytes(file[name].attrs["checksum"]).decode() for name in segments.names}
     used = [segments.index.shards[i].path for i in copy.source.used]
     return RepackReport(
         output, len(segments), len(segments.subjects), segments.seq_len, kind.name, segments.sampling_freq,

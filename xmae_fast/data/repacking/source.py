@@ -50,7 +50,7 @@ class RepackSource:
         opened = self.segments.opened()
         if ahead is not None and stop < min(ahead, len(self.segments)):
             self.segments.hint(np.arange(stop, min(ahead, len(self.segments))))
-        out = np.empty((1 if self.segments.signals == "ppg" else 2, len(rows), self.segments.seq_len), self.dtype)
+        out = np.empty((len(self.segments.names), len(rows), self.segments.seq_len), self.dtype)
         present = np.unique(files)
         for file in present.tolist():
             first, last = np.searchsorted(files, [file, file + 1])

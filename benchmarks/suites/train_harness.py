@@ -20,7 +20,7 @@ from benchmarks.harness.timing import Run
 from xmae_fast.testing import Error
 from xmae_fast.training.config import TrainCfg
 from xmae_fast.training.control import Control, Signals
-from xmae_fast.training.feed import Feed
+from xmae_fast.training.feed import make_feed
 from xmae_fast.training.loop import Loop
 from xmae_fast.training.pretraining import make_step
 from xmae_fast.training.progress import Progress
@@ -84,7 +84,7 @@ class _Harness:
         self.runs += 1
         folder = RunFolder(self.folder / f"run{self.runs}")
         folder.open(False, False)
-        step, feed = make_step(cfg, self.device), Feed(cfg, self.device, 0, 1)
+        step, feed = make_step(cfg, self.device), make_feed(cfg, self.device, 0, 1)
         loop = Loop(cfg, step, feed, folder, False, Progress(shown=False), None)
         loop.loggers = make_loggers(cfg, folder.path, None, lambda line: None)
         loop.control = Control(Signals(), None, 0.0, self.device)
@@ -103,7 +103,7 @@ class _Harness:
 
     def bare(self) -> Run:
         step = make_step(self.cfg, self.device)
-        batches = list(Feed(self.cfg, self.device, 0, 1).training())
+        batches = list(make_feed(self.cfg, self.device, 0, 1).training())
 
         def run(i: int) -> float:
             losses = [step(ppg.clone(), ecg.clone()) for ppg, ecg in batches]

@@ -18,7 +18,7 @@ from xmae_fast.cli import main
 from xmae_fast.config import cfg_from_dict
 from xmae_fast.ops import masks_from_seed
 from xmae_fast.training import GraphedStep, adamw, control, loop, pretrain, train_cfg_from_dict, validation_loss
-from xmae_fast.training.feed import Feed
+from xmae_fast.training.feed import make_feed
 from xmae_fast.training.parameters import freeze_untrained
 from xmae_fast.training.run_folder import RunFolder
 
@@ -123,7 +123,7 @@ def test_ablations(cfg, tmp_path, name):
 
 def test_swapped_signals(cfg):
     choices = (train_cfg_from_dict(cfg | {"swap_signals": swap}) for swap in (False, True))
-    plain, swapped = (Feed(choice, torch.device("cpu"), 0, 1) for choice in choices)
+    plain, swapped = (make_feed(choice, torch.device("cpu"), 0, 1) for choice in choices)
     (ppg, ecg), (first, second) = next(plain.training()), next(swapped.training())
     assert torch.equal(ppg, second)
     assert torch.equal(ecg, first)

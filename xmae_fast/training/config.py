@@ -25,6 +25,7 @@ from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.options import quality_pair
 from xmae_fast.ops.random_masking import MODES
 from xmae_fast.training.curriculum import Curriculum, make_curriculum
+from xmae_fast.training.simulated import PREFIX, SimulationSource, is_simulated, simulation_source
 
 SYNONYMS = {
     "learning_rate": "lr", "max_lr": "lr", "max_epochs": "epochs", "num_epochs": "epochs", "wd": "weight_decay",
@@ -47,6 +48,9 @@ class TrainCfg:
         source, model_params: see `xmae_fast.config.cfg_from_dict`.
     Data:
         data: files, folders, patterns or fsspec addresses of shards. Relative ones start at the working directory.
+            "simulation:" or "simulation:SEED" trains on an endless stream of simulated patients, without files.
+        simulation: of such a stream: `segments` an epoch, `val_segments`, `workers`, and in `population` what is
+            simulated; see `SimulationSource`. Quality, augment, layout and shuffle are of shards alone.
         val_data: shards to validate on, and all of `data` is trained on; None splits `data` by subject.
         quality: that both signals of a segment must reach.
         augment: True, False or "published".
@@ -56,6 +60,8 @@ class TrainCfg:
     Task:
         mask_mode, mask_ratio_ecg, mask_ratio_ppg: see `random_masking`.
         mwm_ecg: weight of the loss.
+        truth_weight: weight of a further loss, of what a simulation knows of each segment (see `TruthHead`); 0 without
+            it. For simulated patients alone.
         use_cl: whether the mask ratio follows a curriculum; None follows one if `curriculum` is given.
         curriculum: see `make_curriculum`.
     Optimisation:
@@ -90,6 +96,7 @@ class TrainCfg:
     source: str = "ppg+ecg"
     model_params: dict[str, Any] = field(default_factory=dict)
     val_data: list[str] | None = None
+    simulation: dict[str, Any] | None = None
     quality: float | list[float] = 0.9
     augment: bool | str = True
     swap_signals: bool = False
@@ -102,6 +109,7 @@ class TrainCfg:
     mask_ratio_ecg: float = 0.8
     mask_ratio_ppg: float = 0.0
     mwm_ecg: float = 1.0
+    truth_weight: float = 0.0
     use_cl: bool | None = None
     curriculum: dict[str, Any] | None = None
     lr: float = 3e-4
@@ -139,6 +147,14 @@ class TrainCfg:
             raise ValueError("augment: 'published' belongs to the split of data, expected true or false with val_data")
         quality_pair(self.quality)
         self.model_cfg()
+        if self.simulated:
+            self.make_simulation()
+            if self.truth_weight and (self.source != "ppg+ecg" or self.swap_signals):
+                raise ValueError("truth_weight: expected 0 unless the source is 'ppg+ecg' and signals are not swapped")
+        elif self.truth_weight:
+            raise ValueError(f"truth_weight: expected 0 with shards, which have no truth, got {self.truth_weight}")
+        elif self.simulation is not None:
+            raise ValueError(f"simulation: expected {PREFIX!r} in data, or no such key, got data {self.data}")
         self.make_layout()
         self.make_curriculum()
 
@@ -153,6 +169,19 @@ class TrainCfg:
         if cfg.source == "ppg":
             raise ValueError("source: expected 'ppg+ecg' or 'ecg', because pretraining reconstructs ECG, got 'ppg'")
         return cfg
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the run trains on simulated patients and not on shards."""
+        return is_simulated(self.data)
+
+    def make_simulation(self) -> SimulationSource:
+        """The simulated patients of a run whose `data` asks for them."""
+        if self.val_data is not None:
+            raise ValueError(f"val_data: expected null with {PREFIX!r}, which simulates its own, got {self.val_data}")
+        return simulation_source(
+            self.data, self.simulation, seed=self.seed, sampling_freq=self.sampling_freq, seg_len=self.seg_len
+        )
 
     def make_layout(self) -> Layout | None:
         """The layout of the shards; None where it is to be found."""
@@ -201,7 +230,7 @@ def train_cfg_from_dict(cfg: Mapping[str, Any]) -> TrainCfg:
 
 
 def _allows_none(name: str) -> bool:
-    if name in ("patience", "layout", "curriculum"):
+    if name in ("patience", "layout", "curriculum", "simulation"):
         return True
     default = next(f for f in fields(TrainCfg) if f.name == name).default
     return default is None and default is not MISSING
@@ -223,6 +252,7 @@ _CHECKS: dict[str, Check] = {
     "data": (lambda x: _is_strings(x) and len(x) > 0, "a list of files, folders, patterns or addresses"),
     "val_data": (lambda x: x is None or (_is_strings(x) and len(x) > 0), "a list like data's, or null"),
     "model_params": (lambda x: isinstance(x, Mapping), "a mapping"),
+    "simulation": (lambda x: x is None or isinstance(x, Mapping), "a mapping or null"),
     "layout": (lambda x: x is None or isinstance(x, Mapping), "a mapping or null"),
     "augment": one_of(True, False, "published"),
     "swap_signals": one_of(True, False),
@@ -234,6 +264,7 @@ _CHECKS: dict[str, Check] = {
     "mask_ratio_ecg": between(0, 1),
     "mask_ratio_ppg": between(0, 1),
     "mwm_ecg": positive(),
+    "truth_weight": (lambda x: is_number(x) and x >= 0, "a number, at least 0"),
     "use_cl": one_of(None, True, False),
     "curriculum": (lambda x: x is None or isinstance(x, Mapping), "a mapping or null"),
     "lr": positive(),

@@ -74,7 +74,7 @@ class Loop:
         self.cfg, self.step, self.feed, self.folder, self.shown = cfg, step, feed, folder, shown
         self.callback = callback
         self.curriculum = cfg.make_curriculum()
-        self.losses = Losses()
+        self.losses, self.truth_losses = Losses(), Losses()
         self.epoch, self.batch = 0, 0
         self.val_loss, self.best, self.worse = math.nan, math.inf, 0
         self.elapsed_s, self.share, self.lr = 0.0, 0.0, cfg.lr
@@ -121,11 +121,13 @@ class Loop:
         """Train for the rest of the epoch; the status of the run if it ends there, else ''."""
         step, cfg = self.step, self.cfg
         self._pace.resume()
-        for ppg, ecg in self.feed.training():
+        for batch in self.feed.training():
             self._set_rates()
-            self.losses.add(step(ppg, ecg))
+            self.losses.add(step(*batch))
+            if step.truth_loss is not None:
+                self.truth_losses.add(step.truth_loss)
             self.batch += 1
-            self._pace.segments += len(ecg) * step.world_size
+            self._pace.segments += len(batch[0]) * step.world_size
             if self.callback is not None:
                 self.callback(step.steps)
             if step.steps % cfg.log_every == 0:
@@ -165,6 +167,8 @@ class Loop:
         """Write a row about the steps since the last row, if there were any."""
         if self.losses.read(self.step.steps, self.step.world_size):
             row = {"loss": self.losses.take_mean(), "lr": self.lr, "mask_ratio": self.step.mask_ratio}
+            if self.truth_losses.read(self.step.steps, self.step.world_size):
+                row["truth_loss"] = self.truth_losses.take_mean()
             self._write(row | self._pace.take())
 
     def _write(self, values: dict[str, float]) -> None:

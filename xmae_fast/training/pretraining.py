@@ -20,15 +20,16 @@ from xmae_fast.backend import explain
 from xmae_fast.data.agreement import attempt, settled
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
-from xmae_fast.training.feed import Feed
+from xmae_fast.training.feed import Feed, make_feed
 from xmae_fast.training.launch import agreed, launch
 from xmae_fast.training.loop import Loop, Result
 from xmae_fast.training.parameters import freeze_untrained
 from xmae_fast.training.progress import Progress
-from xmae_fast.training.records import NonFiniteLoss, describe_data, make_loggers
+from xmae_fast.training.records import NonFiniteLoss, make_loggers
 from xmae_fast.training.run_folder import RunFolder
 from xmae_fast.training.step import GraphedStep, adamw
 from xmae_fast.training.sync_batchnorm import synchronise_batch_norm
+from xmae_fast.training.truth import TruthHead
 
 # Settings that may differ between processes.
 _OWN = ("data", "val_data", "cache_dir", "num_threads", "devices", "num_nodes", "wandb", "tensorboard")
@@ -91,9 +92,10 @@ def _run(
     rank, world_size = fabric.global_rank, fabric.world_size
     shown = Progress(shown=rank == 0 and not quiet)
     with fabric.rank_zero_first(local=True):  # the first process builds indexes that are missing
-        made = attempt(lambda: Feed(cfg, fabric.device, rank, world_size))
-    shared = {name: value for name, value in cfg.to_dict().items() if name not in _OWN}
-    feed = settled(made, lambda feed: {"data": feed.train.segments, "val_data": feed.val.segments}, shared)
+        made = attempt(lambda: make_feed(cfg, fabric.device, rank, world_size))
+    own = [name for name in _OWN if name != "data" or not cfg.simulated]
+    shared = {name: value for name, value in cfg.to_dict().items() if name not in own}
+    feed = settled(made, lambda feed: feed.segments(), shared)
     step = make_step(cfg, fabric.device, rank, world_size)
     loop = Loop(cfg, step, feed, folder, resumed, shown, callback)
     try:
@@ -107,6 +109,7 @@ def _run(
         raise PretrainingError(f"{error}; {where}") from error
     finally:
         loop.close()
+        feed.close()
     if rank == 0:
         folder.add_result(asdict(result))
     fabric.barrier()
@@ -125,7 +128,10 @@ def make_step(cfg: TrainCfg, device: torch.device, rank: int = 0, world_size: in
     torch.manual_seed(cfg.seed)
     model = xMAE(cfg.model_cfg(), impl=cfg.impl).to(device).train()
     torch.manual_seed(cfg.seed + (rank << 32))
-    parameters = freeze_untrained(model)
+    truth = TruthHead(model.cfg.proj_dim).to(device) if cfg.truth_weight else None
+    parameters = freeze_untrained(model, embedding=truth is not None)
+    if truth is not None:
+        parameters += truth.parameters()
     wrapped: nn.Module = model
     if world_size > 1:
         if cfg.sync_batchnorm:
@@ -137,7 +143,7 @@ def make_step(cfg: TrainCfg, device: torch.device, rank: int = 0, world_size: in
         wrapped, optimizer, mask_ratio=cfg.mask_ratio_ecg,
         mode=cfg.mask_mode, mask_ratio_ppg=cfg.mask_ratio_ppg, autocast=torch.bfloat16 if bf16 else None,
         micro_batches=cfg.accumulate, seed=cfg.seed, graph=cfg.graph, loss_weight=cfg.mwm_ecg, rank=rank,
-        world_size=world_size,
+        world_size=world_size, truth=truth, truth_weight=cfg.truth_weight,
     )  # fmt: skip
 
 
@@ -195,15 +201,11 @@ def _record_start(cfg: TrainCfg, loop: Loop, feed: Feed, device: torch.device, r
         "graph": step.reason or "captured",
         "autocast": str(step.autocast),
     }
-    about["data"] = {"train": describe_data(feed.train.segments), "val": describe_data(feed.val.segments)}
+    about["data"] = feed.describe()
     folder.write_about(about, {"step": step.steps, "host": about["host"], "changed": changed})
     loop.loggers = make_loggers(cfg, folder.path, step.steps if resumed else None, tell)
-    train, val = feed.train.segments, feed.val.segments
     tell(f"{folder.path}: {about['model']['trained']:,} of {about['model']['parameters']:,} parameters are trained")
-    tell(
-        f"{len(train):,} segments of {len(train.subjects):,} subjects to train on, {len(val):,} of"
-        f" {len(val.subjects):,} to validate; {loop.steps:,} steps of {cfg.batch_size} on {step.world_size} x {device}"
-    )
+    tell(f"{feed}; {loop.steps:,} steps of {cfg.batch_size} on {step.world_size} x {device}")
     tell(f"CUDA graph: {'not used, ' + step.reason if step.reason else 'captured after the first steps'}")
     if resumed:
         tell(f"goes on after step {step.steps}" + "".join(f"; {change}" for change in changed))

@@ -20,6 +20,7 @@ from xmae_fast.training.config import TrainCfg
 
 COLUMNS: tuple[str, ...] = (
     "step", "epoch", "loss", "val_loss", "lr", "mask_ratio", "segments_per_s", "data_wait_share", "elapsed_s",
+    "truth_loss",
 )  # fmt: skip
 
 

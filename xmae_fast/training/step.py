@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from xmae_fast import _graphs as graphs
 from xmae_fast.model.calls import first_hook, heads_of
@@ -16,6 +16,7 @@ from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops import masks_from_seed
 from xmae_fast.ops._dropout import seeds_from
 from xmae_fast.ops.random_masking import MODES
+from xmae_fast.training.truth import TruthHead
 
 _MOST_GRAPHS = 8  # one for each pair of batch size and mask ratio; further pairs run eagerly
 
@@ -64,6 +65,11 @@ class GraphedStep:
         rank, world_size: the number of this process and how many share a batch. Row i of this process is row
             i * world_size + rank of the whole batch. The masks are those that one process would draw for the whole
             batch; each process draws its own dropout.
+        truth: the head of a further loss on `ppg_embedding`, whose parameters the optimiser has too; None for none.
+        truth_weight: factor of the gradient of that loss.
+
+    Attributes:
+        truth_loss: that loss in the last step, a scalar on the device; None without a head.
 
     Raises:
         ValueError: an argument is wrong; the message names it.
@@ -89,6 +95,8 @@ class GraphedStep:
         loss_weight: float = 1.0,
         rank: int = 0,
         world_size: int = 1,
+        truth: TruthHead | None = None,
+        truth_weight: float = 1.0,
     ) -> None:
         self.core = _core(model)
         if mode not in MODES:
@@ -101,6 +109,8 @@ class GraphedStep:
             raise ValueError(f"rank: expected 0 to world_size - 1 = {world_size - 1}, got {rank}")
         self.model, self.optimizer = model, optimizer
         self.loss_weight, self.rank, self.world_size = loss_weight, rank, world_size
+        self.truth, self.truth_weight = truth, truth_weight
+        self.truth_loss: Tensor | None = None
         self.mode, self.autocast, self.micro_batches = mode, autocast, micro_batches
         self.mask_ratio, self.mask_ratio_ppg = mask_ratio, mask_ratio_ppg
         self.device = self.core.mask_token.device
@@ -114,11 +124,12 @@ class GraphedStep:
         self._pool = torch.cuda.graph_pool_handle() if not self.reason else None
         self._runs: dict[tuple, _Run] = {}
 
-    def __call__(self, ppg: Tensor, ecg: Tensor) -> Tensor:
+    def __call__(self, ppg: Tensor, ecg: Tensor, truth: Tensor | None = None) -> Tensor:
         """Make a step. It does not wait for the device.
 
         Args:
             ppg, ecg: [B, L] or [B, 1, L].
+            truth: [B, T], as `truth_of` gives it; needed if and only if there is a head for it.
 
         Returns:
             The loss, a scalar without gradient, on the device.
@@ -133,18 +144,22 @@ class GraphedStep:
             shapes = [None if x is None else list(x.shape) for x in (as_ppg, as_ecg)]
             raise ValueError(f"ppg, ecg: expected two signals of one shape, got {shapes[0]} and {shapes[1]}")
         ppg, ecg = as_ppg, as_ecg
+        if (truth is None) != (self.truth is None):
+            expected = "None without a head for it" if self.truth is None else "a tensor, as there is a head for it"
+            raise ValueError(f"truth: expected {expected}, got {'a tensor' if self.truth is None else None}")
         if ppg.shape[0] % self.micro_batches:
             raise ValueError(f"ppg: expected a multiple of micro_batches = {self.micro_batches}, got {ppg.shape[0]}")
         hidden = self._masked(self.mask_ratio), self._masked(self.mask_ratio_ppg)
         self.steps += 1
         if self.reason or first_hook(self.core) or any(self.core.irregular()):  # a replay would pass them by
-            return self._step(ppg, ecg, *hidden)
+            return self._step(ppg, ecg, truth, *hidden)
         key = (ppg.shape[0], ppg.dtype, *hidden)
         if key not in self._runs:
             if len(self._runs) == _MOST_GRAPHS:
-                return self._step(ppg, ecg, *hidden)
-            self._runs[key] = _Run(self, torch.empty_like(ppg), torch.empty_like(ecg), hidden)
-        return self._runs[key](ppg, ecg)
+                return self._step(ppg, ecg, truth, *hidden)
+            own = [None if x is None else torch.empty_like(x) for x in (ppg, ecg, truth)]
+            self._runs[key] = _Run(self, own, hidden)
+        return self._runs[key](ppg, ecg, truth)
 
     @property
     def seed(self) -> int:
@@ -158,13 +173,16 @@ class GraphedStep:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides the model and the optimiser."""
-        return {"seed": self.seed, "steps": self.steps, "mask_ratio": self.mask_ratio,
-                "mask_ratio_ppg": self.mask_ratio_ppg}  # fmt: skip
+        state = {"seed": self.seed, "steps": self.steps, "mask_ratio": self.mask_ratio,
+                 "mask_ratio_ppg": self.mask_ratio_ppg}  # fmt: skip
+        return state if self.truth is None else state | {"truth": self.truth.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the run does whose `state_dict` this is."""
         self.steps, self.mask_ratio, self.mask_ratio_ppg = state["steps"], state["mask_ratio"], state["mask_ratio_ppg"]
         self.seed = state["seed"]
+        if self.truth is not None:
+            self.truth.load_state_dict(state["truth"])
 
     def _write_seeds(self) -> None:
         """Write the seeds of the last step, to which `_step` adds the number of sites before it draws.
@@ -205,25 +223,47 @@ class GraphedStep:
             tuple(x.requires_grad for x in self.core.parameters()),
             tuple((own["training"], own.get("p"), own.get("dropout")) for own in modules),
             tuple(x.data_ptr() if isinstance(x, Tensor) else x for x in (*state, *settings, *trained)),
-            (self.mode, self.autocast, self.micro_batches, self.loss_weight, self.core.impl),
+            (self.mode, self.autocast, self.micro_batches, self.loss_weight, self.truth_weight, self.core.impl),
         )
 
-    def _step(self, ppg: Tensor, ecg: Tensor, hidden_ecg: int, hidden_ppg: int) -> Tensor:
+    def _step(self, ppg: Tensor, ecg: Tensor, truth: Tensor | None, hidden_ecg: int, hidden_ppg: int) -> Tensor:
         self._seeds[:, 1] += self._sites
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        losses, of_truth = [], []
         with seeds_from(self._seeds[2 * self.micro_batches :]):
             for part in range(self.micro_batches):
-                ppg_part, ecg_part = (x.chunk(self.micro_batches)[part] for x in (ppg, ecg))
+                own = (None if x is None else x.chunk(self.micro_batches)[part] for x in (ppg, ecg, truth))
+                ppg_part, ecg_part, truth_part = own
+                assert ppg_part is not None
+                assert ecg_part is not None
                 with self._without_reduction(part + 1 < self.micro_batches):
-                    loss = self._loss(part, ppg_part, ecg_part, hidden_ecg, hidden_ppg)
+                    result = self._result(part, ppg_part, ecg_part, hidden_ecg, hidden_ppg)
+                    loss = result["loss"]
                     loss = loss if self.micro_batches == 1 else loss / self.micro_batches
-                    (loss if self.loss_weight == 1 else loss * self.loss_weight).backward()
+                    total = loss if self.loss_weight == 1 else loss * self.loss_weight
+                    if self.truth is not None and truth_part is not None:
+                        error = self.truth.loss(result["ppg_embedding"], truth_part) / self.micro_batches
+                        of_truth.append(error.detach())
+                        total = total + error * self.truth_weight
+                    total.backward()
                 losses.append(loss.detach())
+        if self.truth is not None:
+            self._reduce_head(self.truth)
+            self.truth_loss = torch.stack(of_truth).sum()
         self.optimizer.step()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _loss(self, part: int, ppg: Tensor, ecg: Tensor, hidden_ecg: int, hidden_ppg: int) -> Tensor:
+    def _reduce_head(self, head: nn.Module) -> None:
+        """Give all processes the mean of the gradients of the head, which DistributedDataParallel does not know."""
+        if self.world_size == 1:
+            return
+        for parameter in head.parameters():
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.world_size
+
+    def _result(self, part: int, ppg: Tensor, ecg: Tensor, hidden_ecg: int, hidden_ppg: int) -> dict[str, Tensor]:
+        """What the model makes of a part: `loss`, and `ppg_embedding` where there is a head for it."""
         ids = {}
         for site, (name, hidden) in enumerate((("ecg", hidden_ecg), ("ppg", hidden_ppg)), 2 * part):
             if name == "ppg" and (hidden == 0 or not self.core.has_bridge):
@@ -233,7 +273,8 @@ class GraphedStep:
         if self.autocast is not None:
             context = torch.autocast(self.device.type, self.autocast)
         with context:
-            return self.model(ppg, ecg, **ids, return_loss=True)["loss"]
+            embedding = self.truth is not None or None
+            return self.model(ppg, ecg, **ids, return_loss=True, return_embeddings=embedding)
 
     def _without_reduction(self, more_to_come: bool) -> AbstractContextManager:
         """A context in which DistributedDataParallel exchanges gradients only after the last part of a step."""
@@ -244,30 +285,41 @@ class GraphedStep:
 class _Run:
     """The steps with one batch size and mask ratio: some run eagerly, one is captured, the later ones are replayed."""
 
-    def __init__(self, step: GraphedStep, ppg: Tensor, ecg: Tensor, hidden: tuple[int, int]) -> None:
-        self.step, self.ppg, self.ecg, self.hidden = step, ppg, ecg, hidden
+    def __init__(self, step: GraphedStep, own: Sequence[Tensor | None], hidden: tuple[int, int]) -> None:
+        self.step, self.own, self.hidden = step, tuple(own), hidden
         self.eager_steps = 0
+        self.truth_loss: Tensor | None = None
         self.replay: graphs.Replay | None = None
         self.relies_on: tuple = ()
 
-    def __call__(self, ppg: Tensor, ecg: Tensor) -> Tensor:
+    def __call__(self, *batch: Tensor | None) -> Tensor:
         step = self.step
         if self.replay is not None and self.relies_on != step._relies_on():
             self.replay, self.eager_steps = None, 0
         if self.replay is None and self.eager_steps < graphs.WARM_UP:
             self.eager_steps += 1
-            return graphs.on_side_stream(lambda: step._step(ppg, ecg, *self.hidden), step.device)
-        self.ppg.copy_(ppg)
-        self.ecg.copy_(ecg)
+            return graphs.on_side_stream(lambda: self._eagerly(batch), step.device)
+        for mine, theirs in zip(self.own, batch, strict=True):
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs)
         if self.replay is None:
             try:
-                self.replay = graphs.Replay(lambda: step._step(self.ppg, self.ecg, *self.hidden), step._pool)
+                self.replay = graphs.Replay(lambda: self._eagerly(self.own), step._pool)
             except RuntimeError as error:
                 step.reason = f"the capture failed: {error}"
                 warnings.warn(f"GraphedStep goes on without a CUDA graph: {step.reason}", stacklevel=3)
-                return step._step(ppg, ecg, *self.hidden)
+                return self._eagerly(batch)
             self.relies_on = step._relies_on()
-        return self.replay().clone()
+            self.truth_loss = step.truth_loss
+        loss = self.replay().clone()
+        step.truth_loss = None if self.truth_loss is None else self.truth_loss.clone()
+        return loss
+
+    def _eagerly(self, batch: Sequence[Tensor | None]) -> Tensor:
+        ppg, ecg, truth = batch
+        assert ppg is not None
+        assert ecg is not None
+        return self.step._step(ppg, ecg, truth, *self.hidden)
 
 
 def mask_ids(

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from xmae_fast import _starting, ops  # noqa: F401  # _starting first
+from xmae_fast._shipped import PretrainedModel, pretrained_models
 from xmae_fast._version import __version__
 from xmae_fast.backend import available, explain
 from xmae_fast.config import ModelCfg
@@ -26,6 +27,7 @@ __all__ = [
     "Embedder",
     "ModelCfg",
     "PatchMask",
+    "PretrainedModel",
     "Recipe",
     "__version__",
     "available",
@@ -36,6 +38,7 @@ __all__ = [
     "load_checkpoint",
     "masked_mse",
     "ops",
+    "pretrained_models",
     "random_masking",
     "read_embeddings",
     "reconstruct",

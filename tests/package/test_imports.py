@@ -24,6 +24,7 @@ FLOORS = (
         "_optional",
         "_processes",
         "_progress",
+        "_shipped",
         "_starting",
         "_version",
         "_yaml",

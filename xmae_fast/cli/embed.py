@@ -7,9 +7,10 @@ import os
 import sys
 import warnings
 
-from xmae_fast.cli.failures import FAILED, GOES_ON
+from xmae_fast.cli.failures import FAILED, GOES_ON, say
 from xmae_fast.cli.progress import progress_with_speed
 from xmae_fast.cli.shared import (
+    DEFAULT_MODEL,
     MODEL_HELP,
     add_layout_arguments,
     add_reading_arguments,
@@ -38,7 +39,7 @@ def add_command(commands) -> None:
     )
     embed.add_argument("inputs", nargs="+", metavar="IN", help=_IN_HELP)
     embed.add_argument("-o", "--out", required=True, metavar="OUT", help="folder of the embeddings")
-    embed.add_argument("-m", "--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    embed.add_argument("-m", "--model", metavar="MODEL", help=f"{MODEL_HELP} (default: {DEFAULT_MODEL})")
     embed.add_argument("--output", choices=["pooled", "projected", "tokens"], default="pooled", help=_OUTPUT_HELP)
     embed.add_argument("--format", choices=["h5", "npy", "parquet"], default="h5", help="(default: %(default)s)")
     embed.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="(default: %(default)s)")
@@ -85,6 +86,8 @@ def _embed(arguments: argparse.Namespace) -> int:
     if (tasks := started_by_srun()) > 1 and "RANK" not in os.environ:
         raise ValueError(_SRUN.format(tasks))
 
+    if arguments.model is None:
+        say(f"model: {DEFAULT_MODEL}, which comes with the package: trained on simulated signals alone, for research")
     same = ("output", "dtype", "quality", "hop", "tail", "polarity", "subject", "batch_size", "part_rows", "device",
             "overwrite", "cache_dir")  # fmt: skip
     with progress_with_speed() as progress, warnings.catch_warnings():
@@ -93,7 +96,7 @@ def _embed(arguments: argparse.Namespace) -> int:
             report = embed_files(
                 arguments.inputs,
                 arguments.out,
-                arguments.model,
+                arguments.model or DEFAULT_MODEL,
                 file_format=arguments.format,
                 autocast=torch.bfloat16 if arguments.bf16 else None,
                 layout=layout_of(arguments.columns),

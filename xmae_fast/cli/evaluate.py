@@ -5,17 +5,36 @@ from __future__ import annotations
 import argparse
 
 from xmae_fast.cli.progress import progress_bars
-from xmae_fast.cli.shared import AGAIN, MODEL_HELP, named_files, print_report_files
+from xmae_fast.cli.shared import AGAIN, DEFAULT_MODEL, MODEL_HELP, named_files, print_report_files
 
 
 def add_command(commands) -> None:
     """Add the command to the subparsers of the command line."""
     evaluate = commands.add_parser(
-        "evaluate", help="a report on what a checkpoint learned: reconstruction, attention by lag, probes"
+        "evaluate",
+        help="a report on what a checkpoint learned: reconstruction, attention by lag, probes; or of rhythms",
+        description="With --data, a report on reconstruction, attention and probes on shards. With --rhythm, what the"
+        " embeddings tell of labelled rhythms, beside features made by hand and random weights.",
     )
-    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help=f"of a model with a bridge: {MODEL_HELP}")
-    evaluate.add_argument("--data", nargs="+", required=True, metavar="IN", help="shards, folders, patterns or URLs")
-    evaluate.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the report goes")
+    evaluate.add_argument(
+        "checkpoint",
+        nargs="?",
+        metavar="CHECKPOINT",
+        help=f"of a model with a bridge: {MODEL_HELP} (default: {DEFAULT_MODEL})",
+    )
+    evaluate.add_argument("--data", nargs="+", metavar="IN", help="shards, folders, patterns or URLs")
+    evaluate.add_argument(
+        "--rhythm", metavar="FILE", help="labelled segments: .npz, .mat or .csv with ppg, rhythm and subject"
+    )
+    evaluate.add_argument("--fs", type=float, default=100, metavar="HZ", help="of FILE (default: %(default)s)")
+    evaluate.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.npy",
+        help="with --rhythm: further features [n, D] of its segments; repeatable",
+    )
+    evaluate.add_argument("-o", "--output", metavar="FOLDER", help="where the report goes (needed with --data)")
     evaluate.add_argument(
         "--truth",
         nargs="+",
@@ -52,13 +71,48 @@ def add_command(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    if (arguments.rhythm is None) == (arguments.data is None):
+        given = "neither" if arguments.rhythm is None else "both"
+        raise ValueError(f"--data, --rhythm: expected one of them, got {given}")
+    if arguments.rhythm is not None:
+        return _rhythm(arguments)
+    if arguments.output is None:
+        raise ValueError("--output: expected a folder for the report, got none")
+    return _shards(arguments)
+
+
+def _rhythm(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from xmae_fast.evaluation import evaluate_rhythm
+
+    checkpoint = arguments.checkpoint or DEFAULT_MODEL
+    others = named_files(arguments.baseline_checkpoint, "--baseline-checkpoint")
+    files = named_files(arguments.embedding, "--embedding")
+    with progress_bars() as progress:
+        results = evaluate_rhythm(
+            arguments.rhythm,
+            {str(checkpoint): checkpoint, **others},
+            arguments.output,
+            fs=arguments.fs,
+            embeddings={name: np.load(file, allow_pickle=False) for name, file in files.items()},
+            resamples=arguments.resamples,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    print(results["table"])
+    if arguments.output is not None:
+        print_report_files(arguments.output)
+
+
+def _shards(arguments: argparse.Namespace) -> None:
     from xmae_fast._yaml import read_yaml
     from xmae_fast.evaluation import evaluate
     from xmae_fast.evaluation.report import summary
 
     with progress_bars() as progress:
         results = evaluate(
-            arguments.checkpoint,
+            arguments.checkpoint or DEFAULT_MODEL,
             arguments.data,
             arguments.output,
             truth=arguments.truth,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xmae_fast._shipped import DEFAULT_MODEL
 from xmae_fast.embedding import checks
 from xmae_fast.embedding.batches import encode_batches
 from xmae_fast.embedding.precision import autocast_of, check_weights
@@ -22,6 +24,11 @@ from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
+
+NO_MODEL = (
+    f"model: none was given, {DEFAULT_MODEL} is used: trained on simulated signals alone, for research (its card:"
+    f" xmae_fast.pretrained_models()[{DEFAULT_MODEL!r}].card)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +82,8 @@ class Embedder:
     by the new weights. Call `model.freeze()` yourself where windows are embedded one by one.
 
     Args:
-        model: an xMAE with a PPG encoder, or what `from_pretrained` takes. Windows have the length that it takes; its
+        model: an xMAE with a PPG encoder, or what `from_pretrained` takes; None for "xmae-sim-base", which comes with
+            the package, with a warning that says so. Windows have the length that it takes; its
             recipe says how they are cleaned, judged, resampled and normalised.
         fs: Hz of the recordings; None if each call says so.
         output: "pooled", the mean over the encoder's tokens, which pretraining trains; "projected", `ppg_embedding`,
@@ -97,7 +105,7 @@ class Embedder:
 
     def __init__(
         self,
-        model: xMAE | str | os.PathLike[str],
+        model: xMAE | str | os.PathLike[str] | None = None,
         *,
         fs: float | None = None,
         output: str = "pooled",
@@ -266,6 +274,9 @@ class Embedder:
         if self._loaded is None:
             if isinstance(self.model, xMAE):
                 model = self.model
+            elif self.model is None:
+                warnings.warn(NO_MODEL, stacklevel=3)
+                model = from_pretrained(DEFAULT_MODEL)
             elif isinstance(self.model, str | os.PathLike):
                 model = from_pretrained(self.model)
             else:

@@ -30,8 +30,9 @@ def from_pretrained(
 
     Args:
         path_or_hub_id: a folder of `save_pretrained`; the folder of a run of `xmae-fast pretrain` (its best.ckpt); a
-            checkpoint file that `load_checkpoint` reads; or else "owner/name" on the Hugging Face Hub. What is on disk
-            comes first, and needs neither network nor huggingface_hub.
+            checkpoint file that `load_checkpoint` reads; or else the name of a model that comes with the package (see
+            `pretrained_models`), or "owner/name" on the Hugging Face Hub. What is on disk comes first, and needs
+            neither network nor huggingface_hub.
         cfg: for checkpoints that do not hold their configuration.
         impl: as for xMAE.
         revision, token, cache_dir, local_files_only: for the Hub; see `huggingface_hub.snapshot_download`.
@@ -40,7 +41,7 @@ def from_pretrained(
 
     Raises:
         FileNotFoundError: nothing has that name on disk or on the Hub.
-        CheckpointError, ValueError: what is there is damaged or does not fit.
+        CheckpointError, DamagedModelError, ValueError: what is there is damaged or does not fit.
         ImportError: a Hub id without huggingface_hub.
     """
     return load_pretrained(

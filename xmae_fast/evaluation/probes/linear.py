@@ -15,6 +15,7 @@ TASKS = {"regression": ("R2", "MAE"), "classification": ("AUROC", "AUPRC")}
 _ALPHAS = np.logspace(-1, 6, 8)
 _CS = np.logspace(-4, 0, 5)
 _INNER_FOLDS = 3
+_TRIES = 100  # of drawing subjects that have both classes
 _WEIGHTS = 1 << 24  # numbers of a table [resamples, S] that are in memory at a time
 
 
@@ -135,6 +136,58 @@ def probe(
     return ProbeResult(task, metrics, len(labels), subjects, folds, prevalence, labels, predictions, groups, resampled)
 
 
+def few_subjects_auroc(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, share: float, *, folds: int = 5, draws: int = 5,
+    seed: int = 77,
+) -> float:  # fmt: skip
+    """The AUROC of a classification whose probe gets the labels of a few subjects alone.
+
+    Of each training fold of `probe`, as many subjects are drawn as are `share` of all, at least one, and such that both
+    classes are there; the probe is fitted as there.
+
+    Args:
+        features, labels, groups, folds, seed: as for `probe`.
+        share: in (0, 1], of all subjects.
+        draws: how often subjects are drawn.
+
+    Returns:
+        The mean over draws; NaN where no draw of some fold has both classes.
+
+    Raises:
+        ValueError, ImportError: as for `probe`.
+    """
+    sklearn, selection = _need("sklearn"), _need("sklearn.model_selection")
+    features, labels, groups = _checked(features, labels, groups, "classification", False, folds, 1)
+    if not 0 < share <= 1 or draws < 1:
+        raise ValueError(f"share, draws: expected a share in (0, 1] and at least 1 draw, got {share} and {draws}")
+    count = max(1, round(share * len(np.unique(groups))))
+    splitter = selection.StratifiedGroupKFold(min(folds, len(np.unique(groups))), shuffle=True, random_state=seed)
+    splits = list(splitter.split(features, labels, groups))
+    found = []
+    for draw in range(draws):
+        rng, predictions = np.random.default_rng([seed, draw]), np.full(len(labels), np.nan)
+        for train, test in splits:
+            chosen = _both_classes(rng, labels[train], groups[train], count)
+            if chosen is None:
+                return float("nan")
+            few = train[chosen]
+            with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+                model = _fitted(features[few], labels[few], groups[few], "classification", seed)
+            predictions[test] = model.predict_proba(features[test])[:, 1]
+        found.append(_classification_scores(labels, predictions, np.ones((1, len(labels))))["AUROC"][0])
+    return float(np.mean(found))
+
+
+def _both_classes(rng: np.random.Generator, labels: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray | None:
+    """[n] bool, the segments of `count` drawn subjects that have both classes together; None if no draw has them."""
+    subjects = np.unique(groups)
+    for _ in range(_TRIES):
+        chosen = np.isin(groups, rng.choice(subjects, min(count, len(subjects)), replace=False))
+        if len(np.unique(labels[chosen])) == 2:
+            return chosen
+    return None
+
+
 def demeaned(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """values [S, K] less the mean of their group, in float64."""
     _, number = np.unique(groups, return_inverse=True)
@@ -153,7 +206,7 @@ def _fitted(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, task: 
     if task == "regression":
         estimator, grid, scoring = linear.Ridge(), {"estimator__alpha": _ALPHAS}, "r2"
     else:
-        estimator, grid, scoring = linear.LogisticRegression(max_iter=2000), {"estimator__C": _CS}, "roc_auc"
+        estimator, grid, scoring = linear.LogisticRegression(solver="newton-cholesky"), {"estimator__C": _CS}, "roc_auc"
     scaler = _need("sklearn.preprocessing").StandardScaler()
     steps = _need("sklearn.pipeline").Pipeline([("scaler", scaler), ("estimator", estimator)])
     subjects = len(np.unique(groups))

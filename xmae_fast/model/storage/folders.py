@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from xmae_fast._files import atomic_path, check_replaceable, is_json_of, read_json
+from xmae_fast._shipped import shipped_folder
 from xmae_fast.config import ModelCfg
 from xmae_fast.model.card import model_card
 from xmae_fast.model.recipe import Recipe
@@ -39,6 +40,8 @@ def load_pretrained(
 ) -> xMAE:
     """`make(cfg, impl=impl)` with the weights and the recipe of a folder; see `xmae_fast.from_pretrained`."""
     path = Path(path_or_hub_id)
+    if not path.exists() and (shipped := shipped_folder(str(path_or_hub_id))) is not None:
+        path = shipped
     if not path.exists():
         options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         path = hub.download(str(path_or_hub_id), [WEIGHTS, CONFIG, PREPROCESSING, CARD], options)

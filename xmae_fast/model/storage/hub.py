@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xmae_fast._optional import need
+from xmae_fast._shipped import pretrained_models
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -25,7 +26,10 @@ def download(hub_id: str, files: list[str], options: dict[str, Any]) -> Path:
         ImportError: huggingface_hub is missing.
     """
     if not _HUB_ID.fullmatch(hub_id):
-        expected = "a folder, a checkpoint file, or 'owner/name' on the Hugging Face Hub"
+        models = ", ".join(map(repr, pretrained_models()))
+        expected = (
+            f"a folder, a checkpoint file, a model of this package ({models}), or 'owner/name' on the Hugging Face Hub"
+        )
         raise FileNotFoundError(f"path_or_hub_id: expected {expected}, {hub_id!r} does not exist")
     library = import_hub(f"path_or_hub_id: {hub_id!r} does not exist here; from the Hugging Face Hub it")
     try:

@@ -18,7 +18,8 @@ LAZY = [
 NAMES = {
     "xmae_fast": (
         "Embedder ModelCfg PatchMask Recipe available build_model_from_cfg embed_files explain from_pretrained"
-        " load_checkpoint masked_mse ops random_masking read_embeddings reconstruct save_checkpoint xMAE __version__"
+        " load_checkpoint masked_mse ops pretrained_models PretrainedModel random_masking read_embeddings reconstruct"
+        " save_checkpoint xMAE __version__"
         " data embedding evaluation export training tuning"
     ),
     "xmae_fast.data": (
@@ -39,7 +40,8 @@ NAMES = {
     ),
     "xmae_fast.embedding.ppg_bench": "XmaeEncoder XmaePort",
     "xmae_fast.evaluation": (
-        "HeldOut Interval LagProfile ProbeResult ReconstructionStudy embed_segments evaluate hand_made_features"
+        "HeldOut Interval LabelledPPG LagProfile ProbeResult ReconstructionStudy RhythmRow embed_segments evaluate"
+        " evaluate_rhythm hand_made_features paper_features read_labelled rhythm_study"
         " lag_profile load_held_out mean_beat find_beats probe probe_embeddings pulse_feet r_peaks random_twin timing"
         " write_report"
     ),

@@ -15,7 +15,8 @@ from xmae_fast.simulation.population import PopulationCfg, simulate_population
 from xmae_fast.training import pretrain
 from xmae_fast.training.config import train_cfg_from_dict
 from xmae_fast.training.pretraining import make_step
-from xmae_fast.training.simulated import SimulatedLoader, SimulatedValidation, SimulationSource, Stage
+from xmae_fast.training.simulated import SimulatedLoader, SimulatedValidation
+from xmae_fast.training.simulation_source import SimulationSource, Stage
 from xmae_fast.training.truth import SCALES, TruthHead, truth_of
 
 pytest.importorskip("scipy")

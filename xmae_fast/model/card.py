@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TAGS = ("ppg", "photoplethysmography", "ecg", "biosignals", "feature-extraction")
 _SETTINGS = (
     "mask_mode", "mask_ratio_ecg", "mask_ratio_ppg", "batch_size", "lr", "weight_decay", "betas", "warmup", "epochs",
-    "max_steps", "max_minutes", "augment", "quality", "swap_signals", "use_cl", "precision", "seed",
+    "max_steps", "max_minutes", "augment", "quality", "swap_signals", "use_cl", "truth_weight", "precision", "seed",
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[st
         "\nresult = embedder(ppg, fs=125)       # a recording of any length and rate\nresult.embeddings, result.times, "
         "result.quality\n```",
         "`pooled` (default), the mean over the encoder's tokens, is what pretraining trains. `projected`"
-        f" (`ppg_embedding`, {cfg.proj_dim} numbers) passes through a projection that pretraining does not train.",
+        f" (`ppg_embedding`, {cfg.proj_dim} numbers) passes through a projection that reconstruction does not train.",
         "## Preprocessing",
         f"As in preprocessing.json, which `Embedder` follows:\n\n{steps}",
         "## Training",
@@ -66,23 +66,40 @@ def _training(run: Path) -> list[str]:
         raise FileNotFoundError(f"run: expected the folder of a run of pretraining, {file} does not exist")
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
-        data = [(part, about["data"][part]) for part in ("train", "val")]
-        parts = [
-            f"{'Trained on' if part == 'train' else 'Validated on'} {used['segments']:,} segments of"
-            f" {used['subjects']:,} subjects ({len(used['shards']):,} shards)."
-            for part, used in data
-        ]
-        parts = [" ".join(parts), _result(about)]
+        settings = _settings(run / "config.yaml")
+        parts = [_data(about["data"], settings), _result(about)]
         versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"run: expected {file} as pretraining writes it, it is damaged ({error!r})") from error
-    settings = _settings(run / "config.yaml")
     if settings:
         rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
         parts.append(f"| setting | value |\n|---|---|\n{rows}")
     commit = (about.get("git") or {}).get("commit")
     source = f", commit {commit[:12]}" if commit else ""
     return [*parts, f"xmae_fast {about['xmae_fast']}{source}; Python {about['python']}; {versions}."]
+
+
+def _data(data: dict[str, Any], settings: dict[str, Any]) -> str:
+    """What was trained and validated on."""
+    if "simulation" not in data:
+        return " ".join(
+            f"{'Trained on' if part == 'train' else 'Validated on'} {data[part]['segments']:,} segments of"
+            f" {data[part]['subjects']:,} subjects ({len(data[part]['shards']):,} shards)."
+            for part in ("train", "val")
+        )
+    source = data["simulation"]
+    truth = settings.get("truth_weight")
+    told = (
+        " Beside the reconstruction of masked ECG, a linear head on `ppg_embedding` told rhythm, rates and irregularity"
+        f" of each segment (weight {truth:g}), which also trained its projection."
+        if truth
+        else ""
+    )
+    return (
+        "Trained on simulated patients alone (`xmae_fast.simulation`, an endless stream of seed"
+        f" {source['seed']}, each segment once); no recording of a person was used. Validated on"
+        f" {source['val_segments']:,} others.{told}"
+    )
 
 
 def _result(about: dict[str, Any]) -> str:

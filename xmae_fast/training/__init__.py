@@ -1,8 +1,8 @@
 """Pretraining: `pretrain` runs it from a configuration, `GraphedStep` is one step of it."""
 
 from xmae_fast._optional import lazy_names
+from xmae_fast.training.optimiser import adamw as adamw
 from xmae_fast.training.step import GraphedStep as GraphedStep
-from xmae_fast.training.step import adamw as adamw
 
 _HOME = {
     "PretrainingError": "pretraining",

@@ -25,7 +25,7 @@ from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.options import quality_pair
 from xmae_fast.ops.random_masking import MODES
 from xmae_fast.training.curriculum import Curriculum, make_curriculum
-from xmae_fast.training.simulated import PREFIX, SimulationSource, is_simulated, simulation_source
+from xmae_fast.training.simulation_source import PREFIX, SimulationSource, is_simulated, simulation_source
 
 SYNONYMS = {
     "learning_rate": "lr", "max_lr": "lr", "max_epochs": "epochs", "num_epochs": "epochs", "wd": "weight_decay",

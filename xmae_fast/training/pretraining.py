@@ -23,11 +23,12 @@ from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
 from xmae_fast.training.feed import Feed, make_feed
 from xmae_fast.training.launch import agreed, launch
 from xmae_fast.training.loop import Loop, Result
+from xmae_fast.training.optimiser import adamw
 from xmae_fast.training.parameters import freeze_untrained
 from xmae_fast.training.progress import Progress
 from xmae_fast.training.records import NonFiniteLoss, make_loggers
 from xmae_fast.training.run_folder import RunFolder
-from xmae_fast.training.step import GraphedStep, adamw
+from xmae_fast.training.step import GraphedStep
 from xmae_fast.training.sync_batchnorm import synchronise_batch_norm
 from xmae_fast.training.truth import TruthHead
 

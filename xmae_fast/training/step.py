@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,30 +13,12 @@ from torch import Tensor, distributed, nn
 from xmae_fast import _graphs as graphs
 from xmae_fast.model.calls import first_hook, heads_of
 from xmae_fast.model.xmae import xMAE
-from xmae_fast.ops import masks_from_seed
 from xmae_fast.ops._dropout import seeds_from
 from xmae_fast.ops.random_masking import MODES
+from xmae_fast.training.masks import mask_ids
 from xmae_fast.training.truth import TruthHead
 
 _MOST_GRAPHS = 8  # one for each pair of batch size and mask ratio; further pairs run eagerly
-
-
-def adamw(
-    parameters: Iterable[Tensor], lr: float = 3e-4, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.95)
-) -> torch.optim.AdamW:
-    """The published optimiser, AdamW, in PyTorch's fused form. On a GPU a CUDA graph can capture it.
-
-    Args:
-        parameters: on one device.
-        lr: the learning rate. On a GPU it becomes a tensor, so that a captured step follows changes of it.
-        weight_decay, betas: as for AdamW.
-    """
-    parameters = list(parameters)
-    on_gpu = parameters[0].device.type == "cuda"
-    return torch.optim.AdamW(
-        parameters, lr=torch.tensor(lr, device=parameters[0].device) if on_gpu else lr, betas=betas,
-        weight_decay=weight_decay, fused=True, capturable=on_gpu,
-    )  # fmt: skip
 
 
 class GraphedStep:
@@ -320,32 +302,6 @@ class _Run:
         assert ppg is not None
         assert ecg is not None
         return self.step._step(ppg, ecg, truth, *self.hidden)
-
-
-def mask_ids(
-    model: xMAE, name: str, seed: Tensor, B: int, hidden: int, mode: str, rank: int = 0, world_size: int = 1
-) -> dict[str, Tensor]:
-    """The arguments that mask one signal in a call of the model.
-
-    They are what `masks_from_seed` draws for the rows rank, rank + world_size, ... of the whole batch.
-
-    Args:
-        model: the model.
-        name: of the signal, "ecg" or "ppg".
-        seed: [2] int64, see `masks_from_seed`.
-        B: rows of this process.
-        hidden: how many patches of each row are hidden.
-        mode: of the mask, see `random_masking`.
-        rank, world_size: the number of this process and how many share the batch.
-
-    Returns:
-        "ids_keep_<name>" [B, Nk] and "ids_restore_<name>" [B, N].
-    """
-    mask = masks_from_seed(seed, B * world_size, model.cfg.num_patches, hidden, mode, impl=model.impl)
-    keep, restore = mask.ids_keep, mask.ids_restore
-    if world_size > 1:
-        keep, restore = keep[rank::world_size].contiguous(), restore[rank::world_size].contiguous()
-    return {f"ids_keep_{name}": keep, f"ids_restore_{name}": restore}
 
 
 def _core(model: nn.Module) -> xMAE:

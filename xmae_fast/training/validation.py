@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from xmae_fast.model.xmae import xMAE
-from xmae_fast.training.step import mask_ids
+from xmae_fast.training.masks import mask_ids
 
 
 @torch.no_grad()

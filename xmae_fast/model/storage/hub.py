@@ -26,10 +26,9 @@ def download(hub_id: str, files: list[str], options: dict[str, Any]) -> Path:
         ImportError: huggingface_hub is missing.
     """
     if not _HUB_ID.fullmatch(hub_id):
-        models = ", ".join(map(repr, pretrained_models()))
-        expected = (
-            f"a folder, a checkpoint file, a model of this package ({models}), or 'owner/name' on the Hugging Face Hub"
-        )
+        models = " or ".join(map(repr, pretrained_models()))
+        own = f"{models} of this package, " if models else ""
+        expected = f"a folder, a checkpoint file, {own}or 'owner/name' on the Hugging Face Hub"
         raise FileNotFoundError(f"path_or_hub_id: expected {expected}, {hub_id!r} does not exist")
     library = import_hub(f"path_or_hub_id: {hub_id!r} does not exist here; from the Hugging Face Hub it")
     try:

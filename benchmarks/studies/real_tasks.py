@@ -1,0 +1,96 @@
+"""What pretrained models know of real people: rhythm, pulse rate, few labels, and ECG from PPG.
+
+    python -m benchmarks.studies.real_tasks DATA [--model NAME=MODEL ...] [--simulated 512] [--output results.json]
+
+DATA is a folder with a labelled file (`real_ppg_rhythm.npz`, see `read_labelled`) and a shard of paired signals
+(`real_ecg_ppg_100hz.h5`), or one of them. Without --model, the models that come with the package are judged. Nothing of
+DATA is trained on but the probes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xmae_fast import from_pretrained, pretrained_models
+from xmae_fast.evaluation import HeldOut, ReconstructionStudy, evaluate_rhythm, load_held_out
+from xmae_fast.evaluation.beat_study import beat_scores
+from xmae_fast.evaluation.detectors import r_peaks
+from xmae_fast.model.xmae import xMAE
+from xmae_fast.simulation.population import PopulationCfg, simulate_population
+
+RATIO, MODE = 0.8, "anchor"
+_HELD_OUT_SEED = 909090  # of the simulated patients that no recipe trains on
+_PREDICTORS = ("model", "mean_beat_ppg", "ppg_shuffled")
+
+
+def simulated(count: int, population: PopulationCfg | None = None) -> tuple[HeldOut, list[np.ndarray]]:
+    """Simulated patients that no recipe trains on, and the times of their R peaks."""
+    made = simulate_population(count, seed=_HELD_OUT_SEED, cfg=population)
+    _, subject = np.unique(made["subject"], return_inverse=True)
+    names = [str(number) for number in range(subject.max() + 1)]
+    times = [row[np.isfinite(row)].astype(float) for row in made["r_times"]]
+    return HeldOut(made["ppg"], made["ecg"], subject, names, 100.0, {}, {}), times
+
+
+def reconstruction(model: xMAE, held_out: HeldOut, times: list[np.ndarray], one_delay: bool) -> dict[str, Any]:
+    """Masked errors and beats of the model and of its baselines on the same hidden spans."""
+    study = ReconstructionStudy(model, held_out, resamples=200)
+    mask = study.mask(MODE, RATIO)
+    errors, hidden = study.errors(MODE, RATIO), study.samples(mask)
+    beats = {}
+    for name in _PREDICTORS:
+        shown = study.predict(name, mask)
+        beats[name] = asdict(beat_scores(shown, times, hidden, held_out.subject, held_out.fs, one_delay=one_delay))
+    reduction = errors["reduction"]["mean_beat_ppg"]
+    return {"mse": {name: errors["mse"][name] for name in _PREDICTORS}, "below_mean_beat": reduction, "beats": beats}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL")
+    parser.add_argument("--simulated", type=int, default=512, metavar="N", help="segments; 0 for none")
+    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    arguments = parser.parse_args()
+    named = dict(item.split("=", 1) for item in arguments.model) or {name: name for name in pretrained_models()}
+    models = {name: from_pretrained(path) for name, path in named.items()}
+    files = [arguments.data] if arguments.data.is_file() else sorted(arguments.data.iterdir())
+    told: dict[str, Any] = {}
+    for file in files:
+        if file.suffix == ".npz":
+            told[file.name] = evaluate_rhythm(file, models)
+            print(told[file.name]["table"], flush=True)
+        elif file.suffix == ".h5":
+            real = load_held_out(str(file), split="all", max_segments=None)
+            for name, model in models.items():
+                found = reconstruction(model, real, r_peaks(real.ecg, real.fs), one_delay=True)
+                told.setdefault(file.name, {})[name] = found
+                show(f"{file.name}, one delay a recording", name, found)
+    if arguments.simulated:
+        population, times = simulated(arguments.simulated)
+        for name, model in models.items():
+            found = reconstruction(model, population, times, one_delay=False)
+            told.setdefault("simulated", {})[name] = found
+            show("simulated, unseen", name, found)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def show(where: str, name: str, found: dict[str, Any]) -> None:
+    """Print a few lines about a reconstruction."""
+    low, value, high = (found["below_mean_beat"][i] for i in (1, 0, 2))
+    print(f"\n{where}, {name}: masked MSE {found['mse']['model'][0]:.4f}, mean beat by the PPG's feet"
+          f" {found['mse']['mean_beat_ppg'][0]:.4f}; {value:.0%} [{low:.0%}, {high:.0%}] below it")  # fmt: skip
+    for predictor, beats in found["beats"].items():
+        print(f"  {predictor}: F1 of beats {beats['f1']:.3f} (recall {beats['recall']:.3f}, precision"
+              f" {beats['precision']:.3f}), median error {beats['error_ms']:.1f} ms")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ from xmae_fast.evaluation.beat_study import beat_scores
 from xmae_fast.evaluation.detectors import r_peaks
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.simulation.population import PopulationCfg, simulate_population
+from xmae_fast.training import read_train_cfg
 
 RATIO, MODE = 0.8, "anchor"
 _HELD_OUT_SEED = 909090  # of the simulated patients that no recipe trains on
@@ -36,6 +37,17 @@ def simulated(count: int, population: PopulationCfg | None = None) -> tuple[Held
     names = [str(number) for number in range(subject.max() + 1)]
     times = [row[np.isfinite(row)].astype(float) for row in made["r_times"]]
     return HeldOut(made["ppg"], made["ecg"], subject, names, 100.0, {}, {}), times
+
+
+def population_of(model: str) -> PopulationCfg:
+    """What a model was trained on, by the recipe beside it (that of a shipped model, or of a run); else the default."""
+    known = pretrained_models()
+    folder = known[model].folder if model in known else Path(model)
+    for name in ("recipe.yaml", "config.yaml"):
+        if (folder / name).is_file():
+            cfg = read_train_cfg(folder / name)
+            return cfg.make_simulation().population if cfg.simulated else PopulationCfg()
+    return PopulationCfg()
 
 
 def reconstruction(model: xMAE, held_out: HeldOut, times: list[np.ndarray], one_delay: bool) -> dict[str, Any]:
@@ -73,9 +85,9 @@ def main() -> None:
                 told.setdefault(file.name, {})[name] = found
                 show(f"{file.name}, one delay a recording", name, found)
     if arguments.simulated:
-        population, times = simulated(arguments.simulated)
         for name, model in models.items():
-            found = reconstruction(model, population, times, one_delay=False)
+            unseen, times = simulated(arguments.simulated, population_of(named[name]))
+            found = reconstruction(model, unseen, times, one_delay=False)
             told.setdefault("simulated", {})[name] = found
             show("simulated, unseen", name, found)
     if arguments.output:

@@ -26,12 +26,14 @@ PAGES = {
 PYTHON = sorted(page for page, text in PAGES.items() if BLOCK.search(text))
 # Optional packages that a page's blocks need.
 NEEDS = {
+    "README.md": ("scipy",),
     "docs/embedding.md": ("scipy", "sklearn", "matplotlib", "lightning", "yaml"),
     "docs/evaluation.md": ("scipy", "sklearn", "matplotlib"),
     "docs/exporting.md": ("onnx", "onnxscript", "onnxruntime"),
     "docs/preparing.md": ("scipy",),
     "docs/pretraining.md": ("lightning", "yaml"),
     "docs/quickstart.md": ("scipy", "lightning", "yaml"),
+    "docs/simulating.md": ("scipy",),
     "xmae_fast/data/README.md": ("lightning",),
 }
 TINY = {"d_model": 16, "nhead": 2, "depth_ecg": 1, "depth_ppg": 1, "depth_bridge": 1, "stem_ch": 4}

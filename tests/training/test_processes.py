@@ -72,6 +72,28 @@ def whole(config) -> Path:
     return config.parent / "whole"
 
 
+def test_two_processes_train_on_a_simulation_as_one_does(config):
+    """The same segments, masks and truth; the head that tells it has one weight in both processes."""
+    pytest.importorskip("scipy")
+    values = yaml.safe_load(config.read_text()) | {
+        "data": "simulation:3", "simulation": {"segments": 64, "val_segments": 8}, "truth_weight": 0.3,
+    }  # fmt: skip
+    simulated = config.parent / "simulated.yaml"
+    simulated.write_text(yaml.safe_dump(values))
+    process = pretrain_on_two(simulated, "simulated_by_two")
+    errors = ended(process)
+    assert process.returncode == 0, errors
+    torch.set_num_threads(1)
+    pretrain(read_train_cfg(simulated), "simulated_by_one", runs=config.parent, quiet=True)
+    for column in ("loss", "truth_loss", "val_loss"):
+        one, two = (
+            [float(row[0]) for row in rows(config.parent / f"simulated_by_{name}", column) if row[0]]
+            for name in ("one", "two")
+        )
+        assert len(one) == len(two) > 0
+        assert two == pytest.approx(one, rel=1e-4)
+
+
 def test_two_processes_have_the_loss_curve_of_one(config, whole):
     torch.set_num_threads(1)
     pretrain(read_train_cfg(config), "one", runs=config.parent, quiet=True)

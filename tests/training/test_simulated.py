@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.training.conftest import TINY
 from xmae_fast import load_checkpoint
 from xmae_fast.cli import main
 from xmae_fast.simulation.population import PopulationCfg, simulate_population
-from xmae_fast.training import pretrain
+from xmae_fast.training import pretrain, read_train_cfg
 from xmae_fast.training.config import train_cfg_from_dict
 from xmae_fast.training.pretraining import make_step
 from xmae_fast.training.simulated import SimulatedLoader, SimulatedValidation
@@ -20,6 +21,7 @@ from xmae_fast.training.simulation_source import SimulationSource, Stage
 from xmae_fast.training.truth import SCALES, TruthHead, truth_of
 
 pytest.importorskip("scipy")
+ROOT = Path(__file__).parents[2]
 SOURCE = SimulationSource(seed=3, segments=600, val_segments=10, workers=0, population=PopulationCfg(seg_len=5))
 
 
@@ -258,3 +260,19 @@ def test_truth_needs_a_simulation(cfg):
     step = make_step(train_cfg_from_dict(cfg), torch.device("cpu"))
     with pytest.raises(ValueError, match="truth: expected None without a head for it, got a tensor"):
         step(torch.randn(2, 500), torch.randn(2, 500), torch.zeros(2, 10))
+
+
+@pytest.mark.parametrize("name", ["xmae_sim_base", "xmae_sim_small"])
+def test_recipes_of_shipped_models_give_the_same_weights_again(name, tmp_path):
+    """The recipes as they stand, but for a few small batches."""
+    torch.set_num_threads(1)
+    few = ["max_steps=2", "batch_size=4", "simulation.val_segments=4", "simulation.workers=0", "tensorboard=false",
+           "max_minutes=null", "precision=float32"]  # fmt: skip
+    cfg = read_train_cfg(ROOT / "configs" / f"{name}.yaml", few)
+    weights = []
+    for run in ("first", "second"):
+        weights.append(load_checkpoint(pretrain(cfg, run, runs=tmp_path, quiet=True).last).state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    easy, later = cfg.make_simulation().population_of(0), cfg.make_simulation().population
+    assert easy.ecg.leads == (60,)
+    assert len(later.ecg.leads) > 1

@@ -13,6 +13,7 @@ from xmae_fast import masked_mse, xMAE
 from xmae_fast.config import ModelCfg
 from xmae_fast.ops import masks_from_seed
 from xmae_fast.training import GraphedStep, adamw
+from xmae_fast.training.truth import TruthHead
 
 B = 4
 CFG = ModelCfg(
@@ -86,6 +87,29 @@ def test_captured_steps_equal_eager_ones(model, batches, pretend_cuda):
     assert len(captured._runs) == 2
     for name, x in eager.core.state_dict().items():
         assert torch.equal(x, captured.core.state_dict()[name]), name
+
+
+def test_captured_steps_tell_the_truth_as_eager_ones_do(model, batches, pretend_cuda):
+    """The head is trained, each step has a loss of its own, and the projection of the embedding is trained too."""
+    torch.manual_seed(3)
+    head, steps = TruthHead(CFG.proj_dim), []
+    for _ in range(2):
+        core, own = copy.deepcopy(model), copy.deepcopy(head)
+        steps.append(GraphedStep(core, adamw([*core.parameters(), *own.parameters()]), truth=own, truth_weight=0.3))
+    eager, captured = steps[0], pretend_cuda(steps[1])
+    before = eager.core.ppg_path.proj[1].weight.clone()
+    told = []
+    for number, (ppg, ecg) in enumerate(batches):
+        truth = torch.cat([torch.arange(B)[:, None] % 6, torch.randn(B, 9)], 1).float()
+        assert torch.equal(eager(ppg, ecg, truth), captured(ppg, ecg, truth)), number
+        assert torch.equal(eager.truth_loss, captured.truth_loss)
+        told.append(captured.truth_loss)
+    assert len({x.item() for x in told}) == len(told)  # earlier ones are not overwritten
+    for one, two in zip(eager.truth.parameters(), captured.truth.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(before, eager.core.ppg_path.proj[1].weight)
+    state = captured.state_dict()
+    assert torch.equal(state["truth"]["linear.weight"], captured.truth.linear.weight)
 
 
 def weights_replaced(step):

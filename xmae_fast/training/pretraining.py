@@ -128,8 +128,9 @@ def make_step(cfg: TrainCfg, device: torch.device, rank: int = 0, world_size: in
     """
     torch.manual_seed(cfg.seed)
     model = xMAE(cfg.model_cfg(), impl=cfg.impl).to(device).train()
+    torch.manual_seed(cfg.seed)
+    truth = TruthHead(model.cfg.proj_dim).to(device) if cfg.truth_weight else None  # the same in all processes
     torch.manual_seed(cfg.seed + (rank << 32))
-    truth = TruthHead(model.cfg.proj_dim).to(device) if cfg.truth_weight else None
     parameters = freeze_untrained(model, embedding=truth is not None)
     if truth is not None:
         parameters += truth.parameters()

@@ -269,9 +269,8 @@ def test_recipes_of_shipped_models_give_the_same_weights_again(name, tmp_path):
     few = ["max_steps=2", "batch_size=4", "simulation.val_segments=4", "simulation.workers=0", "tensorboard=false",
            "max_minutes=null", "precision=float32"]  # fmt: skip
     cfg = read_train_cfg(ROOT / "configs" / f"{name}.yaml", few)
-    weights = []
-    for run in ("first", "second"):
-        weights.append(load_checkpoint(pretrain(cfg, run, runs=tmp_path, quiet=True).last).state_dict())
+    runs = [pretrain(cfg, run, runs=tmp_path, quiet=True) for run in ("first", "second")]
+    weights = [load_checkpoint(run.last).state_dict() for run in runs]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     easy, later = cfg.make_simulation().population_of(0), cfg.make_simulation().population
     assert easy.ecg.leads == (60,)

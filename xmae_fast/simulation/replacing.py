@@ -5,26 +5,30 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from xmae_fast._files import check_replaceable
 from xmae_fast.data.formats.shards import open_shard
-from xmae_fast.simulation.config import SimulationCfg
 
 
 def finished_shards(
-    folder: Path, num_subjects: int, segments_per_subject: int, *, seed: int, cfg: SimulationCfg, dataset: str = "sim"
-) -> list[Path]:
-    """The shards in a folder if they are the whole of such a simulation; [] if they are not, or if there are none."""
+    folder: Path, num_subjects: int, segments_per_subject: int, *, seed: int, cfg: Any,
+    dataset: str = "sim",
+) -> list[Path]:  # fmt: skip
+    """The shards in a folder if they are the whole of such a simulation; [] if they are not, or if there are none.
+
+    `cfg` is a SimulationCfg or a PopulationCfg."""
     shards = [path for path in _files(folder, dataset) if path.suffix == ".h5"]
     rows = 0
     for shard in shards:
         if not _is_simulated(shard):
             return []
         with np.load(shard.with_suffix(".truth.npz"), allow_pickle=False) as truth:
-            made = int(truth["seed"]), str(truth["cfg"]), len(truth["subject_pat"])
+            subjects = int(truth["subjects"]) if "subjects" in truth else len(truth["subject_pat"])
+            made = int(truth["seed"]), str(truth["cfg"]), subjects
             if made != (seed, repr(asdict(cfg)), num_subjects):
                 return []
             rows += len(truth["key"])

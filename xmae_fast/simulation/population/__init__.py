@@ -2,9 +2,10 @@
 
 from xmae_fast.simulation.population.config import RHYTHMS, PopulationCfg
 from xmae_fast.simulation.population.ranges import CirculationCfg, EcgCfg, PpgCfg, RhythmCfg
+from xmae_fast.simulation.population.shards import write_population
 from xmae_fast.simulation.population.stream import PopulationStream, simulate_population
 
 __all__ = [
     "RHYTHMS", "CirculationCfg", "EcgCfg", "PopulationCfg", "PopulationStream", "PpgCfg", "RhythmCfg",
-    "simulate_population",
+    "simulate_population", "write_population",
 ]  # fmt: skip

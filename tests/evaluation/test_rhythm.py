@@ -121,12 +121,12 @@ def test_the_study_finds_what_is_there(file):
 
 
 def test_few_subjects(simulated):
-    """With all subjects it is the probe itself; with one, the labels of one."""
+    """With all subjects it is the probe but for the choice of the penalty; with one, it has the labels of one."""
     rng = np.random.default_rng(0)
     labels, groups = simulated["rhythm"] == 5, simulated["subject"]
     features = rng.normal(size=(192, 3)) + labels[:, None]
     whole = probe(features, labels, groups, "classification", resamples=1).metrics["AUROC"].value
-    assert few_subjects_auroc(features, labels, groups, 1.0, draws=1) == pytest.approx(whole, abs=1e-6)
+    assert few_subjects_auroc(features, labels, groups, 1.0, draws=1) == pytest.approx(whole, abs=0.02)
     assert 0.5 < few_subjects_auroc(features, labels, groups, 0.1) <= 1
     alone = groups == 3
     assert np.isnan(few_subjects_auroc(features, np.isin(groups, (3,)) & alone, groups, 0.05, draws=1))

@@ -33,7 +33,7 @@ _HOW = (
     " penalties are chosen by folds among the training subjects. AUROC is of all segments together, the mean is over"
     " rhythms; intervals are 95 % percentile bootstraps over subjects, and gains are paired. Of a model, mean and"
     " standard deviation of its tokens are probed, and the mean alone (pooled). Labels of a share: the probe is fitted"
-    " to so many of the training subjects, the mean over five draws of them.",
+    " to so many of the training subjects, with one penalty (C = 0.01), the mean over five draws of them.",
     "The pulse rate is the median of the intervals between the pulses of the same PPG, of segments with a quality of"
     " 0.9 and more, predicted by ridge regression for subjects that it has not seen. Features made by hand contain"
     " that rate, so that theirs is no prediction.",

@@ -18,6 +18,7 @@ _SETTINGS = (
     "mask_mode", "mask_ratio_ecg", "mask_ratio_ppg", "batch_size", "lr", "weight_decay", "betas", "warmup", "epochs",
     "max_steps", "max_minutes", "augment", "quality", "swap_signals", "use_cl", "truth_weight", "precision", "seed",
 )  # fmt: skip
+_OF_SHARDS = ("augment", "quality", "swap_signals", "use_cl")  # they count for nothing where patients are simulated
 
 
 def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[str] | None = None) -> str:
@@ -119,4 +120,5 @@ def _settings(config: Path) -> dict[str, Any]:
     from xmae_fast._yaml import read_yaml  # what trained it can read it
 
     values = read_yaml(config)
-    return {key: values[key] for key in _SETTINGS if values.get(key) is not None}
+    unused = _OF_SHARDS if values.get("simulation") is not None else ()
+    return {key: values[key] for key in _SETTINGS if values.get(key) is not None and key not in unused}

@@ -143,7 +143,7 @@ def few_subjects_auroc(
     """The AUROC of a classification whose probe gets the labels of a few subjects alone.
 
     Of each training fold of `probe`, as many subjects are drawn as are `share` of all, at least one, and such that both
-    classes are there; the probe is fitted as there.
+    classes are there. The penalty is not chosen, because few subjects cannot choose one: it is the one in the middle.
 
     Args:
         features, labels, groups, folds, seed: as for `probe`.
@@ -172,7 +172,10 @@ def few_subjects_auroc(
                 return float("nan")
             few = train[chosen]
             with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-                model = _fitted(features[few], labels[few], groups[few], "classification", seed)
+                steps, grid = _steps("classification")
+                ((name, penalties),) = grid.items()
+                middle = {name: penalties[len(penalties) // 2]}
+                model = steps.set_params(**middle).fit(features[few], labels[few])
             predictions[test] = model.predict_proba(features[test])[:, 1]
         found.append(_classification_scores(labels, predictions, np.ones((1, len(labels))))["AUROC"][0])
     return float(np.mean(found))
@@ -202,13 +205,8 @@ def _fitted(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, task: 
     With one training subject, stretches of it are held out. Where all inner folds have one class, the penalty in the
     middle is taken.
     """
-    selection, linear = _need("sklearn.model_selection"), _need("sklearn.linear_model")
-    if task == "regression":
-        estimator, grid, scoring = linear.Ridge(), {"estimator__alpha": _ALPHAS}, "r2"
-    else:
-        estimator, grid, scoring = linear.LogisticRegression(solver="newton-cholesky"), {"estimator__C": _CS}, "roc_auc"
-    scaler = _need("sklearn.preprocessing").StandardScaler()
-    steps = _need("sklearn.pipeline").Pipeline([("scaler", scaler), ("estimator", estimator)])
+    selection = _need("sklearn.model_selection")
+    steps, grid = _steps(task)
     subjects = len(np.unique(groups))
     groups = groups if subjects >= 2 else np.arange(len(labels)) * _INNER_FOLDS // len(labels)
     folds = min(_INNER_FOLDS, len(np.unique(groups)))
@@ -223,7 +221,19 @@ def _fitted(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, task: 
     if not splits:
         ((name, values),) = grid.items()
         return steps.set_params(**{name: values[len(values) // 2]}).fit(features, labels)
+    scoring = "r2" if task == "regression" else "roc_auc"
     return selection.GridSearchCV(steps, grid, scoring=scoring, cv=splits).fit(features, labels)
+
+
+def _steps(task: str):
+    """The pipeline of a probe, and its penalties by the name of the parameter."""
+    linear = _need("sklearn.linear_model")
+    if task == "regression":
+        estimator, grid = linear.Ridge(), {"estimator__alpha": _ALPHAS}
+    else:
+        estimator, grid = linear.LogisticRegression(solver="newton-cholesky"), {"estimator__C": _CS}
+    scaler = _need("sklearn.preprocessing").StandardScaler()
+    return _need("sklearn.pipeline").Pipeline([("scaler", scaler), ("estimator", estimator)]), grid
 
 
 def _regression_scores(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -178,7 +178,10 @@ def test_command_line(sim5, tmp_path, capsys, monkeypatch):
     assert str(tmp_path) not in (tmp_path / "out" / "report.md").read_text()
 
     for arguments, message in (
-        ([str(tmp_path / "none.ckpt"), *data, *out], "CHECKPOINT: expected a folder, a checkpoint file, or"),
+        (
+            [str(tmp_path / "none.ckpt"), *data, *out],
+            "CHECKPOINT: expected a folder, a checkpoint file, 'xmae-sim-base' of this package, or",
+        ),
         ([names[1], *data, *out, *few], "model: expected one with a bridge"),
         ([names[0], *data, *out, *few, "--truth", str(tmp_path / "none.npz")], "none.npz"),
         ([names[0], *data, *out], "split: expected at least 2 subjects, got 1 of 1 in 'test'"),

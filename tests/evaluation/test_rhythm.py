@@ -12,8 +12,8 @@ import torch
 from xmae_fast import ModelCfg, xMAE
 from xmae_fast.cli import main
 from xmae_fast.evaluation import evaluate_rhythm, read_labelled, rhythm_study
-from xmae_fast.evaluation.probes.linear import few_subjects_auroc, probe
-from xmae_fast.evaluation.rhythm_study import HAND_MADE, RANDOM
+from xmae_fast.evaluation.probes.linear import few_subjects_auroc
+from xmae_fast.evaluation.rhythms import HAND_MADE, RANDOM
 from xmae_fast.simulation.population import RHYTHMS, PopulationCfg, simulate_population
 
 pytest.importorskip("sklearn")
@@ -111,7 +111,8 @@ def test_the_study_finds_what_is_there(file):
     assert list(by_name) == [HAND_MADE, RANDOM, "mine", "mine, pooled", "truth", "noise"]
     assert (by_name[HAND_MADE].width, by_name["mine"].width, by_name["mine, pooled"].width) == (35, 32, 16)
     assert by_name["truth"].mean.value == 1
-    assert by_name["truth"].by_share == {0.1: 1.0, 0.3: 1.0, 1.0: 1.0}
+    assert by_name["truth"].by_share[0.3] == by_name["truth"].by_share[1.0] == 1  # of one subject, not all is learned
+    assert by_name["truth"].by_share[0.1] > 0.6
     assert 0.35 < by_name["noise"].mean.value < 0.65
     assert by_name[HAND_MADE].mean.value > 0.8
     assert by_name[HAND_MADE].rate_error.value < 2
@@ -121,13 +122,14 @@ def test_the_study_finds_what_is_there(file):
 
 
 def test_few_subjects(simulated):
-    """With all subjects it is the probe but for the choice of the penalty; with one, it has the labels of one."""
+    """With all subjects it is near what can be had; with one, it is less."""
     rng = np.random.default_rng(0)
     labels, groups = simulated["rhythm"] == 5, simulated["subject"]
     features = rng.normal(size=(192, 3)) + labels[:, None]
-    whole = probe(features, labels, groups, "classification", resamples=1).metrics["AUROC"].value
-    assert few_subjects_auroc(features, labels, groups, 1.0, draws=1) == pytest.approx(whole, abs=0.02)
-    assert 0.5 < few_subjects_auroc(features, labels, groups, 0.1) <= 1
+    # Normal features whose means are sqrt(3) standard deviations apart: an AUROC of 0.89 at best.
+    whole, few = (few_subjects_auroc(features, labels, groups, share, draws=3) for share in (1.0, 0.1))
+    assert 0.82 < whole < 0.93
+    assert 0.6 < few < whole
     alone = groups == 3
     assert np.isnan(few_subjects_auroc(features, np.isin(groups, (3,)) & alone, groups, 0.05, draws=1))
     with pytest.raises(ValueError, match="expected a share"):

@@ -59,6 +59,7 @@ MODULES = {
     "benchmarks.studies.prepare": "--help",
     "benchmarks.studies.embedding": "--help",
     "benchmarks.studies.neighbours": "--help",
+    "benchmarks.studies.real_tasks": "tests/benchmarks/test_real_tasks.py",
     "benchmarks.studies.tiles": "--help",
     "benchmarks.gpu.profile": "--help",
     "tests.data.fuzz": "tests/data/test_fuzz.py",

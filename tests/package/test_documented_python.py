@@ -35,6 +35,7 @@ NEEDS = {
     "docs/quickstart.md": ("scipy", "lightning", "yaml"),
     "docs/simulating.md": ("scipy",),
     "xmae_fast/data/README.md": ("lightning",),
+    "xmae_fast/shipped/xmae-sim-base/README.md": ("scipy",),
 }
 TINY = {"d_model": 16, "nhead": 2, "depth_ecg": 1, "depth_ppg": 1, "depth_bridge": 1, "stem_ch": 4}
 FEW_STEPS = {"model_params": TINY, "max_steps": 2, "tensorboard": False, "accelerator": "cpu"}
@@ -160,6 +161,11 @@ def with_a_run(place: SimpleNamespace, name: str) -> None:
     place.names |= {"ppg": sim.ppg[0].astype(np.float64), "ecg": sim.ecg[0].astype(np.float64)}
 
 
+def for_a_card(place: SimpleNamespace) -> None:
+    """A recording of 40 s at 125 Hz."""
+    place.names["ppg"] = simulate(1, 1, seed=3, cfg=SimulationCfg(sampling_freq=125, seg_len=40.0)).ppg[0]
+
+
 PREPARE: dict[str, Callable[[SimpleNamespace], None]] = {
     "docs/embedding.md": for_embedding,
     "docs/evaluation.md": for_evaluation,
@@ -168,6 +174,7 @@ PREPARE: dict[str, Callable[[SimpleNamespace], None]] = {
     "docs/pretraining.md": for_pretraining,
     "docs/quickstart.md": for_quickstart,
     "xmae_fast/data/README.md": for_data,
+    "xmae_fast/shipped/xmae-sim-base/README.md": for_a_card,
 }
 
 

@@ -22,7 +22,7 @@ from xmae_fast.evaluation.pages import (
     need_packages,
     write_pages,
 )
-from xmae_fast.evaluation.rhythm_study import SHARES, rhythm_study, table_of
+from xmae_fast.evaluation.rhythms import SHARES, rhythm_study, table_of
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE

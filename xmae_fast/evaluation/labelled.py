@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -97,8 +98,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     kind = path.suffix.lower()
     try:
         if kind == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                values = {name: file[name] for name in COLUMNS if name in file}
+            values = _read_npz(path)
         elif kind == ".mat":
             found = need("scipy.io", "MATLAB files need", "eval").loadmat(path, variable_names=COLUMNS)
             values = {name: found[name] for name in COLUMNS if name in found}
@@ -111,6 +111,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     if missing := [name for name in COLUMNS if name not in values]:
         raise ValueError(f"{path}: expected {', '.join(COLUMNS)}, {', '.join(missing)} is missing")
     return values
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in COLUMNS if name in file}
+    except (ValueError, AttributeError, BadZipFile) as error:  # no .npz, objects in it, or damage
+        raise ValueError(f"{path}: expected an .npz file of plain arrays: {error}") from error
 
 
 def _read_csv(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from xmae_fast.evaluation.probes.bootstrap import Interval, interval, subject_dr
 _need = partial(need, what_needs="Linear probes need", extra="eval")
 TASKS = {"regression": ("R2", "MAE"), "classification": ("AUROC", "AUPRC")}
 _ALPHAS = np.logspace(-1, 6, 8)
-_CS = np.logspace(-4, 0, 5)
+_CS = np.logspace(0, -4, 5)  # of penalties that do equally well, the weakest is taken
 _INNER_FOLDS = 3
 _TRIES = 100  # of drawing subjects that have both classes
 _WEIGHTS = 1 << 24  # numbers of a table [resamples, S] that are in memory at a time

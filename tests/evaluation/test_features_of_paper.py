@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.embedding.conftest import pulses
-from xmae_fast.evaluation.paper_features import PAPER_FEATURES, paper_features
+from xmae_fast.evaluation.features_of_paper import PAPER_FEATURES, paper_features
 
 pytest.importorskip("scipy")
 

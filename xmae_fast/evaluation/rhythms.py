@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from xmae_fast.evaluation.features import embed_segments, random_twin
+from xmae_fast.evaluation.features_of_paper import paper_features
 from xmae_fast.evaluation.labelled import LabelledPPG
 from xmae_fast.evaluation.pages import Table
-from xmae_fast.evaluation.paper_features import paper_features
 from xmae_fast.evaluation.probes.bootstrap import Interval, interval
 from xmae_fast.evaluation.probes.linear import ProbeResult, few_subjects_auroc, probe
 from xmae_fast.model.pretrained import from_pretrained

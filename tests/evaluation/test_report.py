@@ -180,7 +180,7 @@ def test_command_line(sim5, tmp_path, capsys, monkeypatch):
     for arguments, message in (
         (
             [str(tmp_path / "none.ckpt"), *data, *out],
-            "CHECKPOINT: expected a folder, a checkpoint file, 'xmae-sim-base' of this package, or",
+            "CHECKPOINT: expected a folder, a checkpoint file, ",
         ),
         ([names[1], *data, *out, *few], "model: expected one with a bridge"),
         ([names[0], *data, *out, *few, "--truth", str(tmp_path / "none.npz")], "none.npz"),

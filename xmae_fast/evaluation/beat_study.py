@@ -90,7 +90,7 @@ def _inner(hidden: np.ndarray, margin: int) -> np.ndarray:
     """The hidden samples [S, L] whose neighbours up to `margin` are hidden too and inside the segment."""
     padded = np.pad(hidden, ((0, 0), (margin, margin)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * margin + 1, axis=1)
-    return windows.all(-1)
+    return np.asarray(windows.all(-1))
 
 
 def _within(times: np.ndarray, inner: np.ndarray, fs: float) -> np.ndarray:

@@ -68,7 +68,7 @@ def rhythm_study(
     draws: int = 5,
     resamples: int = 1000,
     seed: int = 77,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], object] | None = None,
 ) -> list[RhythmRow]:
     """Compare features by what a linear probe reads from them: each rhythm against the rest, and the pulse rate.
 
@@ -138,7 +138,7 @@ def _row(
     name: str, features: np.ndarray, data: LabelledPPG, kinds: list[str], first: RhythmRow | None,
     shares: tuple[float, ...], draws: int, resamples: int, seed: int,
 ) -> RhythmRow:  # fmt: skip
-    options = {"resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     results: dict[str, ProbeResult] = {
         kind: probe(features, data.label == kind, data.subject, "classification", **options) for kind in kinds
     }

@@ -197,6 +197,7 @@ class _Blocks:
             if self._coming is None or not self._last < block <= self._last + 2 * _LANES:
                 self._begin(first)
             self._kept = {number: values for number, values in self._kept.items() if number >= first}
+            assert self._coming is not None  # `_begin` has made it
             while self._last < block:
                 self._last, values = next(self._coming)
                 self._kept[self._last] = values

@@ -50,7 +50,8 @@ def ship(run: Path, name: str, summary: str, results: str, to: Path) -> Path:
     card = (folder / CARD).read_text(encoding="utf-8")
     head, limits, tail = card.partition("## Limits")
     (folder / CARD).write_text(f"{head}{results.strip()}\n\n{limits}{tail}", encoding="utf-8")
-    (folder / RECIPE).write_text((run / "config.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    for file, name_here in (("config.yaml", RECIPE), ("metrics.csv", "metrics.csv")):
+        (folder / name_here).write_text((run / file).read_text(encoding="utf-8"), encoding="utf-8")
     loaded = xmae_fast.from_pretrained(folder, impl="reference")
     segment = simulate_population(256, seed=1)["ppg"][:1]
     embedding = xmae_fast.Embedder(loaded, check=False).segments(segment)[0, :NUMBERS]

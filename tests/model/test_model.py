@@ -32,7 +32,7 @@ def test_public_names():
     names = {
         "ModelCfg", "xMAE", "build_model_from_cfg", "load_checkpoint", "save_checkpoint", "random_masking", "PatchMask",
         "masked_mse", "available", "explain", "ops", "from_pretrained", "Recipe", "Embedder", "embed_files",
-        "read_embeddings", "reconstruct", "__version__",
+        "read_embeddings", "reconstruct", "pretrained_models", "PretrainedModel", "__version__",
     }  # fmt: skip
     assert set(xmae_fast.__all__) == names
     assert all(hasattr(xmae_fast, name) for name in names)

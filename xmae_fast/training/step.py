@@ -96,6 +96,7 @@ class GraphedStep:
         self.mode, self.autocast, self.micro_batches = mode, autocast, micro_batches
         self.mask_ratio, self.mask_ratio_ppg = mask_ratio, mask_ratio_ppg
         self.device = self.core.mask_token.device
+        self._told = torch.zeros((), device=self.device)  # the loss of the truth; a captured step writes it here
         self.steps = 0
         cfg = self.core.cfg
         blocks = cfg.depth_ppg + cfg.depth_ecg + cfg.depth_bridge + 1
@@ -133,6 +134,12 @@ class GraphedStep:
             raise ValueError(f"ppg: expected a multiple of micro_batches = {self.micro_batches}, got {ppg.shape[0]}")
         hidden = self._masked(self.mask_ratio), self._masked(self.mask_ratio_ppg)
         self.steps += 1
+        loss = self._made(ppg, ecg, truth, hidden)
+        self.truth_loss = None if self.truth is None else self._told.clone()
+        return loss
+
+    def _made(self, ppg: Tensor, ecg: Tensor, truth: Tensor | None, hidden: tuple[int, int]) -> Tensor:
+        """Make the step, as a replay where that is possible."""
         if self.reason or first_hook(self.core) or any(self.core.irregular()):  # a replay would pass them by
             return self._step(ppg, ecg, truth, *hidden)
         key = (ppg.shape[0], ppg.dtype, *hidden)
@@ -231,7 +238,7 @@ class GraphedStep:
                 losses.append(loss.detach())
         if self.truth is not None:
             self._reduce_head(self.truth)
-            self.truth_loss = torch.stack(of_truth).sum()
+            self._told.copy_(torch.stack(of_truth).sum())
         self.optimizer.step()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
@@ -270,7 +277,6 @@ class _Run:
     def __init__(self, step: GraphedStep, own: Sequence[Tensor | None], hidden: tuple[int, int]) -> None:
         self.step, self.own, self.hidden = step, tuple(own), hidden
         self.eager_steps = 0
-        self.truth_loss: Tensor | None = None
         self.replay: graphs.Replay | None = None
         self.relies_on: tuple = ()
 
@@ -292,10 +298,7 @@ class _Run:
                 warnings.warn(f"GraphedStep goes on without a CUDA graph: {step.reason}", stacklevel=3)
                 return self._eagerly(batch)
             self.relies_on = step._relies_on()
-            self.truth_loss = step.truth_loss
-        loss = self.replay().clone()
-        step.truth_loss = None if self.truth_loss is None else self.truth_loss.clone()
-        return loss
+        return self.replay().clone()
 
     def _eagerly(self, batch: Sequence[Tensor | None]) -> Tensor:
         ppg, ecg, truth = batch

@@ -19,7 +19,7 @@ import numpy as np
 
 from xmae_fast import from_pretrained, pretrained_models
 from xmae_fast.evaluation import HeldOut, ReconstructionStudy, evaluate_rhythm, load_held_out
-from xmae_fast.evaluation.beat_study import beat_scores
+from xmae_fast.evaluation.beat_study import beat_scores, nearest_differences
 from xmae_fast.evaluation.detectors import pulse_feet, r_peaks
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.simulation.population import PopulationCfg, simulate_population
@@ -61,19 +61,11 @@ def aligned(held_out: HeldOut) -> HeldOut:
     r, feet = r_peaks(held_out.ecg, held_out.fs), pulse_feet(held_out.ppg, held_out.fs)
     for subject in np.unique(held_out.subject):
         rows = np.flatnonzero(held_out.subject == subject)
-        later = np.concatenate([_after_nearest(feet[row], r[row]) for row in rows])
-        shift = round((ARRIVAL - float(np.median(later))) * held_out.fs)
+        late = np.concatenate([nearest_differences(r[row], feet[row] - ARRIVAL) for row in rows])  # R peaks, usually 0
+        shift = round(float(np.median(late)) * held_out.fs)
         at = np.clip(np.arange(ppg.shape[1]) - shift, 0, ppg.shape[1] - 1)
         ppg[rows] = ppg[rows][:, at]
     return replace(held_out, ppg=ppg)
-
-
-def _after_nearest(feet: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """Each foot less the R peak that is nearest to the usual arrival time before it."""
-    if not len(feet) or not len(r):
-        return np.empty(0)
-    later = feet[:, None] - r[None]
-    return np.take_along_axis(later, np.abs(later - ARRIVAL).argmin(1)[:, None], 1)[:, 0]
 
 
 def reconstruction(model: xMAE, held_out: HeldOut, times: list[np.ndarray]) -> dict[str, Any]:
@@ -98,10 +90,10 @@ def main() -> None:
     arguments = parser.parse_args()
     named = dict(item.split("=", 1) for item in arguments.model) or {name: name for name in pretrained_models()}
     models = {name: from_pretrained(path) for name, path in named.items()}
-    files = [arguments.data] if arguments.data.is_file() else sorted(arguments.data.iterdir())
+    files = [arguments.data] if arguments.data.is_file() else sorted(arguments.data.glob("[!.]*"))  # no indexes
     told: dict[str, Any] = {}
     for file in files:
-        if file.suffix == ".npz":
+        if file.suffix == ".npz" and not file.name.endswith(".truth.npz"):
             told[file.name] = evaluate_rhythm(file, models)
             print(told[file.name]["table"], flush=True)
         elif file.suffix == ".h5":

@@ -12,7 +12,7 @@ import torch
 from benchmarks.studies import real_tasks
 from benchmarks.studies.real_tasks import ARRIVAL, aligned, population_of
 from xmae_fast import ModelCfg, xMAE
-from xmae_fast.evaluation import HeldOut
+from xmae_fast.evaluation import HeldOut, load_held_out
 from xmae_fast.evaluation.detectors import pulse_feet
 from xmae_fast.simulation.population import PopulationCfg, simulate_population, write_population
 
@@ -29,9 +29,9 @@ def test_it_runs_on_a_folder(tmp_path, monkeypatch, capsys):
     write_population(data, 24, seed=3, cfg=PopulationCfg(segments_per_subject=4))
     made = simulate_population(96, seed=5, cfg=PopulationCfg(shares=(0.5, 0, 0, 0, 0, 0.5)))
     np.savez(data / "labelled.npz", ppg=made["ppg"], rhythm=made["rhythm"], subject=made["subject"])
-    (data / "patients_0000.truth.npz").unlink()
     study = real_tasks.evaluate_rhythm
     monkeypatch.setattr(real_tasks, "evaluate_rhythm", lambda *x: study(*x, resamples=10, draws=1))
+    load_held_out(str(data / "patients_0000.h5"), split="all")  # leaves an index beside the shard
     arguments = [str(data), "--model", f"tiny={tmp_path / 'model'}", "--simulated", "64"]
     monkeypatch.setattr(sys, "argv", ["real_tasks", *arguments, "--output", str(tmp_path / "told.json")])
     real_tasks.main()

@@ -158,6 +158,9 @@ def test_the_command_writes_a_report(file, tmp_path, capsys):
         (["--rhythm", "FILE", "--data", "x"], "--data, --rhythm: expected one of them, got both"),
         ([], "--data, --rhythm: expected one of them, got neither"),
         (["--data", "x"], "--output: expected a folder for the report, got none"),
+        (["--rhythm", "FILE", "--split", "all"], "--split: expected none with --rhythm, it is for --data, got all"),
+        (["--rhythm", "FILE", "--config", "x.yaml"], "--config: expected none with --rhythm"),
+        (["--data", "x", "-o", "y", "--fs", "50"], "--fs: expected none with --data, it is for --rhythm, got 50"),
         (["--rhythm", "FILE", "--embedding", "a=NPY"], "embeddings: a: expected features [192, D]"),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from xmae_fast.cli import main
 from xmae_fast.data import SimulationCfg, simulate
 
 TINY = {"patch_len": 50, "d_model": 16, "nhead": 2, "depth_ecg": 1, "depth_ppg": 1, "depth_bridge": 1, "stem_ch": 4,
@@ -72,3 +73,20 @@ def rows(folder: Path, *columns: str) -> list[tuple[str, ...]]:
     """The cells of these columns of a run's metrics.csv, as they are written."""
     with open(folder / "metrics.csv", newline="") as file:
         return [tuple(row[name] for name in columns) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def refusal(tmp_path, capsys) -> Callable[[dict], str]:
+    """Gives the line with which `xmae-fast pretrain` refuses a configuration."""
+
+    def refused(cfg: dict) -> str:
+        import yaml
+
+        config = tmp_path / "tiny.yaml"
+        config.write_text(yaml.safe_dump(cfg))
+        assert main(["pretrain", "-c", str(config), "-e", "x", "--runs", str(tmp_path / "runs")]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return refused

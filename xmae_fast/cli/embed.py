@@ -7,10 +7,10 @@ import os
 import sys
 import warnings
 
+from xmae_fast._shipped import DEFAULT_MODEL
 from xmae_fast.cli.failures import FAILED, GOES_ON, say
 from xmae_fast.cli.progress import progress_with_speed
 from xmae_fast.cli.shared import (
-    DEFAULT_MODEL,
     MODEL_HELP,
     add_layout_arguments,
     add_reading_arguments,

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from xmae_fast._shipped import DEFAULT_MODEL
 from xmae_fast.cli.progress import progress_bars
-from xmae_fast.cli.shared import AGAIN, DEFAULT_MODEL, MODEL_HELP, named_files, print_report_files
+from xmae_fast.cli.shared import AGAIN, MODEL_HELP, named_files, print_report_files
+
+# Options for one of --data and --rhythm alone, with their defaults.
+_OF_SHARDS: dict[str, object] = {
+    "truth": None, "split": "test", "config": None, "mode": "anchor", "ratio": 0.8, "quality": 0.9,
+    "max_segments": 1000,
+}  # fmt: skip
+_OF_RHYTHMS: dict[str, object] = {"fs": 100, "embedding": []}
 
 
 def add_command(commands) -> None:
@@ -26,11 +34,10 @@ def add_command(commands) -> None:
     evaluate.add_argument(
         "--rhythm", metavar="FILE", help="labelled segments: .npz, .mat or .csv with ppg, rhythm and subject"
     )
-    evaluate.add_argument("--fs", type=float, default=100, metavar="HZ", help="of FILE (default: %(default)s)")
+    evaluate.add_argument("--fs", type=float, metavar="HZ", help="of FILE (default: %(default)s)")
     evaluate.add_argument(
         "--embedding",
         action="append",
-        default=[],
         metavar="NAME=FILE.npy",
         help="with --rhythm: further features [n, D] of its segments; repeatable",
     )
@@ -44,7 +51,6 @@ def add_command(commands) -> None:
     evaluate.add_argument(
         "--split",
         choices=["test", "val", "train", "all"],
-        default="test",
         help="subjects to evaluate on (default: test)",
     )
     evaluate.add_argument(
@@ -55,14 +61,15 @@ def add_command(commands) -> None:
         help="further checkpoint to compare with; repeatable",
     )
     evaluate.add_argument("--config", metavar="FILE.yaml", help="for checkpoints without their configuration")
-    evaluate.add_argument("--mode", default="anchor", help="mode of the mask, as in pretraining (default: %(default)s)")
-    evaluate.add_argument("--ratio", type=float, default=0.8, help="ratio of the mask (default: %(default)s)")
-    evaluate.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
-    evaluate.add_argument("--max-segments", type=int, default=1000, metavar="N", help="0: all (default: %(default)s)")
+    evaluate.add_argument("--mode", help="mode of the mask, as in pretraining (default: %(default)s)")
+    evaluate.add_argument("--ratio", type=float, help="ratio of the mask (default: %(default)s)")
+    evaluate.add_argument("--quality", type=float, help="that both signals reach (default: %(default)s)")
+    evaluate.add_argument("--max-segments", type=int, metavar="N", help="0: all (default: %(default)s)")
     evaluate.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="resamples of subjects (default: %(default)s)"
     )
     evaluate.add_argument("--seed", type=int, default=77, help="of split, masks and resamples (default: %(default)s)")
+    evaluate.set_defaults(**_OF_SHARDS, **_OF_RHYTHMS)
     evaluate.set_defaults(
         run=_evaluate,
         goes_on=AGAIN,
@@ -74,6 +81,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if (arguments.rhythm is None) == (arguments.data is None):
         given = "neither" if arguments.rhythm is None else "both"
         raise ValueError(f"--data, --rhythm: expected one of them, got {given}")
+    for name, default in (_OF_SHARDS if arguments.data is None else _OF_RHYTHMS).items():
+        if getattr(arguments, name) != default:
+            kind, other = ("--rhythm", "--data") if arguments.data is None else ("--data", "--rhythm")
+            raise ValueError(f"{name}: expected none with {kind}, it is for {other}, got {getattr(arguments, name)}")
     if arguments.rhythm is not None:
         return _rhythm(arguments)
     if arguments.output is None:

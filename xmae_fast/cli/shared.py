@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xmae_fast._shipped import DEFAULT_MODEL as DEFAULT_MODEL
-
 AGAIN = "the same command makes the whole report again"  # what becomes of the work of an interrupted report
 MODEL_HELP = (
     "folder of save_pretrained or of a run of pretrain, checkpoint file, a model of this package such as xmae-sim-base,"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from xmae_fast.cli.progress import progress_bars
+from xmae_fast.workers.progress import Progress
 
 
 def add_command(commands) -> None:
@@ -39,48 +42,56 @@ def add_command(commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
-    from xmae_fast.data import SimulationCfg, simulate
     from xmae_fast.simulation.replacing import finished_shards, make_room
 
-    if arguments.rhythms:
-        return _simulate_rhythms(arguments)
-    segments = 20 if arguments.segments is None else arguments.segments
-    folder, size = Path(arguments.output), (arguments.subjects, segments)
-    cfg = SimulationCfg(pvc_probability=arguments.pvc_probability or 0.0, pat_coupling=arguments.pat_coupling or 0.0)
-    paths = [] if arguments.overwrite else finished_shards(folder, *size, seed=arguments.seed, cfg=cfg)
+    work = _rhythms(arguments) if arguments.rhythms else _arrival_times(arguments)
+    folder = Path(arguments.output)
+    options = {"seed": arguments.seed, "cfg": work.cfg, "dataset": work.dataset}
+    paths = [] if arguments.overwrite else finished_shards(folder, arguments.subjects, work.segments, **options)
     if not paths:
         folder.mkdir(parents=True, exist_ok=True)
         if not arguments.overwrite:
-            make_room(folder, "sim", overwrite=False)  # refuses before anything is computed
+            make_room(folder, work.dataset, overwrite=False)  # refuses before anything is computed
         with progress_bars() as progress:
-            simulation = simulate(*size, seed=arguments.seed, cfg=cfg, progress=progress)
-            paths = simulation.write_shards(folder, overwrite=arguments.overwrite)
+            paths = work.write(progress)
     else:
         print("this was finished already, nothing was done:")
     for path in paths:
         print(path)
 
 
-def _simulate_rhythms(arguments: argparse.Namespace) -> None:
+class _Work(NamedTuple):
+    """What is simulated: segments of each subject, settings, the beginning of the names of files, and what writes."""
+
+    segments: int
+    cfg: Any
+    dataset: str
+    write: Callable[[Progress], list[Path]]
+
+
+def _arrival_times(arguments: argparse.Namespace) -> _Work:
+    from xmae_fast.data import SimulationCfg, simulate
+
+    segments = 20 if arguments.segments is None else arguments.segments
+    cfg = SimulationCfg(pvc_probability=arguments.pvc_probability or 0.0, pat_coupling=arguments.pat_coupling or 0.0)
+
+    def write(progress: Progress) -> list[Path]:
+        made = simulate(arguments.subjects, segments, seed=arguments.seed, cfg=cfg, progress=progress)
+        return made.write_shards(arguments.output, overwrite=arguments.overwrite)
+
+    return _Work(segments, cfg, "sim", write)
+
+
+def _rhythms(arguments: argparse.Namespace) -> _Work:
     from xmae_fast.simulation.population import PopulationCfg, write_population
     from xmae_fast.simulation.population.shards import DATASET
-    from xmae_fast.simulation.replacing import finished_shards, make_room
 
     for name in ("pvc_probability", "pat_coupling"):
         if getattr(arguments, name) is not None:
             raise ValueError(f"{name}: expected none with --rhythms, whose patients have their own, got it")
     cfg = PopulationCfg(segments_per_subject=4 if arguments.segments is None else arguments.segments)
-    folder, size = Path(arguments.output), (arguments.subjects, cfg.segments_per_subject)
-    options = {"seed": arguments.seed, "cfg": cfg, "dataset": DATASET}
-    paths = [] if arguments.overwrite else finished_shards(folder, *size, **options)
-    if not paths:
-        if not arguments.overwrite:
-            make_room(folder, DATASET, overwrite=False)  # refuses before anything is computed
-        with progress_bars() as progress:
-            paths = write_population(
-                folder, arguments.subjects, overwrite=arguments.overwrite, progress=progress, **options
-            )
-    else:
-        print("this was finished already, nothing was done:")
-    for path in paths:
-        print(path)
+    options = {"seed": arguments.seed, "cfg": cfg, "overwrite": arguments.overwrite}
+    return _Work(
+        cfg.segments_per_subject, cfg, DATASET,
+        lambda progress: write_population(arguments.output, arguments.subjects, progress=progress, **options),
+    )  # fmt: skip

@@ -69,7 +69,8 @@ def beat_scores(
     if one_delay:
         for name in np.unique(subject):
             rows = np.flatnonzero(subject == name)
-            nearest = np.concatenate([_differences(found[row], true[row]) for row in rows])
+            nearest = np.concatenate([nearest_differences(found[row], true[row]) for row in rows])
+            nearest = nearest[np.abs(nearest) <= _REACH]
             delay = float(np.median(nearest)) if len(nearest) else 0.0
             delays[str(name)] = 1000 * delay
             for row in rows:
@@ -99,13 +100,12 @@ def _within(times: np.ndarray, inner: np.ndarray, fs: float) -> np.ndarray:
     return times[inside][inner[at[inside]]]
 
 
-def _differences(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Of each true beat, the nearest reconstructed one minus it, as far as it is within _REACH."""
-    if not len(found) or not len(true):
+def nearest_differences(times: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Of each reference time, the nearest of `times` minus it; nothing where there are no times."""
+    if not len(times) or not len(reference):
         return np.empty(0)
-    differences = found[None] - true[:, None]
-    nearest = np.take_along_axis(differences, np.abs(differences).argmin(1)[:, None], 1)[:, 0]
-    return nearest[np.abs(nearest) <= _REACH]
+    differences = times[None] - reference[:, None]
+    return np.take_along_axis(differences, np.abs(differences).argmin(1)[:, None], 1)[:, 0]
 
 
 def _matched(found: np.ndarray, true: np.ndarray, tolerance: float) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,19 @@ def make_room(folder: Path, dataset: str, overwrite: bool) -> None:
             check_replaceable(path, is_truth, "the truth of a simulation")
     for path in found:
         path.unlink()
+
+
+@contextmanager
+def all_or_none() -> Iterator[list[Path]]:
+    """Gives a list for the shards that are written; if the block fails, they and their truth are removed."""
+    paths: list[Path] = []
+    try:
+        yield paths
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".truth.npz").unlink(missing_ok=True)
+        raise
 
 
 def is_truth(path: Path) -> bool:

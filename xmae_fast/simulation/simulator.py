@@ -16,7 +16,7 @@ import numpy as np
 from xmae_fast._files import Lock, atomic_path, check_replaceable
 from xmae_fast.data.formats.shards import write_shard
 from xmae_fast.simulation.config import SimulationCfg
-from xmae_fast.simulation.replacing import is_truth, make_room
+from xmae_fast.simulation.replacing import all_or_none, is_truth, make_room
 from xmae_fast.simulation.rhythm import BLOCK, Rhythm, draw, make_rhythm
 from xmae_fast.simulation.waveforms import disturbances, ecg_waveform, ppg_waveform
 from xmae_fast.workers.progress import Progress
@@ -133,22 +133,16 @@ class Simulation:
     def _write(self, folder: Path, dataset: str, segments_per_shard: int) -> list[Path]:
         """Write all shards; if one cannot be written, the others are removed."""
         in_subject = np.arange(len(self.subject)) - np.searchsorted(self.subject, self.subject)
-        paths: list[Path] = []
-        for number, start in enumerate(range(0, len(self.subject), segments_per_shard)):
-            paths.append(folder / f"{dataset}_{number:04d}.h5")
-            rows = slice(start, start + segments_per_shard)
-            names = [f"{dataset}_{subject:06d}" for subject in self.subject[rows]]
-            try:
+        with all_or_none() as paths:
+            for number, start in enumerate(range(0, len(self.subject), segments_per_shard)):
+                paths.append(folder / f"{dataset}_{number:04d}.h5")
+                rows = slice(start, start + segments_per_shard)
+                names = [f"{dataset}_{subject:06d}" for subject in self.subject[rows]]
                 records = write_shard(
                     paths[-1], self.ppg[rows], self.ecg[rows], names, ppg_quality=self.ppg_quality[rows],
                     ecg_quality=self.ecg_quality[rows], sampling_freq=self.cfg.sampling_freq, index=in_subject[rows],
                 )  # fmt: skip
                 self.save_truth(paths[-1].with_suffix(".truth.npz"), rows, key=np.array(records))
-            except BaseException:
-                for path in paths:
-                    path.unlink(missing_ok=True)
-                    path.with_suffix(".truth.npz").unlink(missing_ok=True)
-                raise
         return paths
 
 

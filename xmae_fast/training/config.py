@@ -146,11 +146,11 @@ class TrainCfg:
         if self.augment == "published" and self.val_data is not None:
             raise ValueError("augment: 'published' belongs to the split of data, expected true or false with val_data")
         quality_pair(self.quality)
-        self.model_cfg()
+        model = self.model_cfg()
         if self.simulated:
             self.make_simulation()
-            if self.truth_weight and (self.source != "ppg+ecg" or self.swap_signals):
-                raise ValueError("truth_weight: expected 0 unless the source is 'ppg+ecg' and signals are not swapped")
+            if self.truth_weight and (not model.use_cross_bridge or model.source != "ppg+ecg" or self.swap_signals):
+                raise ValueError("truth_weight: expected 0 unless the model has a bridge and signals are not swapped")
         elif self.truth_weight:
             raise ValueError(f"truth_weight: expected 0 with shards, which have no truth, got {self.truth_weight}")
         elif self.simulation is not None:

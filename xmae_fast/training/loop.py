@@ -228,7 +228,8 @@ class Loop:
     def _read_losses(self) -> None:
         """Read all losses so far; NonFiniteLoss if one of them, or a weight of the model, is not finite."""
         step = self.step
-        self.losses.read(step.steps, step.world_size)
+        for losses in (self.losses, self.truth_losses):
+            losses.read(step.steps, step.world_size)
         weights = [p.detach() for group in step.optimizer.param_groups for p in group["params"]]
         norms = torch._foreach_norm(weights, math.inf)  # pyright: ignore[reportPrivateImportUsage] - it has no public name
         if not torch.stack(norms).isfinite().all():
@@ -238,6 +239,7 @@ class Loop:
         return {
             "step": self.step.steps, "epoch": self.epoch, "batch": self.batch, "elapsed_s": self.control.clock_s,
             "val_loss": self.val_loss, "best": self.best, "worse": self.worse, "losses": list(self.losses.values),
+            "truth_losses": list(self.truth_losses.values),
             "graphed_step": self.step.state_dict(), "curriculum": self.curriculum.state_dict(),
             "loader": self.feed.train.state_dict() | {"epoch": self.epoch, "batch": self.batch},
         }  # fmt: skip
@@ -246,6 +248,7 @@ class Loop:
         self.epoch, self.batch, self.elapsed_s = state["epoch"], state["batch"], state["elapsed_s"]
         self.val_loss, self.best, self.worse = state["val_loss"], state["best"], state["worse"]
         self.losses.values = list(state["losses"])
+        self.truth_losses.values = list(state.get("truth_losses", []))  # earlier versions had none
         self.step.load_state_dict(state["graphed_step"])
         self.curriculum.load_state_dict(state["curriculum"])
         self.feed.train.load_state_dict(state["loader"])

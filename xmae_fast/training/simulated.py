@@ -19,6 +19,7 @@ from xmae_fast.training.simulation_source import VALIDATION, SimulationSource
 from xmae_fast.training.truth import truth_of
 
 _LANES = 8  # neighbours in a batch come from as many blocks in turn
+_NAMES = ("ppg", "ecg", "subject", "segment", "truth")  # of what a batch has
 _AHEAD = 4  # blocks that each worker has ready
 
 
@@ -26,9 +27,9 @@ class SimulatedLoader:
     """Batches of an endless population, which worker processes simulate ahead.
 
     It is used as a `SegmentLoader`: each pass is the next epoch, and `state_dict` and `load_state_dict` resume at any
-    batch. A batch is {"ppg": [B, L] float32, "ecg": [B, L] float32, "subject": [B] int64, "truth": [B, T] float32, see
-    `truth_of`}. The batches of all ranks together are those that one process with batch_size * world_size would see,
-    whatever the number of workers.
+    batch. A batch is {"ppg": [B, L] float32, "ecg": [B, L] float32, "subject": [B] int64, "segment": [B] int64, "truth":
+    [B, T] float32}: segments are numbered in the stream, and `truth_of` describes the truth. The batches of all ranks
+    together are those that one process with batch_size * world_size would see, whatever the number of workers.
 
     Args:
         source: what is simulated.
@@ -171,9 +172,9 @@ class _SimulatedBlocks(Dataset):
     def __getitem__(self, block: int) -> tuple[int, dict[str, Tensor]]:
         first, seed = block * BLOCK, self.source.seed
         made = simulate_population(BLOCK, seed=seed, start=first, cfg=self.source.population_of(first))
-        made["truth"] = truth_of(made)
+        made["truth"], made["segment"] = truth_of(made), made["index"]
         order = np.random.default_rng([seed, block]).permutation(BLOCK)
-        return block, {name: torch.from_numpy(made[name][order]) for name in ("ppg", "ecg", "subject", "truth")}
+        return block, {name: torch.from_numpy(made[name][order]) for name in _NAMES}
 
 
 class _Blocks:
@@ -213,6 +214,7 @@ class _Blocks:
         made = DataLoader(
             _SimulatedBlocks(self.source), batch_size=None, sampler=_Order(self.needed, first), num_workers=workers,
             prefetch_factor=_AHEAD if workers else None,
+            generator=torch.Generator(),  # or it would draw from torch's own, which a resumed run restores
         )  # fmt: skip
         self._last, self._coming = first - 1, iter(made)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from xmae_fast._files import Lock, atomic_path
 from xmae_fast.data.formats.shards import write_shard
 from xmae_fast.simulation.population.config import RHYTHMS, PopulationCfg
 from xmae_fast.simulation.population.random import BLOCK
-from xmae_fast.simulation.population.stream import Batch, simulate_population
-from xmae_fast.simulation.replacing import make_room
+from xmae_fast.simulation.population.stream import Batch, PopulationStream
+from xmae_fast.simulation.replacing import all_or_none, make_room
 from xmae_fast.workers.progress import Progress
 
 DATASET = "patients"
@@ -64,33 +65,25 @@ def write_population(
     expect(whole, "segments_per_shard", "a whole number, at least 1", segments_per_shard)
     folder, total = Path(folder), num_subjects * cfg.segments_per_subject
     folder.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = []
     with Lock(folder):
         make_room(folder, dataset, overwrite)
-        try:
+        with all_or_none() as paths:
             for number, start in enumerate(range(0, total, segments_per_shard)):
                 paths.append(folder / f"{dataset}_{number:04d}.h5")
                 count = min(segments_per_shard, total - start)
                 made = _simulated(start, count, total, seed, cfg, progress)
                 _write(paths[-1], made, dataset, seed, num_subjects, cfg)
-        except BaseException:
-            for path in paths:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".truth.npz").unlink(missing_ok=True)
-            raise
     return paths
 
 
 def _simulated(start: int, count: int, total: int, seed: int, cfg: PopulationCfg, progress: Progress | None) -> Batch:
-    """The segments from `start` on, simulated block by block."""
-    parts, at = [], start
-    while at < start + count:
-        rows = min(BLOCK - at % BLOCK, start + count - at)
-        parts.append(simulate_population(rows, seed=seed, start=at, cfg=cfg))
-        at += rows
+    """The `count` segments from `start` on."""
+    parts = []
+    for part in islice(PopulationStream(seed, BLOCK, start=start, cfg=cfg), -(-count // BLOCK)):
+        parts.append(part)
         if progress is not None:
-            progress("simulate", at, total)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            progress("simulate", min(start + len(parts) * BLOCK, start + count), total)
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
 def _write(path: Path, made: Batch, dataset: str, seed: int, num_subjects: int, cfg: PopulationCfg) -> None:

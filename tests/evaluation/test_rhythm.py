@@ -92,8 +92,9 @@ def test_what_is_wrong_is_said(simulated, tmp_path):
     (tmp_path / "f.npz").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match="f.npz"):
         read_labelled(tmp_path / "f.npz")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        read_labelled(tmp_path / "g.npz")
+    for missing in (tmp_path / "g.npz", tmp_path):
+        with pytest.raises(FileNotFoundError, match="rhythm: expected a file .npz, .mat or .csv, .* is none"):
+            read_labelled(missing)
     (tmp_path / "h.txt").touch()
     with pytest.raises(ValueError, match=r"expected a file .npz, .mat or .csv, got 'h.txt'"):
         read_labelled(tmp_path / "h.txt")
@@ -162,11 +163,14 @@ def test_the_command_writes_a_report(file, tmp_path, capsys):
         (["--rhythm", "FILE", "--config", "x.yaml"], "--config: expected none with --rhythm"),
         (["--data", "x", "-o", "y", "--fs", "50"], "--fs: expected none with --data, it is for --rhythm, got 50"),
         (["--rhythm", "FILE", "--embedding", "a=NPY"], "embeddings: a: expected features [192, D]"),
+        (["--rhythm", "FILE", "--embedding", "a=none.npy"], "embeddings: a: expected an .npy file of numbers"),
+        (["--rhythm", "FILE", "--embedding", "a=FILE.json"], "embeddings: a: expected an .npy file of numbers"),
     ],
 )
 def test_wrong_arguments(file, tmp_path, capsys, arguments, message):
     xMAE(CFG).save_pretrained(tmp_path / "model")
     np.save(tmp_path / "few.npy", np.zeros((3, 2)))
+    file.with_name(f"{file.name}.json").write_text("{}")
     real = [a.replace("FILE", str(file)).replace("NPY", str(tmp_path / "few.npy")) for a in arguments]
     assert main(["evaluate", str(tmp_path / "model"), *real]) == 2
     assert message in capsys.readouterr().err

@@ -93,20 +93,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _rhythm(arguments: argparse.Namespace) -> None:
-    import numpy as np
-
     from xmae_fast.evaluation import evaluate_rhythm
 
     checkpoint = arguments.checkpoint or DEFAULT_MODEL
     others = named_files(arguments.baseline_checkpoint, "--baseline-checkpoint")
-    files = named_files(arguments.embedding, "--embedding")
     with progress_bars() as progress:
         results = evaluate_rhythm(
             arguments.rhythm,
             {str(checkpoint): checkpoint, **others},
             arguments.output,
             fs=arguments.fs,
-            embeddings={name: np.load(file, allow_pickle=False) for name, file in files.items()},
+            embeddings=named_files(arguments.embedding, "--embedding"),
             resamples=arguments.resamples,
             seed=arguments.seed,
             progress=progress,

@@ -46,7 +46,7 @@ def evaluate_rhythm(
     output: str | os.PathLike[str] | None = None,
     *,
     fs: float = 100.0,
-    embeddings: Mapping[str, np.ndarray] | None = None,
+    embeddings: Mapping[str, np.ndarray | str | os.PathLike[str]] | None = None,
     recipe: Recipe | None = None,
     shares: tuple[float, ...] = SHARES,
     draws: int = 5,
@@ -61,7 +61,7 @@ def evaluate_rhythm(
         models: by name, models or what `from_pretrained` takes; at least one.
         output: folder of report.md, report.html and results.json, which is made if it is not there; None for the
             results alone.
-        embeddings: by name, further features [n, D] of the file's segments in their order.
+        embeddings: by name, further features [n, D] of the file's segments in their order, or .npy files of them.
         recipe: how segments are prepared; that of the first model by default.
         shares, draws, resamples, seed: as for `rhythm_study`.
         progress: called with (name of the features, 0, None).
@@ -81,15 +81,16 @@ def evaluate_rhythm(
     if output is not None:
         need_packages()
         folder = check_report_folder(output, ())
+    features = {name: _features(name, one) for name, one in (embeddings or {}).items()}
     loaded = {name: one if isinstance(one, xMAE) else from_pretrained(one) for name, one in models.items()}
     data = read_labelled(path, fs, recipe or recipe_of(next(iter(loaded.values()))))
-    if data.left_out and embeddings:
+    if data.left_out and features:
         raise ValueError(
             f"embeddings: expected none with a file of which {data.left_out} segments are constant or have no finite"
             " sample, as their rows would not be those of the segments"
         )
     rows = rhythm_study(
-        data, loaded, embeddings, shares=shares, draws=draws, resamples=resamples, seed=seed,
+        data, loaded, features, shares=shares, draws=draws, resamples=resamples, seed=seed,
         progress=None if progress is None else lambda name: progress(name, 0, None),
     )  # fmt: skip
     counts = {kind: int((data.label == kind).sum()) for kind in rows[0].auroc}
@@ -108,3 +109,13 @@ def evaluate_rhythm(
         what = f"{about['segments']:,} segments of {about['subjects']} subjects in {about['file']}: {listed}."
         write_pages(folder, [Heading(1, "What embeddings tell of the rhythm"), what, table, *_HOW])
     return told
+
+
+def _features(name: str, given: np.ndarray | str | os.PathLike[str]) -> np.ndarray:
+    """Features as they are, or read from a file."""
+    if isinstance(given, np.ndarray):
+        return given
+    try:
+        return np.load(given, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"embeddings: {name}: expected an .npy file of numbers, got {given}: {error}") from error

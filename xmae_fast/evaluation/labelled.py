@@ -65,7 +65,7 @@ def read_labelled(path: str | os.PathLike[str], fs: float = 100.0, recipe: Recip
     """
     path, recipe = Path(path), recipe or Recipe()
     if not path.is_file():
-        raise FileNotFoundError(f"rhythm: expected a file .npz, .mat or .csv, {str(path)!r} does not exist")
+        raise FileNotFoundError(f"rhythm: expected a file .npz, .mat or .csv, {str(path)!r} is none")
     values = _read(path)
     ppg = np.asarray(values["ppg"], np.float64)
     columns = {name: np.asarray(values[name]).reshape(-1) for name in ("rhythm", "subject")}

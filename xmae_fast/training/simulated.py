@@ -29,7 +29,8 @@ class SimulatedLoader:
     It is used as a `SegmentLoader`: each pass is the next epoch, and `state_dict` and `load_state_dict` resume at any
     batch. A batch is {"ppg": [B, L] float32, "ecg": [B, L] float32, "subject": [B] int64, "segment": [B] int64,
     "truth": [B, T] float32}: segments are numbered in the stream, and `truth_of` describes the truth. The batches of
-    all ranks together are those that one process with batch_size * world_size would see, whatever the number of workers.
+    all ranks together are those that one process with batch_size * world_size would see, whatever the number of
+    workers.
 
     Args:
         source: what is simulated.

@@ -37,7 +37,7 @@ SLOW = (
     "benchmarks", "data/test_dataset_epochs.py", "data/test_fuzz.py", "data/test_overwriting.py",
     "data/test_remote_http.py", "data/test_repack_resume.py", "embedding/test_extraction.py", "evaluation", "export",
     "model/stock/test_alterations.py", "model/test_cpu_changed_weights.py", "model/test_cpu_training.py",
-    "model/test_frozen.py", "ops/cuda", "ops/test_triton_compiled.py", "ops/test_triton_interpreted.py",
+    "model/frozen", "ops/cuda", "ops/test_triton_compiled.py", "ops/test_triton_interpreted.py",
     "ops/test_wrong.py", "package",
     "preparation/test_prepare.py", "preparation/test_prepare_resume.py", "training/test_lightning_trainer.py",
     "training/test_processes.py", "training/test_resume.py",

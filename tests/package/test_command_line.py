@@ -94,6 +94,17 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
         ends(raising(RuntimeError("never")), monkeypatch)
 
 
+@pytest.fixture
+def heard():
+    """Signals have the handlers that a terminal gives; those of a shell's background job ignore Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_in_one_line(number, monkeypatch, capsys):
     before = signal.getsignal(number)

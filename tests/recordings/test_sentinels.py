@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.studies.recording_files import FS, continuous
@@ -66,6 +66,9 @@ def test_values_far_outside_are_found_wherever_they_are(value, scale, name, runs
     shift=st.integers(0, 60),
     length=st.integers(5, 200),
 )
+@example(value=0.0, begins=[3], shift=0, length=60)  # they end at the foot of a pulse, twice its steepest step away
+@example(value=0.0, begins=[2], shift=33, length=100)
+@example(value=0.0, begins=[2], shift=39, length=200)
 def test_runs_between_jumps_are_found(value, begins, shift, length):
     """The signal spans 10,000 to 50,000, so that none of the values lies farther away than that."""
     x = SIGNALS["ppg"]

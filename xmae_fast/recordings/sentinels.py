@@ -30,8 +30,9 @@ def mark_missing(channel: Channel) -> list[str]:
     A usual value (0, -1, -9999, the extremes of types, and so on) stands for missing where it lies farther from all
     other samples than these span; any other minimum or maximum does if it lies twice as far away and comes in runs of
     three samples or more alone. A usual value nearer by stands for missing in runs of 40 ms or longer that begin and
-    end with a jump, and 0 within the signal in runs of 0.25 s or longer if the signal never else keeps a value for a
-    quarter of that time. So a signal that is clipped, or passes through 0, keeps all its samples.
+    end with a jump, or that no step of the signal is large enough to reach. 0 within the signal does in runs of 0.25 s
+    or longer if the signal never else keeps a value for a quarter of that time. So a signal that is clipped, or passes
+    through 0, keeps all its samples.
 
     Args:
         channel: its values are replaced, not changed in place.
@@ -140,6 +141,8 @@ def _at_the_end(
     steps = steps[np.isfinite(steps)]
     if not len(steps):
         return None
+    if distance > steps.max():  # no step of the signal leads there: all ways are jumps
+        return _chosen(blocks, runs)
     body = np.percentile(rest, [1, 99])
     jump = max(2 * float(np.percentile(steps, 99.9)), 0.25 * float(body[1] - body[0]))
     return _chosen(blocks, [_between_jumps(b, run, value, jump) for b, run in zip(blocks, runs, strict=True)])

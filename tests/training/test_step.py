@@ -13,7 +13,7 @@ from xmae_fast import masked_mse, xMAE
 from xmae_fast.config import ModelCfg
 from xmae_fast.ops import masks_from_seed
 from xmae_fast.training import GraphedStep, adamw
-from xmae_fast.training.truth import TruthHead
+from xmae_fast.training.truth import SCALES, TruthHead
 
 B = 4
 CFG = ModelCfg(
@@ -100,7 +100,7 @@ def test_captured_steps_tell_the_truth_as_eager_ones_do(model, batches, pretend_
     before = eager.core.ppg_path.proj[1].weight.clone()
     told = []
     for number, (ppg, ecg) in enumerate(batches):
-        truth = torch.cat([torch.arange(B)[:, None] % 6, torch.randn(B, 9)], 1).float()
+        truth = torch.cat([torch.arange(B)[:, None] % 6, torch.randn(B, len(SCALES))], 1).float()
         assert torch.equal(eager(ppg, ecg, truth), captured(ppg, ecg, truth)), number
         assert torch.equal(eager.truth_loss, captured.truth_loss)
         told.append(captured.truth_loss)

@@ -17,9 +17,11 @@ from torch.nn import functional
 from xmae_fast.simulation.population import RHYTHMS
 
 _KINDS = {"pvc": RHYTHMS.index("pvc"), "pac": RHYTHMS.index("pac")}
-_LIMIT = 3.0  # an error counts no more than this many units
-SCALES = {  # name: (centre, unit); about the mean and the standard deviation of the population
-    "heart_rate": (85.0, 25.0),
+_LIMIT = 3.0  # units; above it an error counts in proportion, not by its square
+_PULSE = 0.15  # the size from which a beat counts as a pulse, relative to one of sinus rhythm
+SCALES = {  # name: (centre, unit); about the mean and the standard deviation of the population, rates finer
+    "heart_rate": (85.0, 12.0),
+    "pulse_rate": (80.0, 12.0),
     "log_sd": (-3.0, 1.2),
     "log_rmssd": (-2.8, 1.4),
     "pvc_share": (0.1, 0.25),
@@ -29,7 +31,8 @@ SCALES = {  # name: (centre, unit); about the mean and the standard deviation of
     "age": (54.0, 20.0),
     "log_size_sd": (0.27, 0.33),
 }
-"""The numbers beside the rhythm: heart rate and respiration rate in 1/min; the logarithms of the standard deviation and
+"""The numbers beside the rhythm: heart rate, pulse rate (by the median interval) and respiration rate in 1/min; the
+logarithms of the standard deviation and
 of the root mean square of successive differences of the RR intervals, both relative to their mean; the shares of
 premature ventricular, of premature atrial and of pulseless beats; age in years; the standard deviation of the logarithm
 of the pulses' sizes."""
@@ -48,8 +51,10 @@ def truth_of(simulated: Mapping[str, np.ndarray]) -> np.ndarray:
     mean = _mean(intervals)
     changes = np.sqrt(_mean(np.diff(intervals, axis=1) ** 2))
     size = np.where(there & (simulated["pulse_size"] > 0), simulated["pulse_size"], np.nan)
+    feet = np.sort(np.where(size > _PULSE, simulated["foot_times"], np.nan), 1)  # NaN are last
     values = {
         "heart_rate": np.where(beats > 1, simulated["heart_rate"], np.nan),
+        "pulse_rate": 60 / _median(np.diff(feet, axis=1)),
         "log_sd": np.log(_sd(intervals) / mean + 0.005),
         "log_rmssd": np.log(changes / mean + 0.005),
         "deficit_share": _share((simulated["pulse_size"] <= 0) & there, beats),
@@ -68,6 +73,14 @@ def _mean(values: np.ndarray) -> np.ndarray:
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(1) / known.sum(1)
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """The median of each row without its NaN; NaN for a row of NaN."""
+    count = np.isfinite(values).sum(1)
+    ordered, rows = np.sort(values, 1), np.arange(len(values))
+    middle = ordered[rows, np.maximum(count - 1, 0) // 2] + ordered[rows, np.minimum(count // 2, values.shape[1] - 1)]
+    return np.where(count > 0, middle / 2, np.nan)
 
 
 def _sd(values: np.ndarray) -> np.ndarray:
@@ -90,7 +103,8 @@ class TruthHead(nn.Module):
         self.linear = nn.Linear(proj_dim, len(RHYTHMS) + len(SCALES))
 
     def loss(self, embedding: Tensor, truth: Tensor) -> Tensor:
-        """The cross entropy of the rhythm, and the mean squared error of the numbers in their units, added.
+        """The cross entropy of the rhythm, and the mean squared error of the numbers in their units (in proportion
+        where it is above three units), added.
 
         Args:
             embedding: `ppg_embedding` [B, proj_dim].
@@ -99,6 +113,6 @@ class TruthHead(nn.Module):
         told = self.linear(embedding.float())
         rhythm, numbers = told[:, : len(RHYTHMS)], truth[:, 1:]
         known = numbers.isfinite()
-        error = (told[:, len(RHYTHMS) :] - numbers.nan_to_num()).clamp(-_LIMIT, _LIMIT)
-        squares = torch.where(known, error.square(), 0).sum() / known.sum().clamp(min=1)
+        error = functional.huber_loss(told[:, len(RHYTHMS) :], numbers.nan_to_num(), reduction="none", delta=_LIMIT)
+        squares = 2 * torch.where(known, error, 0).sum() / known.sum().clamp(min=1)
         return functional.cross_entropy(rhythm, truth[:, 0].long()) + squares

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from xmae_fast.evaluation.features_of_paper import paper_features
 from xmae_fast.evaluation.labelled import LabelledPPG
 from xmae_fast.evaluation.pages import Table
 from xmae_fast.evaluation.probes.bootstrap import Interval, interval
-from xmae_fast.evaluation.probes.linear import ProbeResult, few_subjects_auroc, probe
+from xmae_fast.evaluation.probes.linear import ProbeResult, few_subjects_auroc, probe, subjects_of
 from xmae_fast.model.pretrained import from_pretrained
 from xmae_fast.model.xmae import xMAE
 
 HAND_MADE, RANDOM = "hand-made, 35 features", "random weights"
-SHARES = (0.1, 0.3, 1.0)
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 _CLEAN = 0.9  # quality of the segments whose pulse rate is predicted
 
 
@@ -34,6 +35,7 @@ class RhythmRow:
         auroc: by rhythm, one against the rest, with its interval over subjects.
         mean: the mean over the rhythms.
         gain: that mean less the one of the hand-made features, paired; None for themselves.
+        subjects: how many have labels.
         by_share: by share of the subjects whose labels the probe is given, the mean AUROC over rhythms and draws.
         rate_error: mean absolute error of the pulse rate of clean segments in 1/min, by ridge regression; None where
             there are too few.
@@ -44,6 +46,7 @@ class RhythmRow:
     auroc: dict[str, Interval]
     mean: Interval
     gain: Interval | None
+    subjects: int
     by_share: dict[float, float]
     rate_error: Interval | None
     resampled: np.ndarray = field(repr=False)
@@ -51,7 +54,7 @@ class RhythmRow:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "name": self.name, "width": self.width, "mean": list(self.mean),
+            "name": self.name, "width": self.width, "subjects": self.subjects, "mean": list(self.mean),
             "auroc": {name: list(value) for name, value in self.auroc.items()},
             "gain": None if self.gain is None else list(self.gain),
             "by_share": {f"{share:g}": value for share, value in self.by_share.items()},
@@ -148,17 +151,21 @@ def _row(
     if first is not None:
         gain = interval(value - first.mean.value, resampled - first.resampled, data.subject)
 
-    def with_few(share: float) -> float:
+    subjects = len(set(data.subject.tolist()))
+
+    @cache
+    def with_few(count: int) -> float:
+        share = count / subjects
         found = [
             few_subjects_auroc(features, data.label == kind, data.subject, share, draws=draws, seed=seed)
             for kind in kinds
         ]
         return float(np.mean(found))
 
-    by_share = {share: value if share == 1 else with_few(share) for share in shares}
+    by_share = {share: value if share == 1 else with_few(subjects_of(share, subjects)) for share in shares}
     auroc = {kind: result.metrics["AUROC"] for kind, result in results.items()}
     mean, error = interval(value, resampled, data.subject), _rate_error(features, data, resamples, seed)
-    return RhythmRow(name, features.shape[1], auroc, mean, gain, by_share, error, resampled)
+    return RhythmRow(name, features.shape[1], auroc, mean, gain, subjects, by_share, error, resampled)
 
 
 def _rate_error(features: np.ndarray, data: LabelledPPG, resamples: int, seed: int) -> Interval | None:
@@ -170,8 +177,12 @@ def _rate_error(features: np.ndarray, data: LabelledPPG, resamples: int, seed: i
 
 
 def table_of(rows: list[RhythmRow]) -> Table:
-    """The rows as a table: every AUROC of one rhythm against the rest, their mean, and its gain."""
-    kinds, shares = list(rows[0].auroc), [share for share in rows[0].by_share if share < 1]
+    """The rows as a table: every AUROC of one rhythm against the rest, their mean, its gain, and few labels."""
+    kinds, by_count = list(rows[0].auroc), {}
+    for share in sorted(rows[0].by_share):
+        if share < 1:
+            by_count[subjects_of(share, rows[0].subjects)] = share  # of shares that are as many subjects, the largest
+    shares = list(by_count.values())
     header = ["features", "AUROC, mean", "less hand-made", *kinds, *(f"labels of {share:.0%}" for share in shares),
               "pulse rate, error [1/min]"]  # fmt: skip
     lines = []

@@ -160,7 +160,7 @@ def few_subjects_auroc(
     features, labels, groups = _checked(features, labels, groups, "classification", False, folds, 1)
     if not 0 < share <= 1 or draws < 1:
         raise ValueError(f"share, draws: expected a share in (0, 1] and at least 1 draw, got {share} and {draws}")
-    count = max(1, round(share * len(np.unique(groups))))
+    count = subjects_of(share, len(np.unique(groups)))
     splitter = selection.StratifiedGroupKFold(min(folds, len(np.unique(groups))), shuffle=True, random_state=seed)
     splits = list(splitter.split(features, labels, groups))
     found = []
@@ -179,6 +179,11 @@ def few_subjects_auroc(
             predictions[test] = model.predict_proba(features[test])[:, 1]
         found.append(_classification_scores(labels, predictions, np.ones((1, len(labels))))["AUROC"][0])
     return float(np.mean(found))
+
+
+def subjects_of(share: float, subjects: int) -> int:
+    """How many subjects a share of all of them is, at least one."""
+    return max(1, round(share * subjects))
 
 
 def _both_classes(rng: np.random.Generator, labels: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray | None:

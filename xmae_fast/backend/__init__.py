@@ -2,7 +2,8 @@
 
 Every public operator takes `impl="auto" | "reference" | "cpu" | "triton" | "cuda"`, or different choices for single
 operators ("auto, conv_stem=cuda"). An explicit choice means exactly that, or a `BackendError` that says why it cannot
-be; `auto` takes the fastest one that serves the device. Nothing falls back silently and no environment variable changes
+be; `auto` takes the fastest one that serves the device, and plain PyTorch for an operator whose Triton kernels cannot
+be made for the GPU, with one warning that names it. Nothing falls back silently and no environment variable changes
 numerics: `explain` tells what would run.
 
 `OPS` are the names of all operators, `MODEL_OPS` of those that a model's forward runs, both in the order in which
@@ -12,7 +13,7 @@ numerics: `explain` tells what would run.
 from __future__ import annotations
 
 from xmae_fast.backend.choices import check_choice, choice_of
-from xmae_fast.backend.errors import BackendError
+from xmae_fast.backend.errors import BackendError, KernelFailure
 from xmae_fast.backend.explaining import explain
 from xmae_fast.backend.extensions import (
     cpu_bfloat16,
@@ -37,6 +38,7 @@ from xmae_fast.backend.registry import (
 )
 from xmae_fast.backend.resolving import (
     check_usable,
+    do_without,
     may_read_values,
     needs_plain_torch,
     record_launches,
@@ -53,6 +55,7 @@ __all__ = [
     "OPS",
     "Availability",
     "BackendError",
+    "KernelFailure",
     "available",
     "check_choice",
     "check_usable",
@@ -62,6 +65,7 @@ __all__ = [
     "cpu_kernels",
     "cpu_reason",
     "declare",
+    "do_without",
     "explain",
     "extension_file",
     "is_usable",

@@ -8,9 +8,9 @@ import warnings
 import torch
 
 from xmae_fast.backend.choices import check_choice, choice_of
-from xmae_fast.backend.errors import BackendError
+from xmae_fast.backend.errors import BackendError, KernelFailure
 from xmae_fast.backend.extensions import cpu_bfloat16, cpu_bfloat16_reason
-from xmae_fast.backend.registry import IN_BFLOAT16, LIMITS, NOT_AUTOMATIC, USABLE, why_not
+from xmae_fast.backend.registry import IN_BFLOAT16, LIMITS, NOT_AUTOMATIC, USABLE, leave_out, why_not
 
 # The only device type that each implementation serves (None: any). Triton's interpreter runs kernels on the CPU.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -154,3 +154,21 @@ def resolve(
         if _NEXT[candidate] == "reference":
             warnings.warn(f"{op} runs in plain PyTorch: {why}", stacklevel=3)
     return "reference"
+
+
+def do_without(op: str, impl: str, asked: str, failure: KernelFailure) -> None:
+    """From now on let this process do without kernels that cannot be made for the GPU, and warn once.
+
+    Args:
+        op: the name of the operator.
+        impl: the implementation that failed.
+        asked: the choice of the caller.
+        failure: why.
+
+    Raises:
+        KernelFailure: the implementation was asked for by name.
+    """
+    if choice_of(asked, op) != "auto":
+        raise failure
+    leave_out(op, impl, str(failure))
+    warnings.warn(f"{op} runs in plain PyTorch from now on: {failure}", stacklevel=3)

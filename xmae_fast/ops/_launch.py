@@ -1,12 +1,14 @@
 """Launching Triton kernels: which configuration, where, and what is written down.
 
 A launcher names the few configurations worth trying, best guess first, per architecture. The first is used unless
-`xmae_fast.tuning` has measured a better one for the same key on the same kind of GPU.
+`xmae_fast.tuning` has measured a better one for the same key on the same kind of GPU. Where the GPU cannot run it, the
+next one is taken, with a warning, and `KernelFailure` is raised where there is none left.
 """
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from xmae_fast import tuning
+from xmae_fast.backend.errors import KernelFailure, is_kernel_failure
 from xmae_fast.ops import _triton
 
 Config = Mapping[str, int]  # constants of a kernel to choose, with num_warps and num_stages
@@ -23,6 +26,7 @@ Grid = Callable[[Mapping[str, Any]], tuple[int, ...]]
 TL_DTYPE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 _forced: dict[str, int] = {}  # number of the configuration, by name of the kernel; "": of all others
 _trace: Callable[[str], None] | None = None  # is told of every launch before it happens
+_impossible: dict[tuple, str] = {}  # launches that a GPU cannot run, see `_name`, and why
 
 
 class Launch(NamedTuple):
@@ -72,7 +76,7 @@ def launch(
             _trace(described(kernel, options))
         try:
             with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-                kernel[programs](**args, **options, enable_fp_fusion=True)
+                _start(kernel, programs, args, options)
         except Exception as error:
             # Which of many it was, for whoever reports the error; an exception may carry any attribute.
             error.launch = described(kernel, options)  # pyright: ignore[reportAttributeAccessIssue]
@@ -81,10 +85,45 @@ def launch(
     forced = _forced.get(kernel.__name__, _forced.get("")) if _forced else None
     if forced is not None:
         run(candidates[forced % len(candidates)])
-    elif len(candidates) > 1 and device.type == "cuda" and _triton.recorded_launches() is None:
-        run(tuning.choose(kernel.__name__, key, candidates, device, run))
-    else:
-        run(candidates[0])
+        return
+    first = candidates[0]
+    if len(candidates) > 1 and device.type == "cuda" and _triton.recorded_launches() is None:
+        first = tuning.choose(kernel.__name__, key, candidates, device, run)
+    in_order = [first, *(config for config in candidates if config != first)]
+    _run_first_possible(run, in_order, lambda config: _name(kernel, args, {**constants, **config}, device))
+
+
+def _start(kernel: Any, programs: tuple[int, ...], args: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    kernel[programs](**args, **options, enable_fp_fusion=True)
+
+
+def _run_first_possible(
+    run: Callable[[Config], None], configs: Sequence[Config], name_of: Callable[[Config], tuple]
+) -> None:
+    """Run with the first configuration that the GPU can run; those that it cannot are not tried again."""
+    failed = ""
+    for config in configs:
+        if _impossible and name_of(config) in _impossible:
+            continue
+        try:
+            run(config)
+        except Exception as error:
+            if not is_kernel_failure(error):
+                raise
+            failed = f"{name_of(config)[0]}: {type(error).__name__}: {error}"
+            _impossible[name_of(config)] = failed
+            continue
+        if failed:
+            warnings.warn(f"{failed}; {name_of(config)[0]} runs in its place", stacklevel=4)
+        return
+    reason = failed or _impossible[name_of(configs[-1])]
+    raise KernelFailure(f"no configuration of its kernels can run on this GPU ({reason})")
+
+
+def _name(kernel: Any, args: Mapping[str, Any], options: Mapping[str, Any], device: torch.device) -> tuple:
+    """What tells a compiled kernel from others: its description, the types of its arguments, the GPU."""
+    types = [x.dtype if isinstance(x, Tensor) else None for x in args.values()]
+    return described(kernel, options), device.index, *types
 
 
 def configs_for(configs: Mapping[int, Sequence[Config]], capability: tuple[int, int]) -> Sequence[Config]:

@@ -82,16 +82,18 @@ def compute_dtype(
 def recording(
     capability: tuple[int, int] = (9, 0),
     watch: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    into: list[Any] | None = None,
 ) -> Iterator[list[Any]]:
     """Within it (and a FakeTensorMode), launches of impl="triton" are appended to the list instead of run.
 
     Args:
         capability: of the imagined GPU, e.g. (9, 0) for an H200.
         watch: makes a context to run each launcher in (a dispatch mode around it all does not see inside of one).
+        into: the list; None for a new one.
     """
     global _recorded, _recorded_capability, _watch
     before = _recorded, _recorded_capability, _watch
-    _recorded, _recorded_capability, _watch = [], capability, watch
+    _recorded, _recorded_capability, _watch = [] if into is None else into, capability, watch
     backend.record_launches(True)
     try:
         yield _recorded

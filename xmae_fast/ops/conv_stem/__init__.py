@@ -65,7 +65,11 @@ def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "aut
     chosen = _chosen(x, params, training, impl)
     if chosen == "reference" or not x.numel():
         return reference.conv_stem(x, params, training)
-    return operators.conv_stem(x, params, training, chosen)
+    try:
+        return operators.conv_stem(x, params, training, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("conv_stem", chosen, impl, failure)
+    return reference.conv_stem(x, params, training)
 
 
 def conv_stems(
@@ -88,7 +92,10 @@ def conv_stems(
     """
     chosen = {_chosen(x, stem, training, impl) for x, stem in zip(xs, params, strict=True)}
     if len(chosen) == 1 and operators.may_join(xs, params, training, *chosen):
-        return operators.conv_stems(xs, params, training, *chosen)
+        try:
+            return operators.conv_stems(xs, params, training, *chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("conv_stem", *chosen, impl, failure)
     return tuple(conv_stem(x, stem, training=training, impl=impl) for x, stem in zip(xs, params, strict=True))
 
 

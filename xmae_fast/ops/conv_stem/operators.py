@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._compiling import check_backward
 from xmae_fast.ops._gradients import once_differentiable, wants_gradient
 from xmae_fast.ops._triton import compute_dtype
 from xmae_fast.ops.conv_stem import schema
@@ -44,6 +45,12 @@ class _ConvStem(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         ctx.mark_non_differentiable(norms)
         ctx.impl, ctx.call = impl, Training.of(xs, weights, batch_statistics)
+        want_x = any(ctx.needs_input_grad[4 : 4 + count])
+        if impl == "triton":
+            check_backward(
+                (*xs, *features, *saved), ("conv_stem", batch_statistics, compute, want_x, ctx.call.dtypes),
+                lambda: OPERATORS[impl].backward(features, saved, ctx.call, want_x),
+            )  # fmt: skip
         return norms, *features
 
     @staticmethod

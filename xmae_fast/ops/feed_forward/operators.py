@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._compiling import check_backward
 from xmae_fast.ops._dropout import draw_seed
 from xmae_fast.ops._gradients import asked_for, bits, once_differentiable, wants_gradient
 from xmae_fast.ops._triton import compute_dtype
@@ -20,6 +21,12 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, impl: str, compute: torch.dtype, p: float, seed: Tensor | None, x: Tensor, *weights: Tensor):
         out, *kept = OPERATORS[impl].train(x, list(weights), seed, p, compute)
+        needs = bits(ctx.needs_input_grad[4:])
+        if impl == "triton":
+            check_backward(
+                (x, *weights, out, *kept), ("feed_forward", p, compute, needs),
+                lambda: OPERATORS[impl].backward(out, x, list(weights), seed, p, compute, *kept, needs),
+            )  # fmt: skip
         ctx.save_for_backward(seed, x, *weights, *kept)
         ctx.impl, ctx.compute, ctx.p = impl, compute, p
         return out

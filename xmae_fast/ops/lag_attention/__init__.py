@@ -76,9 +76,13 @@ def lag_attention(
     )
     if chosen == "reference":
         return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
-    return operators.lag_attention(
-        x, key_value, params, num_heads, bias_table, query_pos, key_pos, float(dropout_p), chosen
-    )
+    try:
+        return operators.lag_attention(
+            x, key_value, params, num_heads, bias_table, query_pos, key_pos, float(dropout_p), chosen
+        )
+    except backend.KernelFailure as failure:
+        backend.do_without("lag_attention", chosen, impl, failure)
+    return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
 
 
 def attention_weights(

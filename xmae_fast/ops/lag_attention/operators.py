@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._compiling import check_backward
 from xmae_fast.ops._dropout import draw_seed
 from xmae_fast.ops._gradients import asked_for, bits, once_differentiable, wants_gradient
 from xmae_fast.ops._triton import compute_dtype
@@ -26,6 +27,14 @@ class _LagAttention(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         inputs = Inputs(x, key_value, list(weights), num_heads, bias_table, query_pos, key_pos, seed, p)
         out, *kept = OPERATORS[impl].train(inputs, compute)
+        of_x, of_key_value, of_table, *of_weights = ctx.needs_input_grad[7:]
+        needs = bits((of_x, of_key_value, *of_weights, of_table))
+        if impl == "triton":
+            check_backward(
+                (x, key_value, bias_table, query_pos, key_pos, *weights, out, *kept),
+                ("lag_attention", num_heads, p, compute, needs),
+                lambda: OPERATORS[impl].backward(out, inputs, compute, *kept, needs),
+            )  # fmt: skip
         ctx.save_for_backward(seed, query_pos, key_pos, x, key_value, bias_table, *weights, *kept)
         ctx.impl, ctx.compute, ctx.num_heads, ctx.p = impl, compute, num_heads, p
         return out

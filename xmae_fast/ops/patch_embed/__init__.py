@@ -45,4 +45,8 @@ def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, 
     chosen = backend.resolve("patch_embed", impl, features.device, kernel_dtype(*tensors), inference=inference)
     if chosen == "reference":
         return reference.patch_embed(features, weight, bias, pos)
-    return operators.patch_embed(features, weight, bias, pos, chosen)
+    try:
+        return operators.patch_embed(features, weight, bias, pos, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("patch_embed", chosen, impl, failure)
+    return reference.patch_embed(features, weight, bias, pos)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._compiling import check_backward
 from xmae_fast.ops._gradients import asked_for, bits, once_differentiable, wants_gradient
 from xmae_fast.ops._triton import compute_dtype
 from xmae_fast.ops.patch_embed import schema
@@ -20,6 +21,12 @@ class _PatchEmbed(torch.autograd.Function):
     ) -> Tensor:
         rows = features.transpose(1, 2).contiguous()
         out, *kept = OPERATORS[impl].train(rows, weight, bias, pos, compute)
+        needs = bits(ctx.needs_input_grad[2:])
+        if impl == "triton":
+            check_backward(
+                (rows, weight, bias, pos, out, *kept), ("patch_embed", compute, needs),
+                lambda: OPERATORS[impl].backward(out, rows, weight, bias, pos, compute, *kept, needs),
+            )  # fmt: skip
         ctx.save_for_backward(rows, weight, bias, pos, *kept)
         ctx.impl, ctx.compute = impl, compute
         return out

@@ -80,9 +80,13 @@ def random_masking(
             draws = reference.published_draws(B, N, k, mode, generator, device)
         if chosen == "reference":
             return PatchMask(*reference.masks_from_draws(*draws, k, mode))
-        return PatchMask(*OPERATORS[chosen].masks_from_draws(*draws, k, reference.MODES[mode]))
+        try:
+            return PatchMask(*OPERATORS[chosen].masks_from_draws(*draws, k, reference.MODES[mode]))
+        except backend.KernelFailure as failure:
+            backend.do_without("random_masking", chosen, impl, failure)
+        return PatchMask(*reference.masks_from_draws(*draws, k, mode))
     seed = _draw_seed(generator, device) if 0 < k < N else torch.zeros(2, dtype=torch.int64, device=device)
-    return _masks_from_seed(seed, B, N, k, mode, chosen)
+    return _masks_from_seed(seed, B, N, k, mode, impl, chosen)
 
 
 def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: str = "auto") -> PatchMask:
@@ -108,13 +112,16 @@ def masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, *, impl: st
         raise ValueError(f"k: expected a whole number in 0..{N}, got {k!r}")
     if seed.shape != (2,) or seed.dtype != torch.int64:
         raise ValueError(f"seed: expected int64 of shape [2], got {seed.dtype} of shape {list(seed.shape)}")
-    return _masks_from_seed(seed, B, N, k, mode, backend.resolve("random_masking", impl, seed.device))
+    return _masks_from_seed(seed, B, N, k, mode, impl, backend.resolve("random_masking", impl, seed.device))
 
 
-def _masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, chosen: str) -> PatchMask:
-    if chosen == "reference":
-        return PatchMask(*reference.masks_philox(seed, B, N, k, mode))
-    return PatchMask(*OPERATORS[chosen].masks_philox(seed, B, N, k, reference.MODES[mode]))
+def _masks_from_seed(seed: Tensor, B: int, N: int, k: int, mode: str, impl: str, chosen: str) -> PatchMask:
+    if chosen != "reference":
+        try:
+            return PatchMask(*OPERATORS[chosen].masks_philox(seed, B, N, k, reference.MODES[mode]))
+        except backend.KernelFailure as failure:
+            backend.do_without("random_masking", chosen, impl, failure)
+    return PatchMask(*reference.masks_philox(seed, B, N, k, mode))
 
 
 def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:

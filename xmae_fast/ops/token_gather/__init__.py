@@ -44,7 +44,11 @@ def gather_patches(signal: Tensor, ids_keep: Tensor, patch_len: int, *, impl: st
     chosen = backend.resolve("token_gather", impl, signal.device, signal.dtype)
     if chosen == "reference":
         return reference.gather_patches(signal, ids_keep, patch_len)
-    return operators.gather_patches(signal, ids_keep, patch_len, chosen)
+    try:
+        return operators.gather_patches(signal, ids_keep, patch_len, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("token_gather", chosen, impl, failure)
+    return reference.gather_patches(signal, ids_keep, patch_len)
 
 
 def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Tensor, *, impl: str = "auto") -> Tensor:
@@ -69,7 +73,11 @@ def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Te
     chosen = backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, pos, mask_loc))
     if chosen == "reference":
         return reference.assemble_queries(tokens, ids_keep, pos, mask_loc)
-    return operators.assemble_queries(tokens, ids_keep, pos, mask_loc, chosen)
+    try:
+        return operators.assemble_queries(tokens, ids_keep, pos, mask_loc, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("token_gather", chosen, impl, failure)
+    return reference.assemble_queries(tokens, ids_keep, pos, mask_loc)
 
 
 def restore_tokens(
@@ -96,7 +104,11 @@ def restore_tokens(
     chosen = backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, mask_token, pos))
     if chosen == "reference":
         return reference.restore_tokens(tokens, ids_restore, mask_token, pos)
-    return operators.restore_tokens(tokens, ids_restore, mask_token, pos, chosen)
+    try:
+        return operators.restore_tokens(tokens, ids_restore, mask_token, pos, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("token_gather", chosen, impl, failure)
+    return reference.restore_tokens(tokens, ids_restore, mask_token, pos)
 
 
 def masked_samples(
@@ -114,7 +126,11 @@ def masked_samples(
     chosen = backend.resolve("token_gather", impl, ids_restore.device, dtype)
     if chosen == "reference":
         return reference.masked_samples(ids_restore, kept, patch_len, dtype)
-    return operators.masked_samples(ids_restore, kept, patch_len, dtype, chosen)
+    try:
+        return operators.masked_samples(ids_restore, kept, patch_len, dtype, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("token_gather", chosen, impl, failure)
+    return reference.masked_samples(ids_restore, kept, patch_len, dtype)
 
 
 def validate_ids(

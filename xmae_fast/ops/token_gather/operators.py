@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._compiling import check_backward
 from xmae_fast.ops._gradients import once_differentiable, wants_gradient
 from xmae_fast.ops.token_gather import schema
 from xmae_fast.ops.token_gather.triton import schema as triton_schema
@@ -16,8 +17,15 @@ class _GatherPatches(torch.autograd.Function):
     @staticmethod
     def forward(ctx, signal: Tensor, ids_keep: Tensor, patch_len: int, impl: str) -> Tensor:
         ctx.save_for_backward(ids_keep)
-        ctx.N, ctx.patch_len, ctx.impl = signal.shape[2] // patch_len, patch_len, impl
-        return OPERATORS[impl].gather_patches(signal, ids_keep, patch_len)
+        N = signal.shape[2] // patch_len
+        ctx.N, ctx.patch_len, ctx.impl = N, patch_len, impl
+        out = OPERATORS[impl].gather_patches(signal, ids_keep, patch_len)
+        if impl == "triton":
+            check_backward(
+                (out, ids_keep), ("gather_patches", N, patch_len),
+                lambda: OPERATORS[impl].gather_patches_backward(out, ids_keep, N, patch_len),
+            )  # fmt: skip
+        return out
 
     @staticmethod
     @once_differentiable
@@ -31,7 +39,14 @@ class _AssembleQueries(torch.autograd.Function):
     def forward(ctx, tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Tensor, impl: str) -> Tensor:
         ctx.save_for_backward(ids_keep)
         ctx.impl = impl
-        return OPERATORS[impl].assemble_queries(tokens, ids_keep, pos, mask_loc)
+        out = OPERATORS[impl].assemble_queries(tokens, ids_keep, pos, mask_loc)
+        of_learned = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        if impl == "triton":
+            check_backward(
+                (out, ids_keep), ("assemble_queries", of_learned),
+                lambda: OPERATORS[impl].assemble_queries_backward(out, ids_keep, of_learned),
+            )  # fmt: skip
+        return out
 
     @staticmethod
     @once_differentiable
@@ -54,8 +69,16 @@ class _RestoreTokens(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tokens: Tensor, ids_restore: Tensor, mask_token: Tensor, pos: Tensor, impl: str) -> Tensor:
         ctx.save_for_backward(ids_restore)
-        ctx.kept, ctx.impl = tokens.shape[1], impl
-        return OPERATORS[impl].restore_tokens(tokens, ids_restore, mask_token, pos)
+        kept = tokens.shape[1]
+        ctx.kept, ctx.impl = kept, impl
+        out = OPERATORS[impl].restore_tokens(tokens, ids_restore, mask_token, pos)
+        of_learned = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        if impl == "triton":
+            check_backward(
+                (out, ids_restore), ("restore_tokens", kept, of_learned),
+                lambda: OPERATORS[impl].restore_tokens_backward(out, ids_restore, kept, of_learned),
+            )  # fmt: skip
+        return out
 
     @staticmethod
     @once_differentiable

@@ -38,7 +38,11 @@ def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor, *, impl: str =
     chosen = backend.resolve("waveform_loss", impl, tokens.device, kernel_dtype(tokens, weight, bias))
     if chosen == "reference":
         return reference.decode_waveform(tokens, weight, bias)
-    return operators.decode_waveform(tokens, weight, bias, chosen)
+    try:
+        return operators.decode_waveform(tokens, weight, bias, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("waveform_loss", chosen, impl, failure)
+    return reference.decode_waveform(tokens, weight, bias)
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = "auto") -> Tensor:
@@ -74,7 +78,11 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = 
     chosen = _chosen(impl, target, mask, prediction)
     if chosen == "reference":
         return reference.masked_mse(prediction, target, mask)
-    return operators.masked_mse(prediction, target, mask, chosen)
+    try:
+        return operators.masked_mse(prediction, target, mask, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("waveform_loss", chosen, impl, failure)
+    return reference.masked_mse(prediction, target, mask)
 
 
 def waveform_loss(
@@ -105,7 +113,11 @@ def waveform_loss(
     chosen = _chosen(impl, target, mask, tokens, weight, bias)
     if chosen == "reference":
         return reference.waveform_loss(tokens, weight, bias, target, mask)
-    return operators.waveform_loss(tokens, weight, bias, target, mask, chosen)
+    try:
+        return operators.waveform_loss(tokens, weight, bias, target, mask, chosen)
+    except backend.KernelFailure as failure:
+        backend.do_without("waveform_loss", chosen, impl, failure)
+    return reference.waveform_loss(tokens, weight, bias, target, mask)
 
 
 def _chosen(impl: str, target: Tensor, mask: Tensor, *tensors: Tensor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xmae_fast.ops._compiling import check_backward
 from xmae_fast.ops._gradients import asked_for, once_differentiable, wants_gradient
 from xmae_fast.ops._triton import compute_dtype
 from xmae_fast.ops.waveform_loss import schema
@@ -18,7 +19,16 @@ class _DecodeWaveform(torch.autograd.Function):
     def forward(ctx, impl: str, compute: torch.dtype, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(tokens, weight)
         ctx.impl, ctx.compute, ctx.bias_dtype = impl, compute, bias.dtype
-        return OPERATORS[impl].decode_waveform(tokens, weight, bias, compute)
+        out = OPERATORS[impl].decode_waveform(tokens, weight, bias, compute)
+        of_tokens, *of_weights = ctx.needs_input_grad[2:]
+        if impl == "triton":
+            check_backward(
+                (tokens, weight, bias, out), ("decode_waveform", compute, of_tokens, any(of_weights)),
+                lambda: OPERATORS[impl].decode_waveform_backward(
+                    out, tokens, weight, bias.dtype, compute, of_tokens, any(of_weights)
+                ),
+            )  # fmt: skip
+        return out
 
     @staticmethod
     @once_differentiable
@@ -34,6 +44,10 @@ class _MaskedMSE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, impl: str, dtype: torch.dtype, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         loss, *kept = OPERATORS[impl].masked_mse_train(prediction, target, mask, dtype)
+        if impl == "triton":
+            check_backward(
+                (loss, *kept), ("masked_mse", dtype), lambda: OPERATORS[impl].masked_mse_backward(loss, *kept)
+            )
         ctx.save_for_backward(*kept)
         ctx.impl = impl
         return loss
@@ -51,6 +65,14 @@ class _WaveformLoss(torch.autograd.Function):
         target: Tensor, mask: Tensor,
     ) -> Tensor:  # fmt: skip
         loss, *kept = OPERATORS[impl].waveform_loss_train(tokens, weight, bias, target, mask, compute, dtype)
+        of_tokens, *of_weights = ctx.needs_input_grad[3:6]
+        if impl == "triton":
+            check_backward(
+                (tokens, weight, bias, loss, *kept), ("waveform_loss", compute, of_tokens, any(of_weights)),
+                lambda: OPERATORS[impl].waveform_loss_backward(
+                    loss, tokens, weight, bias.dtype, compute, of_tokens, any(of_weights), *kept
+                ),
+            )  # fmt: skip
         ctx.save_for_backward(tokens, weight, *kept)
         ctx.impl, ctx.compute, ctx.bias_dtype = impl, compute, bias.dtype
         return loss

@@ -17,6 +17,7 @@ class Replay:
     Args:
         function: without arguments; reads and writes tensors that stay where they are, and synchronises nothing.
         pool: memory shared with other captures that never run at the same time, from torch.cuda.graph_pool_handle().
+            Other threads may use the GPU meanwhile: NCCL has one that watches what was sent.
 
     Raises:
         RuntimeError: the capture failed; nothing has been executed.
@@ -24,7 +25,7 @@ class Replay:
 
     def __init__(self, function: Callable[[], Any], pool: Any) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.result = function()
 
     def __call__(self) -> Any:

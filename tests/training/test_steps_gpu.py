@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xmae_fast import ModelCfg, backend, masked_mse, random_masking, xMAE
 from xmae_fast import _graphs as graphs
-from xmae_fast.training import GraphedStep, adamw
+from xmae_fast.training import GradientArena, GraphedStep, adamw
 
 pytestmark = pytest.mark.gpu
 CFG = ModelCfg(d_model=256, proj_dim=256, dropout=0.1)
@@ -140,6 +140,22 @@ def test_deterministic_algorithms(model, batches):
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_captured_step_exchanges_gradients(model, batches):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29512", RANK="0", WORLD_SIZE="1")
+    torch.distributed.init_process_group("nccl")
+    try:
+        core = copy.deepcopy(model)
+        arena = GradientArena(core.parameters())
+        step = GraphedStep(core, adamw(core.parameters()), autocast=torch.bfloat16, arena=arena)
+        alone = make_step(model, graph=False)
+        for batch in batches:
+            torch.testing.assert_close(step(*batch), alone(*batch), rtol=1e-4, atol=1e-5)
+        assert not step.reason
+        assert all(run.replay is not None for run in step._runs.values())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_distributed_data_parallel_of_one(model, batches):

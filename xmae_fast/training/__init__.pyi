@@ -3,6 +3,7 @@
 from xmae_fast.training.config import TrainCfg as TrainCfg
 from xmae_fast.training.config import read_train_cfg as read_train_cfg
 from xmae_fast.training.config import train_cfg_from_dict as train_cfg_from_dict
+from xmae_fast.training.gradients import GradientArena as GradientArena
 from xmae_fast.training.loop import Result as Result
 from xmae_fast.training.optimiser import adamw as adamw
 from xmae_fast.training.pretraining import PretrainingError as PretrainingError

@@ -28,7 +28,7 @@ def untrained_prefixes(model: xMAE, embedding: bool = False) -> tuple[str, ...]:
 def freeze_untrained(model: xMAE, embedding: bool = False) -> list[nn.Parameter]:
     """Mark the parameters of `untrained_prefixes` as needing no gradient.
 
-    No state of the optimiser is then kept for them, and DistributedDataParallel does not wait for their gradients.
+    No state of the optimiser is then kept for them, and processes do not exchange gradients of them.
 
     Returns:
         The other parameters, which are trained.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from xmae_fast._environment import describe_environment
 from xmae_fast._files import atomic_path
@@ -21,6 +19,7 @@ from xmae_fast.data.agreement import attempt, settled
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
 from xmae_fast.training.feed import Feed, make_feed
+from xmae_fast.training.gradients import GradientArena, share_weights
 from xmae_fast.training.launch import agreed, launch
 from xmae_fast.training.loop import Loop, Result
 from xmae_fast.training.optimiser import adamw
@@ -134,32 +133,20 @@ def make_step(cfg: TrainCfg, device: torch.device, rank: int = 0, world_size: in
     parameters = freeze_untrained(model, embedding=truth is not None)
     if truth is not None:
         parameters += truth.parameters()
-    wrapped: nn.Module = model
+    arena = None
     if world_size > 1:
         if cfg.sync_batchnorm:
             synchronise_batch_norm(model)
-        wrapped = _distribute(model, device)
+        share_weights([*model.parameters(), *model.buffers(), *(truth.parameters() if truth is not None else ())])
+        arena = GradientArena(parameters)
     bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and device.type == "cuda")
     optimizer = adamw(parameters, cfg.lr, cfg.weight_decay, (cfg.betas[0], cfg.betas[1]))
     return GraphedStep(
-        wrapped, optimizer, mask_ratio=cfg.mask_ratio_ecg,
+        model, optimizer, mask_ratio=cfg.mask_ratio_ecg,
         mode=cfg.mask_mode, mask_ratio_ppg=cfg.mask_ratio_ppg, autocast=torch.bfloat16 if bf16 else None,
         micro_batches=cfg.accumulate, seed=cfg.seed, graph=cfg.graph, loss_weight=cfg.mwm_ecg, rank=rank,
-        world_size=world_size, truth=truth, truth_weight=cfg.truth_weight,
+        world_size=world_size, truth=truth, truth_weight=cfg.truth_weight, arena=arena,
     )  # fmt: skip
-
-
-def _distribute(model: xMAE, device: torch.device) -> nn.Module:
-    """Wrap the model in a DistributedDataParallel that exchanges gradients alone.
-
-    Each process keeps its own running statistics, as it has its own BatchNorm, and those of rank 0 count. By default
-    torch would send them before every step.
-    """
-    wrapper = nn.parallel.DistributedDataParallel
-    name = "forward_sync_buffers"  # the name since torch 2.13
-    options: dict[str, Any] = {name if name in inspect.signature(wrapper).parameters else "broadcast_buffers": False}
-    devices = [device] if device.type == "cuda" else None
-    return wrapper(model, device_ids=devices, gradient_as_bucket_view=True, **options)
 
 
 def save_bad_batch(loop: Loop, error: NonFiniteLoss, path: Path) -> Path:

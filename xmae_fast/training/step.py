@@ -15,6 +15,7 @@ from xmae_fast.model.calls import first_hook, heads_of
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops._dropout import seeds_from
 from xmae_fast.ops.random_masking import MODES
+from xmae_fast.training.gradients import GradientArena
 from xmae_fast.training.masks import mask_ids
 from xmae_fast.training.truth import TruthHead
 
@@ -33,7 +34,8 @@ class GraphedStep:
     except that of modules that run in place of a kernel.
 
     Args:
-        model: an xMAE with a bridge, in training mode, or one wrapped by DistributedDataParallel, which runs eagerly.
+        model: an xMAE with a bridge, in training mode, or one wrapped by DistributedDataParallel, which runs eagerly
+            (an `arena` need not).
             A model that reconstructs ECG without a bridge serves too, and PPG is then not read.
         optimizer: of the parameters of the model. To be captured it needs capturable=True, as `adamw` makes it.
         mask_ratio: share of the ECG patches that are hidden, in [0, 1].
@@ -49,6 +51,8 @@ class GraphedStep:
             batch; each process draws its own dropout.
         truth: the head of a further loss on `ppg_embedding`, whose parameters the optimiser has too; None for none.
         truth_weight: factor of the gradient of that loss.
+        arena: of all parameters that are trained; the processes exchange their gradients through it, within the graph
+            where they use NCCL. None where the model is wrapped or alone.
 
     Attributes:
         truth_loss: that loss in the last step, a scalar on the device; None without a head.
@@ -79,6 +83,7 @@ class GraphedStep:
         world_size: int = 1,
         truth: TruthHead | None = None,
         truth_weight: float = 1.0,
+        arena: GradientArena | None = None,
     ) -> None:
         self.core = _core(model)
         if mode not in MODES:
@@ -93,6 +98,7 @@ class GraphedStep:
         self.loss_weight, self.rank, self.world_size = loss_weight, rank, world_size
         self.truth, self.truth_weight = truth, truth_weight
         self.truth_loss: Tensor | None = None
+        self.arena = arena
         self.mode, self.autocast, self.micro_batches = mode, autocast, micro_batches
         self.mask_ratio, self.mask_ratio_ppg = mask_ratio, mask_ratio_ppg
         self.device = self.core.mask_token.device
@@ -194,8 +200,12 @@ class GraphedStep:
             return "graph=False"
         if self.device.type != "cuda":
             return f"the model is on {self.device}, CUDA graphs need a CUDA device"
-        if self.world_size > 1 or self.model is not self.core:
+        if self.model is not self.core:
             return f"the model is wrapped by {type(self.model).__name__}, whose communication is not captured"
+        if self.world_size > 1 and self.arena is None:
+            return "the processes share a batch, but the step does not exchange their gradients"
+        if self.arena is not None and (name := distributed.get_backend()) != "nccl":
+            return f"the processes communicate by {name}, which is not captured"
         if not all(group.get("capturable") for group in self.optimizer.param_groups):
             return f"{type(self.optimizer).__name__} was not made with capturable=True"
         return ""
@@ -236,8 +246,11 @@ class GraphedStep:
                         total = total + error * self.truth_weight
                     total.backward()
                 losses.append(loss.detach())
-        if self.truth is not None:
+        if self.arena is not None:
+            self.arena.average()
+        elif self.truth is not None:
             self._reduce_head(self.truth)
+        if self.truth is not None:
             self._told.copy_(torch.stack(of_truth).sum())
         self.optimizer.step()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

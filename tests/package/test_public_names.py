@@ -59,8 +59,8 @@ NAMES = {
         "Error check_op hostile_layout largest_errors named_tensors relative_error several_roundings within_rounding"
     ),
     "xmae_fast.training": (
-        "GradientArena GraphedStep PretrainingError Result TrainCfg adamw make_step pretrain read_train_cfg train_cfg_from_dict"
-        " validation_loss"
+        "GradientArena GraphedStep PretrainingError Result TrainCfg adamw make_step pretrain read_train_cfg"
+        " train_cfg_from_dict validation_loss"
     ),
     "xmae_fast.tuning": "tune",
     "xmae_fast.cli": "main parser",

@@ -145,6 +145,16 @@ def test_the_published_model_trains_the_published_share():
     assert sum(p.numel() for p in freeze_untrained(model)) == pytest.approx(5.02e6, rel=1e-3)
 
 
+def test_data_in_the_memory_of_the_device_give_the_same_run(cfg, tmp_path):
+    cfg = cfg | {"augment": True, "max_steps": 7}
+    pretrain(cfg, "read", runs=tmp_path, quiet=True)
+    pretrain(cfg | {"resident": True}, "resident", runs=tmp_path, quiet=True)
+    weights = [xMAE.from_pretrained(tmp_path / name).state_dict() for name in ("read", "resident")]
+    assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
+    with pytest.raises(ValueError, match="resident: expected false for a simulation"):
+        train_cfg_from_dict(cfg | {"data": "simulation:", "resident": True})
+
+
 def test_the_curriculum_reaches_the_run(cfg, tmp_path):
     course = {"curriculum": {"schedule": [[0, 0.5], [4, 0.9]], "interpolation": "steps"}}
     pretrain(cfg | course, "a", runs=tmp_path, quiet=True)

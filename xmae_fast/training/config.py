@@ -57,6 +57,7 @@ class TrainCfg:
         swap_signals: PPG takes the place of ECG and ECG that of PPG, so that PPG is reconstructed from ECG.
         layout: arguments of `xmae_fast.data.Layout`; None finds the layout.
         shuffle, cache_dir, num_threads, exclude_prefixes: as for `SegmentLoader`.
+        resident: copy the segments to train on to each process's device, where batches are then made.
     Task:
         mask_mode, mask_ratio_ecg, mask_ratio_ppg: see `random_masking`.
         mwm_ecg: weight of the loss.
@@ -105,6 +106,7 @@ class TrainCfg:
     exclude_prefixes: list[str] = field(default_factory=lambda: ["vital_"])
     cache_dir: str | None = None
     num_threads: int | None = None
+    resident: bool = False
     mask_mode: str = "anchor"
     mask_ratio_ecg: float = 0.8
     mask_ratio_ppg: float = 0.0
@@ -149,6 +151,8 @@ class TrainCfg:
         model = self.model_cfg()
         if self.simulated:
             self.make_simulation()
+            if self.resident:
+                raise ValueError("resident: expected false for a simulation, which has no shards, got true")
             if self.truth_weight and (not model.use_cross_bridge or model.source != "ppg+ecg" or self.swap_signals):
                 raise ValueError("truth_weight: expected 0 unless the model has a bridge and signals are not swapped")
         elif self.truth_weight:
@@ -260,6 +264,7 @@ _CHECKS: dict[str, Check] = {
     "exclude_prefixes": (_is_strings, "a list of beginnings of subjects' names"),
     "cache_dir": (lambda x: x is None or isinstance(x, str), "a folder or null"),
     "num_threads": whole(1, none=True),
+    "resident": one_of(True, False),
     "mask_mode": one_of(*MODES),
     "mask_ratio_ecg": between(0, 1),
     "mask_ratio_ppg": between(0, 1),

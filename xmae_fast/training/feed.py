@@ -133,16 +133,17 @@ class ShardFeed(Feed):
             "batch_size": cfg.batch_size // world_size, "quality": cfg.quality, "seed": cfg.seed,
             "layout": cfg.make_layout(), "cache_dir": cfg.cache_dir, "num_threads": cfg.num_threads,
             "exclude_prefixes": tuple(cfg.exclude_prefixes), "rank": rank, "world_size": world_size,
-            "pin_memory": device.type == "cuda", "progress": progress,
+            "progress": progress,
         }  # fmt: skip
+        pinned = {"pin_memory": device.type == "cuda"}
         own = cfg.val_data is not None
         self.train = SegmentLoader(
-            cfg.data, shuffle=cfg.shuffle, drop_last=True, split=None if own else "train",
-            augment=cfg.augment, **common,
+            cfg.data, shuffle=cfg.shuffle, drop_last=True, split=None if own else "train", augment=cfg.augment,
+            **({"resident": True, "device": device} if cfg.resident else pinned), **common,
         )  # fmt: skip
         self.val = SegmentLoader(
             cfg.val_data if own else cfg.data, shuffle=False, pad=False, split=None if own else "val",
-            augment="published" if cfg.augment == "published" else False, **common,
+            augment="published" if cfg.augment == "published" else False, **pinned, **common,
         )  # fmt: skip
         self._check()
 

@@ -27,7 +27,7 @@ from xmae_fast.evaluation.labelled import LabelledPPG, read_labelled
 from xmae_fast.simulation.population import RHYTHMS, PopulationCfg, simulate_population
 from xmae_fast.training import read_train_cfg
 
-_SHOWN, _SEED, _FOLDS = 24, 424242, 4
+_SHOWN, _TREES, _SEED, _FOLDS = 24, 400, 424242, 4
 
 
 def simulated(rhythm: str, count: int, population: PopulationCfg) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +47,7 @@ def told_apart(real: np.ndarray, made: np.ndarray, groups: np.ndarray) -> tuple[
     x, y = np.concatenate([real, made]), np.repeat([1, 0], [len(real), len(made)])
     scores = np.empty(len(y))
     for train, test in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=_SEED).split(x, y, groups):
-        trees = ExtraTreesClassifier(400, min_samples_leaf=3, class_weight="balanced", random_state=_SEED)
+        trees = ExtraTreesClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=_SEED)
         scores[test] = trees.fit(x[train], y[train]).predict_proba(x[test])[:, 1]
     alone = {name: float(roc_auc_score(y, x[:, i])) for i, name in enumerate(PAPER_FEATURES)}
     best = sorted(alone, key=lambda name: -abs(alone[name] - 0.5))[:5]

@@ -29,7 +29,8 @@ simulation:
   val_segments: 8
   workers: 0
   stages: [{segments: 999, population: {ecg: {inverted: 0}}}, {segments: 999, population: {ecg: {block: 0}}}]
-model_params: {patch_len: 40, d_model: 16, nhead: 2, depth_ecg: 1, depth_ppg: 2, stem_ch: 4, latent_dim: 8, lag: gaussian}
+model_params:
+  {patch_len: 40, d_model: 16, nhead: 2, depth_ecg: 1, depth_ppg: 2, stem_ch: 4, latent_dim: 8, lag: gaussian}
 truth_weight: 0.1
 batch_size: 16
 epochs: 9
@@ -95,7 +96,10 @@ def test_the_autoencoder_of_ppg_becomes_an_encoder_of_ppg(config):
     assert encoder_of_ppg(model) is model
 
 
-def test_the_command_trains_once_and_compares(config, labelled, tmp_path, monkeypatch, capsys):
+def test_the_command_trains_once_and_compares(config, tmp_path, monkeypatch, capsys):
+    made = simulate_population(64, seed=5, cfg=PopulationCfg(shares=(0.5, 0, 0, 0, 0, 0.5)))
+    labelled = tmp_path / "people.npz"
+    np.savez(labelled, **{name: made[name] for name in ("ppg", "rhythm", "subject")})
     monkeypatch.setattr(ablations, "_EVERY", 2)
     quick = partial(ablations.rhythm_study, shares=(1.0,), resamples=20)
     monkeypatch.setattr(ablations, "rhythm_study", quick)

@@ -59,6 +59,10 @@ VARIANTS = {
     "PPG alone, masked": Variant(
         {"truth_weight": 0.0, "source": "ecg", "swap_signals": True}, against=RECONSTRUCTION
     ),  # the library's autoencoder of one signal, which is then the PPG
+    "PPG alone, half masked here and there": Variant(
+        {"truth_weight": 0.0, "source": "ecg", "swap_signals": True, "mask_mode": "scatter", "mask_ratio_ecg": 0.5},
+        against=RECONSTRUCTION,
+    ),
     "ECG of other patients": Variant({"truth_weight": 0.0}, other_ecg=True, against=RECONSTRUCTION),
     "no stages": Variant({"stages": []}),
     "no lag": Variant({"lag": None}),

@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from xmae_fast import ModelCfg, xMAE
 from xmae_fast.ops import _triton
@@ -30,12 +31,14 @@ _NO_LAUNCH = {
 }  # fmt: skip
 # torch._fused_adamw_ packs pointers of at most this many parameters in one launch (multi_tensor_apply, depth 4).
 _ADAMW_TENSORS = 36
+_ADAMW_BYTES = 28  # of a parameter: it, its gradient and two moments are read, and all but the gradient written
 
 
 class AtenLaunch(NamedTuple):
-    """A launch (at least one) of PyTorch's own, e.g. "aten.cat"."""
+    """A launch (at least one) of PyTorch's own, e.g. "aten.cat", and the bytes of its arguments and results."""
 
     name: str
+    bytes: int = 0
 
 
 class _AtenLaunches(TorchDispatchMode):
@@ -51,8 +54,19 @@ class _AtenLaunches(TorchDispatchMode):
         if name[0] == "aten" and name[2] not in _NO_LAUNCH and not is_view:
             recorded = self.into()
             assert recorded is not None  # this mode is entered while launches are recorded
+            place = len(recorded)
             recorded.append(AtenLaunch(f"aten.{name[2]}"))
+            result = func(*args, **(kwargs or {}))
+            recorded[place] = AtenLaunch(f"aten.{name[2]}", bytes_of((args, kwargs, result)))
+            return result
         return func(*args, **(kwargs or {}))
+
+
+def bytes_of(values: Any) -> int:
+    """The bytes of all tensors in nested values, of each place in memory once."""
+    tensors = [x for x in tree_leaves(values) if isinstance(x, torch.Tensor)]
+    places = {(id(x.untyped_storage()), x.storage_offset()): x.numel() * x.element_size() for x in tensors}
+    return sum(places.values())
 
 
 def launches_of(
@@ -81,20 +95,22 @@ def training_step(B: int, autocast: torch.dtype | None, capability: tuple[int, i
         optimizer = cast(torch.optim.Optimizer, _NoOptimizer())  # has what a step uses of one
         step = GraphedStep(model, optimizer, autocast=autocast)
         ppg, ecg = torch.empty(2, B, PUBLISHED_CFG.seq_len)
-        parameters, trained = list(model.parameters()), 0
+        parameters, trained, values = list(model.parameters()), 0, 0
 
         def backward(loss: torch.Tensor) -> None:
             """Real gradients become `.grad` as they are; fake ones would be copied, which is no launch of a step."""
-            nonlocal trained
+            nonlocal trained, values
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             trained += sum(gradient is not None for gradient in gradients)
+            values += sum(gradient.numel() for gradient in gradients if gradient is not None)
 
         start()
         with watch(), mock.patch.object(torch.Tensor, "backward", backward):
             step(ppg, ecg)
         launches = _triton.recorded_launches()
         assert launches is not None  # `launches_of` records
-        launches += [AtenLaunch("aten._fused_adamw_")] * -(-trained // _ADAMW_TENSORS)
+        count = -(-trained // _ADAMW_TENSORS)
+        launches += [AtenLaunch("aten._fused_adamw_", _ADAMW_BYTES * values // count)] * count
 
     return launches_of(run, capability)
 

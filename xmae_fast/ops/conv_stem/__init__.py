@@ -91,11 +91,12 @@ def conv_stems(
         ValueError, TypeError, BackendError: as in `conv_stem`.
     """
     chosen = {_chosen(x, stem, training, impl) for x, stem in zip(xs, params, strict=True)}
-    if len(chosen) == 1 and operators.may_join(xs, params, training, *chosen):
+    (first, *others) = chosen
+    if not others and operators.may_join(xs, params, training, first):
         try:
-            return operators.conv_stems(xs, params, training, *chosen)
+            return operators.conv_stems(xs, params, training, first)
         except backend.KernelFailure as failure:
-            backend.do_without("conv_stem", *chosen, impl, failure)
+            backend.do_without("conv_stem", first, impl, failure)
     return tuple(conv_stem(x, stem, training=training, impl=impl) for x, stem in zip(xs, params, strict=True))
 
 

@@ -33,8 +33,13 @@ STEPS = 4  # of an epoch, after which a row of the log is written: more often th
 
 def groups(context: Context) -> Iterator[Group]:
     """One epoch of the published model: 64 segments a step on a CPU, 512 on a GPU, 8 when quick."""
-    B = 8 if context.quick else 512 if context.device.type == "cuda" else 64
+    on_gpu = context.device.type == "cuda"
+    B = 8 if context.quick else 512 if on_gpu else 64
     with contextlib.closing(_Harness(context, B)) as harness:
+        resident = Contestant(
+            "pretrain: resident data", lambda: harness.build(resident=True),
+            lambda run: harness.check(run, resident=True), OURS,
+        )  # fmt: skip
         yield Group(
             f"train: {STEPS} steps as `pretrain` runs them, B = {B}",
             [
@@ -42,6 +47,7 @@ def groups(context: Context) -> Iterator[Group]:
                 Contestant(
                     "pretrain: loader, rates, log", harness.build, harness.check, OURS, remark=harness.waiting
                 ),
+                *([resident] if on_gpu else []),
             ],
             items=STEPS * B,
             unit="samples",
@@ -90,12 +96,14 @@ class _Harness:
         loop.control = Control(Signals(), None, 0.0, self.device)
         return loop
 
-    def build(self) -> Run:
-        loop = self._loop(self.cfg)
+    def build(self, resident: bool = False) -> Run:
+        loop = self._loop(replace(self.cfg, resident=resident))
 
         def run(i: int) -> None:
             began, waited = time.perf_counter(), loop.feed.waited_s
             loop.train_epoch()
+            if resident:
+                return
             self.all_s += time.perf_counter() - began
             self.waited_s += loop.feed.waited_s - waited
 
@@ -111,9 +119,9 @@ class _Harness:
 
         return run
 
-    def check(self, run: Run) -> list[Error]:
+    def check(self, run: Run, resident: bool = False) -> list[Error]:
         """The losses of a first epoch are those of the bare step on the same batches at the same rates."""
-        loop = self._loop(replace(self.cfg, log_every=STEPS + 1))
+        loop = self._loop(replace(self.cfg, log_every=STEPS + 1, resident=resident))
         loop.train_epoch()
         got = loop.losses.read(STEPS, 1)
         step, want = make_step(self.cfg, self.device), []

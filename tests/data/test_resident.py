@@ -150,3 +150,18 @@ def test_bad_arguments_and_too_little_memory(shards, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500_000, 1_000_000))
     with pytest.raises(ValueError, match=r"^resident: expected segments that fit cuda, which has 0.0 GB .*would fit"):
         SegmentLoader(shards, resident=True, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("normalize_dtype", ["float16", "float32"])
+def test_a_gpu_makes_the_same_batches(shards, normalize_dtype):
+    """Eagerly at first, then as a graph, the last and smaller one eagerly again; batches stay as they are."""
+    options = {"augment": True, "normalize_dtype": normalize_dtype}
+    ordinary = SegmentLoader(shards, 32, **options)
+    resident = SegmentLoader(shards, 32, **options, resident=True, device="cuda")
+    for _ in range(2):
+        found = list(resident)
+        assert all(x.is_cuda for batch in found for x in batch.values())
+        on_cpu = [{name: x.cpu() for name, x in batch.items()} for batch in found]
+        assert all(same(a, b) for a, b in zip(ordinary, on_cpu, strict=True))
+    assert resident._resident._replay is not None

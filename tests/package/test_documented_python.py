@@ -36,6 +36,7 @@ NEEDS = {
     "docs/simulating.md": ("scipy",),
     "xmae_fast/data/README.md": ("lightning",),
     "xmae_fast/shipped/xmae-sim-base/README.md": ("scipy",),
+    "xmae_fast/shipped/xmae-sim-small/README.md": ("scipy",),
 }
 TINY = {"d_model": 16, "nhead": 2, "depth_ecg": 1, "depth_ppg": 1, "depth_bridge": 1, "stem_ch": 4}
 FEW_STEPS = {"model_params": TINY, "max_steps": 2, "tensorboard": False, "accelerator": "cpu"}
@@ -175,6 +176,7 @@ PREPARE: dict[str, Callable[[SimpleNamespace], None]] = {
     "docs/quickstart.md": for_quickstart,
     "xmae_fast/data/README.md": for_data,
     "xmae_fast/shipped/xmae-sim-base/README.md": for_a_card,
+    "xmae_fast/shipped/xmae-sim-small/README.md": for_a_card,
 }
 
 

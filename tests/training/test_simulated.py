@@ -41,9 +41,9 @@ def taken(loader: SimulatedLoader, count: int | None = None) -> list[dict[str, t
 
 
 def same(first: list[dict[str, torch.Tensor]], second: list[dict[str, torch.Tensor]]) -> bool:
-    """Whether the batches are the same, bit for bit."""
+    """Whether the batches are the same, bit for bit; where the truth has no number, neither has it one."""
     return len(first) == len(second) and all(
-        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+        a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
         for a, b in zip(first, second, strict=True)
     )
 

@@ -214,6 +214,9 @@ def test_truth_is_that_of_the_segments():
         sizes = made["pulse_size"][row][: len(times)]
         assert told["deficit_share"][row] == pytest.approx((sizes == 0).mean(), abs=1e-5)
         assert told["log_size_sd"][row] == pytest.approx(np.log(sizes[sizes > 0]).std(), abs=1e-4)
+        feet = np.sort(made["foot_times"][row][: len(times)][sizes > 0.15].astype(float))
+        rate = 60 / np.median(np.diff(feet)) if len(feet) > 1 else np.nan
+        assert told["pulse_rate"][row] == pytest.approx(rate, rel=1e-3, nan_ok=True)
 
 
 def test_the_head_ignores_what_is_not_known():
@@ -226,6 +229,17 @@ def test_the_head_ignores_what_is_not_known():
     rhythm = torch.nn.functional.cross_entropy(head.linear(embedding)[:, :6], truth[:, 0].long())
     known = ((head.linear(embedding)[[0, 2], 6:] - truth[[0, 2], 1:]) ** 2).mean()
     assert loss.item() == pytest.approx((rhythm + known).item(), rel=1e-5)
+
+
+def test_the_head_follows_what_is_far_off():
+    """An error of more than three units counts in proportion, and still has a gradient."""
+    head, embedding = TruthHead(4), torch.zeros(1, 4)
+    torch.nn.init.zeros_(head.linear.bias)
+    truth = torch.tensor([[0.0, 10.0] + [torch.nan] * (len(SCALES) - 1)])
+    loss = head.loss(embedding, truth)
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(6) + 2 * 3 * (10 - 1.5), rel=1e-5)
+    assert head.linear.bias.grad[6].item() == pytest.approx(-6)
 
 
 @pytest.mark.parametrize("parts", [1, 2])

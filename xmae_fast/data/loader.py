@@ -1,11 +1,9 @@
 """The loader of batches of segments, which a background thread prepares ahead."""
 
-import queue
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 
 from xmae_fast.data.agreement import together
+from xmae_fast.data.ahead import made_ahead
 from xmae_fast.data.buffers import BatchBuffers
 from xmae_fast.data.epochs import check_identity
 from xmae_fast.data.hints import Hints
@@ -150,59 +149,24 @@ class SegmentLoader:
             RuntimeError: the iterator has more batches, but another pass has begun since, or `set_epoch` or
                 `load_state_dict` has chosen where the next pass begins.
         """
-        if self._resident is not None:
-            yield from self._resident_pass(self._resident)
-            return
         position, count = self._position, len(self)
         this = position.begin()
         first = min(position.batch, count)
-        ready: queue.Queue = queue.Queue(self.prefetch)
-        stop = threading.Event()
-        arguments = self.order(), position.epoch, first, ready, stop
-        thread = threading.Thread(target=self._prepare, args=arguments, name="xmae_fast loader", daemon=True)
-        thread.start()
-        try:
+        with closing(self._made(self.order(), position.epoch, first)) as batches:
             for number in range(first, count):
-                self._check_pass(this, number, count)
+                if not position.counts(this):
+                    raise RuntimeError(
+                        f"this pass is over after {number} of {count} batches: another one has begun, or set_epoch or"
+                        " load_state_dict was called; a SegmentLoader gives one pass at a time"
+                    )
                 began = time.perf_counter()
-                batch = ready.get()
+                batch = next(batches)
                 self._count(batch, time.perf_counter() - began, number == first)
-                if isinstance(batch, BaseException):
-                    raise batch
                 position.batch = number + 1
                 yield batch
                 del batch  # or its memory could not be used while the next batch is prepared
             if position.counts(this):
                 position.end()
-        finally:
-            stop.set()
-            while thread.is_alive():  # it may be waiting to hand over a batch
-                with suppress(queue.Empty):
-                    ready.get_nowait()
-                thread.join(timeout=0.001)
-
-    def _resident_pass(self, resident: ResidentSegments) -> Iterator[Batch]:
-        position, count = self._position, len(self)
-        this = position.begin()
-        first = min(position.batch, count)
-        began = time.perf_counter()
-        batches = resident.batches(self.order(), position.epoch, first, count)
-        for number in range(first, count):
-            self._check_pass(this, number, count)
-            batch = next(batches)
-            self._count(batch, time.perf_counter() - began, number == first)
-            position.batch = number + 1
-            yield batch
-            began = time.perf_counter()
-        if position.counts(this):
-            position.end()
-
-    def _check_pass(self, this: object, number: int, count: int) -> None:
-        if not self._position.counts(this):
-            raise RuntimeError(
-                f"this pass is over after {number} of {count} batches: another one has begun, or set_epoch or"
-                " load_state_dict was called; a SegmentLoader gives one pass at a time"
-            )
 
     @property
     def epoch(self) -> int:
@@ -294,22 +258,22 @@ class SegmentLoader:
         self.stats.wait_s += waited
         if is_first:
             self.stats.first_wait_s = waited
-        if isinstance(batch, dict):
-            self.stats.batches += 1
-            self.stats.segments += len(batch["subject"])
+        self.stats.batches += 1
+        self.stats.segments += len(batch["subject"])
 
-    def _prepare(self, order: np.ndarray, epoch: int, first: int, ready: queue.Queue, stop: threading.Event) -> None:
-        """Run by the background thread: put batches from number `first` on into `ready`, or the exception that ends
-        it."""
-        try:
-            hints = Hints(self, order)
-            for number in range(first, len(self)):
-                if stop.is_set():
-                    return
-                hints.before(number)
-                ready.put(self._batch(order[number * self.batch_size : (number + 1) * self.batch_size], epoch))
-        except BaseException as error:
-            ready.put(error)
+    def _made(self, order: np.ndarray, epoch: int, first: int) -> Generator[Batch, None, None]:
+        """The batches from number `first` on: made by the device that holds the segments, or ahead by a thread."""
+        count = len(self)
+        if self._resident is not None:
+            return self._resident.batches(order, epoch, first, count)
+        read = partial(self._read, order, epoch, first, count)
+        return made_ahead(read, count - first, self.prefetch, "xmae_fast loader")
+
+    def _read(self, order: np.ndarray, epoch: int, first: int, count: int) -> Iterator[Batch]:
+        hints = Hints(self, order)
+        for number in range(first, count):
+            hints.before(number)
+            yield self._batch(order[number * self.batch_size : (number + 1) * self.batch_size], epoch)
 
     def _batch(self, items: np.ndarray, epoch: int) -> Batch:
         items = items.astype(np.int64)

@@ -6,7 +6,7 @@ the usual size are made by a CUDA graph of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -50,7 +50,9 @@ class ResidentSegments:
         self._replay: graphs.Replay | None = None
         self._eager = 0
 
-    def batches(self, order: np.ndarray, epoch: int, first: int, count: int) -> Iterator[dict[str, Tensor]]:
+    def batches(
+        self, order: np.ndarray, epoch: int, first: int, count: int
+    ) -> Generator[dict[str, Tensor], None, None]:
         """The batches from number `first` to `count` of an epoch that visits segments in this order."""
         items = torch.from_numpy(order.astype(np.int64)).to(self.device)
         factors, shifts = None, None

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def configured(cfg: TrainCfg, variant: Variant, steps: int) -> TrainCfg:
 
 def batches(feed: Feed, other_ecg: bool) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches without end; with `other_ecg`, each PPG has the ECG of its neighbour, who is another patient."""
-    for _ in count():
+    while True:
         for ppg, ecg, *truth in feed.training():
             yield ppg, ecg.roll(1, 0) if other_ecg else ecg, *truth
 

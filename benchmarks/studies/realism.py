@@ -81,17 +81,19 @@ def study(data: LabelledPPG, population: PopulationCfg, folder: Path) -> dict[st
         }  # fmt: skip
         for name, values in own.items():
             parts[name].append(values)
-        auroc, best = told_apart(own["real"], own["made"], np.concatenate([own["real_by"], own["made_by"]]))
-        found[rhythm] = {
-            "segments": len(rows),
-            "subjects": len(set(own["real_by"])),
-            "auroc": auroc,
-            "best_alone": best,
-        }
-    whole = {name: np.concatenate(values) for name, values in parts.items()}
-    auroc, best = told_apart(whole["real"], whole["made"], np.concatenate([whole["real_by"], whole["made_by"]]))
-    segments, subjects = len(whole["real"]), len(set(whole["real_by"]))
-    return {"all": {"segments": segments, "subjects": subjects, "auroc": auroc, "best_alone": best}} | found
+        found[rhythm] = judged(**own)
+    return {"all": judged(**{name: np.concatenate(values) for name, values in parts.items()})} | found
+
+
+def judged(real: np.ndarray, made: np.ndarray, real_by: np.ndarray, made_by: np.ndarray) -> dict:
+    """How many segments there are of how many people, and how well they are told from simulated ones.
+
+    Args:
+        real, made: the features, [n, 35] and [m, 35].
+        real_by, made_by: the subjects, [n] and [m].
+    """
+    auroc, best = told_apart(real, made, np.concatenate([real_by, made_by]))
+    return {"segments": len(real), "subjects": len(set(real_by)), "auroc": auroc, "best_alone": best}
 
 
 def main() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import gc
-import io
 import multiprocessing
-import pickle
 import subprocess
 import sys
 import textwrap
@@ -19,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.model.copies import copied, copied_by_reference, pickled, saved
 from xmae_fast import ModelCfg, ops, xMAE
 from xmae_fast.backend import MODEL_OPS, release_cpu_memory
 from xmae_fast.model.packed import drop_packed, packed_bytes
@@ -73,25 +71,6 @@ def test_many_living_models_are_all_kept():
     for model in models:
         embedded(model)
     assert packed_bytes() == three * 2 // 3
-
-
-def copied(model):
-    return copy.deepcopy(model)
-
-
-def copied_by_reference(model):
-    return copy.copy(model)
-
-
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def saved(model):
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
 
 
 def averaged(model):

@@ -7,6 +7,7 @@ shapes and dtypes runs for the first time.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from xmae_fast.backend.errors import KernelFailure, is_kernel_failure
+from xmae_fast.backend.errors import KernelFailure
 from xmae_fast.ops import _triton
 
 _checked: set[tuple] = set()
@@ -30,29 +31,25 @@ def check_backward(tensors: Sequence[Tensor | None], settings: tuple, backward: 
 
     Raises:
         KernelFailure: no configuration of a kernel can run on this GPU.
+
+    If it fails otherwise, that is said, and the kernels are compiled when the backward runs.
     """
     if not _applies(tensors):
         return
     key = settings, tuple(None if x is None else (x.shape, x.dtype, x.device) for x in tensors)
     if key in _checked:
         return
-    failure = _compile(backward, next(x.device for x in tensors if x is not None))
-    if failure is not None:
-        raise failure
-    _checked.add(key)
-
-
-def _compile(backward: Callable[[], Any], device: torch.device) -> KernelFailure | None:
-    """Compile what `backward` launches; the failure, if a kernel cannot be made."""
+    device = next(x.device for x in tensors if x is not None)
     capability = torch.cuda.get_device_capability(device)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), _triton.recording(capability, into=_Compiled(device)):
             backward()
-    except KernelFailure as failure:
-        return failure
-    except Exception:  # of looking ahead: the backward itself may do well
-        return None
-    return None
+    except KernelFailure:
+        raise
+    except Exception as error:  # of looking ahead: the backward itself may do well
+        told = f"{type(error).__name__}: {error}"
+        warnings.warn(f"the kernels of {settings[0]}'s backward are compiled when it runs: {told}", stacklevel=2)
+    _checked.add(key)
 
 
 def _applies(tensors: Sequence[Tensor | None]) -> bool:
@@ -73,11 +70,7 @@ class _Compiled(list):
         self.device = device
 
     def append(self, launch: Any) -> None:
-        try:
-            compile_for(launch, self.device)
-        except Exception as error:
-            if is_kernel_failure(error):
-                raise
+        compile_for(launch, self.device)
 
 
 def compile_for(launch: Any, device: torch.device) -> None:

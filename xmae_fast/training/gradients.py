@@ -23,47 +23,49 @@ class GradientArena:
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
-        self.parameters = list(parameters)
         self.flat: dict[torch.dtype, Tensor] = {}
-        self._places: list[Tensor] = []
-        kinds = {parameter.dtype: 0 for parameter in self.parameters}
-        for parameter in self.parameters:
-            kinds[parameter.dtype] += parameter.numel()
-        for dtype, count in kinds.items():
-            self.flat[dtype] = torch.zeros(count, dtype=dtype, device=self.parameters[0].device)
-        taken = dict.fromkeys(kinds, 0)
-        for parameter in self.parameters:
-            first = taken[parameter.dtype]
-            taken[parameter.dtype] = first + parameter.numel()
-            self._places.append(self.flat[parameter.dtype][first : taken[parameter.dtype]].view(parameter.shape))
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # each parameter and the place of its gradient
+        for dtype, own in _by_dtype(parameters).items():
+            self.flat[dtype] = torch.cat([torch.zeros_like(x).reshape(-1) for x in own])
+            self._pairs += zip(own, _split(self.flat[dtype], own), strict=True)
 
     def average(self) -> None:
         """Give all processes the mean of their gradients; every process calls this after its backward.
 
         All processes must have gradients of the same parameters; the others keep none.
         """
-        pairs = list(zip(self.parameters, self._places, strict=True))
-        there = [(x.grad, place) for x, place in pairs if x.grad is not None]
-        for x, place in pairs:
+        there = [(x, place) for x, place in self._pairs if x.grad is not None]
+        for x, place in self._pairs:
             if x.grad is None:
                 place.zero_()
-        torch._foreach_copy_([place for _, place in there], [grad for grad, _ in there])  # pyright: ignore[reportPrivateImportUsage]
+        gradients = [x.grad for x, _ in there]
+        torch._foreach_copy_([place for _, place in there], gradients)  # pyright: ignore[reportPrivateImportUsage]
         world = distributed.get_world_size()
         for flat in self.flat.values():
             flat.div_(world)
             distributed.all_reduce(flat)
-        for x, place in pairs:
-            if x.grad is not None:
-                x.grad = place
+        for x, place in there:
+            x.grad = place
 
 
 @torch.no_grad()
 def share_weights(tensors: Iterable[Tensor]) -> None:
     """Give all processes the tensors of rank 0, all of a dtype by one broadcast."""
-    tensors = list(tensors)
-    for dtype in dict.fromkeys(x.dtype for x in tensors):
-        own = [x for x in tensors if x.dtype == dtype]
+    for own in _by_dtype(tensors).values():
         flat = torch.cat([x.reshape(-1) for x in own])
         distributed.broadcast(flat, 0)
-        for x, values in zip(own, flat.split([x.numel() for x in own]), strict=True):
-            x.copy_(values.view_as(x))
+        for x, values in zip(own, _split(flat, own), strict=True):
+            x.copy_(values)
+
+
+def _by_dtype(tensors: Iterable[Tensor]) -> dict[torch.dtype, list[Tensor]]:
+    found: dict[torch.dtype, list[Tensor]] = {}
+    for x in tensors:
+        found.setdefault(x.dtype, []).append(x)
+    return found
+
+
+def _split(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Views of the numbers of `flat` in their order, in the shapes of `like`."""
+    parts = flat.split([x.numel() for x in like])
+    return [part.view(x.shape) for part, x in zip(parts, like, strict=True)]

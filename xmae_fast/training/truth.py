@@ -31,11 +31,10 @@ SCALES = {  # name: (centre, unit); about the mean and the standard deviation of
     "age": (54.0, 20.0),
     "log_size_sd": (0.27, 0.33),
 }
-"""The numbers beside the rhythm: heart rate, pulse rate (by the median interval) and respiration rate in 1/min; the
-logarithms of the standard deviation and
-of the root mean square of successive differences of the RR intervals, both relative to their mean; the shares of
-premature ventricular, of premature atrial and of pulseless beats; age in years; the standard deviation of the logarithm
-of the pulses' sizes."""
+"""The numbers beside the rhythm: heart rate, pulse rate (by the median interval between pulses) and respiration rate in
+1/min; the logarithms of the standard deviation and of the root mean square of successive differences of the RR
+intervals, both relative to their mean; the shares of premature ventricular, of premature atrial and of pulseless beats;
+age in years; the standard deviation of the logarithm of the pulses' sizes."""
 
 
 def truth_of(simulated: Mapping[str, np.ndarray]) -> np.ndarray:

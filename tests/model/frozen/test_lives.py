@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import gc
-import io
-import pickle
 import threading
 import weakref
 
 import pytest
 import torch
 
+from tests.model.copies import copied, copied_by_reference, pickled, saved
 from tests.model.frozen.conftest import (
     PPG,
     embed,
@@ -23,25 +21,6 @@ from tests.model.frozen.conftest import (
 from xmae_fast import xMAE
 from xmae_fast.model.frozen import frozen
 from xmae_fast.ops import _frozen
-
-
-def copied(model):
-    return copy.deepcopy(model)
-
-
-def copied_by_reference(model):
-    return copy.copy(model)
-
-
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def saved(model):
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
 
 
 @pytest.mark.parametrize("make", [copied, copied_by_reference, pickled, saved])

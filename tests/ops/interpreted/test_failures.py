@@ -157,6 +157,21 @@ def parts_of(description: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+=[\w.]+|^\w+", description))
 
 
+def test_looking_ahead_may_fail_and_says_so(monkeypatch):
+    """Then the backward compiles its kernels itself; it is said once for the same shapes."""
+
+    def compile_for(launch, device):
+        raise AttributeError("'JITFunction' object has no attribute 'warmup'")
+
+    monkeypatch.setattr(_compiling, "compile_for", compile_for)
+    with pytest.warns(
+        UserWarning, match="^the kernels of feed_forward's backward are compiled when it runs: Attr"
+    ) as told:
+        [run(CASES["feed_forward"]) for _ in range(2)]
+    assert len(told) == 1
+    assert backend.is_usable("feed_forward", "triton")
+
+
 def test_other_errors_are_errors(monkeypatch):
     """Where a kernel has run and failed, memory may be damaged: nothing is tried again."""
 

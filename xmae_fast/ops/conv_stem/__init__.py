@@ -63,12 +63,11 @@ def conv_stem(x: Tensor, params: StemParams, *, training: bool, impl: str = "aut
         BackendError: `impl` cannot serve this call.
     """
     chosen = _chosen(x, params, training, impl)
-    if chosen == "reference" or not x.numel():
-        return reference.conv_stem(x, params, training)
-    try:
-        return operators.conv_stem(x, params, training, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("conv_stem", chosen, impl, failure)
+    if chosen != "reference" and x.numel():
+        try:
+            return operators.conv_stem(x, params, training, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("conv_stem", chosen, impl, failure)
     return reference.conv_stem(x, params, training)
 
 

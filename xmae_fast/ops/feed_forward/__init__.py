@@ -61,10 +61,9 @@ def feed_forward(x: Tensor, params: FeedForwardParams, *, dropout_p: float = 0.0
         (x,),
         inference=not wants_gradient(x, *params),
     )
-    if chosen == "reference":
-        return reference.feed_forward(x, params, dropout_p)
-    try:
-        return operators.feed_forward(x, params, float(dropout_p), chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("feed_forward", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.feed_forward(x, params, float(dropout_p), chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("feed_forward", chosen, impl, failure)
     return reference.feed_forward(x, params, dropout_p)

@@ -74,14 +74,13 @@ def lag_attention(
     chosen = backend.resolve(
         "lag_attention", impl, x.device, kernel_dtype(x, params.in_weight), call, inference=inference
     )
-    if chosen == "reference":
-        return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
-    try:
-        return operators.lag_attention(
-            x, key_value, params, num_heads, bias_table, query_pos, key_pos, float(dropout_p), chosen
-        )
-    except backend.KernelFailure as failure:
-        backend.do_without("lag_attention", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.lag_attention(
+                x, key_value, params, num_heads, bias_table, query_pos, key_pos, float(dropout_p), chosen
+            )
+        except backend.KernelFailure as failure:
+            backend.do_without("lag_attention", chosen, impl, failure)
     return reference.lag_attention(x, key_value, params, num_heads, bias_table, query_pos, key_pos, dropout_p)
 
 

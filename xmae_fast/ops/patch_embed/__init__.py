@@ -43,10 +43,9 @@ def patch_embed(features: Tensor, weight: Tensor, bias: Tensor, pos: Tensor, *, 
     tensors = (weight, bias, pos) if features.device.type == "cpu" else (features, weight, bias, pos)
     inference = not wants_gradient(features, weight, bias, pos)
     chosen = backend.resolve("patch_embed", impl, features.device, kernel_dtype(*tensors), inference=inference)
-    if chosen == "reference":
-        return reference.patch_embed(features, weight, bias, pos)
-    try:
-        return operators.patch_embed(features, weight, bias, pos, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("patch_embed", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.patch_embed(features, weight, bias, pos, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("patch_embed", chosen, impl, failure)
     return reference.patch_embed(features, weight, bias, pos)

@@ -78,12 +78,11 @@ def random_masking(
             )
         else:
             draws = reference.published_draws(B, N, k, mode, generator, device)
-        if chosen == "reference":
-            return PatchMask(*reference.masks_from_draws(*draws, k, mode))
-        try:
-            return PatchMask(*OPERATORS[chosen].masks_from_draws(*draws, k, reference.MODES[mode]))
-        except backend.KernelFailure as failure:
-            backend.do_without("random_masking", chosen, impl, failure)
+        if chosen != "reference":
+            try:
+                return PatchMask(*OPERATORS[chosen].masks_from_draws(*draws, k, reference.MODES[mode]))
+            except backend.KernelFailure as failure:
+                backend.do_without("random_masking", chosen, impl, failure)
         return PatchMask(*reference.masks_from_draws(*draws, k, mode))
     seed = _draw_seed(generator, device) if 0 < k < N else torch.zeros(2, dtype=torch.int64, device=device)
     return _masks_from_seed(seed, B, N, k, mode, impl, chosen)

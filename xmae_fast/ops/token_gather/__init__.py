@@ -42,12 +42,11 @@ def gather_patches(signal: Tensor, ids_keep: Tensor, patch_len: int, *, impl: st
     if patch_len < 1 or L % patch_len:
         raise ValueError(f"patch_len: expected a divisor of L = {L}, got {patch_len}")
     chosen = backend.resolve("token_gather", impl, signal.device, signal.dtype)
-    if chosen == "reference":
-        return reference.gather_patches(signal, ids_keep, patch_len)
-    try:
-        return operators.gather_patches(signal, ids_keep, patch_len, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("token_gather", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.gather_patches(signal, ids_keep, patch_len, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("token_gather", chosen, impl, failure)
     return reference.gather_patches(signal, ids_keep, patch_len)
 
 
@@ -71,12 +70,11 @@ def assemble_queries(tokens: Tensor, ids_keep: Tensor, pos: Tensor, mask_loc: Te
     _, N, _ = dims("pos", pos, "1 N D", D=D)
     dims("mask_loc", mask_loc, "N D", N=N, D=D)
     chosen = backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, pos, mask_loc))
-    if chosen == "reference":
-        return reference.assemble_queries(tokens, ids_keep, pos, mask_loc)
-    try:
-        return operators.assemble_queries(tokens, ids_keep, pos, mask_loc, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("token_gather", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.assemble_queries(tokens, ids_keep, pos, mask_loc, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("token_gather", chosen, impl, failure)
     return reference.assemble_queries(tokens, ids_keep, pos, mask_loc)
 
 
@@ -102,12 +100,11 @@ def restore_tokens(
     dims("pos", pos, "1 N D", N=N, D=D)
     check_like("mask_token", mask_token, "pos", pos)
     chosen = backend.resolve("token_gather", impl, tokens.device, kernel_dtype(tokens, mask_token, pos))
-    if chosen == "reference":
-        return reference.restore_tokens(tokens, ids_restore, mask_token, pos)
-    try:
-        return operators.restore_tokens(tokens, ids_restore, mask_token, pos, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("token_gather", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.restore_tokens(tokens, ids_restore, mask_token, pos, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("token_gather", chosen, impl, failure)
     return reference.restore_tokens(tokens, ids_restore, mask_token, pos)
 
 
@@ -124,12 +121,11 @@ def masked_samples(
     """
     dims("ids_restore", ids_restore, "B N")
     chosen = backend.resolve("token_gather", impl, ids_restore.device, dtype)
-    if chosen == "reference":
-        return reference.masked_samples(ids_restore, kept, patch_len, dtype)
-    try:
-        return operators.masked_samples(ids_restore, kept, patch_len, dtype, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("token_gather", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.masked_samples(ids_restore, kept, patch_len, dtype, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("token_gather", chosen, impl, failure)
     return reference.masked_samples(ids_restore, kept, patch_len, dtype)
 
 

@@ -36,12 +36,11 @@ def decode_waveform(tokens: Tensor, weight: Tensor, bias: Tensor, *, impl: str =
     """
     _check_decoder(tokens, weight, bias)
     chosen = backend.resolve("waveform_loss", impl, tokens.device, kernel_dtype(tokens, weight, bias))
-    if chosen == "reference":
-        return reference.decode_waveform(tokens, weight, bias)
-    try:
-        return operators.decode_waveform(tokens, weight, bias, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("waveform_loss", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.decode_waveform(tokens, weight, bias, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("waveform_loss", chosen, impl, failure)
     return reference.decode_waveform(tokens, weight, bias)
 
 
@@ -76,12 +75,11 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor, *, impl: str = 
         _as_samples(name, x) for name, x in (("prediction", prediction), ("target", target), ("mask", mask))
     )
     chosen = _chosen(impl, target, mask, prediction)
-    if chosen == "reference":
-        return reference.masked_mse(prediction, target, mask)
-    try:
-        return operators.masked_mse(prediction, target, mask, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("waveform_loss", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.masked_mse(prediction, target, mask, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("waveform_loss", chosen, impl, failure)
     return reference.masked_mse(prediction, target, mask)
 
 
@@ -111,12 +109,11 @@ def waveform_loss(
     dims("target", target, "B 1 L", B=B, L=L)
     dims("mask", mask, "B 1 L", B=B, L=L)
     chosen = _chosen(impl, target, mask, tokens, weight, bias)
-    if chosen == "reference":
-        return reference.waveform_loss(tokens, weight, bias, target, mask)
-    try:
-        return operators.waveform_loss(tokens, weight, bias, target, mask, chosen)
-    except backend.KernelFailure as failure:
-        backend.do_without("waveform_loss", chosen, impl, failure)
+    if chosen != "reference":
+        try:
+            return operators.waveform_loss(tokens, weight, bias, target, mask, chosen)
+        except backend.KernelFailure as failure:
+            backend.do_without("waveform_loss", chosen, impl, failure)
     return reference.waveform_loss(tokens, weight, bias, target, mask)
 
 

@@ -34,17 +34,17 @@ class GradientArena:
 
         All processes must have gradients of the same parameters; the others keep none.
         """
-        there = [(x, place) for x, place in self._pairs if x.grad is not None]
+        there = [(x, place, x.grad) for x, place in self._pairs if x.grad is not None]
         for x, place in self._pairs:
             if x.grad is None:
                 place.zero_()
-        gradients = [x.grad for x, _ in there]
-        torch._foreach_copy_([place for _, place in there], gradients)  # pyright: ignore[reportPrivateImportUsage]
+        places, gradients = [place for _, place, _ in there], [gradient for *_, gradient in there]
+        torch._foreach_copy_(places, gradients)  # pyright: ignore[reportPrivateImportUsage] - it has no public name
         world = distributed.get_world_size()
         for flat in self.flat.values():
             flat.div_(world)
             distributed.all_reduce(flat)
-        for x, place in there:
+        for x, place, _ in there:
             x.grad = place
 
 

@@ -39,12 +39,13 @@ def test_traffic_grows_with_the_batch(steps):
 
 
 def test_sums_that_launches_share_count_by_parts(steps):
-    launches = [launch for launch in steps[64] if name_of(launch) == "stem_weight_gradient_kernel"]
+    kernels = ("stem_weight_gradient_kernel", "stem_pointwise_gradient_kernel")
+    launches = [launch for launch in steps[64] if name_of(launch) in kernels]
     assert launches
     arena = bytes_of(launches[0].args["arena_ptr"])
     parts = [moved(one) - bytes_of([x for name, x in one.args.items() if name != "arena_ptr"]) for one in launches]
     assert min(parts) > 0
-    assert 0.5 * arena < sum(parts) < 2 * arena  # each tile once; tiles are padded
+    assert 0.9 * arena < sum(parts) < 2 * arena  # each tile once; tiles are padded
 
 
 def test_the_report_names_every_kernel_and_the_optimiser(steps):

@@ -36,13 +36,15 @@ GPUS = {"H200": Gpu(4.3e12, 790e12), "H100": Gpu(2.9e12, 790e12)}
 
 
 def _partial_sums(launch: Launch) -> int:
-    """Every program writes one tile of float32 sums to the arena of all layers."""
-    return math.prod(launch.grid) * launch.constants["BLOCK_J"] * launch.constants["BLOCK_N"] * 4
+    """Every program writes a tile of float32 sums to the arena of all layers; of a 1x1 layer that is its matrix."""
+    rows, columns = ("BLOCK_J", "BLOCK_N") if "BLOCK_J" in launch.constants else ("CIN_PAD", "COUT_PAD")
+    return math.prod(launch.grid) * launch.constants[rows] * launch.constants[columns] * 4
 
 
 # What a launch moves of a tensor that many launches share: by kernel and argument.
 _IN_PARTS: dict[tuple[str, str], Callable[[Launch], int]] = {
-    ("stem_weight_gradient_kernel", "arena_ptr"): _partial_sums
+    ("stem_weight_gradient_kernel", "arena_ptr"): _partial_sums,
+    ("stem_pointwise_gradient_kernel", "arena_ptr"): _partial_sums,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton.language as tl
 
 from tests.ops.interpreted.checks import check, each, poisoned_memory
 from xmae_fast.ops._launch import forced_config
@@ -11,6 +12,7 @@ from xmae_fast.ops.cases import Maker, OpCases, cases
 from xmae_fast.ops.conv_stem import conv_stem, conv_stems, reference
 from xmae_fast.ops.conv_stem.cases import CASES
 from xmae_fast.ops.conv_stem.params import TRAINED, flatten
+from xmae_fast.ops.conv_stem.triton import forward, merge
 from xmae_fast.ops.conv_stem.triton import schema as triton_schema
 from xmae_fast.testing import hostile_layout, relative_error
 from xmae_fast.testing.numerics import _map_tensors, _run
@@ -74,6 +76,15 @@ def test_autocast(training):
             for run in (want, plain, got)
         )
         assert relative_error(ours, exact) <= 2 * relative_error(stock, exact), group
+
+
+@pytest.mark.parametrize("case", TILED, ids=lambda case: case.name)
+def test_several_groups_of_tiles(case, monkeypatch):
+    """A group has 64 tiles, which would take minutes here: with 2, each stem has several on every level."""
+    monkeypatch.setattr(merge, "GROUP", 2)
+    for module in (merge, forward):
+        monkeypatch.setattr(module, "TILES", tl.constexpr(2))
+    check(CASES, case)
 
 
 def test_runs_repeat_bit_for_bit():

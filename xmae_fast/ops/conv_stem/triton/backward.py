@@ -1,9 +1,11 @@
-"""Kernels of the stem's backward: the end, sums, gradients of inputs and of the waveform; weights.py has the weights'.
+"""Kernels of the stem's backward: the end, gradients of inputs and of the waveform. weights.py has the weights', and
+pointwise.py both of a 1x1 layer.
 
 For a unit a = silu(bn(pre)), pre = conv(a_in), xhat = (pre - mean) rstd:
     dz = da silu'(bn(pre)); dbeta = sum dz; dgamma = sum dz xhat
     dpre = gamma rstd (dz - dbeta / n - xhat dgamma / n), with running statistics gamma rstd dz
 `sums` is float32 [2, channels + S]: dbeta and dgamma of every channel, then sum g (x - mean of x) for skip's channels.
+They are added up by the program that comes last (merge.py).
 """
 
 from __future__ import annotations
@@ -13,15 +15,14 @@ import triton.language as tl
 
 from xmae_fast.ops._device import silu_grad
 from xmae_fast.ops.conv_stem.triton.device import MEAN, RSTD, before_norm, normalised, offset_of_stem, part_of
+from xmae_fast.ops.conv_stem.triton.merge import add_up, leave
 
 
 @triton.jit
-def _store_sums(first, second, partial_ptr, stride_p, c, mask_c, tiles):
-    """Store the sums over the rows of a tile of two [BLOCK_M, BLOCK_C] tensors, which are zero outside; c [BLOCK_C] are
-    the channels."""
-    at = c.to(tl.int64) * tiles + tl.program_id(0)
-    tl.store(partial_ptr + at, tl.sum(first, axis=0), mask=mask_c)
-    tl.store(partial_ptr + stride_p + at, tl.sum(second, axis=0), mask=mask_c)
+def _leave_sums(first, second, partial_ptr, columns, c, mask_c):
+    """Leave the sums over the rows of a tile of two [BLOCK_M, BLOCK_C] tensors, which are zero outside; c [BLOCK_C] are
+    the columns."""
+    leave(partial_ptr, tl.program_id(0), tl.sum(first, axis=0), tl.sum(second, axis=0), columns, c, mask_c)
 
 
 @triton.jit
@@ -43,19 +44,19 @@ def _load_gradient(
 @triton.jit
 def stem_end_backward_kernel(
     grad_ptr, stride_gb, stride_gl, stride_gs, grad_2_ptr, stride_gb_2, stride_gl_2, stride_gs_2,
-    head_ptr, x_ptr, w_ptr, norms_ptr, dz_ptr, partial_ptr,
-    rows, rows_2, L, L_2, stride_w, stride_n, stride_p, head_at, skip_at, skip_channel, x_channel,
+    head_ptr, x_ptr, w_ptr, norms_ptr, sums_ptr, dz_ptr, partial_ptr, counters_ptr,
+    rows, rows_2, L, L_2, stride_w, stride_n, stride_s, head_at, skip_at, skip_channel, x_channel,
     S: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """dz of head, and sums of dz, dz xhat (head), g, g xhat (skip), g (x - mean of x) of each tile, [2, 3 S, tiles]."""
-    tiles = tl.cdiv(rows, BLOCK_M)
+    """dz of head, and the sums of dz, dz xhat (head), g, g xhat (skip), g (x - mean of x)."""
+    tiles, tiles_2 = tl.cdiv(rows, BLOCK_M), tl.cdiv(rows_2, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
-    tiles += tl.cdiv(rows_2, BLOCK_M)
     head_ptr += offset_of_stem(second, rows) * S
     x_ptr += offset_of_stem(second, rows)
     dz_ptr += offset_of_stem(second, rows) * S
     w_ptr += offset_of_stem(second, stride_w)
     norms_ptr += offset_of_stem(second, 5 * stride_n)
+    sums_ptr += offset_of_stem(second, 2 * stride_s) + head_at
     rows, L = tl.where(second, rows_2, rows), tl.where(second, L_2, L)
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     s = tl.arange(0, BLOCK_S)
@@ -76,41 +77,23 @@ def stem_end_backward_kernel(
     mean = tl.load(head_ptr + MEAN * stride_n + n, mask=mask_n, other=0.0)
     rstd = tl.load(head_ptr + RSTD * stride_n + n, mask=mask_n, other=0.0)
     dz = dz.to(tl.float32)
-    _store_sums(dz, dz * (pre - mean) * rstd, partial_ptr, stride_p, s, mask_s, tiles)
+    _leave_sums(dz, dz * (pre - mean) * rstd, partial_ptr, 3 * S, s, mask_s)
 
     x = tl.load(x_ptr + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
     w = tl.load(w_ptr + skip_at + n, mask=mask_n, other=0.0).to(tl.float32)
     skip_ptr = norms_ptr + skip_channel
     mean = tl.load(skip_ptr + MEAN * stride_n + n, mask=mask_n, other=0.0)
     rstd = tl.load(skip_ptr + RSTD * stride_n + n, mask=mask_n, other=0.0)
-    _store_sums(g, g * (x * w - mean) * rstd, partial_ptr, stride_p, s + S, mask_s, tiles)
+    _leave_sums(g, g * (x * w - mean) * rstd, partial_ptr, 3 * S, s + S, mask_s)
     centred = g * (x - tl.load(norms_ptr + x_channel))
-    _store_sums(centred, centred, partial_ptr, stride_p, s + 2 * S, mask_s, tiles)
-
-
-@triton.jit
-def stem_sums_kernel(
-    partial_ptr, sums_ptr, columns, tiles, tiles_2, stride_p, stride_s, out_at,
-    BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr,
-):  # fmt: skip
-    """Sums over the tiles in a fixed order; a program has BLOCK_C channels of one of the two sums of one stem."""
-    c, which = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C), tl.program_id(1)
-    second = tl.program_id(2) > 0
-    partial_ptr += offset_of_stem(second, tiles)
-    sums_ptr += offset_of_stem(second, 2 * stride_s)
-    at = partial_ptr + which.to(tl.int64) * stride_p + c.to(tl.int64)[:, None] * (tiles + tiles_2)  # [BLOCK_C, 1]
-    tiles = tl.where(second, tiles_2, tiles)
-    total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
-    for first in range(0, tiles, BLOCK_T):
-        t = first + tl.arange(0, BLOCK_T)[None, :]
-        total += tl.load(at + t, mask=(c < columns)[:, None] & (t < tiles), other=0.0)
-    tl.store(sums_ptr + which * stride_s + out_at + c, tl.sum(total, axis=1), mask=c < columns)
+    _leave_sums(centred, centred, partial_ptr, 3 * S, s + 2 * S, mask_s)
+    add_up(partial_ptr, sums_ptr, counters_ptr, second, tile, tiles, tiles_2, stride_s, 3 * S, s, mask_s, S, 3)
 
 
 @triton.jit
 def stem_input_gradient_kernel(
-    d_ptr, w_ptr, mix_ptr, pre_ptr, norms_ptr, out_ptr, partial_ptr,
-    rows, rows_2, L_in, L_in_2, L_out, L_out_2, stride_w, stride_n, stride_p, in_at, w_at, lateral_at,
+    d_ptr, w_ptr, mix_ptr, pre_ptr, norms_ptr, sums_ptr, out_ptr, partial_ptr, counters_ptr,
+    rows, rows_2, L_in, L_in_2, L_out, L_out_2, stride_w, stride_n, stride_s, in_at, w_at, lateral_at,
     C_IN: tl.constexpr, CIN_PAD: tl.constexpr, C_OUT: tl.constexpr, COUT_PAD: tl.constexpr,
     K: tl.constexpr, STRIDE: tl.constexpr, MIX: tl.constexpr, NORM: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -119,11 +102,10 @@ def stem_input_gradient_kernel(
 
     With MIX the input gradient of the 1x1 layer at lateral_at (C_IN -> C_IN), from the gradient `mix` of its output, is
     added. With NORM, where the input is the activation of a unit, the result is multiplied by silu'(bn(pre)) of that
-    unit, and the sums of dz and dz xhat of each tile are stored, [2, C_IN, tiles].
+    unit, and the sums of dz and dz xhat are stored.
     """
-    tiles = tl.cdiv(rows, BLOCK_M)
+    tiles, tiles_2 = tl.cdiv(rows, BLOCK_M), tl.cdiv(rows_2, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
-    tiles += tl.cdiv(rows_2, BLOCK_M)
     before = offset_of_stem(second, rows)
     d_ptr += offset_of_stem(second, rows // L_in * L_out) * C_OUT
     out_ptr += before * C_IN
@@ -171,7 +153,9 @@ def stem_input_gradient_kernel(
         mean = tl.load(norm_ptr + MEAN * stride_n + n, mask=mask_n, other=0.0)
         rstd = tl.load(norm_ptr + RSTD * stride_n + n, mask=mask_n, other=0.0)
         dz = tl.where(mask, out.to(tl.float32), 0.0)
-        _store_sums(dz, dz * (pre - mean[None, :]) * rstd[None, :], partial_ptr, stride_p, n, mask_n, tiles)
+        _leave_sums(dz, dz * (pre - mean[None, :]) * rstd[None, :], partial_ptr, C_IN, n, mask_n)
+        sums_ptr += offset_of_stem(second, 2 * stride_s) + in_at
+        add_up(partial_ptr, sums_ptr, counters_ptr, second, tile, tiles, tiles_2, stride_s, C_IN, n, mask_n, 0, 1)
 
 
 @triton.jit

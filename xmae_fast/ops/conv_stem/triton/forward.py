@@ -1,4 +1,4 @@
-"""Kernels of the stem's forward: pack, convolution, statistics, activation, mix of two levels, end."""
+"""Kernels of the stem's forward: pack, convolution with its statistics, activation, mix of two levels, end."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from xmae_fast.ops.conv_stem.triton.device import (
     offset_of_stem,
     part_of,
 )
+from xmae_fast.ops.conv_stem.triton.merge import TILES, group_complete, leave, merged, places, stem_complete
 
 
 @triton.jit
@@ -64,42 +65,65 @@ def stem_pack_kernel(
 
 
 @triton.jit
-def _moments(values, mask, count, partial_ptr, stride_p, n, mask_n, tiles):
-    """Store the mean and the sum of squared distances from it over the rows of a tile: values [BLOCK_M, BLOCK_N] of the
-    channels n.
+def _moments(values, mask, count):
+    """The mean and the sum of squared distances from it [BLOCK_N] over the rows of a tile, values [BLOCK_M, BLOCK_N].
 
     Both are corrected by the mean distance from the mean that was computed first: where a channel hardly varies, the
     rounding of that mean is many standard deviations.
     """
-    mean = tl.sum(tl.where(mask, values, 0.0), axis=0) / count  # [BLOCK_N]
+    mean = tl.sum(tl.where(mask, values, 0.0), axis=0) / count
     away = tl.where(mask, values - mean[None, :], 0.0)
     rest = tl.sum(away, axis=0) / count
-    squares = tl.maximum(tl.sum(away * away, axis=0) - rest * rest * count, 0.0)
-    at = n.to(tl.int64) * tiles + tl.program_id(0)
-    tl.store(partial_ptr + at, mean + rest, mask=mask_n)
-    tl.store(partial_ptr + stride_p + at, squares, mask=mask_n)
+    return mean + rest, tl.maximum(tl.sum(away * away, axis=0) - rest * rest * count, 0.0)
+
+
+@triton.jit
+def _store_norm_of_batch(norms_ptr, flat_ptr, weights, channels, at, c, mask, mean, square, samples):
+    """Store the normalisation of channels at + c, from the moments of `samples` values."""
+    var, unbiased = square / samples, square / tl.maximum(samples - 1.0, 1.0)
+    gamma = tl.load(flat_ptr + weights + at + c, mask=mask, other=0.0).to(tl.float32)
+    beta = tl.load(flat_ptr + weights + channels + at + c, mask=mask, other=0.0).to(tl.float32)
+    _store_norm(norms_ptr, channels + 1, at + c, mask, mean, var, unbiased, gamma, beta)
+
+
+@triton.jit
+def _store_norm_of_skip(
+    norms_ptr, flat_ptr, w_ptr, weights, channels, skip_channel, mean, square, samples,
+    S: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Store the normalisation of x itself, whose moments [1] are given, and of the layer skip: the values w x have the
+    mean of x times w, and its variance times w^2."""
+    var, unbiased = square / samples, square / tl.maximum(samples - 1.0, 1.0)
+    one = tl.arange(0, 1)
+    _store_norm(norms_ptr, channels + 1, channels + one, one == 0, mean, var, unbiased, 0.0, 0.0)
+    s = tl.arange(0, BLOCK_S)
+    mask_s = s < S
+    w = tl.load(w_ptr + s, mask=mask_s, other=0.0).to(tl.float32)
+    gamma = tl.load(flat_ptr + weights + skip_channel + s, mask=mask_s, other=0.0).to(tl.float32)
+    beta = tl.load(flat_ptr + weights + channels + skip_channel + s, mask=mask_s, other=0.0).to(tl.float32)
+    w2 = w * w
+    _store_norm(norms_ptr, channels + 1, skip_channel + s, mask_s, w * mean, w2 * var, w2 * unbiased, gamma, beta)
 
 
 @triton.jit
 def stem_conv_kernel(
-    x_ptr, w_ptr, norms_ptr, out_ptr, partial_ptr, skip_x_ptr,
-    rows, rows_2, L_in, L_in_2, L_out, L_out_2, stride_w, stride_n, stride_p,
+    x_ptr, w_ptr, norms_ptr, out_ptr, flat_ptr, partial_ptr, counters_ptr, skip_x_ptr,
+    rows, rows_2, L_in, L_in_2, L_out, L_out_2, stride_w, stride_n, stride_f, weights,
     in_at, out_at, w_at, fuse_at, skip_at, skip_channel,
     C_IN: tl.constexpr, CIN_PAD: tl.constexpr, C_OUT: tl.constexpr, COUT_PAD: tl.constexpr,
     K: tl.constexpr, STRIDE: tl.constexpr, NORM: tl.constexpr, STATISTICS: tl.constexpr, ACTIVATE: tl.constexpr,
-    FUSE: tl.constexpr, SKIP: tl.constexpr,
+    FUSE: tl.constexpr, SKIP: tl.constexpr, S: tl.constexpr, BLOCK_S: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out [rows, C_OUT] = conv(x); with NORM x is normalised and activated on load.
 
-    With STATISTICS the mean and squared distances of each tile are stored too, [2, channels, tiles]; also those of x,
-    where it has one channel. With ACTIVATE out = silu(bn(conv(x))); then with FUSE the 1x1 layer at fuse_at, its
-    BatchNorm (of the channels that follow) and SiLU are applied to that, and with SKIP bn(w x) of the 1 -> C_OUT layer
-    at skip_at is added.
+    With STATISTICS the normalisation of the channels by the moments of all rows is stored too (see merge.py); where x
+    has one channel, also that of x itself and of the layer skip at skip_at. With ACTIVATE out = silu(bn(conv(x))); then
+    with FUSE the 1x1 layer at fuse_at, its BatchNorm (of the channels that follow) and SiLU are applied to that, and
+    with SKIP bn(w x) of the 1 -> C_OUT layer at skip_at is added.
     """
-    tiles = tl.cdiv(rows, BLOCK_M)
+    tiles, tiles_2 = tl.cdiv(rows, BLOCK_M), tl.cdiv(rows_2, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
-    tiles += tl.cdiv(rows_2, BLOCK_M)
     x_ptr += offset_of_stem(second, rows // L_out * L_in) * C_IN
     out_ptr += offset_of_stem(second, rows) * C_OUT
     w_ptr += offset_of_stem(second, stride_w)
@@ -130,76 +154,42 @@ def stem_conv_kernel(
     out = acc.to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + row.to(tl.int64)[:, None] * C_OUT + n[None, :], out, mask=mask)
     if STATISTICS:
+        flat_ptr += offset_of_stem(second, stride_f)
+        channels = stride_n - 1
+        columns = C_OUT + (CIN_PAD == 1)
+        here = tl.program_id(0)
         count = tl.minimum(rows - tile * BLOCK_M, BLOCK_M) * 1.0
-        _moments(out.to(tl.float32), mask, count, partial_ptr, stride_p, n, mask_n, tiles)
+        mean, square = _moments(out.to(tl.float32), mask, count)
+        leave(partial_ptr, here, mean, square, columns, n, mask_n)
+        of_x = C_OUT + tl.arange(0, 1)
         if CIN_PAD == 1:
             x = tl.load(x_ptr + row, mask=mask_m, other=0.0).to(tl.float32)[:, None]
-            channel = C_OUT + tl.arange(0, 1)
-            _moments(x, mask_m[:, None], count, partial_ptr, stride_p, channel, channel == C_OUT, tiles)
-
-
-@triton.jit
-def stem_statistics_kernel(
-    partial_ptr, flat_ptr, w_ptr, norms_ptr, rows, rows_2, stride_w, flat_size, stride_p, channels, weights,
-    out_at, skip_at, skip_channel,
-    C_OUT: tl.constexpr, S: tl.constexpr, SKIP: tl.constexpr, TILE: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
-):  # fmt: skip
-    """Merge the moments of all tiles (Chan) and store the normalisation of BLOCK_C channels.
-
-    With SKIP one more program has one more channel, x itself: the values w x of the layer skip have the mean of x times
-    w, and its variance times w^2. The second axis of programs is the stem.
-    """
-    second = tl.program_id(1) > 0
-    tiles, tiles_2 = tl.cdiv(rows, TILE), tl.cdiv(rows_2, TILE)
-    stride_c = tiles + tiles_2
-    partial_ptr += offset_of_stem(second, tiles)
-    flat_ptr += offset_of_stem(second, flat_size)
-    w_ptr += offset_of_stem(second, stride_w)
-    norms_ptr += offset_of_stem(second, 5 * (channels + 1))
-    rows, tiles = tl.where(second, rows_2, rows), tl.where(second, tiles_2, tiles)
-    of_x = tl.program_id(0) * BLOCK_C >= C_OUT
-    c = tl.where(of_x, C_OUT, tl.program_id(0) * BLOCK_C) + tl.arange(0, BLOCK_C)
-    mask_c = c < tl.where(of_x, C_OUT + 1, C_OUT)
-    at = partial_ptr + c.to(tl.int64)[:, None] * stride_c  # [BLOCK_C, 1]
-    about = tl.load(at, mask=mask_c[:, None], other=0.0)  # the first tile's mean: no large sums of equal numbers
-    total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
-    for first in range(0, tiles, BLOCK_T):
-        t = first + tl.arange(0, BLOCK_T)[None, :]
-        mask = mask_c[:, None] & (t < tiles)
-        count = tl.minimum(rows - t * TILE, TILE) * 1.0
-        total += tl.where(mask, count * (tl.load(at + t, mask=mask, other=0.0) - about), 0.0)
-    n = rows * 1.0
-    mean = tl.sum(about + tl.sum(total, axis=1)[:, None] / n, axis=1)
-    total = tl.zeros([BLOCK_C, BLOCK_T], tl.float32)
-    for first in range(0, tiles, BLOCK_T):
-        t = first + tl.arange(0, BLOCK_T)[None, :]
-        mask = mask_c[:, None] & (t < tiles)
-        count = tl.minimum(rows - t * TILE, TILE) * 1.0
-        away = tl.load(at + t, mask=mask, other=0.0) - mean[:, None]
-        squares = tl.load(at + stride_p + t, mask=mask, other=0.0)
-        total += tl.where(mask, squares + count * away * away, 0.0)
-    square = tl.sum(total, axis=1)
-    var, unbiased = square / n, square / tl.maximum(n - 1.0, 1.0)
-    known = c < C_OUT
-    gamma = tl.load(flat_ptr + weights + out_at + c, mask=known, other=0.0).to(tl.float32)
-    beta = tl.load(flat_ptr + weights + channels + out_at + c, mask=known, other=0.0).to(tl.float32)
-    _store_norm(norms_ptr, channels + 1, out_at + c, known, mean, var, unbiased, gamma, beta)
-    if SKIP:
-        is_x = mask_c & (c == C_OUT)
-        _store_norm(norms_ptr, channels + 1, channels + c * 0, is_x, mean, var, unbiased, gamma, beta)
-        x_mean = tl.sum(tl.where(is_x, mean, 0.0), axis=0)
-        x_var = tl.sum(tl.where(is_x, var, 0.0), axis=0)
-        x_unbiased = tl.sum(tl.where(is_x, unbiased, 0.0), axis=0)
-        s = tl.arange(0, BLOCK_S)
-        mask_s = (s < S) & ((s * 0 + tl.program_id(0)) * BLOCK_C >= C_OUT)
-        w = tl.load(w_ptr + skip_at + s, mask=mask_s, other=0.0).to(tl.float32)
-        gamma = tl.load(flat_ptr + weights + skip_channel + s, mask=mask_s, other=0.0).to(tl.float32)
-        beta = tl.load(flat_ptr + weights + channels + skip_channel + s, mask=mask_s, other=0.0).to(tl.float32)
-        w2 = w * w
-        _store_norm(
-            norms_ptr, channels + 1, skip_channel + s, mask_s, w * x_mean, w2 * x_var, w2 * x_unbiased, gamma, beta
-        )
+            mean, square = _moments(x, mask_m[:, None], count)
+            leave(partial_ptr, here, mean, square, columns, of_x, of_x == C_OUT)
+        group, first_tile, first_group, of_stem, groups = places(second, tile, tiles, tiles_2)
+        if group_complete(counters_ptr, second, group, tiles, tiles_2, of_stem):
+            first = group * TILES
+            items = tl.minimum(of_stem - first, TILES)
+            samples = tl.minimum(rows - first * BLOCK_M, TILES * BLOCK_M)
+            mean, square = merged(partial_ptr, first_tile + first, items, samples, BLOCK_M, columns, n, mask_n)
+            leave(partial_ptr, first_group + group, mean, square, columns, n, mask_n)
+            if CIN_PAD == 1:
+                mean, square = merged(
+                    partial_ptr, first_tile + first, items, samples, BLOCK_M, columns, of_x, of_x == C_OUT
+                )
+                leave(partial_ptr, first_group + group, mean, square, columns, of_x, of_x == C_OUT)
+            if stem_complete(counters_ptr, second, tiles, tiles_2, groups):
+                size = TILES * BLOCK_M
+                mean, square = merged(partial_ptr, first_group, groups, rows, size, columns, n, mask_n)
+                _store_norm_of_batch(
+                    norms_ptr, flat_ptr, weights, channels, out_at, n, mask_n, mean, square, rows * 1.0
+                )
+                if CIN_PAD == 1:
+                    mean, square = merged(partial_ptr, first_group, groups, rows, size, columns, of_x, of_x == C_OUT)
+                    _store_norm_of_skip(
+                        norms_ptr, flat_ptr, w_ptr + skip_at, weights, channels, skip_channel, mean, square,
+                        rows * 1.0, S, BLOCK_S,
+                    )  # fmt: skip
 
 
 @triton.jit

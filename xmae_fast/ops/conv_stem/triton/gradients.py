@@ -13,11 +13,11 @@ from xmae_fast.ops.conv_stem.triton import layout as at
 from xmae_fast.ops.conv_stem.triton.backward import (
     stem_end_backward_kernel,
     stem_input_gradient_kernel,
-    stem_sums_kernel,
     stem_waveform_gradient_kernel,
 )
 from xmae_fast.ops.conv_stem.triton.layout import Layer
-from xmae_fast.ops.conv_stem.triton.stem import MERGE_CONFIGS, Stem, tile_configs
+from xmae_fast.ops.conv_stem.triton.pointwise import stem_pointwise_gradient_kernel
+from xmae_fast.ops.conv_stem.triton.stem import Stem, tile_configs
 from xmae_fast.ops.conv_stem.triton.weights import stem_reduce_kernel, stem_weight_gradient_kernel
 
 _MIX_OF = {at.SMOOTH2: (at.LAT2, at.E2, at.E3), at.SMOOTH1: (at.LAT1, at.E1, at.SMOOTH2)}  # lateral, fine, coarse
@@ -61,8 +61,20 @@ class Backward:
             options = {80: (many, few) if out == "up" else (few, many), 90: ((8, 64, 2), (8, 32, 3), (8, 64, 3))}
         else:
             options = {80: ((4, 32, 2), (4, 16, 4)), 90: ((4, 64, 2), (4, 32, 3), (4, 64, 3))}
-        names = ("num_warps", "BLOCK_R", "num_stages")
-        return {arch: tuple(dict(zip(names, option, strict=True)) for option in some) for arch, some in options.items()}
+        return _named(options)
+
+    def _pointwise_configs(self, layer: Layer) -> dict[int, tuple[dict[str, int], ...]]:
+        """None of these spills, and most others do: a program holds the matrix, its gradient and two blocks of rows."""
+        size = layer.cin_pad * layer.cout_pad
+        if self.stem.compute == torch.float32:
+            options = {80: ((8, 16, 2), (8, 16, 3))}
+        elif size > 4096:
+            options = {80: ((8, 32, 2), (8, 32, 3)), 90: ((8, 32, 3), (16, 32, 2), (8, 32, 2))}
+        elif size > 1024:
+            options = {80: ((8, 32, 2), (8, 32, 3)), 90: ((8, 32, 3), (8, 64, 2), (4, 32, 2))}
+        else:
+            options = {80: ((4, 32, 2), (8, 64, 2)), 90: ((4, 64, 2), (8, 64, 2), (4, 32, 2))}
+        return _named(options)
 
     def source(self, unit: int) -> tuple[Tensor, int | None]:
         """The activation of a unit: as it was stored, with None, or its values before BatchNorm and SiLU, with the unit
@@ -70,44 +82,26 @@ class Backward:
         stored = self.activations.get(unit)
         return (self.pre[unit], unit) if stored is None else (stored, None)
 
-    def sum_tiles(self, partial: Tensor, channel: int, level: int, block_m: int) -> None:
-        """Fill `sums` of the channels from `channel` on from the partial sums of the tiles, of block_m rows each."""
-        tiles, *tiles_2 = (triton.cdiv(rows, block_m) for rows in self.stem.rows(level))
-        launch(
-            stem_sums_kernel,
-            lambda c: (triton.cdiv(partial.shape[1], c["BLOCK_C"]), 2, self.stem.count),
-            {
-                "partial_ptr": partial, "sums_ptr": self.sums, "columns": partial.shape[1], "tiles": tiles,
-                "tiles_2": sum(tiles_2), "stride_p": partial.stride(0), "stride_s": self.sums.stride(1),
-                "out_at": channel,
-            },
-            {},
-            MERGE_CONFIGS,
-            key=(partial.shape[2],),
-        )  # fmt: skip
-
     def end(self, grads: Sequence[Tensor]) -> Tensor:
         """Return dz of head from the gradients of the features, of any strides; fill the sums of head and skip."""
         stem, layers = self.stem, self.stem.plan.layers
         head, skip = layers[at.HEAD], layers[at.SKIP]
-        block_m = max(1, 4096 // skip.cout_pad)
-        tiles = stem.tiles(0, block_m)
+        tiles = stem.tiles_of_stems(0, stem.end_tile)
         dz, partial = torch.empty_like(self.pre[at.HEAD]), stem.partial(3 * skip.c_out, tiles)
         launch(
             stem_end_backward_kernel,
-            lambda c: (tiles,),
+            lambda c: (sum(tiles),),
             {
                 **_gradients(grads), "head_ptr": self.pre[at.HEAD], "x_ptr": stem.x, "w_ptr": stem.packed,
-                "norms_ptr": stem.norms, "dz_ptr": dz, "partial_ptr": partial, **stem.sizes(0, L=0),
-                "stride_w": stem.plan.packed, "stride_n": stem.stride_n, "stride_p": partial.stride(0),
-                "head_at": head.channel,
+                "norms_ptr": stem.norms, "sums_ptr": self.sums, "dz_ptr": dz, "partial_ptr": partial,
+                "counters_ptr": stem.counters, **stem.sizes(0, L=0), "stride_w": stem.plan.packed,
+                "stride_n": stem.stride_n, "stride_s": self.sums.stride(1), "head_at": head.channel,
                 "skip_at": skip.packed, "skip_channel": skip.channel, "x_channel": stem.plan.channels,
             },
-            {"S": skip.c_out, "BLOCK_S": skip.cout_pad, "BLOCK_M": block_m},
+            {"S": skip.c_out, "BLOCK_S": skip.cout_pad, "BLOCK_M": stem.end_tile},
             {80: ({"num_warps": 4}, {"num_warps": 8})},
             key=(skip.c_out, stem.rows(0)),
         )  # fmt: skip
-        self.sum_tiles(partial, head.channel, 0, block_m)
         return dz
 
     def weight_gradient(
@@ -125,7 +119,7 @@ class Backward:
         a, norm_of = source
         rows, parts, (block_j, block_n) = stem.rows(layer.level), self.parts[number], self.tiles[number]
         tiles_j, tiles_n = triton.cdiv(layer.depth, block_j), triton.cdiv(layer.cout_pad, block_n)
-        of_split, *of_split_2 = (triton.cdiv(triton.cdiv(r, p), 64) * 64 for r, p in zip(rows, parts, strict=True))
+        of_split, *of_split_2 = rows_of_splits(rows, parts)
         dpre = stem.empty(layer.level, layer.c_out) if keep else None
         launch(
             stem_weight_gradient_kernel,
@@ -163,20 +157,21 @@ class Backward:
         level = stem.level_in(layer)
         block_n = min(block(layer.c_in), 128)
         block_m = stem.block_m(block_n)
-        tiles = stem.tiles(level, block_m)
+        tiles = stem.tiles_of_stems(level, block_m)
         out = stem.empty(level, layer.c_in)
         partial = None if onto is None else stem.partial(layer.c_in, tiles)
-        first = 0 if onto is None else stem.plan.layers[onto].channel
         launch(
             stem_input_gradient_kernel,
-            lambda c: (tiles, triton.cdiv(layer.c_in, block_n)),
+            lambda c: (sum(tiles), triton.cdiv(layer.c_in, block_n)),
             {
                 "d_ptr": d, "w_ptr": stem.packed, "mix_ptr": mix[1] if mix else None,
-                "pre_ptr": None if onto is None else self.pre[onto], "norms_ptr": stem.norms, "out_ptr": out,
-                "partial_ptr": partial, **stem.sizes(level, L_in=level, L_out=layer.level),
-                "stride_w": stem.plan.packed, "stride_n": stem.stride_n,
-                "stride_p": 0 if partial is None else partial.stride(0),
-                "in_at": first, "w_at": layer.packed, "lateral_at": stem.plan.layers[mix[0]].packed if mix else 0,
+                "pre_ptr": None if onto is None else self.pre[onto], "norms_ptr": stem.norms,
+                "sums_ptr": None if onto is None else self.sums, "out_ptr": out, "partial_ptr": partial,
+                "counters_ptr": None if onto is None else stem.counters,
+                **stem.sizes(level, L_in=level, L_out=layer.level),
+                "stride_w": stem.plan.packed, "stride_n": stem.stride_n, "stride_s": self.sums.stride(1),
+                "in_at": 0 if onto is None else stem.plan.layers[onto].channel, "w_at": layer.packed,
+                "lateral_at": stem.plan.layers[mix[0]].packed if mix else 0,
             },
             {
                 **layer.constants, "MIX": mix is not None, "NORM": onto is not None, "PRECISION": stem.precision,
@@ -185,9 +180,44 @@ class Backward:
             tile_configs(block_m, block_n, stem.compute, min(layer.cout_pad, layer.cin_pad), heavy=onto is not None),
             key=(layer.k, layer.stride, layer.c_in, layer.c_out, stem.rows(level)),
         )  # fmt: skip
-        if partial is not None:
-            self.sum_tiles(partial, first, level, block_m)
         return out
+
+    def is_pointwise(self, number: int) -> bool:
+        """Whether one launch has a layer's whole backward: a 1x1 layer whose matrix a program holds."""
+        layer, (block_j, block_n) = self.stem.plan.layers[number], self.tiles[number]
+        return layer.k == 1 and (block_j, block_n) == (layer.cin_pad, layer.cout_pad)
+
+    def pointwise(self, number: int, dz: Tensor, onto: int, out: str = "norm") -> Tensor:
+        """Of a 1x1 layer that reads the activation of unit `onto`: dz of that unit; its sums and the layer's partial
+        weight gradients are stored.
+
+        dz, out: as in `weight_gradient`.
+        """
+        stem, layer = self.stem, self.stem.plan.layers[number]
+        rows, parts = stem.rows(layer.level), self.parts[number]
+        of_split, *of_split_2 = rows_of_splits(rows, parts)
+        result, partial = stem.empty(layer.level, layer.c_in), stem.partial(layer.c_in, parts)
+        launch(
+            stem_pointwise_gradient_kernel,
+            lambda c: (sum(parts),),
+            {
+                "x_ptr": self.pre[onto], "dz_ptr": dz, "pre_ptr": self.pre[number] if out == "norm" else None,
+                "w_ptr": stem.packed, "norms_ptr": stem.norms, "sums_ptr": self.sums, "out_ptr": result,
+                "arena_ptr": self.arena, "partial_ptr": partial, "counters_ptr": stem.counters,
+                **stem.sizes(layer.level, L=layer.level, L_fine=max(layer.level - 1, 0)),
+                "splits": parts[0], "splits_2": sum(parts[1:]), "of_split": of_split, "of_split_2": sum(of_split_2),
+                "stride_w": stem.plan.packed, "stride_n": stem.stride_n, "stride_s": self.sums.stride(1),
+                "in_at": stem.plan.layers[onto].channel, "out_at": layer.channel, "w_at": layer.packed,
+                "arena_at": self.first[number],
+            },
+            {
+                "C_IN": layer.c_in, "CIN_PAD": layer.cin_pad, "C_OUT": layer.c_out, "COUT_PAD": layer.cout_pad,
+                "BATCH": self.batch, "OUT": out, "PRECISION": stem.precision,
+            },
+            self._pointwise_configs(layer),
+            key=(layer.c_in, layer.c_out, rows),
+        )  # fmt: skip
+        return result
 
     def waveform_gradient(self, grads: Sequence[Tensor], dpre: Tensor) -> Tensor:
         """The gradient of x from the gradients of the features and of the first convolution's output."""
@@ -233,6 +263,17 @@ class Backward:
         return out
 
 
+def _named(options: dict[int, tuple[tuple[int, int, int], ...]]) -> dict[int, tuple[dict[str, int], ...]]:
+    """Configurations of a weight gradient from (warps, rows of a block, stages)."""
+    names = ("num_warps", "BLOCK_R", "num_stages")
+    return {arch: tuple(dict(zip(names, option, strict=True)) for option in some) for arch, some in options.items()}
+
+
+def rows_of_splits(rows: Sequence[int], parts: Sequence[int]) -> list[int]:
+    """How many rows a part of each stem has; a multiple of every kernel's block of rows."""
+    return [triton.cdiv(triton.cdiv(r, p), 64) * 64 for r, p in zip(rows, parts, strict=True)]
+
+
 def _gradients(grads: Sequence[Tensor]) -> dict[str, Tensor | int]:
     """The arguments of a kernel that are about the gradients of the features, [B, L, S] of each stem."""
     both = (("", grads[0]), ("_2", grads[-1]))
@@ -269,8 +310,13 @@ def conv_stem_backward(
             d_mix = run.input_gradient(unit, dpre, None)
             mixes[fine] = lateral, d_mix
             run.weight_gradient(lateral, d_mix, run.source(fine), "plain", keep=False)
-            d_up = run.weight_gradient(lateral + 2, d_mix, run.source(coarse), "up")
-            dz = run.input_gradient(lateral + 2, d_up, coarse)
+            if run.is_pointwise(lateral + 2):
+                dz = run.pointwise(lateral + 2, d_mix, coarse, "up")
+            else:
+                d_up = run.weight_gradient(lateral + 2, d_mix, run.source(coarse), "up")
+                dz = run.input_gradient(lateral + 2, d_up, coarse)
+        elif run.is_pointwise(unit):
+            dz = run.pointwise(unit, dz, unit - 1)
         elif unit:
             dpre = run.weight_gradient(unit, dz, run.source(unit - 1))
             dz = run.input_gradient(unit, dpre, unit - 1, mixes.get(unit - 1))

@@ -1,9 +1,9 @@
 """conv_stem on a GPU: the launchers of the forward, of one stem or of two; gradients.py has that of the backward.
 
 In evaluation BatchNorm, SiLU and the 1x1 convolution that ends an Inception are applied in the epilogue of the
-convolution before them. In training a convolution stores its output before BatchNorm and the moments of each tile; a
-small kernel merges the moments into the normalisation of the channels. The next kernel applies that on load, but one
-with many taps reads activations that another kernel has stored.
+convolution before them. In training a convolution stores its output before BatchNorm and the moments of each tile; the
+program that comes last merges the moments into the normalisation of the channels (merge.py). The next kernel applies
+that on load, but one with many taps reads activations that another kernel has stored.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from xmae_fast.ops.conv_stem.triton.forward import (
     stem_activation_kernel,
     stem_end_kernel,
     stem_pack_kernel,
-    stem_statistics_kernel,
 )
 from xmae_fast.ops.conv_stem.triton.gradients import conv_stem_backward
-from xmae_fast.ops.conv_stem.triton.stem import MERGE_CONFIGS, Stem
+from xmae_fast.ops.conv_stem.triton.stem import Stem
 
 __all__ = ["conv_stem_backward", "conv_stem_eval", "conv_stem_train"]
 
@@ -70,7 +69,7 @@ def conv_stem_eval(x: Tensor, weights: Sequence[Tensor], compute: torch.dtype) -
             source = stem.mix(at.LAT1, outputs[at.E1], outputs[at.SMOOTH2], None)
         layer = stem.plan.layers[unit]
         fuse = layer.k == 7 and layer.cout_pad <= widest
-        source, _, _ = stem.convolve(unit, source, activate=True, fuse=fuse, skip=unit == at.HEAD)
+        source = stem.convolve(unit, source, activate=True, fuse=fuse, skip=unit == at.HEAD)
         unit += 1 + fuse
         outputs[unit - 1] = source
     return source.view(B, L, -1)
@@ -108,28 +107,8 @@ def conv_stem_train(
             source = activations[unit - 1] = _activate(stem, unit - 1, pre[unit - 1])
         else:
             source, norm_of = pre[unit - 1], unit - 1
-        out, partial, tile = stem.convolve(unit, source, norm_of, statistics=batch_statistics)
-        pre.append(out)
-        if partial is not None:
-            _merge_statistics(stem, flat, unit, partial, tile)
+        pre.append(stem.convolve(unit, source, norm_of, statistics_with=flat if batch_statistics else None))
     return _end(stem, pre[at.HEAD]), stem.norms, [*pre, *mixes, *activations.values(), stem.packed]
-
-
-def _merge_statistics(stem: Stem, flat: Tensor, unit: int, partial: Tensor, tile: int) -> None:
-    plan, layer, skip = stem.plan, stem.plan.layers[unit], stem.plan.layers[at.SKIP]
-    launch(
-        stem_statistics_kernel,
-        lambda c: (triton.cdiv(layer.c_out, c["BLOCK_C"]) + layer.taps_inside, stem.count),
-        {
-            "partial_ptr": partial, "flat_ptr": flat, "w_ptr": stem.packed, "norms_ptr": stem.norms,
-            **stem.sizes(layer.level), "stride_w": plan.packed, "flat_size": flat.numel() // stem.count,
-            "stride_p": partial.stride(0), "channels": plan.channels, "weights": plan.weights, "out_at": layer.channel,
-            "skip_at": skip.packed, "skip_channel": skip.channel,
-        },
-        {"C_OUT": layer.c_out, "S": skip.c_out, "SKIP": layer.taps_inside, "TILE": tile, "BLOCK_S": skip.cout_pad},
-        MERGE_CONFIGS,
-        key=(partial.shape[2],),
-    )  # fmt: skip
 
 
 def _activate(stem: Stem, unit: int, pre: Tensor) -> Tensor:

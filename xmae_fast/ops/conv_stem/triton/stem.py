@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,15 +11,9 @@ from torch import Tensor
 
 from xmae_fast.ops._launch import dot_precision, launch
 from xmae_fast.ops.conv_stem.triton import layout as at
+from xmae_fast.ops.conv_stem.triton import merge
 from xmae_fast.ops.conv_stem.triton.forward import stem_conv_kernel, stem_mix_kernel
 from xmae_fast.ops.conv_stem.triton.layout import Layer, Layout
-
-# For kernels that merge the partial results of tiles: one channel per program is quickest where a GPU has more
-# multiprocessors than there are channels.
-MERGE_CONFIGS = {
-    arch: tuple({"BLOCK_C": many, "BLOCK_T": tiles, "num_warps": 4} for many, tiles in options)
-    for arch, options in ((80, ((8, 128), (4, 256), (1, 1024))), (90, ((1, 2048), (1, 1024), (4, 512))))
-}
 
 
 def tile_configs(
@@ -62,6 +57,13 @@ class Stem:
         self.stride_n = plan.channels + 1
         self.precision = dot_precision(compute)
 
+    @functools.cached_property
+    def counters(self) -> Tensor:
+        """Those of merge.py, enough for the launch with the most tiles and blocks. Each launch leaves them at 0."""
+        blocks = triton.cdiv(max(layer.cout_pad for layer in self.plan.layers), 128)
+        groups = merge.groups_of(self.tiles_of_stems(0, min(64, self.end_tile)))
+        return torch.zeros(blocks * (groups + 2), dtype=torch.int32, device=self.x.device)
+
     def rows(self, level: int) -> tuple[int, ...]:
         """How many rows each stem has on a level."""
         return tuple(B * L for B, L in zip(self.batches, self.levels[level], strict=True))
@@ -76,12 +78,21 @@ class Stem:
             **{f"{name}_2": sizes[1] if self.count > 1 else missing[name] for name, sizes in both.items()},
         }
 
+    def tiles_of_stems(self, level: int, block_m: int) -> tuple[int, ...]:
+        """How many tiles of block_m rows each stem has on a level."""
+        return tuple(triton.cdiv(rows, block_m) for rows in self.rows(level))
+
     def tiles(self, level: int, block_m: int) -> int:
         """How many tiles of block_m rows all stems have on a level."""
-        return sum(triton.cdiv(rows, block_m) for rows in self.rows(level))
+        return sum(self.tiles_of_stems(level, block_m))
 
     def level_in(self, layer: Layer) -> int:
         return layer.level - (layer.stride == 2)
+
+    @property
+    def end_tile(self) -> int:
+        """Rows of a tile where the stem's end is differentiated."""
+        return max(1, 4096 // self.plan.layers[at.SKIP].cout_pad)
 
     def block_m(self, block_n: int) -> int:
         """Rows of a tile. All configurations have the same, since moments and sums are stored for each tile."""
@@ -90,49 +101,53 @@ class Stem:
     def empty(self, level: int, channels: int) -> Tensor:
         return self.x.new_empty((sum(self.rows(level)), channels), dtype=self.compute)
 
-    def partial(self, channels: int, tiles: int) -> Tensor:
-        """An uninitialised tensor for partial results of tiles: [2, channels, tiles], float32."""
-        return self.x.new_empty((2, channels, tiles), dtype=torch.float32)
+    def partial(self, columns: int, tiles: Sequence[int]) -> Tensor:
+        """An uninitialised tensor for what the tiles of each stem leave behind, see merge.py."""
+        return self.x.new_empty((merge.rows_of_partial(tiles), 2, columns), dtype=torch.float32)
 
     def convolve(
         self, number: int, source: Tensor, norm_of: int | None = None, *,
-        statistics: bool = False, activate: bool = False, fuse: bool = False, skip: bool = False,
-    ) -> tuple[Tensor, Tensor | None, int]:  # fmt: skip
-        """The output of layer `number`, the moments of its tiles (None without `statistics`), the rows of a tile.
+        statistics_with: Tensor | None = None, activate: bool = False, fuse: bool = False, skip: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """The output of layer `number`.
 
         Args:
             number: of the layer.
             source: its input; the output of unit `norm_of` before BatchNorm, where that is given.
-            statistics, activate, fuse, skip: see the kernel.
+            statistics_with: the flat weights, whose gammas and betas make the normalisation of the output's channels
+                from its moments, which then is stored.
+            activate, fuse, skip: see the kernel.
         """
         layer, layers = self.plan.layers[number], self.plan.layers
         block_n = min(layer.cout_pad, 128)
         block_m = self.block_m(block_n)
-        tiles = self.tiles(layer.level, block_m)
-        out = self.empty(layer.level, layer.c_out)
-        partial = self.partial(layer.c_out + layer.taps_inside, tiles) if statistics else None
+        tiles, of_skip = self.tiles_of_stems(layer.level, block_m), layers[at.SKIP]
+        out, flat = self.empty(layer.level, layer.c_out), statistics_with
+        partial = None if flat is None else self.partial(layer.c_out + layer.taps_inside, tiles)
+        reads_skip = skip or (flat is not None and layer.taps_inside)
         launch(
             stem_conv_kernel,
-            lambda c: (tiles, triton.cdiv(layer.c_out, block_n)),
+            lambda c: (sum(tiles), triton.cdiv(layer.c_out, block_n)),
             {
-                "x_ptr": source, "w_ptr": self.packed, "norms_ptr": self.norms, "out_ptr": out, "partial_ptr": partial,
+                "x_ptr": source, "w_ptr": self.packed, "norms_ptr": self.norms, "out_ptr": out, "flat_ptr": flat,
+                "partial_ptr": partial, "counters_ptr": None if flat is None else self.counters,
                 "skip_x_ptr": self.x if skip else None,
                 **self.sizes(layer.level, L_in=self.level_in(layer), L_out=layer.level),
                 "stride_w": self.plan.packed, "stride_n": self.stride_n,
-                "stride_p": partial.stride(0) if statistics else 0,
+                "stride_f": 0 if flat is None else flat.numel() // self.count, "weights": self.plan.weights,
                 "in_at": 0 if norm_of is None else layers[norm_of].channel, "out_at": layer.channel,
                 "w_at": layer.packed, "fuse_at": layers[number + 1].packed if fuse else 0,
-                "skip_at": layers[at.SKIP].packed if skip else 0,
-                "skip_channel": layers[at.SKIP].channel if skip else 0,
+                "skip_at": of_skip.packed if reads_skip else 0, "skip_channel": of_skip.channel if reads_skip else 0,
             },
             {
-                **layer.constants, "NORM": norm_of is not None, "STATISTICS": statistics, "ACTIVATE": activate,
-                "FUSE": fuse, "SKIP": skip, "PRECISION": self.precision, "BLOCK_M": block_m, "BLOCK_N": block_n,
+                **layer.constants, "NORM": norm_of is not None, "STATISTICS": flat is not None,
+                "ACTIVATE": activate, "FUSE": fuse, "SKIP": skip, "S": of_skip.c_out, "BLOCK_S": of_skip.cout_pad,
+                "PRECISION": self.precision, "BLOCK_M": block_m, "BLOCK_N": block_n,
             },
             tile_configs(block_m, block_n, self.compute, max(layer.cin_pad, 16)),
             key=(layer.k, layer.stride, layer.c_in, layer.c_out, self.rows(layer.level)),
         )  # fmt: skip
-        return out, partial, block_m
+        return out
 
     def mix(self, number: int, fine: Tensor, coarse: Tensor, units: tuple[int, int] | None) -> Tensor:
         """lateral(fine) + up(reduce(coarse)) of the mix whose lateral layer is `number`.

@@ -18,7 +18,7 @@ from xmae_fast.ops.conv_stem.triton.device import (
 
 
 @triton.jit
-def _up_adjoint(
+def up_adjoint(
     dy_ptr, sample, j, mask_m, L, L_coarse, c, mask_c, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
 ):
     """The adjoint of linear interpolation at coarse positions j -> float32 [BLOCK_M, BLOCK_C].
@@ -83,9 +83,7 @@ def stem_weight_gradient_kernel(
         mask = mask_r[:, None] & mask_n
         place = (before + row).to(tl.int64)[:, None] * C_OUT + n[None, :]
         if OUT == "up":
-            d = _up_adjoint(
-                dz_ptr, sample, position, mask_r, L_fine, L_out, n[None, :], mask_n, C_OUT, BLOCK_R, BLOCK_N
-            )
+            d = up_adjoint(dz_ptr, sample, position, mask_r, L_fine, L_out, n[None, :], mask_n, C_OUT, BLOCK_R, BLOCK_N)
         else:
             d = tl.load(dz_ptr + place, mask=mask, other=0.0)
             if OUT == "norm":

@@ -1,4 +1,4 @@
-"""Options by which a command goes round a kernel that does not work: --without and --config."""
+"""Options that say how kernels run: --without and --config go round one that does not work, --overlap-launches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xmae_fast.backend import IMPLS, OPS
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Add both options to a parser; `apply_choices` does what they say."""
+    """Add these options to a parser; `apply_choices` does what they say."""
     parser.add_argument(
         "--without", action="append", default=[], metavar="OP=IMPL",
         help="do without an implementation of an operator, e.g. conv_stem=triton; the model takes another (repeatable)",
@@ -19,10 +19,14 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "--config", action="append", default=[], metavar="[KERNEL=]N",
         help="launch Triton's kernels, or one of them, with configuration number N, from 0 on (repeatable)",
     )  # fmt: skip
+    parser.add_argument(
+        "--overlap-launches", action="store_true",
+        help="let launches of Triton's kernels begin while the previous one ends, where the GPU can (sm_90 on)",
+    )  # fmt: skip
 
 
 def apply_choices(options: argparse.Namespace) -> None:
-    """For this process, do what both options say.
+    """For this process, do what the options say.
 
     Raises:
         ValueError: naming the option and what it expects.
@@ -33,12 +37,17 @@ def apply_choices(options: argparse.Namespace) -> None:
         from xmae_fast.ops import _launch  # imports Triton, which may not be installed
 
         _launch.force_config(index, kernel)
+    if options.overlap_launches:
+        from xmae_fast.ops import _launch
+
+        _launch.overlap_launches(True)
 
 
 def words_of(options: argparse.Namespace) -> list[str]:
-    """Both options as they were given, for another command."""
+    """The options as they were given, for another command."""
     given = [("--without", one) for one in options.without] + [("--config", one) for one in options.config]
-    return [word for pair in given for word in pair]
+    overlap = ["--overlap-launches"] if options.overlap_launches else []
+    return [*(word for pair in given for word in pair), *overlap]
 
 
 def parse_without(text: str) -> tuple[str, str]:

@@ -6,12 +6,14 @@ it anew: `python -m xmae_fast.testing.resources --out benchmarks/results/triton_
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,3 +133,55 @@ def test_programs_of_two_stems_are_judged_apart():
     assert overflows(code.replace("%programs", "%unknown"), sizes, (100,))
     (found,) = overflows(code.replace("%sample, %length", "%sample, %L"), sizes | {"%programs": 70}, (100,))
     assert "%offset = muli" in found
+
+
+def test_every_kernel_waits_first_for_the_launch_before():
+    from xmae_fast import ops
+
+    folder, kernels = Path(ops.__file__).parent, []
+    for file in folder.rglob("*.py"):
+        for function in ast.parse(file.read_text()).body:
+            if isinstance(function, ast.FunctionDef) and function.name.endswith("_kernel"):
+                kernels.append(function.name)
+                first = function.body[1 if ast.get_docstring(function) else 0]
+                assert ast.unparse(first) == "wait_for_previous_launch()", f"{file.name}: {function.name}"
+    assert len(kernels) > 40
+
+
+@pytest.mark.parametrize(("arch", "waits"), [(90, 1), (80, 0)])
+def test_it_is_a_wait_on_gpus_that_can_overlap_launches(arch, waits, monkeypatch):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+    from triton.runtime import driver
+
+    from xmae_fast.ops.conv_stem.triton.forward import stem_activation_kernel
+
+    target = GPUTarget("cuda", arch, 32)
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=lambda: target), raising=False)
+    types = {name: "i32" for name in stem_activation_kernel.arg_names}
+    constants = {"C": 32, "BLOCK_C": 32, "BLOCK_M": 64}
+    types |= {"x_ptr": "*bf16", "norms_ptr": "*fp32", "out_ptr": "*bf16"} | dict.fromkeys(constants, "constexpr")
+    text = compile(ASTSource(stem_activation_kernel, types, constants), target=target).asm["ptx"]
+    assert text.count("griddepcontrol.wait") == text.count("griddepcontrol.launch_dependents") == waits
+    assert not waits or text.index("griddepcontrol.wait") < text.index("ld.global")
+
+
+@pytest.mark.parametrize(
+    ("capability", "on", "asked"), [((9, 0), True, True), ((9, 0), False, None), ((8, 0), True, None)]
+)
+def test_launches_overlap_where_asked_for_and_possible(capability, on, asked, monkeypatch):
+    from xmae_fast.ops import _launch
+
+    seen = []
+
+    class Kernel:
+        def __getitem__(self, programs):
+            return lambda **options: seen.append(options.get("launch_pdl"))
+
+    monkeypatch.setattr(_launch._triton, "capability", lambda device: capability)
+    before = _launch.overlap_launches(on)
+    try:
+        _launch._start(Kernel(), (1,), {"x_ptr": torch.zeros(1)}, {})
+    finally:
+        assert _launch.overlap_launches(before) is on
+    assert seen == [asked]

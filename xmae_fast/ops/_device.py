@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.language.random import philox_impl
+from triton.language.target_info import cuda_capability_geq
 
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 INV_SQRT_2PI = tl.constexpr(0.3989422804014327)
+
+
+@triton.jit
+def wait_for_previous_launch():
+    """The first thing every kernel does: wait until what was launched before has ended, then let the next launch begin.
+
+    Both matter only where a launch may begin before the previous one has ended, see `_launch.overlap_launches`, and are
+    there on GPUs that can do that (sm_90 on); elsewhere they do nothing.
+    """
+    if cuda_capability_geq(9, 0):
+        gdc_wait()
+        gdc_launch_dependents()
 
 
 @triton.jit

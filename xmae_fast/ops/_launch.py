@@ -26,6 +26,7 @@ Grid = Callable[[Mapping[str, Any]], tuple[int, ...]]
 TL_DTYPE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 _forced: dict[str, int] = {}  # number of the configuration, by name of the kernel; "": of all others
 _trace: Callable[[str], None] | None = None  # is told of every launch before it happens
+_overlapping = False  # see `overlap_launches`
 _impossible: dict[tuple, str] = {}  # launches that a GPU cannot run, see `_name`, and why
 
 
@@ -94,7 +95,21 @@ def launch(
 
 
 def _start(kernel: Any, programs: tuple[int, ...], args: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    kernel[programs](**args, **options, enable_fp_fusion=True)
+    device = next(x.device for x in args.values() if isinstance(x, Tensor))
+    overlap = {"launch_pdl": True} if _overlapping and _triton.capability(device) >= (9, 0) else {}
+    kernel[programs](**args, **options, enable_fp_fusion=True, **overlap)
+
+
+def overlap_launches(on: bool) -> bool:
+    """Whether from now on a launch may begin while the previous one ends (programmatic dependent launch, sm_90 on);
+    returns what it was before.
+
+    Every kernel first waits for the one before it (`_device.wait_for_previous_launch`), so only the cost of beginning
+    overlaps. Off by default: not yet run on a GPU.
+    """
+    global _overlapping
+    before, _overlapping = _overlapping, on
+    return before
 
 
 def _run_first_possible(

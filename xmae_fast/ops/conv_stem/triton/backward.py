@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from xmae_fast.ops._device import silu_grad
+from xmae_fast.ops._device import silu_grad, wait_for_previous_launch
 from xmae_fast.ops.conv_stem.triton.device import MEAN, RSTD, before_norm, normalised, offset_of_stem, part_of
 from xmae_fast.ops.conv_stem.triton.merge import add_up, leave
 
@@ -49,6 +49,7 @@ def stem_end_backward_kernel(
     S: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """dz of head, and the sums of dz, dz xhat (head), g, g xhat (skip), g (x - mean of x)."""
+    wait_for_previous_launch()
     tiles, tiles_2 = tl.cdiv(rows, BLOCK_M), tl.cdiv(rows_2, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
     head_ptr += offset_of_stem(second, rows) * S
@@ -104,6 +105,7 @@ def stem_input_gradient_kernel(
     added. With NORM, where the input is the activation of a unit, the result is multiplied by silu'(bn(pre)) of that
     unit, and the sums of dz and dz xhat are stored.
     """
+    wait_for_previous_launch()
     tiles, tiles_2 = tl.cdiv(rows, BLOCK_M), tl.cdiv(rows_2, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
     before = offset_of_stem(second, rows)
@@ -167,6 +169,7 @@ def stem_waveform_gradient_kernel(
     BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x: through the first convolution (dpre [rows, C]) and through skip."""
+    wait_for_previous_launch()
     second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
     dpre_ptr += offset_of_stem(second, rows) * C
     x_ptr += offset_of_stem(second, rows)

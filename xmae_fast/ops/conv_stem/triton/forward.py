@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from xmae_fast.ops._device import silu
+from xmae_fast.ops._device import silu, wait_for_previous_launch
 from xmae_fast.ops.conv_stem.triton.device import (
     BETA,
     EPS,
@@ -43,6 +43,7 @@ def stem_pack_kernel(
 
     The second axis of programs is the stem.
     """
+    wait_for_previous_launch()
     stem = tl.program_id(1).to(tl.int64)
     flat_ptr += stem * flat_size
     packed_ptr += stem * packed_size
@@ -122,6 +123,7 @@ def stem_conv_kernel(
     with FUSE the 1x1 layer at fuse_at, its BatchNorm (of the channels that follow) and SiLU are applied to that, and
     with SKIP bn(w x) of the 1 -> C_OUT layer at skip_at is added.
     """
+    wait_for_previous_launch()
     tiles, tiles_2 = tl.cdiv(rows, BLOCK_M), tl.cdiv(rows_2, BLOCK_M)
     second, tile = part_of(tl.program_id(0), tiles)
     x_ptr += offset_of_stem(second, rows // L_out * L_in) * C_IN
@@ -198,6 +200,7 @@ def stem_activation_kernel(
     C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """out = silu(bn(x)), [rows, C]."""
+    wait_for_previous_launch()
     second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
     x_ptr += offset_of_stem(second, rows) * C
     out_ptr += offset_of_stem(second, rows) * C
@@ -220,6 +223,7 @@ def stem_mix_kernel(
 ):  # fmt: skip
     """out [rows, C] = fine lateral + up(coarse) reduce, which is up(coarse reduce): interpolation commutes with a 1x1
     convolution."""
+    wait_for_previous_launch()
     compute = w_ptr.dtype.element_ty
     second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
     fine_ptr += offset_of_stem(second, rows) * C
@@ -260,6 +264,7 @@ def stem_end_kernel(
     S: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """out [rows, S] = silu(bn(head)) + bn(w x)."""
+    wait_for_previous_launch()
     second, tile = part_of(tl.program_id(0), tl.cdiv(rows, BLOCK_M))
     head_ptr += offset_of_stem(second, rows) * S
     x_ptr += offset_of_stem(second, rows)

@@ -34,8 +34,10 @@ SKIP, LAT2, LAT1, RED3TO2, RED2TO1 = range(UNITS, UNITS + 5)
 # Units whose activation is stored, because its reader takes more than two taps of it per sample.
 ACTIVATED = (1, 4, 6, 9, 11, 15)
 CHUNK = 256  # elements of `packed` that are reduced together; all belong to one layer
-PROGRAMS = 264  # about so many for a weight gradient: two on each of an H200's 132 multiprocessors
-ROWS_OF_SPLIT = 128  # a split has at least so many rows
+PROGRAMS = 264  # at most so many for a stem's weight gradient: two on each of an H200's 132 multiprocessors
+# A split has this many rows; fewer, but at least LEAST_ROWS, where a stem would have less than a quarter of PROGRAMS.
+# The second of two stems sees a fifth of the signal, and as many splits for it would be as many partial sums to write.
+ROWS_OF_SPLIT, LEAST_ROWS = 1024, 128
 
 
 def padded(size: int) -> int:
@@ -167,7 +169,8 @@ def _gather(plan: Layout) -> np.ndarray:
 def splits(layer: Layer, rows: int, block_j: int, block_co: int) -> int:
     """Into how many parts the rows of a weight gradient are split; the same on every device."""
     tiles = -(-layer.depth // block_j) * -(-layer.cout_pad // block_co)
-    return max(1, min(PROGRAMS // tiles, -(-rows // ROWS_OF_SPLIT)))
+    wanted = max(-(-rows // ROWS_OF_SPLIT), min(-(-rows // LEAST_ROWS), PROGRAMS // (4 * tiles)))
+    return max(1, min(PROGRAMS // tiles, wanted))
 
 
 def _reductions(plan: Layout, parts: tuple[tuple[int, ...], ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from xmae_fast.ops._device import silu, silu_grad
+from xmae_fast.ops._device import silu, silu_grad, wait_for_previous_launch
 from xmae_fast.ops.conv_stem.triton.device import MEAN, RSTD, before_norm, normalised, offset_of_stem, part_of
 from xmae_fast.ops.conv_stem.triton.merge import add_up, leave
 from xmae_fast.ops.conv_stem.triton.weights import up_adjoint
@@ -28,6 +28,7 @@ def stem_pointwise_gradient_kernel(
     arena [splits][CIN_PAD, COUT_PAD]: sums over a part of the rows of silu(bn(x))[row, c_in] dpre[row, c_out]; dz of
     x's unit, [rows, C_IN]; and its sums. OUT says how dpre follows from dz, as in weights.py: "norm" or "up".
     """
+    wait_for_previous_launch()
     second, split = part_of(tl.program_id(0), splits)
     before = tl.where(second, rows, 0).to(tl.int64)
     if OUT == "up":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops.conv_stem.triton.device import (
     EPS,
     RSTD,
@@ -54,6 +55,7 @@ def stem_weight_gradient_kernel(
     adjoint's result. With KEEP dpre is stored, for the input gradient. The splits of the second stem follow those of
     the first.
     """
+    wait_for_previous_launch()
     second, split = part_of(tl.program_id(1), splits)
     # Offsets instead of moved pointers, which would take twice the registers: one configuration would spill.
     before, before_in = tl.where(second, rows, 0), tl.where(second, rows // L_out * L_in, 0)
@@ -122,6 +124,7 @@ def stem_reduce_kernel(
     with the batch's, where the mean and all but eps of the variance follow w, that times eps rstd^2. The second axis of
     programs is the stem.
     """
+    wait_for_previous_launch()
     dtype = out_ptr.dtype.element_ty
     stem = tl.program_id(1).to(tl.int64)
     table_ptr += stem * (3 * chunks)

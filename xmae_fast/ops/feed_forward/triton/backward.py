@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from xmae_fast.ops._device import gelu_grad, sum_parts
+from xmae_fast.ops._device import gelu_grad, sum_parts, wait_for_previous_launch
 from xmae_fast.ops._gradients import empty_gradients
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
 from xmae_fast.ops.feed_forward.triton.rows import choices, dropout_tile, hidden_chunk, layer_norm_rows
@@ -35,6 +35,7 @@ def _rows_kernel(
     D: tl.constexpr, F: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr, DROPOUT: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     tile = tl.program_id(0)
     first = (tile * BLOCK_M).to(tl.int64)  # all row pointers begin here
     grad_ptr += first * D
@@ -105,6 +106,7 @@ def _reduce_kernel(
     splits, tiles, D, F,
     BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     of_weight, of_bias, of_norm = tl.cdiv(F * D, BLOCK), tl.cdiv(F, BLOCK), tl.cdiv(D, BLOCK)
     program = tl.program_id(0)
     stride = 2 * F * D + F

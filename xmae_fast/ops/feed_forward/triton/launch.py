@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from xmae_fast.ops._device import gelu
+from xmae_fast.ops._device import gelu, wait_for_previous_launch
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
 from xmae_fast.ops.feed_forward.triton import backward as triton_backward
 from xmae_fast.ops.feed_forward.triton import schema
@@ -31,6 +31,7 @@ _PACK = {80: ({"BLOCK": 1024, "num_warps": 4},)}
 @triton.jit
 def _pack_kernel(up_ptr, down_ptr, packed_ptr, size, BLOCK: tl.constexpr):
     """packed[0] = up, packed[1] = down, cast; `size` numbers each."""
+    wait_for_previous_launch()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < size
     tl.store(packed_ptr + at, tl.load(up_ptr + at, mask=mask), mask=mask)
@@ -45,6 +46,7 @@ def _forward_kernel(
     D: tl.constexpr, F: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr, DROPOUT: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     first = tl.program_id(0) * BLOCK_M
     offs_m, offs_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     left = rows - first

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from xmae_fast.ops._device import gelu, gelu_grad
+from xmae_fast.ops._device import gelu, gelu_grad, wait_for_previous_launch
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
 from xmae_fast.ops.feed_forward.triton.rows import choices, hidden_chunk
 
@@ -24,6 +24,7 @@ def _weights_kernel(
     D: tl.constexpr, F: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_F: tl.constexpr, IN_LOOP: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     split = tl.program_id(1)
     offs_d = tl.arange(0, BLOCK_D)
     mask_d = offs_d < D

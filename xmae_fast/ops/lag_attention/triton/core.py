@@ -14,6 +14,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops._launch import launch
 
 
@@ -64,6 +65,7 @@ def _attention_kernel(
     PRECISION: tl.constexpr, GROUP: tl.constexpr, ONE_BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     head = tl.program_id(0) % H
     tile = tl.program_id(0) // H
     tiles = tl.cdiv(GROUP * Nq, BLOCK_M)

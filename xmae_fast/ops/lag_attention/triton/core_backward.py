@@ -16,6 +16,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops._launch import launch
 from xmae_fast.ops.lag_attention.triton.core import load_kept, load_positions, places, scores
 
@@ -104,6 +105,7 @@ def _attention_backward_kernel(
     PRECISION: tl.constexpr, GROUP: tl.constexpr, ONE_TILE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     head = tl.program_id(0) % H
     tile = tl.program_id(0) // H
     group = tile // tiles_of_group

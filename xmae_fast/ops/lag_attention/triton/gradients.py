@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops._launch import TL_DTYPE, block, dot_precision, launch
 from xmae_fast.ops.lag_attention.triton.linear import normed_tile
 
@@ -65,6 +66,7 @@ def _norm_backward_kernel(
     dw = sum normed xhat and db = sum normed in parts, one for each tile. A program has whole rows, as two halves of
     BLOCK_N columns, which take fewer registers one after the other.
     """
+    wait_for_previous_launch()
     tile = tl.program_id(0)
     offs_m = tl.arange(0, BLOCK_M)  # 32 bits within the tile
     left = tl.arange(0, BLOCK_N)
@@ -162,6 +164,7 @@ def _weight_gradient_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """dy^T LN(x) and the sum of dy over the rows of one split; x itself instead of LN(x) where there is no norm."""
+    wait_for_previous_launch()
     tiles_m = tl.cdiv(M, BLOCK_M)
     tiles_n = tl.cdiv(K, BLOCK_N)
     tile_n = tl.program_id(0) % tiles_n

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from xmae_fast.ops._device import philox_words
+from xmae_fast.ops._device import philox_words, wait_for_previous_launch
 from xmae_fast.ops._launch import TL_DTYPE, dot_precision, launch
 
 EPS = tl.constexpr(1e-5)
@@ -114,6 +114,7 @@ def _linear_kernel(
     COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     tiles_n = tl.cdiv(cols, BLOCK_N)
     tile_m = tl.program_id(0) // tiles_n  # neighbours share rows
     tile_n = tl.program_id(0) % tiles_n

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops._launch import launch
 
 
@@ -33,6 +34,7 @@ def _reduce_kernel(
     splits, tiles_q, tiles_kv, tiles_table, D, table_size,
     BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     place = tl.program_id(0)
     stride = (4 * D + 4) * D
     if table_ptr is not None:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from xmae_fast.ops._device import sum_parts
+from xmae_fast.ops._device import sum_parts, wait_for_previous_launch
 from xmae_fast.ops._gradients import empty_gradients
 from xmae_fast.ops._launch import TL_DTYPE, Config, dot_precision, launch
 
@@ -28,6 +28,7 @@ def _features_kernel(
     COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_k = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_m, mask_k = row < rows, offs_k < K
@@ -52,6 +53,7 @@ def _weight_kernel(
     COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     offs_d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_k = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_d, mask_k = offs_d < D, offs_k < K
@@ -74,6 +76,7 @@ def _weight_kernel(
 @triton.jit
 def _sums_kernel(grad_ptr, sums_ptr, B, per_share, size, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):
     """sums[share] = sum of grad[b] over a share of the samples; grad [B, size], sums float32 [shares, size]."""
+    wait_for_previous_launch()
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     first = tl.program_id(1) * per_share
     samples = tl.minimum(per_share, B - first)
@@ -88,6 +91,7 @@ def _reduce_kernel(
     splits, shares, N, D, S, P,
     BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     of_weight, of_bias = tl.cdiv(D * S * P, BLOCK), tl.cdiv(D, BLOCK)
     program = tl.program_id(0)
     lane = tl.arange(0, BLOCK)

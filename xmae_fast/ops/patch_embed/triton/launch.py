@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops._launch import TL_DTYPE, Config, block, dot_precision, launch
 from xmae_fast.ops.patch_embed.triton import backward as triton_backward
 from xmae_fast.ops.patch_embed.triton import schema
@@ -22,6 +23,7 @@ _PACK = {80: ({"num_warps": 4}, {"num_warps": 8})}
 @triton.jit
 def _pack_kernel(weight_ptr, packed_ptr, S, P, BLOCK_S: tl.constexpr, BLOCK_P: tl.constexpr):
     """packed[d, p * S + s] = weight[d, s, p] for one d and a block of p."""
+    wait_for_previous_launch()
     d = tl.program_id(0).to(tl.int64)
     offs_p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     for first in range(0, S, BLOCK_S):
@@ -39,6 +41,7 @@ def _forward_kernel(
     COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_d = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_m, mask_d = row < rows, offs_d < D

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from xmae_fast.ops._device import philox_words
+from xmae_fast.ops._device import philox_words, wait_for_previous_launch
 from xmae_fast.ops._launch import block, launch
 from xmae_fast.ops.random_masking.reference import MODES
 from xmae_fast.ops.random_masking.schema import empty_masks
@@ -40,6 +40,7 @@ def _masks_kernel(
     B, N, k,
     MODE: tl.constexpr, DRAWN: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     row = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)[:, None]  # [BLOCK_B, 1]
     n = tl.arange(0, BLOCK_N)[None, :]  # [1, BLOCK_N]
     mask_b = row < B

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from xmae_fast.ops._device import sum_parts
+from xmae_fast.ops._device import sum_parts, wait_for_previous_launch
 from xmae_fast.ops._launch import block, launch
 from xmae_fast.ops.token_gather.triton.common import PATCHES, place_among, rows_at_once, tiles
 
@@ -36,6 +36,7 @@ def _gather_backward_kernel(
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """out[b, n, p] = grad[b, j, p] where ids[b, j] == n, 0 where no j has that."""
+    wait_for_previous_launch()
     b = tl.program_id(0).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_p = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -57,6 +58,7 @@ def _assemble_backward_kernel(
 
     pos[n] = grad[b, n] - (tokens[b, n] if n < Nk), hidden[n] = (grad[b, n] if n is not in ids[b]).
     """
+    wait_for_previous_launch()
     part = tl.program_id(0).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -94,6 +96,7 @@ def _restore_backward_kernel(
 
     pos[n] = grad[b, n], hidden = (grad[b, n] where ids[b, n] >= Nk), the latter also over BLOCK_N patches n.
     """
+    wait_for_previous_launch()
     part = tl.program_id(0).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -124,6 +127,7 @@ def _sums_kernel(
     BLOCK_W: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """a_out = a.sum(0), b_out = b.sum(0)."""
+    wait_for_previous_launch()
     programs_a = tl.cdiv(width_a, BLOCK_W)
     if tl.program_id(0) < programs_a:
         at = tl.program_id(0) * BLOCK_W + tl.arange(0, BLOCK_W)

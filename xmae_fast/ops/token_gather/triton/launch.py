@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops._launch import TL_DTYPE, block, launch
 from xmae_fast.ops.token_gather.schema import sum_dtype
 from xmae_fast.ops.token_gather.triton.backward import (
@@ -45,6 +46,7 @@ def _gather_kernel(
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """out[b, j, p] = x[b, ids[b, j], p]."""
+    wait_for_previous_launch()
     b = tl.program_id(0).to(tl.int64)
     offs_j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_p = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -65,6 +67,7 @@ def _assemble_kernel(
     MIDDLE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """out[b, n] = pos[n] + (tokens[b, j] - pos[j] where ids[b, j] == n, mask_loc[n] where no j has that)."""
+    wait_for_previous_launch()
     b = tl.program_id(0).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -91,6 +94,7 @@ def _restore_kernel(
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """out[b, n] = pos[n] + (tokens[b, ids[b, n]] where ids[b, n] < Nk, mask_token elsewhere)."""
+    wait_for_previous_launch()
     b = tl.program_id(0).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -114,6 +118,7 @@ def _masked_kernel(
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """out[b, n, p] = 1 where ids[b, n] >= Nk, 0 elsewhere."""
+    wait_for_previous_launch()
     b = tl.program_id(0).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_p = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)

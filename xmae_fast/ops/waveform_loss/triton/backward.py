@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from xmae_fast.ops._device import sum_parts
+from xmae_fast.ops._device import sum_parts, wait_for_previous_launch
 from xmae_fast.ops._launch import TL_DTYPE, block, dot_precision, launch
 
 _SLICES = 128  # at most; a slice has a multiple of 256 tokens, which every BLOCK_R divides
@@ -61,6 +61,7 @@ def _tokens_kernel(
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """d_tokens = scale * gradient @ weight^T."""
+    wait_for_previous_launch()
     row = tl.program_id(0).to(tl.int64) * BLOCK_R
     offs_r = tl.arange(0, BLOCK_R)[:, None]
     offs_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -87,6 +88,7 @@ def _weight_kernel(
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """scale * tokens^T @ gradient and scale * sum(gradient) over the tokens of one slice."""
+    wait_for_previous_launch()
     part = tl.program_id(0).to(tl.int64)
     offs_r = tl.arange(0, BLOCK_R)[:, None]
     offs_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -120,6 +122,7 @@ def _sums_kernel(
     BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """d_weight = weight_parts.sum(0), d_bias = bias_parts.sum()."""
+    wait_for_previous_launch()
     at = tl.program_id(0) * BLOCK_W + tl.arange(0, BLOCK_W)
     total = sum_parts(weight_parts_ptr, slices, width, at, at < width, BLOCK_S)
     tl.store(d_weight_ptr + at, total, mask=at < width)

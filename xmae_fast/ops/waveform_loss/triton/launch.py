@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops._launch import TL_DTYPE, block, dot_precision, launch
 from xmae_fast.ops.waveform_loss.triton.backward import decode_waveform_backward
 from xmae_fast.ops.waveform_loss.triton.mse import finish_loss, masked_mse, masked_mse_backward
@@ -67,6 +68,7 @@ def _decode_kernel(
     P: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     offs_p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     waveform = _predict(
@@ -85,6 +87,7 @@ def _loss_kernel(
     P: tl.constexpr, WANT_ERROR: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous_launch()
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     offs_p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     waveform = _predict(

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from xmae_fast.ops._device import wait_for_previous_launch
 from xmae_fast.ops._launch import launch
 
 _BLOCK_L = 1024  # samples of a program: the number of partial sums must not depend on what is tuned
@@ -31,6 +32,7 @@ def _mse_kernel(
     BLOCK_L: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of mask (prediction - target)^2 and of mask."""
+    wait_for_previous_launch()
     b = tl.program_id(0).to(tl.int64)
     offs_l = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
     mask_l = offs_l < L
@@ -49,6 +51,7 @@ def _finish_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """inverse = 1 / max(sum(weights), 1), loss = sum(squares) / max(sum(weights), 1)."""
+    wait_for_previous_launch()
     squares = tl.zeros([BLOCK], tl.float32)
     weights = tl.zeros([BLOCK], tl.float32)
     for start in range(0, count, BLOCK):
@@ -68,6 +71,7 @@ def _mse_backward_kernel(
     BLOCK_L: tl.constexpr,
 ):  # fmt: skip
     """out = grad * inverse * 2 mask (prediction - target)."""
+    wait_for_previous_launch()
     b = tl.program_id(0).to(tl.int64)
     offs_l = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
     mask_l = offs_l < L

@@ -18,8 +18,8 @@ from xmae_fast._version import __version__
 _PACKAGES = ("torch", "numpy", "h5py", "lightning", "safetensors", "triton", "PyYAML", "tensorboard", "rich")
 # What else readers, reports and exports need.
 _OPTIONAL = (
-    "scipy", "pandas", "pyarrow", "wfdb", "neurokit2", "scikit-learn", "matplotlib", "fsspec", "huggingface_hub", "onnx",
-    "onnxscript", "onnxruntime", "openvino",
+    "scipy", "pandas", "pyarrow", "wfdb", "neurokit2", "scikit-learn", "matplotlib", "fsspec", "huggingface_hub",
+    "onnx", "onnxscript", "onnxruntime", "openvino",
 )  # fmt: skip
 _SETTINGS = (
     "XMAE_FAST_LOCK_WAIT_S", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA",

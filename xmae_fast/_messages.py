@@ -1,4 +1,4 @@
-"""What the package logs, written to standard error in the form of the command line. It imports nothing but `logging`."""
+"""What the package logs, written to standard error as the commands show it. It imports nothing but `logging`."""
 
 from __future__ import annotations
 

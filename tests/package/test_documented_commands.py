@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import runpy
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +35,7 @@ PROGRAM = re.compile(r"^(?:[A-Z_]+=\S+ )*(xmae-fast|torchrun|python3?|make|pytes
 # Which test runs each command of `xmae-fast`, from its arguments to its results.
 RUN_BY = {
     "explain": "tests/package/test_documented_commands.py::test_explain_runs",
+    "env": "tests/package/test_documented_commands.py::test_env_runs",
     "simulate": "tests/simulation/test_simulator_coupling.py",
     "inspect": "tests/data/test_cli_data.py",
     "repack": "tests/data/test_cli_data.py",
@@ -194,6 +198,25 @@ def test_targets_of_make():
 def test_explain_runs(capsys):
     assert cli.main(["explain"]) == 0
     assert "conv_stem" in capsys.readouterr().out
+
+
+def test_env_runs(capsys, monkeypatch):
+    """It has what --version and explain tell, and nothing that names the machine, its user or a folder."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("XMAE_FAST_OTHER", "secret")
+    assert cli.main(["env"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(version.describe_versions())
+    lines = dict(line.split(": ", 1) for line in told.splitlines() if ": " in line and not line.startswith(" "))
+    assert list(lines)[5:] == ["Python", "system", "processor", "packages", "environment"]
+    assert lines["Python"] == platform.python_version()
+    assert f"torch {torch.__version__}" in lines["packages"].split(", ")
+    assert f"numpy {np.__version__}" in lines["packages"].split(", ")
+    assert "OMP_NUM_THREADS=3" in lines["environment"].split(", ")
+    operators = told.partition("operators:\n")[2]
+    assert [line.removeprefix("  ") for line in operators.splitlines()] == xmae_fast.explain().splitlines()
+    for private in (socket.gethostname(), str(Path.home()), str(ROOT), "secret"):
+        assert not re.search(rf"(?<!\w){re.escape(private)}(?!\w)", told), private
 
 
 @pytest.mark.parametrize("module", ["xmae_fast", "xmae_fast.cli"])

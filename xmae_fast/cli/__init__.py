@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(prog="xmae-fast", description=(__doc__ or "").partition("\n")[0])
     top.add_argument("--version", action=Version, help="versions of package and torch, CPU kernels, CUDA")
     top.add_argument(
-        "--print-completion", action=PrintCompletion, help="a script that completes commands, options and files"
+        "--print-completion", action=PrintCompletion, help="a script by which a shell completes what is typed"
     )
     add_verbosity(top, default=False)
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)

@@ -22,8 +22,8 @@ class PrintCompletion(argparse.Action):
     """Print `completion_script` for a shell and exit: with 0, or with 2 where shtab is missing."""
 
     def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, choices=SHELLS, metavar="SHELL", help=help)
-        self.help = f"{help}, for {', '.join(SHELLS)}"
+        about = f"{help}: {', '.join(SHELLS)}"
+        super().__init__(option_strings, argparse.SUPPRESS, type=_shell, metavar="SHELL", help=about)
 
     def __call__(self, parser: argparse.ArgumentParser, _: object, shell: object, __: object = None) -> None:
         try:
@@ -34,6 +34,12 @@ class PrintCompletion(argparse.Action):
             parser.exit(2)
         print(script)
         parser.exit()
+
+
+def _shell(name: str) -> str:
+    if name not in SHELLS:
+        raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(SHELLS)})")
+    return name
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:

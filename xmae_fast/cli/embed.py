@@ -88,7 +88,9 @@ def _embed(arguments: argparse.Namespace) -> int:
         raise ValueError(_SRUN.format(tasks))
 
     if arguments.model is None:
-        about = f"model: {DEFAULT_MODEL}, which comes with the package: trained on simulated signals alone, for research"
+        about = (
+            f"model: {DEFAULT_MODEL}, which comes with the package: trained on simulated signals alone, for research"
+        )
         say(about, logging.INFO)
     same = ("output", "dtype", "quality", "hop", "tail", "polarity", "subject", "batch_size", "part_rows", "device",
             "overwrite", "cache_dir")  # fmt: skip

@@ -63,12 +63,15 @@ def _timed(progress: Progress) -> Progress:
     if not _log.isEnabledFor(logging.DEBUG):
         return progress
     began: dict[str, float] = {}
+    last = time.monotonic()
 
     def tell(stage: str, done: int, total: int | None) -> None:
-        start = began.setdefault(stage, time.monotonic())
+        nonlocal last
+        start = began.setdefault(stage, last)  # stages are told first when a part of them is done
         progress(stage, done, total)
+        last = time.monotonic()
         if done == total:
-            say(f"{stage}: {done:,} after {time.monotonic() - start:.2f} s", logging.DEBUG)
+            say(f"{stage}: {done:,} after {last - start:.2f} s", logging.DEBUG)
             del began[stage]
 
     return tell

@@ -88,7 +88,8 @@ class Command(NamedTuple):
 
 def commands_of(text: str) -> list[tuple[tuple[str, ...], bool]]:
     """Commands in fenced blocks, a line or a part of one between `&&` each, and between backticks; words, `whole`."""
-    fenced = "\n".join(re.findall(r"^```(?:bash|sh|)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fenced = "\n".join(block for kind, block in blocks if kind in ("bash", "sh", "")).replace("\\\n", " ")
     without = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     lines = [part.strip() for line in fenced.splitlines() for part in line.split("&&")]
     inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without)]
@@ -125,6 +126,10 @@ def module_of(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
 OURS = [(one, *found) for one in COMMANDS if (found := module_of(one.words)) and found[0] not in NOT_OURS]
 XMAE_FAST = [(one, one.words[1:]) for one in COMMANDS if one.words[0] == "xmae-fast"]
 XMAE_FAST += [(one, arguments) for one, module, arguments in OURS if module == "xmae_fast.cli"]
+# Options of the program itself, such as --version, which print and end, and -q and -v, which a command may follow.
+OF_PROGRAM = {words[0] for _, words in XMAE_FAST if words and words[0].startswith("-")}
+XMAE_FAST = [(one, words[words[:1] in (("-q",), ("-v",)) :]) for one, words in XMAE_FAST]
+XMAE_FAST = [(one, words) for one, words in XMAE_FAST if not words or not words[0].startswith("-")]
 
 
 def subcommands() -> set[str]:
@@ -169,6 +174,11 @@ def test_arguments_of_xmae_fast(command, arguments, capsys):
     assert end.value.code == 0
     told = capsys.readouterr().out
     assert all(re.search(rf"(?<![\w-]){re.escape(word)}\b", told) for word in arguments if word.startswith("-")), told
+
+
+def test_options_of_the_program():
+    assert {"--version", "--print-completion", "-q", "-v"} <= OF_PROGRAM
+    assert {option for action in cli.parser()._actions for option in action.option_strings} >= OF_PROGRAM
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("benchmarks.")])

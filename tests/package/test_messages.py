@@ -85,6 +85,13 @@ def test_what_each_option_says(option, lines, monkeypatch, capsys):
     assert all(re.fullmatch(line, one) for line, one in zip(lines, said, strict=True)), said
 
 
+def test_notes_of_several_processes_name_theirs(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(explain, "_explain", say_all)
+    assert main(["explain", "-v"]) == 0
+    assert capsys.readouterr().err.startswith("xmae-fast: rank 3, ")
+
+
 def test_errors_are_said_however_quiet(monkeypatch, capsys):
     def fail(_):
         raise ValueError("fs: expected a rate")

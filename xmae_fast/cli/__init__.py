@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     began = time.monotonic()
-    with said_on_stderr(level_of(arguments)), Interrupts() as interrupts, warnings.catch_warnings():
+    process = f"rank {os.environ['RANK']}" if "RANK" in os.environ else ""
+    with said_on_stderr(level_of(arguments), process), Interrupts() as interrupts, warnings.catch_warnings():
         _say_warnings()
         try:
             status = arguments.run(arguments) or 0

@@ -225,6 +225,11 @@ def test_env_runs(capsys, monkeypatch):
     assert "OMP_NUM_THREADS=3" in lines["environment"].split(", ")
     operators = told.partition("operators:\n")[2]
     assert [line.removeprefix("  ") for line in operators.splitlines()] == xmae_fast.explain().splitlines()
+    reason = f"none, because {xmae_fast.__path__[0]}/_C_cpu.so, {Path.home()}/x: no"  # as the system names files
+    monkeypatch.setattr(version, "describe_versions", lambda: f"CPU kernels: {reason}")
+    assert cli.main(["env"]) == 0
+    told += capsys.readouterr().out
+    assert "CPU kernels: none, because xmae_fast/_C_cpu.so, ~/x: no\n" in told
     for private in (socket.gethostname(), str(Path.home()), str(ROOT), "secret"):
         assert not re.search(rf"(?<!\w){re.escape(private)}(?!\w)", told), private
 

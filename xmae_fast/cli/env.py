@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def add_command(commands) -> None:
@@ -21,9 +22,14 @@ def _env(_: argparse.Namespace) -> None:
     from xmae_fast._environment import describe_installation
     from xmae_fast.cli.version import describe_versions
 
-    print(describe_versions())
-    for name, value in describe_installation().items():
-        print(f"{name}: {value}")
-    print("operators:")
-    for line in explain().splitlines():
-        print(f"  {line}")
+    lines = [describe_versions(), *(f"{name}: {value}" for name, value in describe_installation().items())]
+    lines += ["operators:", *(f"  {line}" for line in explain().splitlines())]
+    print(without_folders("\n".join(lines)))
+
+
+def without_folders(text: str) -> str:
+    """A text with names in place of the package's folder and of the user's, which messages of the system may hold."""
+    for folder, name in ((Path(__file__).parents[1], "xmae_fast"), (Path.home(), "~")):
+        if folder != Path(folder.anchor):
+            text = text.replace(str(folder), name)
+    return text

@@ -16,6 +16,15 @@ import torch
 from xmae_fast._version import __version__
 
 _PACKAGES = ("torch", "numpy", "h5py", "lightning", "safetensors", "triton", "PyYAML", "tensorboard", "rich")
+# What else readers, reports and exports need.
+_OPTIONAL = (
+    "scipy", "pandas", "pyarrow", "wfdb", "neurokit2", "scikit-learn", "matplotlib", "fsspec", "huggingface_hub",
+    "onnx", "onnxscript", "onnxruntime", "openvino",
+)  # fmt: skip
+_SETTINGS = (
+    "XMAE_FAST_LOCK_WAIT_S", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA",
+    "CUDA_VISIBLE_DEVICES", "TRITON_INTERPRET", "RANK", "WORLD_SIZE",
+)  # fmt: skip
 
 
 def describe_environment(device: torch.device, world_size: int) -> dict[str, Any]:
@@ -40,6 +49,21 @@ def describe_environment(device: torch.device, world_size: int) -> dict[str, Any
         "device": str(device),
         "gpu": gpu,
         "processes": world_size,
+    }
+
+
+def describe_installation() -> dict[str, str]:
+    """Python, system, processor, packages that are installed, and settings of this library in the environment, as a
+    report of a bug needs them: without names of the machine, of its user or of folders."""
+    threads = f"{torch.get_num_threads()} threads on {usable_processors()} of {os.cpu_count()} processors"
+    packages = (f"{name} {version}" for name in (*_PACKAGES, *_OPTIONAL) if (version := _version(name)))
+    settings = (f"{name}={value}" for name, value in sorted(os.environ.items()) if name in _SETTINGS)
+    return {
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "processor": f"{cpu_name()}; {threads}",
+        "packages": ", ".join(packages),
+        "environment": ", ".join(settings) or "no settings",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import logging
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from typing import Any
 
 SOFTWARE = "xmae_fast"  # is stored in the pictures that `write_picture` writes
 LOCK = ".lock"  # the file in a folder that carries the folder's lock
+_log = logging.getLogger("xmae_fast.files")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 PathLike = str | os.PathLike
@@ -61,6 +63,7 @@ def atomic_path(path: str | os.PathLike, *, replace: bool = True) -> Iterator[Pa
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _log.debug("wrote %s", path)
 
 
 def _take_name(temporary: Path, path: Path) -> None:

@@ -1,3 +1,3 @@
-"""The version of the package, which pyproject.toml reads from here."""
+"""The version of the package, which pyproject.toml reads from here, and everything that shows a version."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

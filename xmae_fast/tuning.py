@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import statistics
@@ -27,6 +28,7 @@ import torch
 from xmae_fast._files import atomic_path
 from xmae_fast.backend.errors import is_kernel_failure
 
+_log = logging.getLogger("xmae_fast.tuning")
 Config = Mapping[str, int]
 _REPEATS = 7
 _tables: dict[int, dict[str, dict[str, int]]] = {}  # by index of the device: kernel and key -> configuration
@@ -103,6 +105,7 @@ def _load(path: Path) -> dict[str, dict[str, int]]:
     except (OSError, ValueError) as error:
         warnings.warn(f"tuned configurations in {path} cannot be read and are not used: {error}", stacklevel=2)
         return {}
+    _log.debug("read tuned configurations of Triton kernels from %s", path)
     return table if isinstance(table, dict) else {}
 
 

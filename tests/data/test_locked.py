@@ -10,6 +10,7 @@ import h5py
 import pytest
 
 from tests.data.packing import values, write_published
+from xmae_fast._messages import said_on_stderr
 from xmae_fast.cli import main
 from xmae_fast.data import SegmentLoader, repack
 from xmae_fast.data.formats import opening
@@ -35,10 +36,11 @@ def locked(path):
 @pytest.mark.parametrize("on_bad", ["raise", "skip"])
 def test_a_locked_shard_is_an_error_and_never_left_out(shards, scanned_here, monkeypatch, capsys, on_bad):
     monkeypatch.setenv(opening.WAIT, "0.2")
-    with locked(shards / "b.h5"), pytest.raises(BlockingIOError, match=r"b\.h5: expected .* another has locked it"):
+    refused = pytest.raises(BlockingIOError, match=r"b\.h5: expected .* another has locked it")
+    with said_on_stderr(), locked(shards / "b.h5"), refused:
         SegmentLoader(shards, quality=0, on_bad=on_bad)
     said = capsys.readouterr().err
-    assert said.startswith(f"xmae-fast: {shards / 'b.h5'} is locked by another process")
+    assert said.startswith(f"xmae-fast: warning: {shards / 'b.h5'} is locked by another process")
     assert said.endswith("; waiting up to 0.2 s for it\n")
     assert said.count("\n") == 1
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from xmae_fast import read_embeddings
+from xmae_fast._messages import said_on_stderr
 from xmae_fast.cli import main, progress
 
 
@@ -53,7 +54,7 @@ def test_speed_and_time_left_are_told(monkeypatch, capsys):
     clock = iter([0.0, 10.0, 30.0, 31.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     monkeypatch.setenv("RANK", "1")
-    with progress.progress_with_speed() as tell:
+    with said_on_stderr(), progress.progress_with_speed() as tell:
         for done in (100, 200, 400, 500):
             tell("embed", done, 7900)
     assert capsys.readouterr().err == "rank 1: embed: 400 of 7,900, 10 segments/s, 0:12:30 left\n"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from xmae_fast._full_disk import new_hdf5, remembering, save_with_torch
+from xmae_fast._messages import said_on_stderr
 from xmae_fast._processes import device_of, place_in_environment, started_by_srun
 from xmae_fast._starting import is_command
 from xmae_fast.cli import explain, main, parser, progress
@@ -257,7 +258,7 @@ def test_progress_is_told_every_20_s_where_there_is_no_terminal(monkeypatch, cap
     clock = iter([0.0, 10.0, 20.0, 30.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     monkeypatch.delenv("RANK", raising=False)
-    with progress.progress_bars() as tell:
+    with said_on_stderr(), progress.progress_bars() as tell:
         for done in (1, 2, 3, 4):
             tell("recordings", done, 4)
     assert capsys.readouterr().err == "recordings: 3 of 4\n"

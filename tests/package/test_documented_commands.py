@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import runpy
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +35,7 @@ PROGRAM = re.compile(r"^(?:[A-Z_]+=\S+ )*(xmae-fast|torchrun|python3?|make|pytes
 # Which test runs each command of `xmae-fast`, from its arguments to its results.
 RUN_BY = {
     "explain": "tests/package/test_documented_commands.py::test_explain_runs",
+    "env": "tests/package/test_documented_commands.py::test_env_runs",
     "simulate": "tests/simulation/test_simulator_coupling.py",
     "inspect": "tests/data/test_cli_data.py",
     "repack": "tests/data/test_cli_data.py",
@@ -84,7 +88,8 @@ class Command(NamedTuple):
 
 def commands_of(text: str) -> list[tuple[tuple[str, ...], bool]]:
     """Commands in fenced blocks, a line or a part of one between `&&` each, and between backticks; words, `whole`."""
-    fenced = "\n".join(re.findall(r"^```(?:bash|sh|)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fenced = "\n".join(block for kind, block in blocks if kind in ("bash", "sh", "")).replace("\\\n", " ")
     without = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     lines = [part.strip() for line in fenced.splitlines() for part in line.split("&&")]
     inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without)]
@@ -121,6 +126,10 @@ def module_of(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
 OURS = [(one, *found) for one in COMMANDS if (found := module_of(one.words)) and found[0] not in NOT_OURS]
 XMAE_FAST = [(one, one.words[1:]) for one in COMMANDS if one.words[0] == "xmae-fast"]
 XMAE_FAST += [(one, arguments) for one, module, arguments in OURS if module == "xmae_fast.cli"]
+# Options of the program itself, such as --version, which print and end, and -q and -v, which a command may follow.
+OF_PROGRAM = {words[0] for _, words in XMAE_FAST if words and words[0].startswith("-")}
+XMAE_FAST = [(one, words[words[:1] in (("-q",), ("-v",)) :]) for one, words in XMAE_FAST]
+XMAE_FAST = [(one, words) for one, words in XMAE_FAST if not words or not words[0].startswith("-")]
 
 
 def subcommands() -> set[str]:
@@ -167,6 +176,11 @@ def test_arguments_of_xmae_fast(command, arguments, capsys):
     assert all(re.search(rf"(?<![\w-]){re.escape(word)}\b", told) for word in arguments if word.startswith("-")), told
 
 
+def test_options_of_the_program():
+    assert {"--version", "--print-completion", "-q", "-v"} <= OF_PROGRAM
+    assert {option for action in cli.parser()._actions for option in action.option_strings} >= OF_PROGRAM
+
+
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("benchmarks.")])
 def test_options_of_modules(module, monkeypatch, capsys):
     pytest.importorskip("rich")
@@ -194,6 +208,30 @@ def test_targets_of_make():
 def test_explain_runs(capsys):
     assert cli.main(["explain"]) == 0
     assert "conv_stem" in capsys.readouterr().out
+
+
+def test_env_runs(capsys, monkeypatch):
+    """It has what --version and explain tell, and nothing that names the machine, its user or a folder."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("XMAE_FAST_OTHER", "secret")
+    assert cli.main(["env"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(version.describe_versions())
+    lines = dict(line.split(": ", 1) for line in told.splitlines() if ": " in line and not line.startswith(" "))
+    assert list(lines)[5:] == ["Python", "system", "processor", "packages", "environment"]
+    assert lines["Python"] == platform.python_version()
+    assert f"torch {torch.__version__}" in lines["packages"].split(", ")
+    assert f"numpy {np.__version__}" in lines["packages"].split(", ")
+    assert "OMP_NUM_THREADS=3" in lines["environment"].split(", ")
+    operators = told.partition("operators:\n")[2]
+    assert [line.removeprefix("  ") for line in operators.splitlines()] == xmae_fast.explain().splitlines()
+    reason = f"none, because {xmae_fast.__path__[0]}/_C_cpu.so, {Path.home()}/x: no"  # as the system names files
+    monkeypatch.setattr(version, "describe_versions", lambda: f"CPU kernels: {reason}")
+    assert cli.main(["env"]) == 0
+    told += capsys.readouterr().out
+    assert "CPU kernels: none, because xmae_fast/_C_cpu.so, ~/x: no\n" in told
+    for private in (socket.gethostname(), str(Path.home()), str(ROOT), "secret"):
+        assert not re.search(rf"(?<!\w){re.escape(private)}(?!\w)", told), private
 
 
 @pytest.mark.parametrize("module", ["xmae_fast", "xmae_fast.cli"])

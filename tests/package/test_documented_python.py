@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -62,7 +63,7 @@ def prepared(tmp_path_factory, published) -> Path:
 
 
 @pytest.fixture
-def place(prepared, published, tmp_path, monkeypatch) -> SimpleNamespace:
+def place(prepared, published, tmp_path, monkeypatch) -> Iterator[SimpleNamespace]:
     """A copy of `prepared` as the working directory, and the names that the blocks of a page start with."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -73,7 +74,11 @@ def place(prepared, published, tmp_path, monkeypatch) -> SimpleNamespace:
         "xmae_fast": xmae_fast, "ppg": torch.from_numpy(sim.ppg), "ecg": torch.from_numpy(sim.ecg), "cfg": cfg,
         "model": published,
     }  # fmt: skip
-    return SimpleNamespace(folder=tmp_path, names=names, monkeypatch=monkeypatch)
+    loggers = [(one, one.level, list(one.handlers)) for one in map(logging.getLogger, ("", "xmae_fast"))]
+    yield SimpleNamespace(folder=tmp_path, names=names, monkeypatch=monkeypatch)
+    for logger, level, handlers in loggers:  # a page shows how to set them
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 def for_quickstart(place: SimpleNamespace) -> None:

@@ -21,6 +21,7 @@ FLOORS = (
         "_files",
         "_full_disk",
         "_graphs",
+        "_messages",
         "_optional",
         "_processes",
         "_progress",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from xmae_fast._messages import said_on_stderr
 from xmae_fast.cli import progress as commands
 from xmae_fast.training.progress import Progress
 
@@ -35,6 +37,13 @@ def make_terminal(monkeypatch) -> Terminal:
     return terminal
 
 
+@pytest.fixture
+def heard():
+    """What is said goes to standard error, as in a command."""
+    with said_on_stderr():
+        yield
+
+
 def test_a_run_shows_one_bar_and_lines_above_it(monkeypatch):
     terminal = make_terminal(monkeypatch)
     shown, row = Progress(), {"epoch": 1, "step": 3, "loss": 0.5, "segments_per_s": 1234.4, "data_wait_share": 0.02}
@@ -59,6 +68,7 @@ def test_a_quiet_run_shows_nothing(monkeypatch):
     assert not terminal.text
 
 
+@pytest.mark.usefixtures("heard")
 def test_commands_show_a_bar_for_each_stage(monkeypatch):
     terminal = make_terminal(monkeypatch)
     with commands.progress_bars() as tell:
@@ -69,6 +79,7 @@ def test_commands_show_a_bar_for_each_stage(monkeypatch):
     assert not re.search(r"a\.h5 \[1\] ━+\S* +\d+% [^\r\n]*[\r\n]+b\.h5", terminal.text)  # removed before the next one
 
 
+@pytest.mark.usefixtures("heard")
 def test_embedding_shows_speed_and_time_left(monkeypatch):
     terminal = make_terminal(monkeypatch)
     clock = iter([0.0, 10.0, 30.0])
@@ -79,6 +90,28 @@ def test_embedding_shows_speed_and_time_left(monkeypatch):
     assert re.search(r"embed ━*\S* +5% , 10 segments/s, 0:12:30 left", terminal.text)
 
 
+def test_a_quiet_command_shows_neither_bars_nor_lines(monkeypatch):
+    monkeypatch.setattr(commands, "_LINE_EVERY_S", 0.0)
+    terminal = make_terminal(monkeypatch)
+    for show in (commands.progress_bars, commands.progress_with_speed):
+        with said_on_stderr(logging.WARNING), show() as tell:
+            tell("embed", 0, 10)
+            tell("embed", 10, 10)
+        with said_on_stderr(), show() as tell:  # the same is seen otherwise
+            tell("embed", 0, 10)
+        assert "embed" in terminal.text
+        assert "100%" not in terminal.text
+
+
+def test_lines_of_a_run_go_to_a_program_that_listens(capsys, caplog):
+    with caplog.at_level(logging.INFO, "xmae_fast"):
+        Progress().tell("epoch 0")
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [("xmae_fast.progress", "epoch 0")]
+    assert capsys.readouterr().err == ""
+    Progress().tell("epoch 0")
+    assert capsys.readouterr().err == "epoch 0\n"
+
+
 def test_only_the_first_of_several_processes_shows_a_bar(monkeypatch):
     terminal = make_terminal(monkeypatch)
     monkeypatch.setenv("RANK", "1")
@@ -87,6 +120,7 @@ def test_only_the_first_of_several_processes_shows_a_bar(monkeypatch):
     assert not terminal.text
 
 
+@pytest.mark.usefixtures("heard")
 def test_without_a_terminal_the_commands_tell_a_line_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(commands, "_LINE_EVERY_S", 0.0)
     with commands.progress_bars() as tell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from xmae_fast.backend.registry import (
     why_not,
 )
 from xmae_fast.backend.resolving import DEVICE_OF, resolve
+
+_log = logging.getLogger("xmae_fast.backend")
 
 
 def explain(what: object = None, *, impl: str = "auto", device: torch.device | str = "cpu") -> str:
@@ -52,6 +55,13 @@ def explain(what: object = None, *, impl: str = "auto", device: torch.device | s
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"explain: expected an operator ({', '.join(known)}) or an xMAE model, got {what!r}")
     return _explain_op(name, impl, torch.device(device))
+
+
+def note_implementations(model: torch.nn.Module) -> None:
+    """Log at DEBUG what runs a model; see `explain`. Under autocast it is called within it."""
+    if _log.isEnabledFor(logging.DEBUG):
+        for line in explain(model).splitlines():
+            _log.debug("%s", line)
 
 
 def _explain_op(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str:

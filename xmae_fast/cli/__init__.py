@@ -2,20 +2,26 @@
 
 Every command ends with one of these exit codes: 0, the work is done; 1, a part of it failed, or nothing is in the
 result; 2, arguments or inputs are bad; 3, the system has no room on the disk or in memory, or refuses to write; 130 or
-143, Ctrl-C (SIGINT) or SIGTERM has ended it. Whatever the reason, it is one line on standard error.
+143, Ctrl-C (SIGINT) or SIGTERM has ended it. Whatever the reason, it is one line on standard error. Results go to
+standard output. What is said beside them goes to standard error by logging, under the name `xmae_fast`: -q leaves
+warnings and errors of it, -v adds what the library notes while it works.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from contextlib import suppress
 
+from xmae_fast._messages import said_on_stderr
 from xmae_fast.cli import (
     embed,
+    env,
     evaluate,
     explain,
     export,
@@ -27,22 +33,29 @@ from xmae_fast.cli import (
     repack,
     simulate,
 )
-from xmae_fast.cli.failures import known_failure, say, what_to_do
+from xmae_fast.cli.completion import PrintCompletion
+from xmae_fast.cli.failures import known_failure, what_to_do
 from xmae_fast.cli.interrupts import Interrupts
+from xmae_fast.cli.messages import add_verbosity, level_of, say
 from xmae_fast.cli.parsing import Parser
 from xmae_fast.cli.version import Version
 
-_COMMANDS = (explain, simulate, repack, inspect, prepare, embed, probe, reconstruct, evaluate, pretrain, export)
+_COMMANDS = (explain, env, simulate, repack, inspect, prepare, embed, probe, reconstruct, evaluate, pretrain, export)
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     top = Parser(prog="xmae-fast", description=(__doc__ or "").partition("\n")[0])
     top.add_argument("--version", action=Version, help="versions of package and torch, CPU kernels, CUDA")
+    top.add_argument(
+        "--print-completion", action=PrintCompletion, help="a script by which a shell completes what is typed"
+    )
+    add_verbosity(top, default=False)
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for command in _COMMANDS:
         command.add_command(commands)
     for own in commands.choices.values():
+        add_verbosity(own)
         own.set_defaults(parser=own)
     return top
 
@@ -57,10 +70,13 @@ def main(argv: list[str] | None = None) -> int:
         The exit status, as the docstring of this module lists them.
     """
     arguments = parser().parse_args(argv)
-    with Interrupts() as interrupts, warnings.catch_warnings():
+    began = time.monotonic()
+    process = f"rank {os.environ['RANK']}" if "RANK" in os.environ else ""
+    with said_on_stderr(level_of(arguments), process), Interrupts() as interrupts, warnings.catch_warnings():
         _say_warnings()
         try:
             status = arguments.run(arguments) or 0
+            say(f"{arguments.parser.prog} took {time.monotonic() - began:.2f} s", logging.DEBUG)
             if sys.stdout is not None:
                 sys.stdout.flush()
             return status
@@ -110,6 +126,6 @@ def _say_warnings() -> None:
         text = " ".join(str(message).split())
         if text not in said and not issubclass(category, (DeprecationWarning, FutureWarning)):
             said.add(text)
-            say(f"warning: {text}")
+            say(text, logging.WARNING)
 
     warnings.showwarning = show

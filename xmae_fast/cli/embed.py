@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
-import sys
 import warnings
 
 from xmae_fast._shipped import DEFAULT_MODEL
-from xmae_fast.cli.failures import FAILED, GOES_ON, say
+from xmae_fast.cli.failures import FAILED, GOES_ON
+from xmae_fast.cli.messages import say
 from xmae_fast.cli.progress import progress_with_speed
 from xmae_fast.cli.shared import (
     MODEL_HELP,
@@ -87,7 +88,10 @@ def _embed(arguments: argparse.Namespace) -> int:
         raise ValueError(_SRUN.format(tasks))
 
     if arguments.model is None:
-        say(f"model: {DEFAULT_MODEL}, which comes with the package: trained on simulated signals alone, for research")
+        about = (
+            f"model: {DEFAULT_MODEL}, which comes with the package: trained on simulated signals alone, for research"
+        )
+        say(about, logging.INFO)
     same = ("output", "dtype", "quality", "hop", "tail", "polarity", "subject", "batch_size", "part_rows", "device",
             "overwrite", "cache_dir")  # fmt: skip
     with progress_with_speed() as progress, warnings.catch_warnings():
@@ -105,7 +109,7 @@ def _embed(arguments: argparse.Namespace) -> int:
                 **reading_of(arguments),
             )
         except RecordingError as error:
-            print(f"xmae-fast: {error}", file=sys.stderr)
+            say(str(error))
             return FAILED
     print(report.describe())
     if report.complete and report.rows and not report.written:

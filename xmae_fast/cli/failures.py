@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import re
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 
 from xmae_fast._full_disk import says_full
 from xmae_fast.cli.parsing import options_by_name
@@ -17,13 +15,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SYSTEM = (*_FULL, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory", re.IGNORECASE)
 GOES_ON = "the same command goes on where it was"  # for the default `goes_on` of commands
-
-
-def say(text: str) -> None:
-    """Print a line on standard error, if there is one."""
-    if sys.stderr is not None:
-        with suppress(OSError):  # nobody reads it
-            print(f"xmae-fast: {text}", file=sys.stderr, flush=True)
 
 
 def known_failure(error: Exception, arguments: argparse.Namespace) -> tuple[int, str] | None:

@@ -28,6 +28,8 @@ class Parser(argparse.ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             named = (self._nearest(word.partition("=")[0], options) for word in unknown if word.startswith("-"))
             self.error(f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, named), '')}")
+        if getattr(namespace, "quiet", False) and getattr(namespace, "verbose", False):  # one before the command
+            self.error("argument -v/--verbose: not allowed with argument -q/--quiet")
         return namespace, unknown
 
     def error(self, message: str) -> NoReturn:

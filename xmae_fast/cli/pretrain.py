@@ -6,7 +6,8 @@ import argparse
 import signal
 from pathlib import Path
 
-from xmae_fast.cli.failures import FAILED, say
+from xmae_fast.cli.failures import FAILED
+from xmae_fast.cli.messages import say
 
 _ENDED = {"SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
 
@@ -31,7 +32,6 @@ def add_command(commands) -> None:
         help="go on from last.ckpt; auto goes on if it is there, and begins otherwise",
     )  # fmt: skip
     pretrain.add_argument("--overwrite", action="store_true", help="remove a run of that name first")
-    pretrain.add_argument("--quiet", action="store_true", help="show nothing")
     pretrain.set_defaults(run=_pretrain, goes_on=_goes_on)
 
 

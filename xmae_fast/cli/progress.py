@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from xmae_fast._messages import PROGRESS
 from xmae_fast._progress import open_bars
+from xmae_fast.cli.messages import say
 from xmae_fast.workers.progress import Progress
 
 _LINE_EVERY_S = 20.0
+_log = logging.getLogger(PROGRESS)
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """A bar on standard error for each stage; a line every 20 s where that is no terminal, or rich is not installed."""
-    bars = open_bars("left")
+    """A bar on standard error for each stage; a line every 20 s where that is no terminal, or rich is not installed;
+    with -q neither."""
+    bars = open_bars("left") if _log.isEnabledFor(logging.INFO) else None
     if bars is None:
-        yield _lines(with_speed=False)
+        yield _timed(_lines(with_speed=False))
         return
 
     def tell(stage: str, done: int, total: int | None) -> None:
@@ -28,16 +32,17 @@ def progress_bars() -> Iterator[Progress]:
             bars.remove(stage)
 
     with bars:
-        yield tell
+        yield _timed(tell)
 
 
 @contextmanager
 def progress_with_speed() -> Iterator[Progress]:
     """A bar with segments/s and the time that is left on a terminal; elsewhere, so that the log of a job tells how far
-    the job is, a line every 20 s."""
-    bars = open_bars("note") if os.environ.get("RANK") in (None, "0") else None
+    the job is, a line every 20 s; with -q neither."""
+    first_of_all = os.environ.get("RANK") in (None, "0")
+    bars = open_bars("note") if first_of_all and _log.isEnabledFor(logging.INFO) else None
     if bars is None:
-        yield _lines(with_speed=True)
+        yield _timed(_lines(with_speed=True))
         return
     told: dict[str, tuple[float, int]] = {}  # stage -> when it began, and how much was done then
 
@@ -49,7 +54,27 @@ def progress_with_speed() -> Iterator[Progress]:
             bars.remove(stage)
 
     with bars:
-        yield bar
+        yield _timed(bar)
+
+
+def _timed(progress: Progress) -> Progress:
+    """The same, and with -v each stage says at its end how long it took. Files that are worked on one by one are stages
+    of their own."""
+    if not _log.isEnabledFor(logging.DEBUG):
+        return progress
+    began: dict[str, float] = {}
+    last = time.monotonic()
+
+    def tell(stage: str, done: int, total: int | None) -> None:
+        nonlocal last
+        start = began.setdefault(stage, last)  # stages are told first when a part of them is done
+        progress(stage, done, total)
+        last = time.monotonic()
+        if done == total:
+            say(f"{stage}: {done:,} after {last - start:.2f} s", logging.DEBUG)
+            del began[stage]
+
+    return tell
 
 
 def _lines(with_speed: bool) -> Progress:
@@ -65,7 +90,7 @@ def _lines(with_speed: bool) -> Progress:
             told[stage] = began, first, now
             speed = _rate(now - began, done - first, total, done) if with_speed else ""
             of = "" if total is None else f" of {total:,}"
-            print(f"{who}{stage}: {done:,}{of}{speed}", file=sys.stderr, flush=True)
+            _log.info("%s%s: %s%s%s", who, stage, f"{done:,}", of, speed)
         if done == total:
             told.pop(stage)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from xmae_fast._processes import device_of, place_in_environment
+from xmae_fast.backend.explaining import note_implementations
 from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.embedding import checks
@@ -34,6 +37,7 @@ from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import RecordingError
 from xmae_fast.workers.progress import Progress
 
+_log = logging.getLogger("xmae_fast.embedding")
 DTYPES = ("float32", "float16")
 _PART_BYTES = 1 << 25  # what a killed process may lose: about a minute's work of two cores
 
@@ -154,6 +158,10 @@ def embed_files(
         rows = {number: store.rows(number) for number in mine}
         resumed = sum(rows.values()) - sum(rows[number] for number in todo)
         tell = progress or (lambda *_: None)
+        if resumed:
+            _log.debug("%s: %d of %d parts are there", folder, len(mine) - len(todo), len(mine))
+        with torch.autocast(place.type, autocast) if autocast is not None else nullcontext():
+            note_implementations(model)
         tell("embed", resumed, sum(rows.values()))
         written = unusable = 0
         began = perf_counter()

@@ -15,6 +15,7 @@ import torch
 from xmae_fast._files import atomic_path
 from xmae_fast._optional import need
 from xmae_fast._version import __version__
+from xmae_fast.backend.explaining import note_implementations
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.options import Quality
@@ -87,6 +88,7 @@ def evaluate(
         name: other if isinstance(other, xMAE) else from_pretrained(other, cfg=cfg)
         for name, other in (baseline_checkpoints or {}).items()
     }
+    note_implementations(model)
     held_out = load_held_out(
         data, split=split, truth=truth, max_segments=max_segments, quality=quality, seed=seed,
         sampling_freq=model.cfg.sampling_freq,

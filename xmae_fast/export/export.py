@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 
 from xmae_fast._files import atomic_path, check_not_input, check_replaceable, is_json_of, read_json
+from xmae_fast.backend.explaining import note_implementations
 from xmae_fast.config import ModelCfg
 from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.export import onnx_file, programs
@@ -34,6 +37,7 @@ from xmae_fast.model.frozen import frozen
 from xmae_fast.model.pretrained import from_pretrained
 from xmae_fast.model.xmae import xMAE
 
+_log = logging.getLogger("xmae_fast.export")
 FORMATS = ("onnx", "torch-export", "executorch")
 WEIGHTS = ("float32", "float16", "int8")
 METADATA = "xmae_fast"  # key in the metadata of an ONNX file, and name of the extra file in a .pt2 file
@@ -91,15 +95,19 @@ def export_model(
     _check_place(path, model, overwrite)
     name = "a model in memory" if isinstance(model, xMAE) else Path(model).name
     model = model if isinstance(model, xMAE) else from_pretrained(model, cfg=cfg)
+    note_implementations(model)
     graph = make_graph(model, entry)
     calibration, checked = _signals(model.cfg, data, calibration_segments)
     about = describe(name, model, graph, to, weights, checked)
     if weights == "float16":
         programs.store_in_float16(graph)
     with atomic_path(path) as temporary:
+        began = perf_counter()
         run = _write(temporary, graph, model.cfg, about, calibration, opset)
+        _log.debug("the graph was written after %.2f s", perf_counter() - began)
         own = ONNX_RUNTIME if to == "onnx" else to
         differences = {own: check(run, model, graph, checked, weights)}
+        _log.debug("%s was compared with the model on %d segments", own, len(checked.ppg))
         raise_if_out_of_bounds(differences[own])
         report = ExportReport(path, temporary.stat().st_size, about, differences)
         runs = {own: run}

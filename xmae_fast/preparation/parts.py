@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
     def signals(self) -> tuple[np.ndarray, np.ndarray]:
         """Read PPG and ECG of the segments, [n, L] float16 each; the ECG is [n, 0] if only PPG was read."""
-        with np.load(self.path) as file:
+        with np.load(self.path, allow_pickle=False) as file:
             return file["ppg"], file["ecg"]
 
 
@@ -44,7 +44,7 @@ def load_part(path: Path, identity: str) -> Part | None:
         None if there is no file, if it is damaged, or if it was made with another identity.
     """
     try:
-        with np.load(path) as file:
+        with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             if about["identity"] != identity:
                 return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.saying import printable
 from xmae_fast.recordings.sources import Source, find_sources
 from xmae_fast.workers.progress import Progress
+
+_log = logging.getLogger("xmae_fast.preparation")
 
 
 def prepare(
@@ -193,6 +196,12 @@ def _parts(
         else:
             parts[source.name] = part
     resumed = len(parts)
+    _log.debug(
+        "%d of %d recordings were prepared before, for the others there are %d processes",
+        resumed,
+        len(sources),
+        processes,
+    )
     errors = run_all(jobs, settings, processes, resumed, len(sources), tell)
     for job in jobs:
         if job.source.name not in errors:

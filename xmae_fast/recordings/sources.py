@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -25,6 +26,8 @@ from xmae_fast.recordings.formats.wfdb_header import why_aside
 from xmae_fast.recordings.own_files import is_own
 from xmae_fast.recordings.reading import Reading
 from xmae_fast.recordings.recording import Content, Recording, RecordingError
+
+_log = logging.getLogger("xmae_fast.recordings")
 
 
 class Format(NamedTuple):
@@ -237,4 +240,7 @@ def read_recording(path: str | os.PathLike, reading: Reading | None = None) -> R
             raise RecordingError(f"{path}: {channel.name}: expected a rate above 0 Hz, got {channel.fs:g}")
         if channel.values.size == 0:
             raise RecordingError(f"{path}: {channel.name}: expected samples, got none")
+    _log.debug(
+        "read %s as %s: %s", path, recording.form, ", ".join(f"{c.name} at {c.fs:g} Hz" for c in recording.channels)
+    )
     return recording

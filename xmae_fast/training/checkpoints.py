@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from xmae_fast._full_disk import save_with_torch
 from xmae_fast.model.checkpoint import CFG_KEY, PREFIX, CheckpointError
 from xmae_fast.model.xmae import xMAE
 
+_log = logging.getLogger("xmae_fast.training")
 STATE_KEY = "xmae_fast_run"
 _FORMAT = 1
 
@@ -75,6 +77,7 @@ def read_checkpoint(path: str | os.PathLike[str], model: xMAE, optimizer: torch.
     model.load_state_dict({key.removeprefix(PREFIX): value for key, value in content["state_dict"].items()})
     optimizer.load_state_dict(content["optimizer_states"][0])
     _set_random_states(state["rng"])
+    _log.debug("the run goes on from %s", path)
     return state
 
 

@@ -15,6 +15,7 @@ from xmae_fast._files import atomic_path
 from xmae_fast._full_disk import save_with_torch
 from xmae_fast._yaml import import_yaml
 from xmae_fast.backend import explain
+from xmae_fast.backend.explaining import note_implementations
 from xmae_fast.data.agreement import attempt, settled
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.training.config import TrainCfg, train_cfg_from_dict
@@ -190,6 +191,7 @@ def _record_start(cfg: TrainCfg, loop: Loop, feed: Feed, device: torch.device, r
         "graph": step.reason or "captured",
         "autocast": str(step.autocast),
     }
+    note_implementations(step.core)
     about["data"] = feed.describe()
     folder.write_about(about, {"step": step.steps, "host": about["host"], "changed": changed})
     loop.loggers = make_loggers(cfg, folder.path, step.steps if resumed else None, tell)

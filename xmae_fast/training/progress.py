@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from xmae_fast._messages import PROGRESS
 from xmae_fast._progress import Bars, open_bars
 
 _RUN = "run"  # the only stage
+_log = logging.getLogger(PROGRESS)
 
 
 class Progress:
     """Lines on standard error, and on a terminal, where rich is installed, a bar with loss, segments/s and data wait.
+
+    A program that listens to the logger `xmae_fast.progress`, at INFO, gets the lines from there instead.
 
     Args:
         shown: False shows nothing.
@@ -37,7 +42,9 @@ class Progress:
         """Show one line."""
         if not self.shown:
             return
-        if self._bars is not None:
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("%s", text)
+        elif self._bars is not None:
             self._bars.print(text)
         else:
             print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,5 @@
-"""The program that `WorkerProcess` starts: `python main.py MODULE`, with the full name of a module.
+"""The program that `WorkerProcess` starts: `python main.py MODULE LEVEL`, with the full name of a module, and with the
+least level of what it logs to standard error.
 
 The module's function `serve(answer)` reads JSON requests from standard input, one on each line. It calls `answer` with
 keyword arguments, which are written to standard output as JSON. This file imports neither torch nor the __init__ of the
@@ -35,7 +36,9 @@ def main() -> None:
     os.dup2(2, 1)  # whatever libraries print goes to standard error
     if not sys.warnoptions:  # what users should know comes in answers; each process would warn again
         warnings.simplefilter("ignore")
-    import_module(sys.argv[1]).serve(partial(_answer, stream))
+    messages = import_module("xmae_fast._messages")
+    with messages.said_on_stderr(int(sys.argv[2]), f"worker {os.getpid()}"):
+        import_module(sys.argv[1]).serve(partial(_answer, stream))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A process of its own that answers JSON requests, one on each line, and may crash without harm."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from xmae_fast._messages import LIBRARY
 from xmae_fast.workers.progress import StageProgress
 
 
@@ -62,11 +64,12 @@ class WorkerProcess:
         """The process, which is started if it does not run."""
         if self._process is None or self._process.poll() is not None:
             script = str(Path(__file__).with_name("main.py"))
+            level = str(logging.getLogger(LIBRARY).level or logging.WARNING)
             # One BLAS thread: these processes multiply little, and idle threads would spin.
             environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             with _without_interrupts():
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", script, self.module],
+                    [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", script, self.module, level],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
                 )  # fmt: skip
         return self._process

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
-import sys
 import time
 from typing import Any
 
 WAIT = "XMAE_FAST_LOCK_WAIT_S"  # the environment variable that says how many seconds a locked file is waited for
 _WAIT_S = 10.0
 _TRY_EVERY_S = 0.1
+_log = logging.getLogger("xmae_fast.data")
 _LOCKED = (errno.EAGAIN, errno.EACCES)
 
 
 def open_hdf5(path: str) -> Any:
     """Open an h5py.File for reading.
 
-    HDF5 locks a file that a process has open for writing. Such a file is waited for, and a line on standard error says
+    HDF5 locks a file that a process has open for writing. Such a file is waited for, and a warning is logged that says
     so: 10 s, or as long as the environment variable XMAE_FAST_LOCK_WAIT_S says.
 
     Raises:
@@ -30,17 +31,20 @@ def open_hdf5(path: str) -> Any:
     end = None
     while True:
         try:
-            return h5py.File(path, "r")
+            file = h5py.File(path, "r")
         except OSError as error:
             if error.errno not in _LOCKED or "unable to lock file" not in str(error):
                 raise
+        else:
+            _log.debug("opened %s", path)
+            return file
         now = time.monotonic()
         if end is None:
             wait = _seconds()
             end = now + wait
-            if wait > 0 and sys.stderr is not None:
-                told = f"{path} is locked by another process, which has it open for writing"
-                print(f"xmae-fast: {told}; waiting up to {wait:g} s for it", file=sys.stderr, flush=True)
+            if wait > 0:
+                told = "%s is locked by another process, which has it open for writing; waiting up to %g s for it"
+                _log.warning(told, path, wait)
         if now >= end:
             message = (
                 f"shard {path}: expected a file that no process writes to, another has locked it: wait until that"

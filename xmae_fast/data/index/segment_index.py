@@ -1,5 +1,6 @@
 """The index: all segments of all shards, in arrays."""
 
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from xmae_fast.data.problems import grouped
 from xmae_fast.data.remote.paths import resolve_paths
 from xmae_fast.workers.progress import Progress
 
+_log = logging.getLogger("xmae_fast.data")
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
 
 
@@ -165,6 +167,7 @@ def open_index(
     listed = resolve_paths(paths, cache_dir=cache_dir, progress=progress, storage_options=storage_options)
     found = {path: load_sidecar(path, layout, cache_dir) for path in listed}
     missing = [(path, sidecar_paths(path, cache_dir)) for path, stored in found.items() if stored is None]
+    _log.debug("%d of %d shards are to be scanned", len(missing), len(found))
     broken: dict[str, str] = {}
     for path, outcome in scan_all(missing, layout, num_workers or os.cpu_count() or 1, progress).items():
         if isinstance(outcome, FileNotFoundError | PermissionError | BlockingIOError):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from xmae_fast.data.formats.layout import Layout
 from xmae_fast.data.formats.linked import content_probe, marks
 from xmae_fast.data.index.shard_scan import Scan, ShardHeader, ShardRows
 
+_log = logging.getLogger("xmae_fast.data")
 VERSION = 2  # version 1 took records that links to other files lead to for records of the shard itself
 _LABEL = "label "
 SUFFIX = ".index.npz"
@@ -167,12 +169,15 @@ def load_sidecar(path: str, layout: Layout, cache_dir: str | os.PathLike | None)
             continue
         try:
             sidecar, rows = read_sidecar(target)
-        except (ValueError, OSError):
+        except (ValueError, OSError) as error:
+            _log.debug("index %s is not used: %s", target, error)
             continue
         others = sidecar.valid_for.get("others", {})
         expected = fingerprint(path, layout, others) if others else expected or fingerprint(path, layout)
         if sidecar.valid_for == expected:
+            _log.debug("index %s is up to date", target)
             return sidecar, rows
+        _log.debug("index %s is not that of the shard as it is now", target)
     return None
 
 

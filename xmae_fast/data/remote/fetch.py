@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from xmae_fast.data.remote.filesystems import CHUNK, Remote, ask, basename, chun
 from xmae_fast.workers.progress import Progress
 
 PathLike = str | os.PathLike
+_log = logging.getLogger("xmae_fast.data")
 
 
 def fetch(
@@ -64,7 +66,9 @@ def fetch(
         warnings.warn(f"cached copy {target} is used without asking its server for changes: {error}", stacklevel=2)
         return target
     if _is_cached(target, remote):
+        _log.debug("%s is in the cache: %s", url, target)
         return target
+    _log.debug("%s is fetched to %s", url, target)
     os.makedirs(cache_dir, exist_ok=True)
     # The key that fsspec makes up does not prove that a file is the same.
     keep = bool(remote.validator) and "ukey" not in remote.validator

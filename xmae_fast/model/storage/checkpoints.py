@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ from xmae_fast.model.storage.weights import (
 
 if TYPE_CHECKING:
     from xmae_fast.model.xmae import xMAE
+
+_log = logging.getLogger("xmae_fast.model")
 
 
 def save_checkpoint(model: xMAE, path: Path) -> None:
@@ -95,6 +98,7 @@ def load_checkpoint(
     if resize_positions:
         chosen.state = resized_positions(path, chosen.state, cfg.num_patches)
     _load(path, model, chosen, strict)
+    _log.debug("read %d tensors of %s", len(chosen.state), path)
     return model.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from xmae_fast.model.storage.checkpoints import load_checkpoint, save_checkpoint
 if TYPE_CHECKING:
     from xmae_fast.model.xmae import xMAE
 
+_log = logging.getLogger("xmae_fast.model")
 WEIGHTS, CONFIG, PREPROCESSING, CARD = "model.safetensors", "config.json", "preprocessing.json", "README.md"
 _BEST = Path("checkpoints") / "best.ckpt"  # in the folder of a run of pretraining
 _WEIGHT_FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".index.json")
@@ -55,6 +57,8 @@ def load_pretrained(
     model = load_checkpoint(make, weights, cfg, impl, **loading)
     resized = bool(loading.get("resize_positions"))
     model.preprocessing = _read_recipe(weights.parent / PREPROCESSING, model.cfg, resized)
+    how = "its own" if model.preprocessing is not None else "no"
+    _log.debug("model %s is from %s, with %s recipe", path_or_hub_id, weights, how)
     return model
 
 

@@ -1,11 +1,9 @@
 """xmae_fast: a high-performance drop-in xMAE (arXiv 2605.00973). Importing it needs torch and numpy alone."""
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from xmae_fast import _starting, ops  # noqa: F401  # _starting first
-from xmae_fast._messages import LIBRARY
 from xmae_fast._shipped import PretrainedModel, pretrained_models
 from xmae_fast._version import __version__
 from xmae_fast.backend import available, explain
@@ -47,8 +45,6 @@ __all__ = [
     "save_checkpoint",
     "xMAE",
 ]
-
-logging.getLogger(LIBRARY).addHandler(logging.NullHandler())  # silent unless the program configures logging
 
 
 def __getattr__(name: str):

@@ -131,9 +131,10 @@ def test_nothing_of_a_command_stays(monkeypatch):
     assert (library.level, library.propagate, list(library.handlers)) == before
 
 
-def test_the_library_says_nothing_until_a_program_asks():
-    program = "import logging, sys, xmae_fast; {}logging.getLogger('xmae_fast.data').warning('locked')"
-    for setting, said in (("", ""), ("logging.basicConfig(); ", "WARNING:xmae_fast.data:locked\n")):
+def test_the_library_says_only_warnings_until_a_program_asks():
+    program = "import logging, sys, xmae_fast; {}log = logging.getLogger('xmae_fast.data'); log.info('opened'); "
+    program += "log.warning('locked')"
+    for setting, said in (("", "locked\n"), ("logging.basicConfig(); ", "WARNING:xmae_fast.data:locked\n")):
         command = [sys.executable, "-W", "ignore", "-c", program.format(setting)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -185,3 +186,25 @@ def test_launches_overlap_where_asked_for_and_possible(capability, on, asked, mo
     finally:
         assert _launch.overlap_launches(before) is on
     assert seen == [asked]
+
+
+def test_who_comes_last_sees_what_the_others_left():
+    """All threads have stored before one of them counts the program, and none loads before it has counted: a barrier,
+    an atomic addition that releases and acquires on the whole GPU, a barrier."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from xmae_fast.testing.launches import name_of, training_step
+    from xmae_fast.testing.resources import signature
+
+    step = training_step(8, torch.bfloat16, (9, 0))
+    for kernel in ("stem_conv_kernel", "stem_input_gradient_kernel", "stem_pointwise_gradient_kernel"):
+        launch = next(one for one in step if name_of(one) == kernel and one.args.get("counters_ptr") is not None)
+        options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+        source = ASTSource(launch.kernel, *signature(launch))
+        text = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+        found = re.findall(r"bar\.sync|atom\S+|ld\.global|st\.global", text)
+        counted = [place for place, word in enumerate(found) if word == "atom.global.gpu.acq_rel.add.u32"]
+        assert len(counted) == 2, kernel  # of a group's tiles, and of a stem's groups
+        for place in counted:
+            assert found[place - 1] == found[place + 1] == "bar.sync", (kernel, found[place - 3 : place + 5])

@@ -34,6 +34,7 @@ FLOORS = (
     ("data", "model"),
     ("recordings",),
     ("embedding", "evaluation", "export", "preparation", "simulation", "training", "transformers"),
+    ("sklearn",),
     ("__main__", "cli", "testing"),
 )
 APART = (("data", "model"), ("ops", "signals"), ("__main__", "testing"))  # neither imports the other

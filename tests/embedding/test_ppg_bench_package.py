@@ -24,7 +24,6 @@ pytest.importorskip("ppg_bench")
 pytest.importorskip("sklearn")
 MODEL, FS, PEOPLE, SECONDS = "xmae-sim-small", 125, 7, 50
 FOLDS = (0, 3)
-pytestmark = pytest.mark.slow
 
 
 def write_bidmc(root: Path) -> None:

@@ -118,6 +118,8 @@ def test_shards_and_another_dtype(auto, tmp_path):
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     assert same(xmae_fast.from_pretrained(tmp_path / "parts"), model)
     assert same(auto.from_pretrained(tmp_path / "parts").xmae, model)
+    wrapped.save_pretrained(tmp_path / "given", state_dict=wrapped.state_dict())  # as a Trainer does
+    assert same(xmae_fast.from_pretrained(tmp_path / "given"), model)
     half = auto.from_pretrained(tmp_path / "ours", dtype=torch.bfloat16)
     assert same(half.xmae, model.bfloat16())
 

@@ -35,7 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # Files (or folders) that take more than a few seconds of a core; `make test-fast` leaves them out.
 SLOW = (
     "benchmarks", "data/test_dataset_epochs.py", "data/test_fuzz.py", "data/test_overwriting.py",
-    "data/test_remote_http.py", "data/test_repack_resume.py", "embedding/test_extraction.py", "evaluation", "export",
+    "data/test_remote_http.py", "data/test_repack_resume.py", "embedding/test_extraction.py",
+    "embedding/test_ppg_bench_package.py", "embedding/test_sklearn.py", "model/test_transformers.py",
+    "evaluation", "export",
     "model/stock/test_alterations.py", "model/test_cpu_changed_weights.py", "model/test_cpu_training.py",
     "model/frozen", "ops/cuda", "ops/test_triton_compiled.py", "ops/test_triton_interpreted.py",
     "ops/test_wrong.py", "package",

@@ -35,7 +35,14 @@ def test_errors(model, tmp_path):
     assert XmaePort(init | {"output": "projected"}).load_encoder()(torch.zeros(2, 1, 500)).shape == (2, 8)
     with pytest.raises(ValueError, match="init.output: expected 'pooled' or 'projected', got 'tokens'"):
         XmaePort(init | {"output": "tokens"})
-    with pytest.raises(ValueError, match="init.ckpt_path: expected in the model's YAML"):
+    with pytest.raises(ValueError, match=r"init.ckpt_path: expected it or init.model in the YAML, got \['target_fs'\]"):
         XmaePort({"target_fs": 125})
+    with pytest.raises(ValueError, match="init.ckpt_path: expected it or init.model"):
+        XmaePort(init | {"model": "xmae-sim-small"})
+    with pytest.raises(ValueError, match="init.target_fs: expected the rate in Hz"):
+        XmaePort({"model": "xmae-sim-small"})
+    with pytest.raises(ValueError, match=r"init.outptu: expected one of ckpt_path, model, target_fs, output, impl"):
+        XmaePort(init | {"outptu": "pooled"})
+    assert XmaePort({"model": "xmae-sim-small", "target_fs": 64}).recipe.segment_s == 10
     with pytest.raises(ValueError, match=r"x: expected at least a patch of 0.5 s, got 0.4 s"):
         XmaePort(init).prepare_batch({"x": torch.zeros(2, 50)}, {}, "cpu")

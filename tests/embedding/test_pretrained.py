@@ -94,6 +94,9 @@ def test_card_of_a_run(model, tmp_path):
     for part in ("# mine", "library_name: xmae_fast", data, loss, "| lr | 0.001 |", "1,218 steps", "does not train"):
         assert part in card
     assert "secret" not in card
+    dataset = 'name: "870 segments of 87 subjects, the validation of its pretraining"'
+    for part in (dataset, "- type: mse", "value: 0.0731"):  # in the metadata
+        assert part in card.split("---")[1]
     (tmp_path / "model" / "README.md").write_text("edited")
     model.save_pretrained(tmp_path / "model", run=run)
     assert (tmp_path / "model" / "README.md").read_text() == "edited"

@@ -28,13 +28,14 @@ PYTHON = sorted(page for page, text in PAGES.items() if BLOCK.search(text))
 # Optional packages that a page's blocks need.
 NEEDS = {
     "README.md": ("scipy",),
-    "docs/embedding.md": ("scipy", "sklearn", "matplotlib", "lightning", "yaml"),
+    "docs/embedding.md": ("scipy", "sklearn", "matplotlib", "lightning", "yaml", "pandas"),
     "docs/evaluation.md": ("scipy", "sklearn", "matplotlib"),
     "docs/exporting.md": ("onnx", "onnxscript", "onnxruntime"),
     "docs/preparing.md": ("scipy",),
     "docs/pretraining.md": ("lightning", "yaml"),
     "docs/quickstart.md": ("scipy", "lightning", "yaml"),
     "docs/simulating.md": ("scipy",),
+    "docs/transformers.md": ("transformers",),
     "xmae_fast/data/README.md": ("lightning",),
     "xmae_fast/shipped/xmae-sim-base/README.md": ("scipy",),
     "xmae_fast/shipped/xmae-sim-small/README.md": ("scipy",),

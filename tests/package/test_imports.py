@@ -34,7 +34,8 @@ FLOORS = (
     ("ops", "signals"),
     ("data", "model"),
     ("recordings",),
-    ("embedding", "evaluation", "export", "preparation", "simulation", "training"),
+    ("embedding", "evaluation", "export", "preparation", "simulation", "training", "transformers"),
+    ("sklearn",),
     ("__main__", "cli", "testing"),
 )
 APART = (("data", "model"), ("ops", "signals"), ("__main__", "testing"))  # neither imports the other

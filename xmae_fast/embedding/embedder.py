@@ -6,9 +6,9 @@ import inspect
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch
 from xmae_fast._shipped import DEFAULT_MODEL
 from xmae_fast.embedding import checks
 from xmae_fast.embedding.batches import encode_batches
+from xmae_fast.embedding.frames import feature_names, frame
 from xmae_fast.embedding.precision import autocast_of, check_weights
 from xmae_fast.embedding.preprocess import Prepared, prepare_ppg
 from xmae_fast.embedding.windows import Windows, as_recordings, check_windowing
@@ -24,6 +25,9 @@ from xmae_fast.model.outputs import output_shape
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
+
+if TYPE_CHECKING:
+    import pandas
 
 NO_MODEL = (
     f"model: none was given, {DEFAULT_MODEL} is used: trained on simulated signals alone, for research (its card:"
@@ -69,6 +73,40 @@ class Embeddings:
     def good(self, quality: float | None = None) -> np.ndarray:
         """[W] bool: usable windows whose quality is known and reaches `quality`; None for `threshold`."""
         return ~self.issues["unusable"] & (self.quality >= (self.threshold if quality is None else quality))
+
+    def to_frame(self, subjects: Sequence[Any] | None = None) -> pandas.DataFrame:
+        """A table of pandas with a row for each window.
+
+        Args:
+            subjects: [R], whose each recording is, in their order, for a column "subject".
+
+        Returns:
+            The index is "record" (number of the recording) and "time" (seconds). The columns are "subject" (if given),
+            "quality", "pulse_rate", the findings of `issues` as truth values, and the numbers of the embedding as
+            float32, named as by `Embedder.get_feature_names_out`.
+
+        Raises:
+            ImportError: pandas is missing.
+            ValueError: `subjects` are too few.
+        """
+        columns = {"quality": self.quality, "pulse_rate": self.pulse_rate, **self.issues}
+        if subjects is not None:
+            recordings = int(self.record.max(initial=-1)) + 1
+            if len(subjects) < recordings:
+                raise ValueError(f"subjects: expected one for each of {recordings} recordings, got {len(subjects)}")
+            columns = {"subject": np.asarray(subjects, dtype=object)[self.record], **columns}
+        return frame(self.embeddings, self.output, columns, {"record": self.record, "time": self.times})
+
+
+def mean_over_windows(found: Embeddings, recordings: int) -> np.ndarray:
+    """Features of each recording, the mean over its usable windows: [R, F] float32, NaN where there is none."""
+    rows = found.embeddings.reshape(len(found), -1)
+    usable = ~found.issues["unusable"]
+    sums = np.zeros((recordings, rows.shape[1]))
+    np.add.at(sums, found.record[usable], rows[usable])
+    counts = np.bincount(found.record[usable], minlength=recordings)
+    with np.errstate(invalid="ignore"):
+        return (sums / counts[:, None]).astype(np.float32)
 
 
 class Embedder:
@@ -220,14 +258,7 @@ class Embedder:
             raise ValueError("fs: expected Embedder(..., fs=Hz of the rows), got None")
         if np.ndim(X) != 2:
             raise ValueError(f"X: expected shape [S, T], a recording in each row, got {list(np.shape(X))}")
-        found = self(X)
-        rows = found.embeddings.reshape(len(found), -1)
-        weights = ~found.issues["unusable"]
-        sums = np.zeros((len(X), rows.shape[1]))
-        np.add.at(sums, found.record[weights], rows[weights])
-        counts = np.bincount(found.record[weights], minlength=len(X))
-        with np.errstate(invalid="ignore"):
-            return (sums / counts[:, None]).astype(np.float32)
+        return mean_over_windows(self(X), len(X))
 
     def fit_transform(self, X, y=None) -> np.ndarray:
         """The same as `transform`, because there is nothing to fit."""
@@ -236,7 +267,7 @@ class Embedder:
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """[F] names of the features, "xmae_pooled_0" and so on."""
         count = int(np.prod(output_shape(self._ready()[0], self.output)))
-        return np.array([f"xmae_{self.output}_{i}" for i in range(count)], dtype=object)
+        return np.array(feature_names(self.output, count), dtype=object)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments by name, as scikit-learn asks for them."""

@@ -4,7 +4,7 @@ name: xMAE
 port: xmae_fast.embedding.ppg_bench:XmaePort
 fs: 125                    # of the windows that the benchmark makes; any rate above 16 Hz
 embedding_dim: 256         # d_model for pooled, proj_dim for projected
-init: {ckpt_path: ../mine, output: pooled}
+init: {model: xmae-sim-base, output: pooled}       # or {ckpt_path: ../mine}, from the folder of this file
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from xmae_fast.model.path import SinglePath
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.xmae import xMAE
 
+_KEYS = ("ckpt_path", "model", "target_fs", "output", "impl")
+
 
 class XmaePort:
     """What ppg-bench asks of an encoder.
@@ -31,18 +33,23 @@ class XmaePort:
     the whole patches are taken, which are fewer than the PPG encoder saw in pretraining.
 
     Args:
-        model_init_cfg: `init` of the YAML: "ckpt_path", which `from_pretrained` takes; "target_fs" in Hz, which the
-            benchmark adds; "output", "pooled" (the default) or "projected"; "impl", as for xMAE.
+        model_init_cfg: `init` of the YAML: "ckpt_path", a folder or file that `from_pretrained` takes, or else "model",
+            a name that it takes (the benchmark makes a path of whatever stands under "ckpt_path"); "target_fs" in Hz,
+            which the benchmark adds; "output", "pooled" (the default) or "projected"; "impl", as for xMAE.
 
     Raises:
-        ValueError: a key is missing, or its value is wrong.
+        ValueError: a key is missing or unknown, or its value is wrong.
     """
 
     def __init__(self, model_init_cfg: Mapping[str, Any]) -> None:
-        for name in ("ckpt_path", "target_fs"):
-            if name not in model_init_cfg:
-                raise ValueError(f"init.{name}: expected in the model's YAML, got {sorted(model_init_cfg)}")
-        self.path, self.fs = model_init_cfg["ckpt_path"], float(model_init_cfg["target_fs"])
+        if unknown := sorted(set(model_init_cfg) - set(_KEYS)):
+            raise ValueError(f"init.{unknown[0]}: expected one of {', '.join(_KEYS)}")
+        if "target_fs" not in model_init_cfg:
+            raise ValueError(f"init.target_fs: expected the rate in Hz, got {sorted(model_init_cfg)}")
+        if ("ckpt_path" in model_init_cfg) == ("model" in model_init_cfg):
+            raise ValueError(f"init.ckpt_path: expected it or init.model in the YAML, got {sorted(model_init_cfg)}")
+        self.path = model_init_cfg["ckpt_path"] if "ckpt_path" in model_init_cfg else model_init_cfg["model"]
+        self.fs = float(model_init_cfg["target_fs"])
         self.output, self.impl = model_init_cfg.get("output", "pooled"), model_init_cfg.get("impl", "auto")
         if self.output not in ("pooled", "projected"):
             raise ValueError(f"init.output: expected 'pooled' or 'projected', got {self.output!r}")

@@ -8,14 +8,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xmae_fast._files import LOCK, Lock, atomic_path, remains
 from xmae_fast._full_disk import new_hdf5
 from xmae_fast.data.formats.shards import import_h5py
+from xmae_fast.embedding.frames import frame
 from xmae_fast.embedding.parquet import TEXT, read_parquet, write_parquet
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMATS = ("h5", "npy", "parquet")
 PLAN, TABLE = "embeddings.json", "recordings.csv"
@@ -43,6 +47,19 @@ class StoredEmbeddings:
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A table of pandas with a row for each segment.
+
+        Returns:
+            The index is "key", the columns are "subject", those of `columns`, and the numbers of the embedding in the
+            dtype of the files, named "xmae_pooled_0" and so on by the output.
+
+        Raises:
+            ImportError: pandas is missing.
+        """
+        columns = {"subject": self.subject.astype(object), **self.columns}
+        return frame(self.embeddings, self.about["output"], columns, {"key": self.key.astype(object)})
 
 
 def read_embeddings(folder: str | os.PathLike[str]) -> StoredEmbeddings:

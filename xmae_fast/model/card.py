@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xmae_fast._version import __version__
+from xmae_fast.model.card_metadata import Result, front_matter, result, results_of
 from xmae_fast.model.recipe import Recipe
 
 if TYPE_CHECKING:
     from xmae_fast.model.xmae import xMAE
 
-_TAGS = ("ppg", "photoplethysmography", "ecg", "biosignals", "feature-extraction")
 _SETTINGS = (
     "mask_mode", "mask_ratio_ecg", "mask_ratio_ppg", "batch_size", "lr", "weight_decay", "betas", "warmup", "epochs",
     "max_steps", "max_minutes", "augment", "quality", "swap_signals", "use_cl", "truth_weight", "precision", "seed",
@@ -21,7 +21,14 @@ _SETTINGS = (
 _OF_SHARDS = ("augment", "quality", "swap_signals", "use_cl")  # they count for nothing where patients are simulated
 
 
-def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[str] | None = None) -> str:
+def model_card(
+    model: xMAE,
+    recipe: Recipe,
+    name: str,
+    run: str | os.PathLike[str] | None = None,
+    licence: str | None = None,
+    results: Any = (),
+) -> str:
     """The card of `model` as Markdown.
 
     Args:
@@ -29,15 +36,20 @@ def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[st
         recipe: how PPG is prepared for it.
         name: its name in the card.
         run: the folder of the run of `xmae-fast pretrain` that trained it; None: the card says that it knows no run.
+        licence, results: for the metadata; see `front_matter` and `results_of`.
 
     Raises:
-        FileNotFoundError: `run` has no run.json.
-        ValueError: that file is damaged.
+        FileNotFoundError: `run` has no run.json, or a report no results.json.
+        ValueError: such a file is damaged, or is another one.
         ImportError: PyYAML is missing.
     """
     cfg, steps = model.cfg, "\n".join(f"{i}. {step}" for i, step in enumerate(recipe.to_dict()["steps"], 1))
+    training, measured = ["How it was trained is not recorded here."], results_of(results, name)
+    if run is not None:
+        training, of_run = _training(Path(run))
+        measured = of_run + measured
     parts = [
-        "\n- ".join(["---\nlibrary_name: xmae_fast\ntags:", *_TAGS]) + "\n---",
+        front_matter(name, licence, measured),
         f"# {name}",
         "An xMAE ([arXiv 2605.00973](https://arxiv.org/abs/2605.00973)): a PPG encoder that learned by reconstructing"
         f" masked ECG from synchronised PPG. {sum(p.numel() for p in model.parameters()):,} parameters; segments of"
@@ -48,10 +60,12 @@ def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[st
         "result.quality\n```",
         "`pooled` (default), the mean over the encoder's tokens, is what pretraining trains. `projected`"
         f" (`ppg_embedding`, {cfg.proj_dim} numbers) passes through a projection that reconstruction does not train.",
+        "After `import xmae_fast.transformers`, `transformers.AutoModel.from_pretrained` loads the folder too; what it"
+        " takes is prepared PPG, and its `pooler_output` is `pooled`.",
         "## Preprocessing",
         f"As in preprocessing.json, which `Embedder` follows:\n\n{steps}",
         "## Training",
-        *(_training(Path(run)) if run is not None else ["How it was trained is not recorded here."]),
+        *training,
         "## Limits",
         "Research software, no medical device. Embeddings of other sensors, body sites or rates than those of the"
         " training data are not validated by this card. Filter by the quality that comes with each embedding.",
@@ -60,8 +74,8 @@ def model_card(model: xMAE, recipe: Recipe, name: str, run: str | os.PathLike[st
     return "\n\n".join(parts) + "\n"
 
 
-def _training(run: Path) -> list[str]:
-    """Data, settings and losses of a run, without its paths and host."""
+def _training(run: Path) -> tuple[list[str], list[Result]]:
+    """Data, settings and losses of a run, without its paths and host, and its result for the metadata."""
     file = run / "run.json"
     if not file.is_file():
         raise FileNotFoundError(f"run: expected the folder of a run of pretraining, {file} does not exist")
@@ -70,6 +84,7 @@ def _training(run: Path) -> list[str]:
         settings = _settings(run / "config.yaml")
         parts = [_data(about["data"], settings), _result(about)]
         versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+        measured = _measured(about)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"run: expected {file} as pretraining writes it, it is damaged ({error!r})") from error
     if settings:
@@ -77,7 +92,7 @@ def _training(run: Path) -> list[str]:
         parts.append(f"| setting | value |\n|---|---|\n{rows}")
     commit = (about.get("git") or {}).get("commit")
     source = f", commit {commit[:12]}" if commit else ""
-    return [*parts, f"xmae_fast {about['xmae_fast']}{source}; Python {about['python']}; {versions}."]
+    return [*parts, f"xmae_fast {about['xmae_fast']}{source}; Python {about['python']}; {versions}."], measured
 
 
 def _data(data: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -112,6 +127,21 @@ def _result(about: dict[str, Any]) -> str:
         f" {result['elapsed_s'] / 3600:.2f} h; masked MSE of the validation {result['val_loss']:.4f}, at best"
         f" {result['best_val_loss']:.4f} (ECG scaled to [-1, 1] per segment)."
     )
+
+
+def _measured(about: dict[str, Any]) -> list[Result]:
+    """The loss of the validation, where the run has ended."""
+    if not about.get("result"):
+        return []
+    data = about["data"]
+    if "simulation" in data:
+        whose = f"{data['simulation']['val_segments']:,} simulated segments"
+    else:
+        whose = f"{data['val']['segments']:,} segments of {data['val']['subjects']:,} subjects"
+    metric = ("mse", "masked MSE, ECG scaled to [-1, 1] per segment", about["result"]["best_val_loss"])
+    return [
+        result("Reconstruction of masked ECG", f"{whose}, the validation of its pretraining", "validation", [metric])
+    ]
 
 
 def _settings(config: Path) -> dict[str, Any]:

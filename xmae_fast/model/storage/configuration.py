@@ -12,11 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
+from xmae_fast._files import read_json
 from xmae_fast.config import MODEL_PARAMS, LagCfg, ModelCfg, cfg_from_dict
 from xmae_fast.model.storage.errors import CheckpointError, first_line
 from xmae_fast.model.storage.files import CFG_KEY
 from xmae_fast.model.storage.stand_ins import plain
 
+CONFIG, MODEL_TYPE = "config.json", "xmae"  # beside weights, as the Hugging Face Hub has it
 _PLACES = ("hyper_parameters", "hparams", "cfg", "config", "model_cfg", "model_config", "args", "model")
 _MAX_DEPTH = 4
 _PUBLISHED = ("sampling_freq", "seg_len", "source", "model_params")
@@ -110,7 +112,8 @@ def stored_cfg(path: Path, content: Mapping[Any, Any], shapes: Shapes) -> tuple[
     """The configuration that a file holds, or None, and where in the file it lies.
 
     Looked for: what `save_checkpoint` writes; the published dictionary form or the fields of a ModelCfg, under
-    "hyper_parameters" and other usual names, also nested ("hyper_parameters.cfg").
+    "hyper_parameters" and other usual names, also nested ("hyper_parameters.cfg"); last, a config.json of an xMAE
+    beside the file.
 
     Raises:
         CheckpointError: what is there is no configuration, or there are several and they differ.
@@ -139,7 +142,19 @@ def stored_cfg(path: Path, content: Mapping[Any, Any], shapes: Shapes) -> tuple[
     if not found and refused:
         raise CheckpointError(f"{refused[0]}; load_checkpoint({str(path)!r}, cfg) does not look there")
     place, cfg = next(iter(found.items()), ("", None))
-    return cfg, place
+    return (cfg, place) if cfg is not None else _cfg_beside(path)
+
+
+def _cfg_beside(path: Path) -> tuple[ModelCfg | None, str]:
+    """The configuration of a config.json beside a file, as transformers writes it; None where there is none."""
+    file = path.with_name(CONFIG)
+    values = read_json(file) or {}
+    if values.get("model_type") != MODEL_TYPE:
+        return None, ""
+    try:
+        return ModelCfg(**{name: values[name] for name in _FIELDS if name in values}), CONFIG
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: expected the configuration of an xMAE: {first_line(error)}") from error
 
 
 def _dictionaries(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

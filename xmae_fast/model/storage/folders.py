@@ -18,12 +18,13 @@ from xmae_fast.model.card import model_card
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.storage import hub
 from xmae_fast.model.storage.checkpoints import load_checkpoint, save_checkpoint
+from xmae_fast.model.storage.configuration import CONFIG, MODEL_TYPE
 
 if TYPE_CHECKING:
     from xmae_fast.model.xmae import xMAE
 
 _log = logging.getLogger("xmae_fast.model")
-WEIGHTS, CONFIG, PREPROCESSING, CARD = "model.safetensors", "config.json", "preprocessing.json", "README.md"
+WEIGHTS, PREPROCESSING, CARD = "model.safetensors", "preprocessing.json", "README.md"
 _BEST = Path("checkpoints") / "best.ckpt"  # in the folder of a run of pretraining
 _WEIGHT_FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".index.json")
 
@@ -56,7 +57,7 @@ def load_pretrained(
         raise FileNotFoundError(f"path_or_hub_id: expected a folder with {expected}, {str(path)!r} has neither{hint}")
     model = load_checkpoint(make, weights, cfg, impl, **loading)
     resized = bool(loading.get("resize_positions"))
-    model.preprocessing = _read_recipe(weights.parent / PREPROCESSING, model.cfg, resized)
+    model.preprocessing = read_recipe(weights.parent / PREPROCESSING, model.cfg, resized)
     how = "its own" if model.preprocessing is not None else "no"
     _log.debug("model %s is from %s, with %s recipe", path_or_hub_id, weights, how)
     return model
@@ -79,6 +80,8 @@ class Pretrained:
         name: str | None = None,
         recipe: Recipe | None = None,
         overwrite_card: bool = False,
+        license: str | None = None,
+        results: Any = (),
     ) -> Path:
         """Write model.safetensors, config.json, preprocessing.json and README.md (the model card) to `folder`.
 
@@ -89,28 +92,32 @@ class Pretrained:
             name: the model's name in the card; the folder's name unless given.
             recipe: how PPG is prepared; the model's own recipe unless given, or else the published one.
             overwrite_card: also replace a README.md that is there (it may have been edited).
+            license: of the weights, for the card's metadata, by the Hub's identifier, such as "apache-2.0"; only who
+                trained them can say, so that None leaves it out.
+            results: for the card's metadata, beside the loss of the run: one or a list of reports (the folder, or what
+                the function returned) of `xmae-fast evaluate` and `xmae-fast probe`, or of dictionaries with "task",
+                "dataset" and "metrics" as the Hub's model-index has them.
 
         Returns:
             The folder.
 
         Raises:
-            ValueError, FileNotFoundError: `run` is no such folder.
+            ValueError, FileNotFoundError: `run` is no such folder, or `results` are no such reports.
             FileExistsError: files of these names are there that do not belong to an xMAE.
             OSError: a file cannot be written.
         """
         model = cast("xMAE", self)  # this class is a part of xMAE and of nothing else
         folder, recipe = Path(folder), recipe or recipe_of(model)
         _check_recipe(recipe, model.cfg)
-        card = model_card(model, recipe, name or folder.resolve().name, run)
+        card = model_card(model, recipe, name or folder.resolve().name, run, license, results)
         what = "of an xMAE that save_pretrained wrote"
         check_replaceable(folder / CONFIG, _is_own_config, what, "folder")
         check_replaceable(folder / PREPROCESSING, lambda file: is_json_of(file, "steps"), what, "folder")
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(model, folder / WEIGHTS)
-        _write(folder / CONFIG, json.dumps({"model_type": "xmae", **model.cfg.to_dict()}, indent=2) + "\n")
-        _write(folder / PREPROCESSING, json.dumps(recipe.to_dict(), indent=2) + "\n")
-        if overwrite_card or not (folder / CARD).exists():
-            _write(folder / CARD, card)
+        about = {"model_type": MODEL_TYPE, "architectures": ["XmaeModel"], "dtype": dtype_name(model)}
+        _write(folder / CONFIG, json.dumps({**about, **model.cfg.to_dict()}, indent=2) + "\n")
+        write_beside(folder, recipe, card, overwrite_card)
         return folder
 
     def push_to_hub(
@@ -123,12 +130,14 @@ class Pretrained:
         revision: str | None = None,
         create_pr: bool = False,
         commit_message: str = "Upload xMAE",
+        license: str | None = None,
+        results: Any = (),
     ) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face Hub.
 
         Args:
             repo_id: "owner/name"; the repository is made if it does not exist.
-            run: as for `save_pretrained`.
+            run, license, results: as for `save_pretrained`.
             private, token, revision, create_pr, commit_message: for `huggingface_hub.HfApi`.
 
         Returns:
@@ -143,7 +152,8 @@ class Pretrained:
         api = hub.import_hub().HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, run=run, name=repo_id.partition("/")[2])
+            name = repo_id.partition("/")[2]
+            self.save_pretrained(folder, run=run, name=name, license=license, results=results)
             done = api.upload_folder(
                 repo_id=repo_id, folder_path=folder, revision=revision, create_pr=create_pr,
                 commit_message=commit_message,
@@ -156,7 +166,20 @@ def recipe_of(model: xMAE) -> Recipe:
     return model.preprocessing or Recipe.for_model(model.cfg)
 
 
-def _read_recipe(path: Path, cfg: ModelCfg, resized: bool) -> Recipe:
+def dtype_name(model: xMAE) -> str:
+    """The dtype that `from_pretrained` gives the weights, "float32" for one."""
+    return str(model.mask_token.dtype).removeprefix("torch.")
+
+
+def write_beside(folder: Path, recipe: Recipe, card: str, overwrite_card: bool = False) -> None:
+    """Write what lies beside weights and configuration: the recipe, and the card unless one is there."""
+    _write(folder / PREPROCESSING, json.dumps(recipe.to_dict(), indent=2) + "\n")
+    if overwrite_card or not (folder / CARD).exists():
+        _write(folder / CARD, card)
+
+
+def read_recipe(path: Path, cfg: ModelCfg, resized: bool = False) -> Recipe:
+    """The recipe of a preprocessing.json, or the published one without such a file; ValueError if it does not fit."""
     if not path.is_file():
         return Recipe.for_model(cfg)
     try:
@@ -170,7 +193,7 @@ def _read_recipe(path: Path, cfg: ModelCfg, resized: bool) -> Recipe:
 
 
 def _is_own_config(path: Path) -> bool:
-    return (read_json(path) or {}).get("model_type") == "xmae"
+    return (read_json(path) or {}).get("model_type") == MODEL_TYPE
 
 
 def _check_recipe(recipe: Recipe, cfg: ModelCfg) -> None:

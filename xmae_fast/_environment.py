@@ -30,7 +30,7 @@ def describe_environment(device: torch.device, world_size: int) -> dict[str, Any
         "command": sys.argv,
         "xmae_fast": __version__,
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in _PACKAGES if (version := package_version(name))},
         "git": _git_state(Path(__file__).parent),
         "host": socket.gethostname(),
         "system": platform.platform(),
@@ -43,7 +43,8 @@ def describe_environment(device: torch.device, world_size: int) -> dict[str, Any
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -31,6 +31,7 @@ from xmae_fast.cli.failures import known_failure, say, what_to_do
 from xmae_fast.cli.interrupts import Interrupts
 from xmae_fast.cli.parsing import Parser
 from xmae_fast.cli.version import Version
+from xmae_fast.reports.run import running
 
 _COMMANDS = (explain, simulate, repack, inspect, prepare, embed, probe, reconstruct, evaluate, pretrain, export)
 
@@ -57,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit status, as the docstring of this module lists them.
     """
     arguments = parser().parse_args(argv)
-    with Interrupts() as interrupts, warnings.catch_warnings():
+    words = sys.argv[1:] if argv is None else argv
+    with Interrupts() as interrupts, warnings.catch_warnings(), running(["xmae-fast", *words]):
         _say_warnings()
         try:
             status = arguments.run(arguments) or 0

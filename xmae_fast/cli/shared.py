@@ -56,6 +56,11 @@ def reading_of(arguments) -> dict:
     return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 
+def add_html_argument(command) -> None:
+    """Add the argument that asks for a page."""
+    command.add_argument("--html", metavar="FILE.html", help="also write a page to look at, which needs no other file")
+
+
 def print_report_files(folder: str) -> None:
     """Print the paths of the files of a report, a line each."""
     from xmae_fast.evaluation.pages import HTML, MARKDOWN, RESULTS

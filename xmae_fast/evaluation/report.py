@@ -212,17 +212,8 @@ def _probes(results: dict) -> tuple[Table, list[str]]:
         if probe["prevalence"] is not None:
             more += f" (chance: AUPRC {probe['prevalence']:.3f})"
         gain = "" if probe["gain_over_random"] is None else interval_text(probe["gain_over_random"], 3)
-        rows.append(
-            [
-                TARGETS[probe["target"]],
-                FEATURES[probe["features"]],
-                measure,
-                interval_text(value, 3),
-                gain,
-                more,
-                probe["labels"],
-            ]
-        )
+        about = TARGETS[probe["target"]], FEATURES[probe["features"]]
+        rows.append([*about, measure, interval_text(value, 3), gain, more, probe["labels"]])
     header = ["target", "features", "measure", "result", "above random weights", "and", "labels from"]
     return Table(header, rows), [f"Not probed: {TARGETS[t]} ({reason})." for t, reason in reasons.items()]
 

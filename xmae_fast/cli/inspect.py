@@ -7,7 +7,7 @@ import json
 
 from xmae_fast.cli.failures import FAILED
 from xmae_fast.cli.progress import progress_bars
-from xmae_fast.cli.shared import add_html_argument, add_layout_arguments, layout_of
+from xmae_fast.cli.shared import add_html_argument, add_layout_arguments, check_html, layout_of
 
 
 def add_command(commands) -> None:
@@ -36,10 +36,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
             check_replaceable(file, is_own, what, name)
     if arguments.html is not None:
         from xmae_fast.data.inspection.page import need_packages, write_inspection_page
-        from xmae_fast.reports import check_page
 
         need_packages()
-        check_page(arguments.html)
+        check_html(arguments.html, arguments.shards)
     options = {"layout": layout_of(arguments.columns), "cache_dir": arguments.cache_dir, "quality": arguments.quality}
     with progress_bars() as progress:
         report = inspect_shards(arguments.shards, progress=progress, **options)

@@ -65,6 +65,12 @@ class Table(NamedTuple):
     more: str = ""
 
 
+class Bullets(NamedTuple):
+    """A list of plain sentences."""
+
+    items: Sequence[str]
+
+
 class Picture(NamedTuple):
     """A picture, and what it shows.
 
@@ -79,7 +85,7 @@ class Picture(NamedTuple):
     content: bytes | None = None
 
 
-Block = Heading | Table | Picture | Marked | str  # a str is a paragraph of plain text
+Block = Heading | Table | Picture | Bullets | Marked | str  # a str is a paragraph of plain text
 
 
 class Page(NamedTuple):

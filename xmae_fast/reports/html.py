@@ -19,7 +19,7 @@ from typing import Any
 from xmae_fast._files import atomic_path, check_replaceable
 from xmae_fast._optional import need
 from xmae_fast._version import __version__
-from xmae_fast.reports.blocks import Block, Heading, Marked, Page, Picture, Table, cells_of, sorted_by, tone_of
+from xmae_fast.reports.blocks import Block, Bullets, Heading, Marked, Page, Picture, Table, cells_of, sorted_by, tone_of
 from xmae_fast.reports.markdown import FACTS, HOW, LEFT_OUT, NOTHING, SHORT
 
 _GENERATOR = '<meta name="generator" content="xmae_fast '
@@ -107,6 +107,8 @@ def _block(block: Block, folder: Path | None) -> dict[str, Any]:
         return {"kind": "table", **_table(block)}
     if isinstance(block, Picture):
         return {"kind": "picture", "caption": block.caption, "source": _source(block, folder)}
+    if isinstance(block, Bullets):
+        return {"kind": "bullets", "items": block.items}
     if isinstance(block, Marked):
         return {"kind": "marked", "html": _marked(block)}
     return {"kind": "text", "text": block}

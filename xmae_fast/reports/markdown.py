@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xmae_fast.reports.blocks import Block, Cell, Heading, Marked, Page, Picture, Row, Table, cells_of, tone_of
+from xmae_fast.reports.blocks import Block, Bullets, Cell, Heading, Marked, Page, Picture, Row, Table, cells_of, tone_of
 
 LEFT_OUT, SHORT, HOW, FACTS = "Left out, and why", "In short", "How this was computed", "What was run"
 NOTHING = "Nothing was left out."
@@ -46,6 +46,8 @@ def block_as_markdown(block: Block) -> str:
         return f"![{plain(block.caption)}]({block.name})"
     if isinstance(block, Table):
         return _table(block)
+    if isinstance(block, Bullets):
+        return "\n".join(f"- {plain(item)}" for item in block.items)
     return str(block) if isinstance(block, Marked) else _BLOCK.sub(r"\1\\\2", plain(block))
 
 

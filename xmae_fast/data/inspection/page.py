@@ -9,7 +9,19 @@ from xmae_fast.data.index.segment_index import Paths
 from xmae_fast.data.inspection.inspect import BINS, QualitySummary, ShardReport
 from xmae_fast.data.inspection.picture import examples_figure
 from xmae_fast.data.inspection.report import size_text, thresholds, totals
-from xmae_fast.reports import Block, Cell, Heading, Page, Row, Table, figure_picture, limited, run_facts, write_page
+from xmae_fast.reports import (
+    Block,
+    Bullets,
+    Cell,
+    Heading,
+    Page,
+    Row,
+    Table,
+    figure_picture,
+    limited,
+    run_facts,
+    write_page,
+)
 
 _SHOWN = 1000  # shards
 
@@ -58,7 +70,7 @@ def page_of(report: ShardReport, examples: list[Block]) -> Page:
 
 def _summary(report: ShardReport) -> list[Block]:
     share = report.used / (report.segments or 1)
-    found: list[Block] = [
+    found = [
         f"A loader with quality {thresholds(report)} takes {report.used:,} of {report.segments:,} segments"
         f" ({share:.1%}), of {report.used_subjects:,} subjects."
     ]
@@ -71,7 +83,7 @@ def _summary(report: ShardReport) -> list[Block]:
     through = sum(not shard.mapped for shard in report.shards)
     if through:
         found.append(f"{through:,} shard(s) are read through h5py, which is slower than a memory map.")
-    return found
+    return [Bullets(found)]
 
 
 def _examples(report: ShardReport, paths: Paths, options: dict) -> list[Block]:
@@ -96,7 +108,7 @@ def _qualities(report: ShardReport) -> Table:
     for i in reversed(range(BINS)):
         counts = [signal.counts[i] for signal in signals.values()]
         cells = [Cell(f"{count:,}", bar=count / longest) for count in counts]
-        rows.append(Row([Cell(f"{i / BINS:.1f} to {(i + 1) / BINS:.1f}", sort=float(i)), *cells]))
+        rows.append(Row([f"{i / BINS:.1f} to {(i + 1) / BINS:.1f}", *cells]))
     lines = [("threshold", [f"{signal.threshold:g}" for signal in signals.values()])]
     for label, field in (
         ("at or above", "reached"), ("below", "below"), ("outside 0 to 1", "outside"), ("unknown", "unknown")

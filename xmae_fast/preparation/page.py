@@ -81,11 +81,9 @@ def _page(
 
 
 def _summary(report: dict[str, Any], total: int) -> list[str]:
-    segments, judged = report["segments"], "PPG" if report["settings"].get("signals") == "ppg" else "both signals"
+    segments, judged = report["segments"], "a PPG" if report["settings"].get("signals") == "ppg" else "both signals"
     share = f" ({report['usable'] / segments:.0%})" if segments else ""
-    found = [
-        f"{report['usable']:,} of {segments:,} segments{share} have a quality of {judged} of at least {RECOMMENDED}."
-    ]
+    found = [f"{report['usable']:,} of {segments:,} segments{share} have {judged} of quality {RECOMMENDED} and more."]
     if total:
         found.append(f"{total:,} of {total + segments:,} windows were rejected; the reasons are below.")
     if report["errors"]:
@@ -127,9 +125,8 @@ def _left_out(report: dict[str, Any], records, rejected: list[dict[str, str]], t
             for reason, count in report["rejected"].items()
         ]
         found.append(Table(["reason", "windows", "share of all"], lines, "Windows that became no segments"))
-        listed = [
-            [r["source"], r["subject"], r["start_s"], r["ppg_quality"], r["ecg_quality"], r["reason"]] for r in rejected
-        ]
+        columns = ("source", "subject", "start_s", "ppg_quality", "ecg_quality", "reason")
+        listed = [["" if row[column] == "nan" else row[column] for column in columns] for row in rejected]
         more = f"The first {len(listed):,} of {total:,} rows; all are in {REJECTED}." if len(listed) < total else ""
         header = ["recording", "subject", "start [s]", "PPG quality", "ECG quality", "reason"]
         found.append(Table(header, listed, "Each of these windows", more=more))

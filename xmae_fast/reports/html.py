@@ -19,9 +19,22 @@ from typing import Any
 from xmae_fast._files import atomic_path, check_replaceable
 from xmae_fast._optional import need
 from xmae_fast._version import __version__
-from xmae_fast.reports.blocks import Block, Bullets, Heading, Marked, Page, Picture, Table, cells_of, sorted_by, tone_of
+from xmae_fast.reports.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Heading,
+    Marked,
+    Page,
+    Picture,
+    Table,
+    cells_of,
+    sorted_by,
+    tone_of,
+)
 from xmae_fast.reports.markdown import FACTS, HOW, LEFT_OUT, NOTHING, SHORT
 
+_LONG = 40  # characters
 _GENERATOR = '<meta name="generator" content="xmae_fast '
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 _RULES = ("list", "emphasis", "backticks", "escape")  # of markdown-it, for `Marked`
@@ -118,20 +131,27 @@ def _table(table: Table) -> dict[str, Any]:
     rows = [cells_of(row) for row in table.rows]
     columns = [sorted_by([row[c] for row in rows]) for c in range(len(table.header))]
 
+    kinds = ["number" if c is not None else _width(rows, i) for i, c in enumerate(columns)]
+
     def line(row, keys: Sequence[float | None]) -> dict[str, Any]:
-        cells = zip(cells_of(row), keys, columns, strict=True)
-        shown = [{**cell._asdict(), "sort": key, "number": numbers is not None} for cell, key, numbers in cells]
+        cells = zip(cells_of(row), keys, kinds, strict=True)
+        shown = [{**cell._asdict(), "sort": key, "kind": f"{kind} {cell.tone}".strip()} for cell, key, kind in cells]
         return {"tone": tone_of(row), "cells": shown}
 
     nothing = [None] * len(table.header)
     keys = [[None if column is None else column[i] for column in columns] for i in range(len(rows))]
     return {
-        "header": [(name, column is not None) for name, column in zip(table.header, columns, strict=True)],
+        "header": list(zip(table.header, kinds, strict=True)),
         "rows": [line(row, key) for row, key in zip(table.rows, keys, strict=True)],
         "foot": [line(row, nothing) for row in table.foot],
         "caption": table.caption, "more": table.more,
         "label": table.caption or f"Table: {', '.join(filter(None, table.header))}",
     }  # fmt: skip
+
+
+def _width(rows: list[list[Cell]], column: int) -> str:
+    """ "long" for a column with sentences, which needs more room than one with words; else ""."""
+    return "long" if any(len(row[column].text) > _LONG for row in rows) else ""
 
 
 def _source(picture: Picture, folder: Path | None) -> str:

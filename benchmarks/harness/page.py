@@ -52,7 +52,7 @@ def page_of(payload: dict[str, Any]) -> Page:
         summary=_summary(results, machine),
         blocks=[block for name, groups in suites.items() if groups for block in _suite(name, groups, machine)],
         left_out=_left_out(suites),
-        how=[" ".join(report.LEGEND.split())],
+        how=[" ".join(report.LEGEND.replace("`", "'").split())],
     )
 
 
@@ -93,7 +93,7 @@ def _summary(results: list[Result], machine: Machine) -> list[Block]:
         said = "another is faster" if ratio.median < 1 else "ours is faster" if ratio.low > 1 else "about equal"
         columns = result.group.heading, ours.name, cells["ms"], text, best.name, cells["x plain"], cells["error"], said
         rows.append(Line(columns, "behind" if ratio.median < 1 else ""))
-    header = ["group", "ours", "ms", "x best [10 %, 90 %]", "best other", "x plain", "error", ""]
+    header = ["group", "ours", "ms", "x best [10 %, 90 %]", "best other", "x plain", "error", "verdict"]
     return [
         *blocks,
         Table(header, rows, "Ours against the best of the others; rows where another one is faster stand out"),

@@ -90,7 +90,7 @@ def _summary(results: list[Result], machine: Machine) -> list[Block]:
     for result, ours, best, ratio in contests:
         cells = dict(zip((*report.COLUMNS, report.MEMORY), report.cells(result, ours, machine), strict=True))
         text = f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
-        said = "another is faster" if ratio.median < 1 else "ours is faster" if ratio.low > 1 else "about equal"
+        said = "another is faster" if ratio.high < 1 else "ours is faster" if ratio.low > 1 else "too close to tell"
         columns = result.group.heading, ours.name, cells["ms"], text, best.name, cells["x plain"], cells["error"], said
         rows.append(Line(columns, "behind" if ratio.median < 1 else ""))
     header = ["group", "ours", "ms", "x best [10 %, 90 %]", "best other", "x plain", "error", "verdict"]

@@ -83,7 +83,7 @@ def _make(name: str, folder: Path, recordings: Path) -> Path:
         page.write(file, payload())
         return file
     if name == PREPARE:
-        pytest.importorskip("neurokit2")
+        pytest.importorskip("scipy")
         assert main(["prepare", str(recordings), "-o", str(folder / "shards"), "--html", str(file)]) == 1
         return file
     pytest.importorskip("matplotlib")

@@ -142,7 +142,8 @@ def _left_out(report: ShardReport) -> list[Block]:
     if rows:
         found.append(Table(["reason", "segments", "share of all"], rows, "Segments that a loader does not take"))
     if report.broken:
-        broken = [[os.path.basename(path), str(reason)] for path, reason in report.broken.items()]
+        named = ((path, os.path.basename(path), str(reason)) for path, reason in report.broken.items())
+        broken = [[name, reason.replace(path, name)] for path, name, reason in named]  # pages are shown to others
         found.append(Table(["shard", "why"], broken, "Shards that cannot be read"))
     if report.problem_records:
         records = [[one.reason, one.record, os.path.basename(one.shard)] for one in report.problem_records]

@@ -213,3 +213,17 @@ def test_dark_colours_and_print(browser, hostile_page):
     assert printed.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     for tab in (light, dark, printed):
         tab.close()
+
+
+def test_what_these_tests_look_for_is_found(browser, tmp_path):
+    """In a page that asks for a picture, throws an error and has a table that is too wide."""
+    wide = "<table><tr>" + "<td>somewhat</td>" * 60 + "</tr></table>"
+    (tmp_path / "bad.html").write_text(
+        '<!doctype html><meta name="viewport" content="width=device-width, initial-scale=1"><title>x</title><body>'
+        f'<img src="http://127.0.0.1:9/x.png"><script>none()</script>{wide}'
+    )
+    tab = browser.open(tmp_path / "bad.html", 390)
+    assert any("none is not defined" in text for text in tab.complaints())
+    assert tab.requests() == ["http://127.0.0.1:9/x.png"]
+    assert any(text.startswith("<td>") for text in tab.too_wide())
+    tab.close()

@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks.harness import base, plot, report
+from benchmarks.harness import base, page, plot, report
 from benchmarks.harness.apart import measure_apart
 from benchmarks.harness.choosing import add_choices, apply_choices, words_of
 from benchmarks.harness.contest import ContextLost, Result, failures, measure
@@ -34,6 +34,7 @@ from benchmarks.harness.earlier import Earlier
 from benchmarks.harness.machine import Machine, measure_machine
 from benchmarks.suites import loader, model, ops, stages, stems, train
 from xmae_fast import backend
+from xmae_fast.reports import check_page, run_facts, running
 
 SUITES = {"ops": ops, "model": model, "train": train, "stages": stages, "stems": stems, "loader": loader}
 PLOTTED = ("masks", "embed", "forward", "train")
@@ -47,6 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if problem := _problem(options):
         return _refuse(problem)
+    with running(["python", "benchmarks/run.py", *(sys.argv[1:] if arguments is None else arguments)]):
+        return _served(options)
+
+
+def _served(options: argparse.Namespace) -> int:
+    """Do what options ask for that can be served."""
     if options.base is not None:
         return base.compare(Path(__file__).resolve().parents[1], options.base, _passed_on(options), options.rounds)
     device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -78,13 +85,18 @@ def _problem(options: argparse.Namespace) -> str:
         return f"--threads: expected at least 1, got {options.threads}"
     if options.rounds < 1:
         return f"--rounds: expected at least 1, got {options.rounds}"
-    for name in ("json", "plot", "resume", "apart"):
+    for name in ("json", "html", "plot", "resume", "apart"):
         if options.base is not None and getattr(options, name):
             return f"--{name}: expected to be left out with --base, which prints a table alone"
     for name in ("json", "plot"):
         path = getattr(options, name)
         if path is not None and not path.absolute().parent.is_dir():
             return f"--{name}: expected a file in an existing folder, got {path}"
+    try:
+        if options.html is not None:
+            check_page(options.html)
+    except OSError as error:
+        return f"--{error}"
     return ""
 
 
@@ -107,7 +119,7 @@ def _run(context: Context, source: str, options: argparse.Namespace, earlier: Ea
     start, device = time.perf_counter(), context.device
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     machine = measure_machine(device)
-    about = _about(context, source) | {"choices": words_of(options)}
+    about = _about(context, source) | {"choices": words_of(options), "run": run_facts("benchmarks.run.main(...)")}
     about["settings"]["apart"] = options.apart
     if problem := earlier.mismatch(machine, about["settings"]):
         return _refuse(f"--resume: {problem}")
@@ -153,6 +165,9 @@ def _run(context: Context, source: str, options: argparse.Namespace, earlier: Ea
             (report.print_parts if name == "stages" else report.print_suite)(console, suites[name], machine)
     if options.json:
         save(name, finished=True)
+    if options.html:
+        done = {suite: [result.group.title for result in results] for suite, results in suites.items()}
+        page.write(options.html, report.payload(machine, about | {"finished": True}, suites, earlier.rest(done)))
     results = [result for group in suites.values() for result in group]
     _summarise(console, results, machine, time.perf_counter() - start)
     if options.plot:
@@ -224,6 +239,9 @@ def _parser() -> argparse.ArgumentParser:
         "other runtimes; ratios are then those of medians",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="F", help="write everything that was measured")
+    parser.add_argument(
+        "--html", type=Path, metavar="F.html", help="write a page with all tables, which needs no other file"
+    )
     parser.add_argument(
         "--resume", type=Path, metavar="F",
         help="what --json of an unfinished run wrote on this kind of machine: what it has timed is not run again; "

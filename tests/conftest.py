@@ -41,7 +41,8 @@ SLOW = (
     "model/stock/test_alterations.py", "model/test_cpu_changed_weights.py", "model/test_cpu_training.py",
     "model/frozen", "ops/cuda", "ops/test_triton_compiled.py", "ops/test_triton_interpreted.py",
     "ops/test_wrong.py", "package",
-    "preparation/test_prepare.py", "preparation/test_prepare_resume.py", "training/test_lightning_trainer.py",
+    "preparation/test_prepare.py", "preparation/test_prepare_resume.py", "reports/test_chromium.py",
+    "training/test_lightning_trainer.py",
     "training/test_processes.py", "training/test_resume.py",
 )  # fmt: skip
 

@@ -39,7 +39,7 @@ def describe_environment(device: torch.device, world_size: int) -> dict[str, Any
         "command": sys.argv,
         "xmae_fast": __version__,
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in _PACKAGES if (version := package_version(name))},
         "git": _git_state(Path(__file__).parent),
         "host": socket.gethostname(),
         "system": platform.platform(),
@@ -56,7 +56,7 @@ def describe_installation() -> dict[str, str]:
     """Python, system, processor, packages that are installed, and settings of this library in the environment, as a
     report of a bug needs them: without names of the machine, of its user or of folders."""
     threads = f"{torch.get_num_threads()} threads on {usable_processors()} of {os.cpu_count()} processors"
-    packages = (f"{name} {version}" for name in (*_PACKAGES, *_OPTIONAL) if (version := _version(name)))
+    packages = (f"{name} {version}" for name in (*_PACKAGES, *_OPTIONAL) if (version := package_version(name)))
     settings = (f"{name}={value}" for name, value in sorted(os.environ.items()) if name in _SETTINGS)
     return {
         "Python": platform.python_version(),
@@ -67,7 +67,8 @@ def describe_installation() -> dict[str, str]:
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -162,6 +162,15 @@ class Result:
         about = {key: value for key, value in vars(self.group).items() if key != "contestants"}
         rows = [asdict(row) | {"errors": [error._asdict() for error in row.errors]} for row in self.rows]
         return about | {"other_work": self.other_work, "rows": rows}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Result:
+        """A result of `to_dict`, without what could be run again."""
+        names = {one.name for one in fields(Group)} - {"contestants"}
+        about = {name: value for name, value in values.items() if name in names}
+        about["not_in_sum"] = tuple(about.get("not_in_sum", ()))
+        rows = [Row.from_dict(row) for row in values["rows"]]
+        return cls(Group(contestants=[], **about), rows, values["other_work"])
 
 
 def measure(

@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,6 +65,13 @@ class Machine:
     copy: float
     instructions: tuple[str, ...] = ()
     gemm_bfloat16: float = 0.0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Machine:
+        """A machine as JSON files have it."""
+        names = {one.name for one in fields(cls)}
+        about = {name: value for name, value in values.items() if name in names}
+        return cls(**about | {"instructions": tuple(about.get("instructions", ()))})
 
     def line(self) -> str:
         fma = f"FMA peak {self.fma / 1e9:.0f} GFLOP/s" if self.fma else f"FMA peak {self.fma_note}"

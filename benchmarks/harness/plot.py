@@ -7,8 +7,11 @@ import textwrap
 
 from benchmarks.harness.contest import BASELINE, INFO, OURS, PLAIN, Result
 from benchmarks.harness.machine import Machine
+from benchmarks.harness.timing import Spread
 from xmae_fast._files import atomic_path
+from xmae_fast._optional import new_figure
 
+BEHIND = "#d55e00"  # where another implementation is faster
 COLOURS = {PLAIN: "#6b7280", BASELINE: "#b6bcc6", OURS: "#0f8a5f"}
 PANELS = 3  # side by side
 
@@ -33,6 +36,43 @@ def draw(path: str | os.PathLike[str], machine: Machine, results: list[Result]) 
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130, format=os.path.splitext(path)[1].lstrip(".") or "png")
     plt.close(figure)
+
+
+def draw_ratios(ratios: list[tuple[str, Spread]]):
+    """Draw a bar for each group, on a logarithmic axis.
+
+    Args:
+        ratios: the title of a group, and how many times as fast as the best of the others ours is.
+
+    Returns:
+        A matplotlib figure.
+    """
+    figure = new_figure(10, 0.9 + 0.27 * len(ratios), "Pages of benchmarks need", "bench")
+    axis = figure.add_subplot()
+    medians = [ratio.median for _, ratio in ratios]
+    whiskers = [[s.median - s.low for _, s in ratios], [s.high - s.median for _, s in ratios]]
+    colours = [COLOURS[OURS] if median >= 1 else BEHIND for median in medians]
+    places = range(len(ratios))
+    axis.barh(places, [median - 1 for median in medians], left=1, color=colours, height=0.7)
+    axis.errorbar(medians, places, xerr=whiskers, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+    for place, (_, ratio) in enumerate(ratios):
+        axis.annotate(
+            f"{ratio.median:.2f}x", (max(ratio.high, 1), place), (5, 0), textcoords="offset points", va="center",
+            fontsize=8,
+        )  # fmt: skip
+    axis.axvline(1, color="#333333", linewidth=0.8)
+    axis.set_xscale("log")
+    low, high = min(0.8, 0.8 * min(s.low for _, s in ratios)), 1.6 * max(1.25, *(s.high for _, s in ratios))
+    axis.set_xlim(low, high)
+    steps = [step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= step <= high]
+    axis.set_xticks(steps, [f"{step:g}" for step in steps])
+    axis.set_xticks([], minor=True)
+    axis.set_yticks(places, ["\n".join(textwrap.wrap(title, 60)) for title, _ in ratios], fontsize=8, parse_math=False)
+    axis.set_ylim(len(ratios) - 0.4, -0.6)
+    axis.set_xlabel("times as fast as the best of the others", fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(axis="x", labelsize=8)
+    return figure
 
 
 def _panel(axis, result: Result) -> None:

@@ -42,11 +42,11 @@ def print_suite(console: Console, results: list[Result], machine: Machine) -> No
     with_memory = any(row.peak_bytes for result in results for row in result.rows)
     _add_columns(table, (*COLUMNS, MEMORY) if with_memory else COLUMNS)
     for result in results:
-        table.add_row(Text(_title(result), style="cyan"))
+        table.add_row(Text(title_of(result), style="cyan"))
         for row in result.rows:
             if row.seconds or row.status == FAILED:
                 style = "bold red" if row.status == FAILED else STYLES[row.role]
-                table.add_row(*list(_cells(result, row, machine))[: len(table.columns)], style=style)
+                table.add_row(*list(cells(result, row, machine))[: len(table.columns)], style=style)
         table.add_section()
     console.print(table)
     _print_remarks(console, results)
@@ -58,14 +58,20 @@ def print_parts(console: Console, results: list[Result], machine: Machine) -> No
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         _add_columns(table, PART_COLUMNS)
         table.add_row(Text(result.group.title, style="cyan"))
-        parts = result.parts()
-        inside = [part for name, part in parts.items() if name not in result.group.not_in_sum]
-        sums = {role: sum(_median(part, role) for part in inside) for role in (PLAIN, OURS)}
-        for part in parts.values():
-            table.add_row(*_part_cells(part, sums if part in inside else {}, machine))
-        table.add_row("sum of the parts", *(cell for s in sums.values() for cell in (_number(s * 1e3), "", "", "")))
+        for cells in part_lines(result, machine):
+            table.add_row(*cells)
         console.print(table)
     _print_remarks(console, results)
+
+
+def part_lines(result: Result, machine: Machine) -> Iterator[list[str]]:
+    """The cells of PART_COLUMNS for each part of a group, and their sum as the last line."""
+    parts = result.parts()
+    inside = [part for name, part in parts.items() if name not in result.group.not_in_sum]
+    sums = {role: sum(_median(part, role) for part in inside) for role in (PLAIN, OURS)}
+    for part in parts.values():
+        yield list(_part_cells(part, sums if part in inside else {}, machine))
+    yield ["sum of the parts", *(cell for s in sums.values() for cell in (_number(s * 1e3), "", "", "")), "", ""]
 
 
 def headline(result: Result, machine: Machine) -> str:
@@ -100,23 +106,34 @@ def write_json(
 
     `rest`: groups of an earlier run by suite, as its file has them.
     """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(payload(machine, about, suites, rest), indent=1))
+
+
+def payload(
+    machine: Machine,
+    about: dict[str, Any],
+    suites: dict[str, list[Result]],
+    rest: dict[str, list[dict]] | None = None,
+) -> dict[str, Any]:
+    """What `write_json` writes."""
     rest = rest or {}
     measured = {name: [result.to_dict() for result in results] for name, results in suites.items()}
-    payload = {
+    return {
         "machine": asdict(machine) | {"line": machine.line()},
         **about,
         "suites": {name: measured.get(name, []) + rest.get(name, []) for name in {**measured, **rest}},
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(payload, indent=1))
 
 
-def _title(result: Result) -> str:
+def title_of(result: Result) -> str:
+    """The heading of a group, with its unit."""
     unit = "" if result.group.unit == "calls" else f" ({result.group.unit})"
     return result.group.heading + unit
 
 
-def _cells(result: Result, row: Row, machine: Machine) -> Iterator[str]:
+def cells(result: Result, row: Row, machine: Machine) -> Iterator[str]:
+    """The cells of COLUMNS and MEMORY for a row that was timed; of one that FAILED only the first two."""
     group = result.group
     yield row.name + (" *" if row is result.best_baseline else "")
     if not row.seconds:
@@ -174,12 +191,13 @@ def _add_columns(table: Table, names: tuple[str, ...]) -> None:
 
 def _print_remarks(console: Console, results: list[Result]) -> None:
     for result in results:
-        for line in _remarks(result):
+        for line in remarks(result):
             console.print(f"{result.group.heading}: {line}", style="dim", markup=False)
     console.print()
 
 
-def _remarks(result: Result) -> Iterator[str]:
+def remarks(result: Result) -> Iterator[str]:
+    """What is said below a table: what makes times unreliable, notes, and what was left out or failed and why."""
     if result.other_work > BUSY:
         yield f"UNRELIABLE: other processes used {100 * result.other_work:.0f} % of the processors while this was timed"
     if alone := [row.name for row in result.rows if row.alone and row.seconds]:

@@ -23,10 +23,10 @@ import torch
 
 from xmae_fast import from_pretrained
 from xmae_fast.evaluation.labelled import read_labelled
-from xmae_fast.evaluation.pages import as_markdown
 from xmae_fast.evaluation.probes.bootstrap import interval
 from xmae_fast.evaluation.rhythms import RhythmRow, rhythm_study, table_of
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.reports.markdown import block_as_markdown
 from xmae_fast.training import TrainCfg, read_train_cfg
 from xmae_fast.training.feed import Feed, make_feed
 from xmae_fast.training.pretraining import make_step
@@ -155,7 +155,7 @@ def main() -> None:
         told[name] = json.loads((here / "losses.json").read_text(encoding="utf-8"))
     data = read_labelled(arguments.labelled)
     rows = rhythm_study(data, {name: from_pretrained(folder) for name, folder in folders.items()}, progress=print)
-    print(as_markdown([table_of(rows)]).strip())
+    print(block_as_markdown(table_of(rows)))
     by_name = {row.name: row for row in rows}
     differences = compared(by_name, data.subject)
     for name, (value, low, high) in differences.items():

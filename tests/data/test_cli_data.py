@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.packing import flip, values, write_published
+from tests.reports.reading import read
 from xmae_fast.cli import main
 from xmae_fast.data import SegmentLoader
 
@@ -88,3 +89,30 @@ def test_progress_goes_to_a_terminal_only(shard, tmp_path, monkeypatch, capsys, 
     assert main(["repack", str(shard), "-o", str(tmp_path / "out.h5")]) == 0
     assert ("verify" in stream.getvalue()) == terminal
     assert "sha256" in capsys.readouterr().out
+
+
+def test_inspect_writes_a_page(shard, tmp_path, capsys):
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "page.html"
+    broken = tmp_path / "<b>broken.h5"
+    broken.write_bytes(b"no shard")
+    where = [str(shard), str(broken), "--cache-dir", str(tmp_path / "cache"), "--quality", "0.8"]
+    assert main(["inspect", *where, "--html", str(file)]) == 0
+    page, used = read(file), len(SegmentLoader(shard, quality=0.8).segments)
+    assert f"takes {used} of 60 segments" in page.text
+    histogram = [[int(cell.text) for cell in row.cells[1:]] for row in page.table_below("Quality").rows]
+    assert [sum(column) for column in zip(*histogram, strict=True)] == [60, 60]
+    assert [cell.text for cell in page.table_below("Shards").rows[0].cells][:4] == [
+        "shard.h5", "published", "PPG, ECG", "60",
+    ]  # fmt: skip
+    left_out = [table for table in page.tables if table.heading == "Left out, and why"]
+    assert sum(int(row.cells[1].text) for row in left_out[0].rows) == 60 - used
+    assert left_out[1].rows[0].cells[0].text == "<b>broken.h5"
+    assert page.images[0].source.startswith("data:image/png;base64,")
+    assert str(tmp_path) not in page.text
+    file.write_text("mine")
+    capsys.readouterr()
+    assert main(["inspect", *where, "--html", str(file)]) == 2
+    assert "--html: " in capsys.readouterr().err
+    assert file.read_text() == "mine"

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.reports.reading import read
 from xmae_fast.embedding import StoredEmbeddings
 from xmae_fast.evaluation import probe_embeddings
 
@@ -60,6 +61,12 @@ def test_regression_with_report(stored, table, tmp_path):
     assert "# Linear probe of age" in markdown
     assert f"{probes['embeddings']['metrics']['R2'][0]:.3f}" in markdown
     assert "data:image/png;base64" in (tmp_path / "report" / "report.html").read_text()
+    page = read(tmp_path / "report" / "report.html")
+    rows = page.table_below("Left out, and why").rows
+    assert [[cell.text for cell in row.cells][:2] for row in rows] == [
+        ["no label", "6"], ["low quality", "30"], ["no embedding", "1"],
+    ]  # fmt: skip
+    assert page.table_below("Result, on subjects that the probe has not seen").rows[0].cells[1].sort > 0.7
     names = ["probe.png", "report.html", "report.md", "results.json"]
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == names
 
@@ -82,6 +89,22 @@ def test_classification_per_subject_and_key(stored, table, tmp_path):
     assert told["about"]["joined_on"] == "key"
     assert told["about"]["left_out"] == {"no label": 40, "no embedding": 1, "beyond max_segments": 99}
     assert told["probes"]["embeddings"]["metrics"]["AUROC"][0] > 0.9
+
+
+def test_names_and_labels_of_others_are_texts(stored, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("markdown_it")
+    evil = "<script>alert(1)</script> ![x](/etc/passwd) `*"
+    with open(tmp_path / "labels.csv", "w", newline="") as file:
+        rows = ((key, int(x[0] > 0)) for key, x in zip(stored.key, stored.embeddings, strict=True))
+        csv.writer(file).writerows([("key", evil), *rows])
+    few = {"resamples": 20, "folds": 2, "compare": {evil: stored}}
+    probe_embeddings(stored, tmp_path / "labels.csv", evil, tmp_path / "report", **few)
+    page = read(tmp_path / "report" / "report.html")
+    assert page.tags.count("script") == 1
+    assert len(page.images) == 1
+    assert page.headings[0] == f"Linear probe of {evil}"
+    assert [row.cells[0].text for row in page.tables[0].rows] == ["embeddings", evil]
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,14 @@ import copy
 import json
 import re
 import sys
-from html.parser import HTMLParser
 
 import pytest
 
 import xmae_fast
 from tests.evaluation.conftest import tiny
+from tests.reports.reading import read
 from xmae_fast.cli import main
 from xmae_fast.evaluation import evaluate, evaluating, pictures, write_report
-from xmae_fast.evaluation.pages import Heading, Table, as_html, as_markdown
 from xmae_fast.evaluation.pictures import PICTURES
 from xmae_fast.evaluation.probes import linear as linear_probe
 from xmae_fast.evaluation.report import above, below
@@ -94,21 +93,6 @@ def test_report_follows_results_json_alone(evaluated, tmp_path):
     assert "![" not in (tmp_path / "report.md").read_text()  # no pictures in this folder
 
 
-def test_names_in_a_page_are_no_markup(tmp_path):
-    blocks = [
-        Heading(1, "Of a<b>c_1_d&amp;.ckpt"),
-        "- `x|y`: **1**\n- from [u](v) and http://w.x",
-        Table(["a|b", ""], [["<c>", "**2**"]]),
-    ]
-    page = as_html(as_markdown(blocks), tmp_path)
-    assert "<title>Of a&lt;b&gt;c_1_d&amp;amp;.ckpt</title>" in page
-    for part in (
-        "<h1>Of a&lt;b&gt;c_1_d&amp;amp;.ckpt</h1>", "<li><code>x|y</code>: <strong>1</strong></li>",
-        "<li>from [u](v) and http://w.x</li>", "<th>a|b</th>", "<td>&lt;c&gt;</td>", "<td><strong>2</strong></td>",
-    ):  # fmt: skip
-        assert part in page
-
-
 @pytest.mark.parametrize(("module", "package"), [("markdown_it", "markdown-it-py"), ("matplotlib", "matplotlib")])
 def test_a_missing_package_is_named_before_the_work(shards5, tmp_path, monkeypatch, module, package):
     monkeypatch.setitem(sys.modules, module, None)
@@ -119,22 +103,9 @@ def test_a_missing_package_is_named_before_the_work(shards5, tmp_path, monkeypat
 
 def test_html_is_well_formed_and_holds_the_pictures(evaluated):
     _, folder = evaluated
-    open_tags, images = [], []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag, attributes):
-            if tag == "img":
-                images.append(dict(attributes)["src"])
-            elif tag != "meta":
-                open_tags.append(tag)
-
-        def handle_endtag(self, tag):
-            assert open_tags.pop() == tag
-
-    Reader().feed((folder / "report.html").read_text())
-    assert not open_tags
+    images = read(folder / "report.html").images
     assert len(images) == len(PICTURES)
-    assert all(image.startswith("data:image/png;base64,") for image in images)
+    assert all(image.source.startswith("data:image/png;base64,") for image in images)
 
 
 def test_what_is_in_the_results(evaluated):
@@ -210,3 +181,33 @@ def test_words_for_shares():
     assert below([-0.31, -0.37, 0.02]) == "31.0% [-2.0%, 37.0%] above"
     assert above([0.5, 0.4, 0.6]) == "50.0% [40.0%, 60.0%] above"
     assert above([0.0, -0.00001, 0.0]) == "0.0% [0.0%, 0.0%] below"
+
+
+def test_the_page_says_what_was_run_and_left_out(evaluated):
+    results, folder = evaluated
+    page = read(folder / "report.html")
+    run = results["about"]["run"]
+    assert run["command"] == "evaluate(...) in Python"
+    for value in (run["date"], run["machine"], run["command"]):
+        assert value in page.text
+    table = page.table_below("Masked reconstruction")
+    first = [row.cells[1].sort for row in table.rows]
+    assert first == pytest.approx([float(row.cells[1].text.split(" ")[0]) for row in table.rows])
+    assert [row.tone for row in table.rows if row.cells[0].text == "model"] == ["strong"]
+    assert all(image.alt for image in page.images)
+
+
+def test_what_was_left_out_is_counted(evaluated, tmp_path):
+    results = copy.deepcopy(evaluated[0])
+    results["about"]["data"]["left_out"] = {"low ppg quality": 30, "beyond max_segments": 6}
+    results["about"]["data"]["segments"] = 64
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_report(tmp_path)
+    rows = read(tmp_path / "report.html").table_below("Left out, and why").rows
+    assert [[cell.text for cell in row.cells] for row in rows] == [
+        ["low ppg quality", "30", "30.0%"], ["beyond max_segments", "6", "6.0%"],
+    ]  # fmt: skip
+    del results["about"]["data"]["left_out"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_report(tmp_path)
+    assert "the results do not tell how many others" in read(tmp_path / "report.html").text

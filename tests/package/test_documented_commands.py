@@ -54,6 +54,7 @@ MODULES = {
     "xmae_fast.cli": "tests/training/test_processes.py",
     "xmae_fast.ops.lag_attention.picture": "tests/package/test_documented_commands.py::test_picture_is_drawn",
     "benchmarks.run": "tests/benchmarks/test_benchmarks.py",
+    "benchmarks.harness.page": "tests/benchmarks/test_page.py",
     "benchmarks.gpu_check": "tests/benchmarks/test_gpu_check.py",
     "benchmarks.gpu.build": "tests/benchmarks/test_gpu_build.py",
     "benchmarks.gpu.look": "tests/benchmarks/test_gpu_look.py",

@@ -30,7 +30,7 @@ FLOORS = (
         "_version",
         "_yaml",
     ],
-    ("backend", "config", "tuning", "workers"),
+    ("backend", "config", "reports", "tuning", "workers"),
     ("ops", "signals"),
     ("data", "model"),
     ("recordings",),

@@ -27,7 +27,7 @@ NAMES = {
         " SegmentDataset SegmentIndex SegmentKey SegmentLoader ShardChangedError ShardReport Simulation SimulationCfg"
         " apply_augmentation apply_recipe draw_augmentation draw_examples fetch inspect_shards load_segments open_index"
         " parse_key prepare print_report read_index read_recording repack simulate split_subjects verify_packed"
-        " write_shard"
+        " write_inspection_page write_preparation_page write_shard"
     ),
     "xmae_fast.data.index": "SegmentIndex open_index",
     "xmae_fast.backend": (
@@ -36,7 +36,7 @@ NAMES = {
     "xmae_fast.config": "ModelCfg cfg_from_dict",
     "xmae_fast.embedding": (
         "Embedder Embeddings ExtractionReport Reconstruction SignalWarning StoredEmbeddings embed_files iter_embeddings"
-        " read_embeddings reconstruct"
+        " read_embeddings reconstruct write_embedding_page"
     ),
     "xmae_fast.embedding.ppg_bench": "XmaeEncoder XmaePort",
     "xmae_fast.evaluation": (

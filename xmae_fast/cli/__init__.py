@@ -39,6 +39,7 @@ from xmae_fast.cli.interrupts import Interrupts
 from xmae_fast.cli.messages import add_verbosity, level_of, say
 from xmae_fast.cli.parsing import Parser
 from xmae_fast.cli.version import Version
+from xmae_fast.reports.run import running
 
 _COMMANDS = (explain, env, simulate, repack, inspect, prepare, embed, probe, reconstruct, evaluate, pretrain, export)
 
@@ -72,7 +73,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     began = time.monotonic()
     process = f"rank {os.environ['RANK']}" if "RANK" in os.environ else ""
-    with said_on_stderr(level_of(arguments), process), Interrupts() as interrupts, warnings.catch_warnings():
+    words = sys.argv[1:] if argv is None else argv
+    with (
+        said_on_stderr(level_of(arguments), process),
+        Interrupts() as interrupts,
+        warnings.catch_warnings(),
+        running(["xmae-fast", *words]),
+    ):
         _say_warnings()
         try:
             status = arguments.run(arguments) or 0

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import warnings
+from pathlib import Path
 
 from xmae_fast._shipped import DEFAULT_MODEL
 from xmae_fast.cli.failures import FAILED, GOES_ON
@@ -13,9 +14,11 @@ from xmae_fast.cli.messages import say
 from xmae_fast.cli.progress import progress_with_speed
 from xmae_fast.cli.shared import (
     MODEL_HELP,
+    add_html_argument,
     add_layout_arguments,
     add_reading_arguments,
     add_subject_argument,
+    check_html,
     layout_of,
     reading_of,
 )
@@ -68,6 +71,7 @@ def add_command(commands) -> None:
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 64 on a CPU, 1024 elsewhere)")
     embed.add_argument("--part-rows", type=int, metavar="N", help="segments in a part (default: 32 MiB of embeddings)")
     embed.add_argument("--overwrite", action="store_true", help="replace other embeddings in OUT")
+    add_html_argument(embed)
     embed.set_defaults(
         run=_embed,
         goes_on=GOES_ON,
@@ -87,6 +91,11 @@ def _embed(arguments: argparse.Namespace) -> int:
     if (tasks := started_by_srun()) > 1 and "RANK" not in os.environ:
         raise ValueError(_SRUN.format(tasks))
 
+    if arguments.html is not None:
+        from xmae_fast.embedding.page import need_packages
+
+        need_packages()
+        check_html(arguments.html, arguments.inputs, arguments.out)
     if arguments.model is None:
         about = (
             f"model: {DEFAULT_MODEL}, which comes with the package: trained on simulated signals alone, for research"
@@ -114,4 +123,16 @@ def _embed(arguments: argparse.Namespace) -> int:
     print(report.describe())
     if report.complete and report.rows and not report.written:
         print("this was finished already, nothing was done")
+    if arguments.html is not None:
+        _write_html(arguments, report.complete)
     return FAILED if report.errors or not report.rows else 0
+
+
+def _write_html(arguments: argparse.Namespace, complete: bool) -> None:
+    from xmae_fast.embedding.page import write_embedding_page
+
+    if not complete:
+        say("the page is not written, as parts of other processes are still missing: the same command writes it then")
+        return
+    write_embedding_page(arguments.out, arguments.html, model=Path(arguments.model or DEFAULT_MODEL).name)
+    print(arguments.html)

@@ -7,7 +7,7 @@ import json
 
 from xmae_fast.cli.failures import FAILED
 from xmae_fast.cli.progress import progress_bars
-from xmae_fast.cli.shared import add_layout_arguments, layout_of
+from xmae_fast.cli.shared import add_html_argument, add_layout_arguments, check_html, layout_of
 
 
 def add_command(commands) -> None:
@@ -17,6 +17,7 @@ def add_command(commands) -> None:
     inspect.add_argument("--quality", type=float, default=0.9, help="that both signals reach (default: %(default)s)")
     inspect.add_argument("--json", metavar="FILE", help="also write the report to this file")
     inspect.add_argument("--picture", metavar="FILE.png", help="draw examples of used and of rejected segments")
+    add_html_argument(inspect)
     inspect.set_defaults(run=_inspect, python_names={"paths": "shards"})
     add_layout_arguments(inspect)
 
@@ -33,6 +34,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
     ):
         if (file := getattr(arguments, name)) is not None:
             check_replaceable(file, is_own, what, name)
+    if arguments.html is not None:
+        from xmae_fast.data.inspection.page import need_packages, write_inspection_page
+
+        need_packages()
+        check_html(arguments.html, arguments.shards)
     options = {"layout": layout_of(arguments.columns), "cache_dir": arguments.cache_dir, "quality": arguments.quality}
     with progress_bars() as progress:
         report = inspect_shards(arguments.shards, progress=progress, **options)
@@ -42,4 +48,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
     print_report(report)
     if arguments.picture is not None:
         draw_examples(arguments.shards, arguments.picture, **options)
+    if arguments.html is not None:
+        write_inspection_page(report, arguments.html, arguments.shards, **options)
     return 0 if report.segments else FAILED

@@ -6,7 +6,7 @@ import argparse
 
 from xmae_fast.cli.failures import FAILED, GOES_ON
 from xmae_fast.cli.progress import progress_bars
-from xmae_fast.cli.shared import add_reading_arguments, add_subject_argument, reading_of
+from xmae_fast.cli.shared import add_html_argument, add_reading_arguments, add_subject_argument, check_html, reading_of
 
 
 def add_command(commands) -> None:
@@ -70,12 +70,15 @@ def add_command(commands) -> None:
         " bvp) and ecg (ekg)",
     )
     add_reading_arguments(prepare)
+    add_html_argument(prepare)
     prepare.set_defaults(run=_prepare, goes_on=GOES_ON, python_names={"window_s": "window", "hop_s": "hop"})
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
     from xmae_fast.data import prepare
 
+    if arguments.html is not None:
+        check_html(arguments.html, arguments.inputs, arguments.output)
     names = ("dataset", "subject", "layout", "recipe", "sampling_freq", "quality", "max_missing", "signals")
     options = {
         name: getattr(arguments, name) for name in (*names, "segments_per_shard", "processes", "overwrite", "pair")
@@ -94,6 +97,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(report.describe())
     if not report.seconds:
         print("this was finished already, nothing was done")
+    if arguments.html is not None:
+        from xmae_fast.preparation.page import write_preparation_page
+
+        write_preparation_page(arguments.output, arguments.html)
+        print(arguments.html)
     return FAILED if report.errors or not report.segments else 0
 
 

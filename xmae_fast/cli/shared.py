@@ -56,6 +56,28 @@ def reading_of(arguments) -> dict:
     return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 
+def add_html_argument(command) -> None:
+    """Add the argument that asks for a page."""
+    command.add_argument("--html", metavar="FILE.html", help="also write a page to look at, which needs no other file")
+
+
+def check_html(file: str, inputs: list[str], inside: str | None = None) -> None:
+    """Refuse a page that could not be written, before the work.
+
+    Args:
+        file: the page.
+        inputs: files that are read.
+        inside: a folder that the work makes, in which the page may lie.
+    """
+    from xmae_fast._files import check_not_input
+    from xmae_fast._optional import need
+    from xmae_fast.reports import check_page
+
+    need("jinja2", "Reports need", "eval")
+    check_not_input(file, inputs, "html")
+    check_page(file, inside)
+
+
 def print_report_files(folder: str) -> None:
     """Print the paths of the files of a report, a line each."""
     from xmae_fast.evaluation.pages import HTML, MARKDOWN, RESULTS

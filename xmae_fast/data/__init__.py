@@ -41,6 +41,8 @@ _HOME = {
     "simulate": "xmae_fast.simulation.simulator",
     "split_subjects": "splits",
     "verify_packed": "formats.packed",
+    "write_inspection_page": "inspection.page",
+    "write_preparation_page": "xmae_fast.preparation",
     "write_shard": "formats.shards",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

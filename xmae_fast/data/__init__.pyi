@@ -15,6 +15,7 @@ from xmae_fast.data.index.segment_index import SegmentIndex as SegmentIndex
 from xmae_fast.data.index.segment_index import open_index as open_index
 from xmae_fast.data.inspection.inspect import ShardReport as ShardReport
 from xmae_fast.data.inspection.inspect import inspect_shards as inspect_shards
+from xmae_fast.data.inspection.page import write_inspection_page as write_inspection_page
 from xmae_fast.data.inspection.picture import draw_examples as draw_examples
 from xmae_fast.data.inspection.report import print_report as print_report
 from xmae_fast.data.loader import SegmentLoader as SegmentLoader
@@ -27,6 +28,7 @@ from xmae_fast.data.splits import split_subjects as split_subjects
 from xmae_fast.preparation import PrepareReport as PrepareReport
 from xmae_fast.preparation import apply_recipe as apply_recipe
 from xmae_fast.preparation import prepare as prepare
+from xmae_fast.preparation import write_preparation_page as write_preparation_page
 from xmae_fast.recordings import Channel as Channel
 from xmae_fast.recordings import Reading as Reading
 from xmae_fast.recordings import Recording as Recording

@@ -13,5 +13,6 @@ _HOME = {
     "iter_embeddings": "store",
     "read_embeddings": "store",
     "reconstruct": "reconstruction",
+    "write_embedding_page": "page",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

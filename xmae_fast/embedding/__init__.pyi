@@ -4,6 +4,7 @@ from xmae_fast.embedding.checks import SignalWarning as SignalWarning
 from xmae_fast.embedding.embed import embed_files as embed_files
 from xmae_fast.embedding.embedder import Embedder as Embedder
 from xmae_fast.embedding.embedder import Embeddings as Embeddings
+from xmae_fast.embedding.page import write_embedding_page as write_embedding_page
 from xmae_fast.embedding.reconstruction import Reconstruction as Reconstruction
 from xmae_fast.embedding.reconstruction import reconstruct as reconstruct
 from xmae_fast.embedding.report import ExtractionReport as ExtractionReport

@@ -29,6 +29,7 @@ from xmae_fast.evaluation.report import write_report
 from xmae_fast.model.pretrained import from_pretrained
 from xmae_fast.model.xmae import xMAE
 from xmae_fast.ops.random_masking import MODES
+from xmae_fast.reports import run_facts
 from xmae_fast.workers.progress import Progress
 
 LAG_SHOWN = 2.0  # s; the report shows attention up to this lag
@@ -138,6 +139,7 @@ def _about(checkpoint, model: xMAE, held_out: HeldOut, mode: str, ratio: float, 
         "checkpoint": name, "model": model.cfg.to_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": held_out.about, "mode": mode, "ratio": ratio, "resamples": resamples, "seed": seed,
+        "run": run_facts("evaluate(...)"),
         "versions": versions | {"scikit-learn": sklearn.__version__, "python": platform.python_version()},
     }  # fmt: skip
 

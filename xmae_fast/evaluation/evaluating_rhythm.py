@@ -16,16 +16,19 @@ from xmae_fast._version import __version__
 from xmae_fast.evaluation.labelled import read_labelled
 from xmae_fast.evaluation.pages import (
     RESULTS,
-    Heading,
-    as_markdown,
     check_report_folder,
+    interval_text,
     need_packages,
+    table_of_left_out,
     write_pages,
 )
 from xmae_fast.evaluation.rhythms import SHARES, rhythm_study, table_of
 from xmae_fast.model.pretrained import from_pretrained, recipe_of
 from xmae_fast.model.recipe import Recipe
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.reports import Heading, Marked, Page, Row, Table, code, run_facts
+from xmae_fast.reports.blocks import cells_of
+from xmae_fast.reports.markdown import block_as_markdown
 from xmae_fast.workers.progress import Progress
 
 _HOW = (
@@ -97,18 +100,37 @@ def evaluate_rhythm(
     about = {
         "file": Path(path).name, "segments": len(data.ppg), "subjects": len(set(data.subject.tolist())),
         "rhythms": counts, "prepared": data.prepared, "left_out": data.left_out, "resamples": resamples, "seed": seed,
-        "draws": draws, "xmae_fast": __version__,
+        "draws": draws, "xmae_fast": __version__, "run": run_facts("evaluate_rhythm(...)"),
     }  # fmt: skip
     table = table_of(rows)
-    told = {"about": about, "probes": [row.to_dict() for row in rows], "table": as_markdown([table]).strip()}
+    told = {"about": about, "probes": [row.to_dict() for row in rows], "table": block_as_markdown(table)}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / RESULTS) as temporary:
             temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        what = f"{about['segments']:,} segments of {about['subjects']} subjects in {about['file']}: {listed}."
-        write_pages(folder, [Heading(1, "What embeddings tell of the rhythm"), what, table, *_HOW])
+        write_pages(folder, _page(told, table))
     return told
+
+
+def _page(told: dict[str, Any], table: Table) -> Page:
+    about, probes = told["about"], told["probes"]
+    listed = ", ".join(f"{count} {kind}" for kind, count in about["rhythms"].items())
+    what = f"{about['segments']:,} segments of {about['subjects']} subjects in {about['file']}: {listed}."
+    best = max(probes, key=lambda row: row["mean"][0])
+    lines = [f"- {code(row['name'])}: mean AUROC {interval_text(row['mean'], 3)}." for row in probes]
+    lines_of = zip(probes, table.rows, strict=True)
+    rows = [Row(cells_of(line), "strong" if row is best else "") for row, line in lines_of]
+    left_out = {"constant, or without a finite sample": about["left_out"]}
+    run = about["run"]
+    return Page(
+        title="What embeddings tell of the rhythm",
+        about=what,
+        facts={"command": run["command"], "data": about["file"], **run},
+        summary=[Marked("\n".join(lines))],
+        blocks=[Heading(2, "Every rhythm against the rest"), table._replace(rows=rows)],
+        left_out=table_of_left_out(left_out, about["segments"] + about["left_out"]),
+        how=_HOW,
+    )
 
 
 def _features(name: str, given: np.ndarray | str | os.PathLike[str]) -> np.ndarray:

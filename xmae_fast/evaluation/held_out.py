@@ -80,6 +80,7 @@ def load_held_out(
     items = even_draw(everyone, max_segments, seed)
     ppg, ecg = np.empty((2, len(items), segments.seq_len), np.float32)
     good = segments.read(items, 0, ppg, ecg)
+    beyond = {"beyond max_segments": len(segments) - len(items)} if len(items) < len(segments) else {}
     ppg, ecg, items = ppg[good], ecg[good], items[good]
     names, subject = np.unique(everyone[items], return_inverse=True)
     if len(names) < 2:
@@ -94,7 +95,8 @@ def load_held_out(
     about = {
         "shards": [Path(shard.path).name for shard in segments.index.shards],
         "split": split, "seed": seed, "quality": quality, "segments": len(items), "subjects": len(names),
-        "segments_available": len(segments), "truth": [Path(file).name for file in files],
+        "segments_available": len(segments), "left_out": dict(sorted(segments.rejected.items())) | beyond,
+        "truth": [Path(file).name for file in files],
         "sampling_freq": float(fs), "seq_len": segments.seq_len,
     }  # fmt: skip
     known = _read_truth(files, _keys(segments, items)) if files else {}

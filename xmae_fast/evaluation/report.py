@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from xmae_fast.evaluation.pages import RESULTS, Block, Heading, Picture, Table, interval_text, write_pages
+from xmae_fast.evaluation.pages import RESULTS, interval_text, table_of_left_out, write_pages
 from xmae_fast.evaluation.probes.targets import FEATURES, TARGETS
+from xmae_fast.reports import Cell, Heading, Marked, Page, Picture, Row, Table, plain
+from xmae_fast.reports.blocks import Block
 
 _FEW_SUBJECTS, _TOO_FEW_SUBJECTS = 20, 5
 _HOW = (
@@ -36,7 +38,9 @@ def write_report(folder: Path) -> None:
     """
     folder = Path(folder)
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    write_pages(folder, [b for b in _blocks(results) if not isinstance(b, Picture) or (folder / b.name).is_file()])
+    page = page_of(results)
+    there = [block for block in page.blocks if not isinstance(block, Picture) or (folder / block.name).is_file()]
+    write_pages(folder, page._replace(blocks=there))
 
 
 def row_at(results: dict) -> dict:
@@ -45,7 +49,8 @@ def row_at(results: dict) -> dict:
     return next(r for r in results["by_ratio"] if (r["mode"], r["ratio"]) == (about["mode"], about["ratio"]))
 
 
-def _blocks(results: dict) -> list[Block]:
+def page_of(results: dict) -> Page:
+    """The report of what results.json holds; its pictures are files beside it."""
     about, data = results["about"], results["about"]["data"]
     shards = ", ".join(data["shards"][:5]) + (f" and {len(data['shards']) - 5} more" if len(data["shards"]) > 5 else "")
     held = "Subjects: all of these shards; unseen if pretraining had others."
@@ -56,31 +61,52 @@ def _blocks(results: dict) -> list[Block]:
         few = f" **Intervals over {data['subjects']} subjects are rough.**"
     if data["subjects"] < _TOO_FEW_SUBJECTS:
         few = f" **With {data['subjects']} subjects this is a smoke test, no evidence.**"
-    truth = f"Labels: {', '.join(data['truth'])}." if data["truth"] else "Labels: derived from the signals."
-    return [
-        Heading(1, f"What {about['checkpoint']} learned"),
-        f"{data['segments']:,} segments ({data['seq_len'] / data['sampling_freq']:g} s at {data['sampling_freq']:g} Hz)"
-        f" of {data['subjects']:,} subjects, from {shards}. {held} {truth}{few}",
-        Heading(2, "In short"),
-        summary(results),
-        Heading(2, "Masked reconstruction"),
-        Picture("reconstructions.png", "Masked reconstructions: PPG above, ECG below, hidden spans shaded"),
-        *_reconstruction(results),
-        Heading(2, "Does it use the timing of the PPG?"),
-        Picture("error_by_shift.png", "Masked MSE against the shift of the PPG"),
-        _shift(results),
-        Picture("lag_profile.png", "Attention of hidden ECG by lag"),
-        *_lag(results),
-        Heading(2, "Linear probes on subjects that the probe has not seen"),
-        Picture("probes.png", "Predicted against true, pretrained encoder and random weights"),
-        *_probes(results),
-        Heading(2, "How this was computed"),
-        *_HOW,
-        f"Mask of modes, shifts, pictures: {about['mode']}, ratio {about['ratio']:g}. {about['resamples']:,} resamples,"
-        f" seed {about['seed']}. Model: {about['parameters']:,} parameters. "
-        + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-        + ".",
-    ]
+    truth = f"Labels: {plain(', '.join(data['truth']))}." if data["truth"] else "Labels: derived from the signals."
+    run = about.get("run", {})
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    probes, not_probed = _probes(results)
+    return Page(
+        title=f"What {about['checkpoint']} learned",
+        about=Marked(
+            f"{data['segments']:,} segments ({data['seq_len'] / data['sampling_freq']:g} s at"
+            f" {data['sampling_freq']:g} Hz) of {data['subjects']:,} subjects, from {plain(shards)}. {held}"
+            f" {truth}{few}"
+        ),
+        facts={
+            "command": run.get("command", ""),
+            "model": f"{about['checkpoint']}, {about['parameters']:,} parameters",
+            "data": f"{shards}: {data['segments']:,} segments of {data['subjects']:,} subjects",
+            "date": run.get("date", ""), "machine": run.get("machine", ""), "version": versions,
+        },
+        summary=[summary(results)],
+        blocks=[
+            Heading(2, "Masked reconstruction"),
+            Picture("reconstructions.png", "Masked reconstructions: PPG above, ECG below, hidden spans shaded"),
+            *_reconstruction(results),
+            Heading(2, "Does it use the timing of the PPG?"),
+            Picture("error_by_shift.png", "Masked MSE against the shift of the PPG"),
+            _shift(results),
+            Picture("lag_profile.png", "Attention of hidden ECG by lag"),
+            *_lag(results),
+            Heading(2, "Linear probes on subjects that the probe has not seen"),
+            Picture("probes.png", "Predicted against true, pretrained encoder and random weights"),
+            probes,
+        ],
+        left_out=[*_left_out(data), *not_probed],
+        how=[
+            *map(Marked, _HOW),
+            f"Mask of modes, shifts, pictures: {about['mode']}, ratio {about['ratio']:g}. {about['resamples']:,}"
+            f" resamples, seed {about['seed']}.",
+        ],
+    )  # fmt: skip
+
+
+def _left_out(data: dict) -> list[Block]:
+    if "left_out" not in data:  # results of an earlier version
+        return [
+            f"Of {data['segments_available']:,} usable segments; the results do not tell how many others there are."
+        ]
+    return [*table_of_left_out(data["left_out"], data["segments"] + sum(data["left_out"].values()))]
 
 
 def late_shift(results: dict) -> dict:
@@ -88,13 +114,13 @@ def late_shift(results: dict) -> dict:
     return max(results["shift"], key=lambda row: (row["shift_s"] <= 0.2, row["shift_s"]))
 
 
-def summary(results: dict) -> str:
+def summary(results: dict) -> Marked:
     """The findings as a list in Markdown."""
     row, labels = row_at(results), {name: p["label"] for name, p in results["predictors"].items()}
     best, mse = row["best_baseline"], row["mse"]
     lines = [
         f"- Reconstruction ({row['mode']}, {row['ratio']:.0%} hidden): masked MSE {interval_text(mse['model'])}; the"
-        f" best baseline, {labels[best]}, has {interval_text(mse[best])}. The model's error is"
+        f" best baseline, {plain(labels[best])}, has {interval_text(mse[best])}. The model's error is"
         f" {below(row['reduction'][best])} that.",
         f"- With the PPG of another subject: {interval_text(mse['ppg_shuffled'])}; with the true one the error is"
         f" {below(row['reduction']['ppg_shuffled'])} that.",
@@ -112,20 +138,21 @@ def summary(results: dict) -> str:
                 f"- Probe, {TARGETS[probe['target']]}: {name} {interval_text(probe['metrics'][name], 3)}; less that of"
                 f" random weights {interval_text(probe['gain_over_random'], 3)}."
             )
-    return "\n".join(lines)
+    return Marked("\n".join(lines))
 
 
-def _reconstruction(results: dict) -> list[str | Table | Picture]:
+def _reconstruction(results: dict) -> list[Block]:
     row, predictors = row_at(results), results["predictors"]
     table = []
     for name, predictor in sorted(predictors.items(), key=lambda item: row["mse"][item[0]][0]):
         role = "" if name == "model" else "baseline" if predictor["fair"] else "no baseline: told more"
-        role = "**best baseline**" if name == row["best_baseline"] else role
+        role = Cell("best baseline", tone="strong") if name == row["best_baseline"] else role
         below = _share(row["reduction"][name]) if name in row["reduction"] else ""
-        table.append([predictor["label"], interval_text(row["mse"][name]), below, predictor["information"], role])
+        cells = [predictor["label"], interval_text(row["mse"][name]), below, predictor["information"], role]
+        table.append(Row(cells, "strong" if name == "model" else ""))
     return [
         f"Mask {row['mode']}, ratio {row['ratio']:g}. Baselines are given no more than the model is.",
-        Table(["predictor", "masked MSE", "model's error is below it by", "what it uses", ""], table),
+        Table(["predictor", "masked MSE", "model's error is below it by", "what it uses", "role"], table),
         Picture("error_by_ratio.png", "Masked MSE by mask ratio"),
         f"By mask ratio ({row['mode']}; positions are those of the n-th visible patch, as published, so that a model"
         " trained at one ratio is not prepared for others):",
@@ -141,11 +168,12 @@ def _by(rows: list[dict], predictors: dict, title) -> Table:
     for name, predictor in predictors.items():
         cells = []
         for row in rows:
-            text = interval_text(row["mse"][name])
-            cells += [f"**{text}**" if name == row["best_baseline"] else text]
+            tone = "strong" if name == row["best_baseline"] else ""
+            cells.append(Cell(interval_text(row["mse"][name]), tone=tone))
         lines.append([predictor["label"], *cells])
     below = [_share(row["reduction"][row["best_baseline"]]) for row in rows]
-    return Table(["", *map(title, rows)], [*lines, ["model below the best baseline (bold) by", *below]])
+    foot = ["model below the best baseline (bold) by", *below]
+    return Table(["predictor", *map(title, rows)], lines, foot=[foot])
 
 
 def _shift(results: dict) -> Table:
@@ -172,19 +200,22 @@ def _lag(results: dict) -> list[str]:
     ]
 
 
-def _probes(results: dict) -> list[Table | str]:
+def _probes(results: dict) -> tuple[Table, list[str]]:
+    """The table of all probes, and a sentence for each target that was not probed."""
     rows, reasons = [], {}
     for probe in results["probes"]:
         if "skipped" in probe:
             reasons[probe["target"]] = probe["skipped"]
             continue
-        metrics = ", ".join(f"{name} {interval_text(value, 3)}" for name, value in probe["metrics"].items())
+        (measure, value), *others = probe["metrics"].items()
+        more = ", ".join(f"{name} {interval_text(other, 3)}" for name, other in others)
         if probe["prevalence"] is not None:
-            metrics += f" (chance: AUPRC {probe['prevalence']:.3f})"
+            more += f" (chance: AUPRC {probe['prevalence']:.3f})"
         gain = "" if probe["gain_over_random"] is None else interval_text(probe["gain_over_random"], 3)
-        rows.append([TARGETS[probe["target"]], FEATURES[probe["features"]], metrics, gain, probe["labels"]])
-    header = ["target", "features", "result", "above random weights (R2 or AUROC)", "labels from"]
-    return [Table(header, rows), *(f"Not probed: {TARGETS[t]} ({reason})." for t, reason in reasons.items())]
+        about = TARGETS[probe["target"]], FEATURES[probe["features"]]
+        rows.append([*about, measure, interval_text(value, 3), gain, more, probe["labels"]])
+    header = ["target", "features", "measure", "result", "above random weights", "and", "labels from"]
+    return Table(header, rows), [f"Not probed: {TARGETS[t]} ({reason})." for t, reason in reasons.items()]
 
 
 def _share(value: Sequence[float]) -> str:

@@ -14,11 +14,11 @@ import numpy as np
 from xmae_fast.evaluation.features import embed_segments, random_twin
 from xmae_fast.evaluation.features_of_paper import paper_features
 from xmae_fast.evaluation.labelled import LabelledPPG
-from xmae_fast.evaluation.pages import Table
 from xmae_fast.evaluation.probes.bootstrap import Interval, interval
 from xmae_fast.evaluation.probes.linear import ProbeResult, few_subjects_auroc, probe, subjects_of
 from xmae_fast.model.pretrained import from_pretrained
 from xmae_fast.model.xmae import xMAE
+from xmae_fast.reports.blocks import Table
 
 HAND_MADE, RANDOM = "hand-made, 35 features", "random weights"
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -189,9 +189,10 @@ def table_of(rows: list[RhythmRow]) -> Table:
     for row in rows:
         gain = "" if row.gain is None else f"{row.gain.value:+.3f} [{row.gain.low:+.3f}, {row.gain.high:+.3f}]"
         error = "" if row.rate_error is None or math.isnan(row.rate_error.value) else f"{row.rate_error.value:.1f}"
-        lines.append([
+        cells = [
             f"{row.name} ({row.width})", f"{row.mean.value:.3f} [{row.mean.low:.3f}, {row.mean.high:.3f}]", gain,
             *(f"{row.auroc[kind].value:.3f}" for kind in kinds),
             *(f"{row.by_share[share]:.3f}" for share in shares), error,
-        ])  # fmt: skip
+        ]  # fmt: skip
+        lines.append(cells)
     return Table(header, lines)

@@ -12,5 +12,6 @@ _HOME = {
     "apply_recipe": "recipe",
     "prepare": "preparing",
     "read_recording": "xmae_fast.recordings",
+    "write_preparation_page": "page",
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)

@@ -1,5 +1,6 @@
 """For type checkers: the public names, which the package itself imports when they are first used."""
 
+from xmae_fast.preparation.page import write_preparation_page as write_preparation_page
 from xmae_fast.preparation.preparing import prepare as prepare
 from xmae_fast.preparation.recipe import Segments as Segments
 from xmae_fast.preparation.recipe import apply_recipe as apply_recipe

@@ -69,6 +69,27 @@ def draw_examples(
     """
     check_installed("matplotlib", "Pictures of segments need", "eval")
     check_replaceable(file, is_picture, "a picture of xmae-fast", "file")
+    options = {"layout": layout, "cache_dir": cache_dir, "normalize_dtype": normalize_dtype}
+    write_picture(examples_figure(paths, count=count, seed=seed, quality=quality, **options), file, "file")
+
+
+def examples_figure(
+    paths: Paths,
+    *,
+    count: int = 6,
+    seed: int = 0,
+    quality: Quality = 0.9,
+    layout: Layout | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    normalize_dtype: NormalizeDtype = "float16",
+):
+    """The matplotlib figure that `draw_examples` writes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        FileNotFoundError: a shard is missing.
+        ValueError: there is no segment to draw, no shard can be read, or an argument has a wrong value.
+    """
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
     index = index_of(paths, layout, cache_dir)
@@ -87,7 +108,7 @@ def draw_examples(
     start = -(-len(used) // columns) * columns
     for panel, example in zip([*panels[: len(used)], *panels[start:]], examples, strict=False):
         _draw(panel, example)
-    write_picture(figure, file, "file")
+    return figure
 
 
 def _one_of_each(index: SegmentIndex, rows: np.ndarray, normalize_dtype: NormalizeDtype) -> np.ndarray:

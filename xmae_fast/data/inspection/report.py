@@ -43,7 +43,7 @@ def print_report(report: ShardReport, console: Console | None = None) -> None:
         console.print(f"... and {len(report.shards) - _SHARDS} more")
     for reason in grouped(report.broken):
         console.print(Text(f"cannot be read: {reason}", "red"))
-    console.print(Text(_totals(report)))
+    console.print(Text(totals(report)))
     console.print("", _qualities(report), "", _selection(report), sep="\n")
     if report.refused:
         console.print(Text(f"A loader would raise an error: {report.refused}", "red"))
@@ -51,11 +51,12 @@ def print_report(report: ShardReport, console: Console | None = None) -> None:
         console.print("", _problems(report), sep="\n")
 
 
-def _totals(report: ShardReport) -> str:
+def totals(report: ShardReport) -> str:
+    """What the shards hold, in a line."""
     spread = report.segments_per_subject
     return (
-        f"{report.segments:,} segments, {_size(report.size)}, {report.subjects:,} subjects with {spread['min']:,} to"
-        f" {spread['max']:,} segments each, median {spread['median']:g}"
+        f"{report.segments:,} segments, {size_text(report.size)}, {report.subjects:,} subjects with"
+        f" {spread['min']:,} to {spread['max']:,} segments each, median {spread['median']:g}"
     )
 
 
@@ -92,7 +93,7 @@ def _shards(report: ShardReport):
         rate = f"{shard.sampling_freq:g}" if shard.sampling_freq else "unknown"
         how = Text("mapped") if shard.mapped else Text(f"through h5py ({shard.why_not})", "yellow")
         signals = [] if not alone else ["PPG" if shard.signals == "ppg" else "PPG, ECG"]
-        table.add_row(Text(path), shard.layout, *signals, *counts, rate, shard.dtype, _size(shard.size), how)
+        table.add_row(Text(path), shard.layout, *signals, *counts, rate, shard.dtype, size_text(shard.size), how)
     return table
 
 
@@ -126,10 +127,8 @@ def _qualities(report: ShardReport):
 
 
 def _selection(report: ShardReport):
-    ppg = report.ppg_quality.threshold
-    ecg = ppg if report.ecg_quality is None else report.ecg_quality.threshold
-    thresholds = f"{ppg:g}" if ppg == ecg else f"PPG {ppg:g}, ECG {ecg:g}"
-    table = _table(f"What a loader with quality {thresholds} takes", ("", "left"), ("segments", "right"), ("", "right"))
+    what = f"What a loader with quality {thresholds(report)} takes"
+    table = _table(what, ("", "left"), ("segments", "right"), ("", "right"))
     whole = report.segments or 1
     used = f"used, of {report.used_subjects:,} subjects"
     table.add_row(used, f"{report.used:,}", f"{report.used / whole:.1%}", style="bold green")
@@ -153,7 +152,15 @@ def _problems(report: ShardReport):
     return table
 
 
-def _size(count: int) -> str:
+def thresholds(report: ShardReport) -> str:
+    """The qualities that segments must reach."""
+    ppg = report.ppg_quality.threshold
+    ecg = ppg if report.ecg_quality is None else report.ecg_quality.threshold
+    return f"{ppg:g}" if ppg == ecg else f"PPG {ppg:g}, ECG {ecg:g}"
+
+
+def size_text(count: int) -> str:
+    """A number of bytes with a unit."""
     size, unit = float(count), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:

@@ -15,17 +15,15 @@ from xmae_fast.embedding.store import StoredEmbeddings, read_embeddings
 from xmae_fast.evaluation.held_out import even_draw
 from xmae_fast.evaluation.pages import (
     RESULTS,
-    Block,
-    Heading,
-    Picture,
-    Table,
     check_report_folder,
     interval_text,
     need_packages,
+    table_of_left_out,
     write_pages,
 )
 from xmae_fast.evaluation.probes.label_table import Labels, read_labels
 from xmae_fast.evaluation.probes.linear import ProbeResult, demeaned, probe
+from xmae_fast.reports import Heading, Marked, Page, Picture, Row, Table, code, plain, run_facts
 
 PICTURE = "probe.png"
 _METRIC = {"regression": "R2", "classification": "AUROC"}
@@ -102,6 +100,7 @@ def probe_embeddings(
         "label": label, "task": found.task, "positive": found.positive, "joined_on": found.joined_on, "per": per,
         "within": within, "quality": quality, "resamples": resamples, "seed": seed, "left_out": left_out,
         "embeddings": {name: _source(table) for name, table in tables.items()},
+        "run": run_facts("probe_embeddings(...)"),
     }  # fmt: skip
     first, metric = results["embeddings"], _METRIC[found.task]
     probes = {
@@ -171,48 +170,58 @@ def _write_report(folder: Path, told: dict[str, Any], result: ProbeResult) -> No
         temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     with atomic_path(folder / PICTURE) as temporary:
         draw_probe(result, told["about"]["label"]).savefig(temporary, format="png", dpi=110)
-    write_pages(folder, _blocks(told))
+    write_pages(folder, _page(told))
 
 
-def summary(told: dict[str, Any]) -> str:
+def summary(told: dict[str, Any]) -> Marked:
     """The findings as a list in Markdown."""
     lines = []
     for name, found in told["probes"].items():
         numbers = ", ".join(f"{metric} {interval_text(value, 3)}" for metric, value in found["metrics"].items())
         gain = f"; `embeddings` gains {interval_text(found['gain'], 3)} on it" if "gain" in found else ""
-        lines.append(f"- `{name}`: {numbers}{gain}.")
-    return "\n".join(lines)
+        lines.append(f"- {code(name)}: {numbers}{gain}.")
+    return Marked("\n".join(lines))
 
 
-def _blocks(told: dict[str, Any]) -> list[Block]:
+def _page(told: dict[str, Any]) -> Page:
     about, first = told["about"], told["probes"]["embeddings"]
     what = "a regression" if about["task"] == "regression" else f"a classification ({about['positive']!r} is positive)"
     unit = "subjects' mean embeddings" if about["per"] == "subject" else "segments"
     within = " Features and labels are less the subject's mean." if about["within"] else ""
     chance = "" if first["prevalence"] is None else f" By chance the AUPRC is {first['prevalence']:.3f}, the AUROC 0.5."
     few = " **With so few subjects intervals are rough.**" if first["subjects"] < 20 else ""
-    out = ", ".join(f"{count:,} {reason}" for reason, count in about["left_out"].items()) or "none"
-    header = ["embeddings", *first["metrics"], f"gain of `embeddings` ({_METRIC[about['task']]})"]
+    header = ["embeddings", *first["metrics"], f"gain of embeddings ({_METRIC[about['task']]})"]
     rows = []
     for name, found in told["probes"].items():
         gain = interval_text(found["gain"], 3) if "gain" in found else ""
-        rows.append([name, *(interval_text(value, 3) for value in found["metrics"].values()), gain])
+        cells = [name, *(interval_text(value, 3) for value in found["metrics"].values()), gain]
+        rows.append(Row(cells, "strong" if name == "embeddings" else ""))
     sources = [
         [name, str(s.get("output", "")), f"{s['rows']:,}", str(s.get("model", ""))[:19]]
         for name, s in about["embeddings"].items()
     ]
-    return [
-        Heading(1, f"Linear probe of {about['label']}"),
-        f"{first['segments']:,} {unit} of {first['subjects']:,} subjects; {what}, joined by {about['joined_on']}.{few}",
-        Heading(2, "Result, on subjects that the probe has not seen"),
-        Table(header, rows),
-        Picture(PICTURE, "Predictions for subjects that the probe has not seen"),
-        Heading(2, "How this was computed"),
-        f"StandardScaler and ridge or logistic regression in {first['folds']} subject-wise folds; every row is"
-        " predicted by a probe that saw nothing of its subject, penalties are chosen by folds among the training"
-        " subjects, too."
-        f" Intervals are 95 % percentile bootstraps over subjects ({about['resamples']:,} resamples, seed"
-        f" {about['seed']}); gains are paired.{within}{chance}",
-        f"Left out: {out}.",
-        Table(["embeddings", "output", "rows", "model"], sources),
-    ]
+    run, total = about["run"], about["embeddings"]["embeddings"]["rows"]
+    return Page(
+        title=f"Linear probe of {about['label']}",
+        about=Marked(
+            f"{first['segments']:,} {unit} of {first['subjects']:,} subjects; {plain(what)}, joined by"
+            f" {about['joined_on']}.{few}"
+        ),
+        facts={"command": run["command"], "data": f"{total:,} embeddings, labels {about['label']}", **run},
+        summary=[summary(told)],
+        blocks=[
+            Heading(2, "Result, on subjects that the probe has not seen"),
+            Table(header, rows),
+            Picture(PICTURE, "Predictions for subjects that the probe has not seen"),
+            Heading(2, "Embeddings"),
+            Table(["embeddings", "output", "rows", "model"], sources),
+        ],
+        left_out=table_of_left_out(about["left_out"], total),
+        how=[
+            f"StandardScaler and ridge or logistic regression in {first['folds']} subject-wise folds; every row is"
+            " predicted by a probe that saw nothing of its subject, penalties are chosen by folds among the training"
+            " subjects, too."
+            f" Intervals are 95 % percentile bootstraps over subjects ({about['resamples']:,} resamples, seed"
+            f" {about['seed']}); gains are paired.{within}{chance}"
+        ],
+    )

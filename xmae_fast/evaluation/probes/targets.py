@@ -14,7 +14,7 @@ from xmae_fast.model.xmae import xMAE
 
 FEATURES = {
     "pretrained": "encoder, pooled tokens",
-    "projected": "encoder, `ppg_embedding` (its projection is random: pretraining does not train it)",
+    "projected": "encoder, ppg_embedding (its projection is random: pretraining does not train it)",
     "random": "same encoder, random initial weights, pooled tokens",
     "hand_made": "20 features made by hand from PPG",
 }

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 # Fenced blocks and code between backticks are matched first and left as they are.
 CODE_OR_LINK = re.compile(r"^ *```.*?^ *```$|`[^`]*`|(?<=\]\()(?P<target>[^()\s]+)(?=\))", re.DOTALL | re.MULTILINE)
 CODE_OR_LIST = re.compile(
-    r"^ *```.*?^ *```$|(?P<before>^(?! *(?:[-*]|\d+\.) )\S.*\n)(?=(?:[-*]|\d+\.) )", re.DOTALL | re.MULTILINE
+    r"^ *```.*?^ *```$|(?P<before>^(?! *(?:[-*]|\d+\.) )\S[^\n]*\n)(?=(?:[-*]|\d+\.) )", re.DOTALL | re.MULTILINE
 )
 PICTURES = {".svg", ".png"}
 LANGUAGES = {".py": "python", ".json": "json", ".yaml": "yaml", ".cpp": "cpp", ".h": "cpp", ".toml": "toml"}
@@ -104,7 +104,8 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
             return match[0]
         path, mark, anchor = target.partition("#")
         folder = posixpath.dirname(here)
-        if not (ROOT / origin).is_file() or path == posixpath.basename(origin):  # made for the site; the notebook itself
+        own = origin.endswith(".ipynb") and path.startswith(Path(origin).stem)  # the notebook itself, and its pictures
+        if own or not (ROOT / origin).is_file():  # a page made for the site is right already
             return match[0]
         return posixpath.relpath(site_path(resolve(origin, path)), folder or ".") + mark + anchor
 

@@ -67,7 +67,7 @@ def missing_docstrings() -> list[str]:
             if found.is_class:
                 missing += [
                     f"{package}.{name}.{member.name}"
-                    for member in found.members.values()
+                    for member in found.all_members.values()
                     if member.is_function and not member.name.startswith("_") and not member.has_docstring
                 ]
     return sorted(set(missing))

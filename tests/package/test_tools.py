@@ -23,7 +23,7 @@ PACKAGE_OF = {
 }
 TARGETS = {
     "help", "build", "lint", "style", "format", "types", "test", "test-fast", "op", "interpret", "proofs", "docs",
-    "elsewhere", "elsewhere-quick", "bench", "quick-benchmarks", "sanitize",
+    "site", "elsewhere", "elsewhere-quick", "bench", "quick-benchmarks", "sanitize",
 }  # fmt: skip
 
 

@@ -111,13 +111,17 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
     if page.file.src_uri != "api.md":
         return markdown
 
+    def link(package: str, name: str) -> str:
+        path = f"{package}.{name}"
+        return f"[`{name}`]({page_of(path)})" if find(path).is_module else f"[`{name}`][{path}]"
+
     def linked(section: re.Match) -> str:
         package, text = section.groups()
         rows = []
         for row in text.splitlines():
             if row.startswith("| `"):
                 first, rest = row.split(" | ", 1)
-                row = NAME.sub(lambda name: f"[`{name[1]}`][{package}.{name[1]}]", first) + " | " + rest
+                row = f"{NAME.sub(lambda name: link(package, name[1]), first)} | {rest}"
             rows.append(row)
         return f"## [{package}]({page_of(package)}) {{#{package}}}\n" + "\n".join(rows) + "\n"
 

@@ -76,6 +76,14 @@ def test_every_public_name_has_an_anchor(built):
     assert sorted(wanted - anchors) == []
 
 
+def test_every_name_in_the_tables_is_a_link(site):
+    text = (site / "api.html").read_text(encoding="utf-8")
+    for names in reference.public_names().values():
+        for name in names:
+            assert re.search(rf'<a [^>]*href="reference/[\w.]+html[^>]*><code>{re.escape(name)}</code></a>', text), name
+    assert "][" not in re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+
+
 def test_nothing_is_fetched_from_elsewhere(site, built):
     assert [(name, url) for name, page in built.items() for url in page.fetched if ELSEWHERE.match(url)] == []
     for path in site.rglob("*.css"):

@@ -69,6 +69,7 @@ class _SelfAttentionBlock(Accelerated):
         self._feed_forward = Span({second: standard.LAYER_NORM, "mlp": _MLP})
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
         if self.runs_as_modules("lag_attention", self._attention, self._attention_fault):
             h = self._modules[self.NORMS[0]](x)
             x = x + self.attn(h, h, h, need_weights=False)[0]

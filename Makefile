@@ -86,8 +86,9 @@ proofs: ## without a GPU: resources, offsets and launches of Triton's kernels; C
 docs: ## what the pages say: commands, examples, links
 	$(PYTHON) -m pytest -q $(wildcard tests/package/test_documented_*.py)
 
+# Without --quiet, which would hide warnings from --strict too.
 site: ## the documentation as a site, in build/site (pip install -e ".[docs,train,eval]"; RUN_NOTEBOOKS=false is quicker)
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 elsewhere: $(PROCESSORS:%=elsewhere-%) ## the tests of numbers on other processors, imitated
 

@@ -7,6 +7,7 @@ them as they are. A notebook that ends in an error ends the build.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def on_files(files: Files, config) -> Files:
         ran = config.extra["run_notebooks"] and not _serving
         notebook = run(path) if ran else nbformat.read(path, as_version=4)
         body, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": f"{path.stem}_files"})
-        body = body.replace("![png](", "![What the code above draws](")
+        body = re.sub(r"\n[ \n]*\n\n", "\n\n", body.replace("![png](", "![What the code above draws]("))
         head, _, rest = body.partition("\n\n")
         note = f"This page is a notebook: [{path.name}]({path.name})."
         page = file.src_uri.removesuffix(".ipynb") + ".md"

@@ -65,7 +65,8 @@ def text_of(path: str) -> str:
     text = (ROOT / path).read_text(encoding="utf-8")
     if path.endswith(".md"):
         return text
-    return f"---\nhide: [toc]\n---\n# `{path}`\n\n```{LANGUAGES.get(Path(path).suffix, 'text')}\n{text.rstrip()}\n```\n"
+    language = LANGUAGES.get(Path(path).suffix, "text")
+    return f"---\nsearch: {{exclude: true}}\n---\n# `{path}`\n\n```{language}\n{text.rstrip()}\n```\n"
 
 
 def on_files(files: Files, config) -> Files:

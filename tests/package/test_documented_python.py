@@ -37,6 +37,7 @@ PARSED = "its arguments are parsed by test_documented_commands.py, and the tests
 NOT_RUN = {
     "README.md": "they install: .ci/run does so in a fresh environment, runs the tests, and each benchmark once",
     "CONTRIBUTING.md": "they set up a checkout and compile: .ci/run and test_tools.py",
+    "docs/benchmarks.md": "they take minutes: tests/benchmarks and .ci/run run every benchmark once",
     "docs/checkpoints.md": "an error that is shown, not a command",
     "docs/embedding.md": PARSED,
     "docs/evaluation.md": PARSED,

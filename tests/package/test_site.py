@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -57,7 +58,7 @@ class Page(HTMLParser):
 def site(tmp_path_factory) -> Path:
     """The built site; notebooks are shown as they are, `test_notebooks.py` runs them."""
     folder = tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "RUN_NOTEBOOKS": "false", "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -67,6 +68,14 @@ def site(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def built(site) -> dict[str, Page]:
     return {str(path.relative_to(site)): Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+
+
+def test_make_builds_strictly():
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    told = subprocess.run(["make", "-n", "site"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "mkdocs build --strict" in told
+    assert "quiet" not in told  # it would hide warnings from --strict too
 
 
 def test_every_public_name_has_an_anchor(built):

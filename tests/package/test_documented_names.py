@@ -1,14 +1,16 @@
-"""docs/api.md lists every public name, and no other; docs/install.md lists every extra."""
+"""docs/api.md lists every public name and no other, docs/install.md every extra; the picture names every operator."""
 
 from __future__ import annotations
 
 import importlib
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.package.test_public_names import NAMES
+from xmae_fast import backend
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text()
@@ -55,3 +57,15 @@ def test_extras_are_listed():
     page = (ROOT / "docs" / "install.md").read_text()
     rows = " ".join(row.split("|")[1] for row in page.splitlines() if row.startswith("| `"))
     assert set(re.findall(r"`(\w+)`", rows)) == set(extras)
+
+
+def test_the_picture_of_a_call_names_every_operator_and_files_that_exist():
+    root = ElementTree.parse(ROOT / "docs" / "how_a_call_travels.svg").getroot()
+    shown = ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    words = set(re.findall(r"\w+", " ".join(shown)))
+    assert set(backend.OPS) | set(backend.IMPLS) <= words
+    files = [text for text in shown if re.fullmatch(r"[\w/<>.]+/[\w/<>.]+", text)]
+    assert len(files) == 6
+    for file in files:
+        pattern = file.replace("<op>", "*")
+        assert any(ROOT.glob(pattern if pattern.startswith("csrc") else f"xmae_fast/{pattern}")), file

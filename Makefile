@@ -44,7 +44,7 @@ CHOSEN_OF = $(OP)$(subst $(EMPTY) $(EMPTY),,$(patsubst %.py,$(EMPTY)_or_%,$(notd
 CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint style format types test test-fast op interpret proofs docs elsewhere \
+.PHONY: help build lint style format types test test-fast op interpret proofs docs site elsewhere \
 	elsewhere-quick quick-benchmarks bench sanitize known-op
 
 help: ## what there is
@@ -85,6 +85,10 @@ proofs: ## without a GPU: resources, offsets and launches of Triton's kernels; C
 
 docs: ## what the pages say: commands, examples, links
 	$(PYTHON) -m pytest -q $(wildcard tests/package/test_documented_*.py)
+
+# Without --quiet, which would hide warnings from --strict too.
+site: ## the documentation as a site, in build/site (pip install -e ".[docs,train,eval]"; RUN_NOTEBOOKS=false is quicker)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 elsewhere: $(PROCESSORS:%=elsewhere-%) ## the tests of numbers on other processors, imitated
 

@@ -55,6 +55,7 @@ MODULES = {
     "xmae_fast.ops.lag_attention.picture": "tests/package/test_documented_commands.py::test_picture_is_drawn",
     "benchmarks.run": "tests/benchmarks/test_benchmarks.py",
     "benchmarks.harness.page": "tests/benchmarks/test_page.py",
+    "benchmarks.chart": "tests/package/test_chart.py",
     "benchmarks.gpu_check": "tests/benchmarks/test_gpu_check.py",
     "benchmarks.gpu.build": "tests/benchmarks/test_gpu_build.py",
     "benchmarks.gpu.look": "tests/benchmarks/test_gpu_look.py",
@@ -203,7 +204,7 @@ def test_targets_of_make():
     for target in targets:
         run = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
-        assert re.search(r"pytest|ruff|pyright|setup\.py|benchmarks/run\.py|awk", run.stdout)
+        assert re.search(r"pytest|ruff|pyright|setup\.py|benchmarks/run\.py|awk|mkdocs", run.stdout)
 
 
 def test_explain_runs(capsys):

@@ -1,10 +1,15 @@
-"""The Python blocks of README and of the pages run: each page from top to bottom, in a folder with simulated data."""
+"""The Python blocks of README and of the pages run: each page from top to bottom, in a folder with simulated data.
+
+On some pages the commands between them run too. `NOT_RUN` says of all other pages with blocks of commands why not, and
+what tests those commands.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,15 +21,39 @@ import pytest
 import torch
 
 import xmae_fast
+from xmae_fast import cli
 from xmae_fast.data import SimulationCfg, simulate
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = {
     str(page.relative_to(ROOT)): page.read_text()
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("xmae_fast/**/*.md"))
 }
-PYTHON = sorted(page for page, text in PAGES.items() if BLOCK.search(text))
+PYTHON = sorted(page for page, text in PAGES.items() if "\n```python\n" in text)
+# Pages whose ```bash blocks run between the Python blocks, apart from lines that set up an environment: CI does that.
+COMMANDS_RUN = {"docs/install.md", "docs/quickstart.md"}
+SETS_UP = re.compile(r"^(?:pip install|python -m venv)\b")
+PARSED = "its arguments are parsed by test_documented_commands.py, and the tests named there run the command"
+NOT_RUN = {
+    "README.md": "they install: .ci/run does so in a fresh environment, runs the tests, and each benchmark once",
+    "CONTRIBUTING.md": "they set up a checkout and compile: .ci/run and test_tools.py",
+    "docs/benchmarks.md": "they take minutes: tests/benchmarks and .ci/run run every benchmark once",
+    "docs/checkpoints.md": "an error that is shown, not a command",
+    "docs/command-line.md": "they write into a shell's folders: test_completion.py; `env`: test_conventions.py",
+    "docs/embedding.md": PARSED,
+    "docs/evaluation.md": PARSED,
+    "docs/exporting.md": "it installs; the Python blocks export",
+    "docs/inspecting.md": PARSED,
+    "docs/model.md": "what `explain` prints, not a command",
+    "docs/preparing.md": PARSED,
+    "docs/pretraining.md": PARSED + "; torchrun and Slurm need several processes: tests/training/test_processes.py",
+    "docs/repacking.md": PARSED,
+    "docs/simulating.md": PARSED,
+    "docs/transformers.md": "it installs; the Python blocks run",
+    "xmae_fast/ops/conv_stem/cuda/README.md": "a diagram, and a build that needs nvcc: tests/ops/cuda/test_nvcc.py",
+    "xmae_fast/ops/conv_stem/cuda/TRAINING.md": "diagrams, and a build that needs nvcc: tests/ops/cuda/test_nvcc.py",
+}
 # Optional packages that a page's blocks need.
 NEEDS = {
     "README.md": ("scipy",),
@@ -33,7 +62,7 @@ NEEDS = {
     "docs/exporting.md": ("onnx", "onnxscript", "onnxruntime"),
     "docs/preparing.md": ("scipy",),
     "docs/pretraining.md": ("lightning", "yaml"),
-    "docs/quickstart.md": ("scipy", "lightning", "yaml"),
+    "docs/quickstart.md": ("scipy", "sklearn", "matplotlib", "rich", "lightning", "yaml"),
     "docs/simulating.md": ("scipy",),
     "docs/transformers.md": ("transformers",),
     "xmae_fast/data/README.md": ("lightning",),
@@ -186,14 +215,33 @@ PREPARE: dict[str, Callable[[SimpleNamespace], None]] = {
 }
 
 
+def run_commands(block: str) -> None:
+    """Run the lines of a block of commands, each of which is `xmae-fast` or sets up an environment."""
+    for line in block.splitlines():
+        if not line or SETS_UP.match(line):
+            continue
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "xmae-fast", f"a command that this test cannot run: {line}"
+        if arguments == ["--version"]:
+            with pytest.raises(SystemExit) as end:
+                cli.main(arguments)
+            assert not end.value.code
+        else:
+            assert cli.main(arguments) == 0, line
+
+
 def run_page(page: str, names: dict) -> list[str]:
-    """Run the blocks of a page in one namespace; an error shows the line of the page. Returns the blocks."""
+    """Run the blocks of a page in one namespace; an error shows the line of the page. Returns the Python blocks."""
     text = PAGES[page]
-    blocks = list(BLOCK.finditer(text))
-    for block in blocks:
-        lines_before = text[: block.start(1)].count("\n")
-        exec(compile("\n" * lines_before + block[1], str(ROOT / page), "exec"), names)
-    return [block[1] for block in blocks]
+    ran = []
+    for block in FENCED.finditer(text):
+        if block["language"] == "python":
+            lines_before = text[: block.start("text")].count("\n")
+            exec(compile("\n" * lines_before + block["text"], str(ROOT / page), "exec"), names)
+            ran.append(block["text"])
+        elif block["language"] == "bash" and page in COMMANDS_RUN:
+            run_commands(block["text"])
+    return ran
 
 
 def threads_of_blas(page: str) -> contextlib.AbstractContextManager:
@@ -218,4 +266,27 @@ def test_blocks_are_found():
     assert "README.md" in PYTHON
     assert len(PYTHON) > 10
     for page, text in PAGES.items():
-        assert text.count("```py") == len(BLOCK.findall(text)), f"{page}: a Python block that this test would not run"
+        run = sum(block["language"] == "python" for block in FENCED.finditer(text))
+        assert text.count("```py") == run, f"{page}: a Python block that this test would not run"
+
+
+def blocks_of_commands(page: str) -> list[str]:
+    """Blocks in bash and blocks that name no language."""
+    return [block["text"] for block in FENCED.finditer(PAGES[page]) if block["language"] in ("", "bash", "sh")]
+
+
+def test_commands_run_or_it_is_said_why_not():
+    assert {page for page in PAGES if blocks_of_commands(page)} == set(NOT_RUN) | COMMANDS_RUN
+    assert not set(NOT_RUN) & COMMANDS_RUN
+    # Blocks of these pages that name no language do not run: half an hour of training, and recordings of yours.
+    plain = [block["text"] for page in COMMANDS_RUN for block in FENCED.finditer(PAGES[page]) if not block["language"]]
+    assert ["pretrain" in block for block in plain] == [True, False]
+    assert "RECORDINGS" in plain[1]
+
+
+def test_commands_run(place):
+    run_commands("pip install nothing\nxmae-fast --version  # x\nxmae-fast explain\n")
+    with pytest.raises(AssertionError, match="cannot run: rm x"):
+        run_commands("rm x\n")
+    with pytest.raises(AssertionError, match="inspect absent"):
+        run_commands("xmae-fast inspect absent.h5\n")

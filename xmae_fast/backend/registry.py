@@ -20,9 +20,11 @@ LIMITS: dict[tuple[str, str], Callable[..., str]] = {}  # see `register`
 IN_BFLOAT16: set[str] = set()  # operators whose kernels for the CPU have bfloat16 ones for inference
 TRAINED_IN_BFLOAT16: set[str] = set()  # those among them that have such kernels for training under autocast too
 USABLE: dict[tuple[str, str], bool] = {}  # found out once, so that torch.compile sees no more than a dictionary
-# Implementations that "auto" passes over, and why; an explicit choice takes them. They serve a part of an operator's
-# cases, so generic tests and benchmarks leave them out and have others for them.
 NOT_AUTOMATIC: dict[tuple[str, str], str] = {}
+"""Implementations, as (operator, implementation), that "auto" passes over, and why; an explicit choice takes them.
+
+They serve a part of an operator's cases, so generic tests and benchmarks leave them out and have others for them.
+"""
 _LEFT_OUT: dict[tuple[str, str], str] = {}  # why this process does without an implementation that is here
 
 

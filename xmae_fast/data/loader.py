@@ -60,8 +60,9 @@ class SegmentLoader:
     consumer waited.
 
     Args:
-        paths, quality, subjects, exclude_subjects, exclude_prefixes, split, augment, on_bad, normalize_dtype,
-            num_threads, layout, cache_dir, impl, progress, storage_options, signals: see `SegmentDataset`.
+        paths, num_threads: see `SegmentDataset`.
+        options: quality, subjects, exclude_subjects, exclude_prefixes, split, augment, on_bad, normalize_dtype, layout,
+            cache_dir, impl, progress, storage_options and signals, as for `SegmentDataset`.
         batch_size: B.
         shuffle: True draws every order with the same probability. "blocks" draws the order of blocks of `block_size`
             neighbouring segments and mixes the segments within windows of `window` blocks, for files that are not in

@@ -102,6 +102,7 @@ class XmaeEncoder(nn.Module):
         self.path, self.output = cast(SinglePath, model.ppg_path), output  # output_shape has checked that there is one
 
     def forward(self, x: Tensor) -> Tensor:
+        """Prepared windows [B, K, n] to embeddings [B, D]: the mean over the K windows of each sample."""
         tokens = self.path.encode(x.reshape(-1, 1, x.shape[-1]))
         features = tokens.mean(1) if self.output == "pooled" else self.path.embedding(tokens)
         return features.reshape(*x.shape[:2], -1).mean(1)

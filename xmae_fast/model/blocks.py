@@ -69,6 +69,7 @@ class _SelfAttentionBlock(Accelerated):
         self._feed_forward = Span({second: standard.LAYER_NORM, "mlp": _MLP})
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
         if self.runs_as_modules("lag_attention", self._attention, self._attention_fault):
             h = self._modules[self.NORMS[0]](x)
             x = x + self.attn(h, h, h, need_weights=False)[0]
@@ -90,12 +91,14 @@ class _SelfAttentionBlock(Accelerated):
         return BlockWeights(kernel_weights(attention, cross=False), [*feed_forward])
 
     def attention_kernel(self, x: Tensor, *, inference: bool = False) -> Tensor:
+        """The attention sublayer by its operator, [B, N, D] -> [B, N, D]; `inference` leaves out dropout."""
         norm, attn = self._modules[self.NORMS[0]], self._modules["attn"]
         p = 0.0 if inference else attention_dropout(attn)
         params = attention_params(norm, None, attn)
         return ops.lag_attention(x, None, params, num_heads=attn.num_heads, dropout_p=p, impl=self.impl)
 
     def feed_forward_kernel(self, x: Tensor, *, inference: bool = False) -> Tensor:
+        """The feed-forward sublayer by its operator, [B, N, D] -> [B, N, D]; `inference` leaves out dropout."""
         up, _, down, drop = self._modules["mlp"]._modules.values()
         params = feed_forward_params(self._modules[self.NORMS[1]], up, down)
         return ops.feed_forward(x, params, dropout_p=0.0 if inference else dropout_rate(drop), impl=self.impl)
@@ -107,6 +110,7 @@ class _SelfAttentionBlock(Accelerated):
         return _dropout_fault("mlp.3", dropout_rate(self._modules["mlp"]._modules["3"]))
 
     def faults(self) -> Iterator[tuple[str, str]]:
+        """(operator, '<name>: <reason>') for each module that keeps a kernel from a span of this part."""
         attention, feed_forward = self._attention.faults(self), self._feed_forward.faults(self)
         yield from standard.pairs("lag_attention", attention or [self._attention_fault()])
         yield from standard.pairs("feed_forward", feed_forward or [self._feed_forward_fault()])
@@ -134,6 +138,7 @@ class TransformerEncoder(nn.Module):
         self.blocks = nn.ModuleList(TransformerEncoderBlock(d_model, nhead, mlp_ratio, dropout) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
         for block in self.blocks:
             x = block(x)
         return x
@@ -187,11 +192,16 @@ class CrossAttentionBlock(Accelerated):
     def attention_kernel(
         self, q: Tensor, kv: Tensor, table: Tensor | None, key_pos: Tensor | None, *, inference: bool = False
     ) -> Tensor:
+        """The attention sublayer by its operator: q [B, Nq, D], kv [B, Nk, D] -> [B, Nq, D].
+
+        table: [H, 2 N - 1], the bias by lag; `inference` leaves out dropout.
+        """
         params, p = attention_params(self.nq, self.nkv, self.attn), 0.0 if inference else attention_dropout(self.attn)
         lag = {} if table is None else {"bias_table": table, "key_pos": key_pos}
         return ops.lag_attention(q, kv, params, num_heads=self.attn.num_heads, dropout_p=p, impl=self.impl, **lag)
 
     def feed_forward_kernel(self, q: Tensor, *, inference: bool = False) -> Tensor:
+        """The feed-forward sublayer by its operator, [B, Nq, D] -> [B, Nq, D]; `inference` leaves out dropout."""
         norm, up, _, down, drop = self._modules["ffn"]._modules.values()
         params = feed_forward_params(norm, up, down)
         return ops.feed_forward(q, params, dropout_p=0.0 if inference else dropout_rate(drop), impl=self.impl)
@@ -231,6 +241,7 @@ class CrossAttentionBlock(Accelerated):
         return _dropout_fault("ffn.4", dropout_rate(self._modules["ffn"]._modules["4"]))
 
     def faults(self) -> Iterator[tuple[str, str]]:
+        """(operator, '<name>: <reason>') for each module that keeps a kernel from a span of this part."""
         attention, feed_forward = self._attention.faults(self), self._feed_forward.faults(self)
         yield from standard.pairs("lag_attention", attention or [self._attention_fault()])
         yield from standard.pairs("feed_forward", feed_forward or [self._feed_forward_fault()])
@@ -304,6 +315,7 @@ class WaveformDecoder(nn.Module):
         self.deconv = nn.ConvTranspose1d(d_model, 1, patch_len, stride=patch_len)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> [B, 1, N P]."""
         return self.deconv(tokens.transpose(1, 2))
 
 

@@ -42,6 +42,7 @@ class LagBias(nn.Module):
             self.table = nn.Parameter(torch.zeros(H, 2 * N - 1))
 
     def forward(self) -> Tensor:
+        """The bias of each head by lag, [H, 2 N - 1]."""
         if self.kind == "window":
             return self.fixed_table
         if self.kind == "gaussian":

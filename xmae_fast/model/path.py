@@ -249,6 +249,7 @@ class SinglePath(Accelerated):
         return x[:, None] if x.dim() == 2 else x
 
     def faults(self) -> Iterator[tuple[str, str]]:
+        """(operator, '<name>: <reason>') for each module that keeps a kernel from a span of this part."""
         yield from standard.pairs("patch_embed", self._patcher_span.faults(self))
         yield from standard.pairs("waveform_loss", self._decoder_span.faults(self))
 

@@ -117,6 +117,7 @@ class Accelerated(nn.Module):
         return bool(fault)
 
     def named(self, fault: str) -> str:
+        """`fault` with the place of this part in the model before its module, where the model has said it."""
         return f"{self.where}.{fault}" if self.where else fault
 
     def faults(self) -> Iterator[tuple[str, str]]:

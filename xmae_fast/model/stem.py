@@ -35,6 +35,7 @@ class ConvBNAct(nn.Sequential):
         super().__init__(conv, nn.BatchNorm1d(c_out), nn.SiLU())
 
     def params(self) -> ConvBN:
+        """Weights of the convolution, weights and statistics of the BatchNorm, as `ops.conv_stem` takes them."""
         conv, norm, _ = self._modules.values()
         return conv_bn_params(conv, norm)
 
@@ -55,9 +56,11 @@ class InceptionBlock1D(nn.Module):
         self.fuse = ConvBNAct(c_out, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, L] -> [B, c_out, L]."""
         return self.fuse(torch.cat([branch(x) for branch in self.branches], dim=1))
 
     def params(self) -> Inception:
+        """Those of the three branches and of the fusion, as `ops.conv_stem` takes them."""
         branches, fuse = self._modules["branches"], self._modules["fuse"]
         k3, k5, k7 = branches._modules.values()
         return Inception((k3.params(), k5.params(), k7.params()), fuse.params())
@@ -112,6 +115,7 @@ class UNetHalfInceptionStem1D(Accelerated):
         self._span = Span(STEM_CHILDREN)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, L] -> [B, S, L]."""
         if self.runs_as_modules("conv_stem", self._span, self._mode_fault) or x.shape[-1] == 0:
             return self._modules_forward(x)
         return ops.conv_stem(x, self._ready().params, training=self.uses_batch_statistics(), impl=self.impl)
@@ -184,6 +188,7 @@ class UNetHalfInceptionStem1D(Accelerated):
         yield self._modules["skip_bn"]
 
     def faults(self) -> Iterator[tuple[str, str]]:
+        """(operator, '<name>: <reason>') for each module that keeps a kernel from a span of this part."""
         return standard.pairs("conv_stem", self._span.faults(self) if self._span.fault(self) else self._mode_faults())
 
 
@@ -253,4 +258,5 @@ class PatchEmbed1D(nn.Module):
         self.proj = nn.Conv1d(in_ch, d_model, patch_len, stride=patch_len)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, S, N P] -> [B, N, D]."""
         return self.proj(x).transpose(1, 2)

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from xmae_fast.ops.cases import Case, Maker, OpCases
 
-WAYS_TO_ROUND = ((1, True), (1, False), (2, True), (2, False))  # threads, whether oneDNN may be used
-DRAWS = 6  # runs of the plain path in each of them
+WAYS_TO_ROUND = ((1, True), (1, False), (2, True), (2, False))
+"""Ways in which plain PyTorch computes here: its threads, and whether it may use oneDNN."""
+DRAWS = 6
+"""Runs of the plain path in each of `WAYS_TO_ROUND`."""
 
 
 class Error(NamedTuple):

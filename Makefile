@@ -45,13 +45,22 @@ CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -
 
 .DEFAULT_GOAL := help
 .PHONY: help build lint style format types test test-fast op interpret proofs docs elsewhere \
-	elsewhere-quick quick-benchmarks bench sanitize known-op
+	elsewhere-quick quick-benchmarks bench sanitize known-op wheels wheels-check wheel-cuda
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 build: ## compile the C++ extensions, in place (XMAE_FAST_BUILD=cuda: those for a GPU too)
 	XMAE_FAST_BUILD=$${XMAE_FAST_BUILD:-cpu} $(PYTHON) setup.py -q build_ext --inplace
+
+wheels: ## a wheel in dist/ for each Python (PYTHONS="python3.11 python3.12"; default: those found)
+	$(PYTHON) -m csrc.wheels $(if $(PYTHONS),--pythons $(PYTHONS))
+
+wheels-check: ## wheels, audited and tested beside the oldest, this and the newest torch, without a compiler
+	PYTHON=$(PYTHON) PYTHONS="$(PYTHONS)" .ci/wheels
+
+wheel-cuda: ## a wheel with the CUDA C++ kernels too, in dist/ (needs nvcc, no GPU; not yet run on a GPU)
+	$(PYTHON) -m csrc.wheels --cuda --pythons $(if $(PYTHONS),$(PYTHONS),$(PYTHON))
 
 lint: style types ## style and types, with the tools of .ci/tools.txt
 

@@ -23,7 +23,7 @@ PACKAGE_OF = {
 }
 TARGETS = {
     "help", "build", "lint", "style", "format", "types", "test", "test-fast", "op", "interpret", "proofs", "docs",
-    "elsewhere", "elsewhere-quick", "bench", "quick-benchmarks", "sanitize",
+    "elsewhere", "elsewhere-quick", "bench", "quick-benchmarks", "sanitize", "wheels", "wheels-check", "wheel-cuda",
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_ci_runs_the_pinned_tools_before_the_tests():
     steps = re.findall(r"^step (.*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     order = [
         "python -m pip install --quiet -r .ci/tools.txt", "make style", '"${command% && *}"', "make types",
-        '"${command##* && }"', "make elsewhere-quick", "make quick-benchmarks",
+        ".ci/wheels quick", '"${command##* && }"', "make elsewhere-quick", "make quick-benchmarks",
     ]  # fmt: skip
     assert steps == order
     style, types = commands("style"), commands("types")

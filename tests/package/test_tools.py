@@ -24,6 +24,7 @@ PACKAGE_OF = {
 TARGETS = {
     "help", "build", "lint", "style", "format", "types", "test", "test-fast", "op", "interpret", "proofs", "docs",
     "elsewhere", "elsewhere-quick", "bench", "quick-benchmarks", "sanitize", "wheels", "wheels-check", "wheel-cuda",
+    "newest",
 }  # fmt: skip
 
 

@@ -174,8 +174,13 @@ def needs(library: Path) -> list[str]:
     return re.findall(r"\(NEEDED\).*\[(.*)\]", run(["readelf", "-d", str(library)]))
 
 
-def check_cuda(library: Path) -> None:
-    """SystemExit: it needs libcudart, which a machine may have in another version than nvcc brought."""
+def finish_cuda(library: Path) -> None:
+    """See to it that a torch with CUDA resolves all symbols of the library, whichever torch it was linked with.
+
+    SystemExit: it needs libcudart, which a machine may have in another version than nvcc brought.
+    """
+    if "libtorch_cuda.so" not in needs(library):  # linked beside a torch without CUDA
+        run(["patchelf", "--add-needed", "libtorch_cuda.so", str(library)])
     needed = needs(library)
     if any(name.startswith("libcudart") for name in needed):
         raise SystemExit(f"wheels: {library.name}: expected CUDA's runtime to be linked in, got {needed}")
@@ -221,10 +226,10 @@ def main(arguments: list[str] | None = None) -> int:
         parts = Path(folder) / "parts"
         parts.mkdir()
         compile_parts(parts, tree, pythons, options.prebuilt and options.prebuilt.resolve(), options.cuda)
+        if options.cuda:
+            finish_cuda(parts / "_C_cuda.so")
         for library in sorted(parts.glob("_C_c*.so")):
             audit(library)
-        if options.cuda:
-            check_cuda(parts / "_C_cuda.so")
         for one in pythons:
             print(wheel(one, archive, parts, options.out, label), flush=True)
     return 0

@@ -17,6 +17,8 @@ PARALLEL := -n 2 --dist loadfile
 NUMERICS = $(addprefix tests/model/test_,golden.py model.py bfloat16.py) $(wildcard tests/*/test_cpu_*.py) \
 	$(addprefix tests/ops/test_,ops.py wrong.py lag_attention.py choices.py random_masking.py)
 NUMERICS_QUICK = tests/model/test_golden.py $(addprefix tests/ops/test_,wrong.py cpu_blocks.py cpu_small.py)
+# What a new release of a dependency may break.
+NEWEST = $(NUMERICS) $(addprefix tests/,signals data recordings preparation simulation embedding evaluation export) tests/ops/test_triton_interpreted.py
 AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2
 SSE4 := ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default
@@ -45,13 +47,25 @@ CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -
 
 .DEFAULT_GOAL := help
 .PHONY: help build lint style format types test test-fast op interpret proofs docs site elsewhere \
-	elsewhere-quick quick-benchmarks bench sanitize known-op
+	elsewhere-quick quick-benchmarks bench sanitize known-op wheels wheels-check wheel-cuda newest
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 build: ## compile the C++ extensions, in place (XMAE_FAST_BUILD=cuda: those for a GPU too)
 	XMAE_FAST_BUILD=$${XMAE_FAST_BUILD:-cpu} $(PYTHON) setup.py -q build_ext --inplace
+
+wheels: ## a wheel in dist/ for each Python (PYTHONS="python3.11 python3.12"; default: those found)
+	$(PYTHON) -m csrc.wheels $(if $(PYTHONS),--pythons $(PYTHONS))
+
+wheels-check: ## wheels, audited and tested beside the oldest, this and the newest torch, without a compiler
+	PYTHON=$(PYTHON) PYTHONS="$(PYTHONS)" .ci/wheels
+
+wheel-cuda: ## a wheel with the CUDA C++ kernels too, in dist/ (needs nvcc, no GPU; not yet run on a GPU)
+	$(PYTHON) -m csrc.wheels --cuda --pythons $(if $(PYTHONS),$(PYTHONS),$(PYTHON))
+
+newest: ## the tests of numbers and recordings, as .ci/newest runs them beside the newest releases
+	$(PYTHON) -m pytest -q $(PARALLEL) $(NEWEST)
 
 lint: style types ## style and types, with the tools of .ci/tools.txt
 

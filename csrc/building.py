@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 INCLUDE = str(ROOT / "csrc")  # an #include names a file by its path from here
 NVCC = os.environ.get("NVCC", "nvcc")
 OLDEST_TORCH = "0x020b000000000000"  # stable ABI of torch 2.11: one binary serves every later 2.x
-OLDEST_PYTHON = "0x030A0000"
+OLDEST_PYTHON = "0x030B0000"
 STABLE = [("TORCH_TARGET_VERSION", OLDEST_TORCH), ("Py_LIMITED_API", OLDEST_PYTHON)]
 SANITIZE = ["-fsanitize=address,undefined"] if os.environ.get("XMAE_FAST_SANITIZE") == "1" else []
-# Python's own -fwrapv would hide overflow of signed integers.
-OPTIMIZE = [*SANITIZE, "-fno-wrapv", "-fno-omit-frame-pointer", "-g", "-O1"] if SANITIZE else ["-O3"]
+# Python's own -fwrapv would hide overflow of signed integers, and its -g makes the library seven times as large.
+OPTIMIZE = [*SANITIZE, "-fno-wrapv", "-fno-omit-frame-pointer", "-g", "-O1"] if SANITIZE else ["-O3", "-g0"]
 COMPILE = [*OPTIMIZE, "-std=c++20", "-fvisibility=hidden", "-Wall"]
 # No fused multiply-add in the reader: normalisation is bit-equal to the published arithmetic.
 COMPILE_READER = [*COMPILE, "-ffp-contract=off", "-pthread"]
@@ -105,15 +105,15 @@ def cpu_commands(folder: Path, compiler: str) -> Commands:
         "c10", "torch", "torch_cpu")])  # fmt: skip
 
 
-def reader_commands(folder: Path, compiler: str) -> Commands:
-    """The reader of segments for this Python in `folder`."""
-    python = sysconfig.get_paths()["include"]
+def reader_commands(folder: Path, compiler: str, include: str = "", name: str = "") -> Commands:
+    """The reader of segments in `folder`: for this Python, or for another with its folder of headers and file name."""
+    python = include or sysconfig.get_paths()["include"]
     options = [*AS_PYTHON, *COMPILE_READER, "-fPIC", f"-I{INCLUDE}", *torch_includes(), f"-I{python}"]
-    return _host_commands(folder / reader_name(), compiler, "io", options, LINK_READER)
+    return _host_commands(folder / (name or reader_name()), compiler, "io", options, LINK_READER)
 
 
 def reader_name() -> str:
-    """File name of the reader: one binary per Python, unlike the operators, which serve all from 3.10 on."""
+    """File name of the reader: one binary per Python, unlike the operators, which serve all from 3.11 on."""
     return f"_C_io{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu.build [--only cuda,cpu,io] [--prebuilt DIR]
 
 A library that lies in xmae_fast/, or in --prebuilt DIR, is taken as it is where it loads and has this version's
-operators: _C_cpu.so and _C_cuda.so built anywhere serve every Python from 3.10 on and every torch from 2.11 on (stable
+operators: _C_cpu.so and _C_cuda.so built anywhere serve every Python from 3.11 on and every torch from 2.11 on (stable
 ABI), the reader _C_io serves the Python that it was built with. A part that cannot be built is named with the reason,
 and the others are built all the same. Exit code 1: a part is missing.
 """

@@ -1,6 +1,6 @@
 """What each part of the recipe of the shipped weights is worth: the same run without it, judged on real rhythms.
 
-    python -m benchmarks.studies.ablations real_ppg_rhythm.npz FOLDER [--config configs/xmae_sim_small.yaml] \
+    python -m benchmarks.studies.ablations real_ppg_rhythm.npz FOLDER [--config xmae_sim_small] \
         [--steps 3200] [--only NAME ...] [--output results.json]
 
 All variants have the same encoder, seed, segments, number of steps and schedule. FOLDER keeps a model and its losses
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from xmae_fast import from_pretrained
+from xmae_fast._configs import config_path
 from xmae_fast.evaluation.labelled import read_labelled
 from xmae_fast.evaluation.probes.bootstrap import interval
 from xmae_fast.evaluation.rhythms import RhythmRow, rhythm_study, table_of
@@ -137,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labelled", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--config", type=Path, default=Path("configs/xmae_sim_small.yaml"))
+    parser.add_argument("--config", default="xmae_sim_small")
     parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--output", type=Path, metavar="FILE.json")
@@ -161,7 +162,8 @@ def main() -> None:
     for name, (value, low, high) in differences.items():
         print(f"{name}: {value:+.3f} [{low:+.3f}, {high:+.3f}]")
     if arguments.output:
-        result = {"steps": arguments.steps, "config": arguments.config.name, "batch_size": recipe.batch_size}
+        config = config_path(arguments.config).name
+        result = {"steps": arguments.steps, "config": config, "batch_size": recipe.batch_size}
         result |= {"rows": [row.to_dict() for row in rows], "differences": differences, "losses": told}
         arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

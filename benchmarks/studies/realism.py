@@ -1,6 +1,6 @@
 """How real simulated patients look: a classifier that tells them from people, and both side by side.
 
-    python -m benchmarks.studies.realism real_ppg_rhythm.npz FOLDER [--config configs/xmae_sim_base.yaml]
+    python -m benchmarks.studies.realism real_ppg_rhythm.npz FOLDER [--config xmae_sim_base]
 
 Of each rhythm as many segments are simulated as the labelled file has. Trees on the 35 hand-made features tell the two
 apart, in folds without common subjects: an AUROC of 0.5 is no difference. FOLDER gets, for each rhythm, a picture of 24
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labelled", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--config", type=Path, help="the recipe whose population it is; without it the default one")
+    parser.add_argument("--config", help="the recipe whose population it is; without it the default one")
     arguments = parser.parse_args()
     given = arguments.config
     population = PopulationCfg() if given is None else read_train_cfg(given).make_simulation().population

@@ -16,12 +16,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-CONFIG = Path(__file__).parents[2] / "configs" / "xmae_small.yaml"
+CONFIG = "xmae_small"
 
 
 def run(data: Path, processes: int, steps: int, batch: int, folder: Path, extra: list[str]) -> float:
     """Segments/s of a run of `steps` steps on cores 0 .. processes - 1, one thread each."""
-    cli = ["-m", "xmae_fast.cli", "pretrain", "-c", str(CONFIG), "-e", "scaling", "--runs", str(folder), "--overwrite"]
+    cli = ["-m", "xmae_fast.cli", "pretrain", "-c", CONFIG, "-e", "scaling", "--runs", str(folder), "--overwrite"]
     values = [
         f"data={data}",
         f"batch_size={batch}",

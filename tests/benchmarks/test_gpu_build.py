@@ -48,7 +48,7 @@ def test_every_file_has_a_command_with_the_flags_of_setup_py(tmp_path):
         assert made.link[made.link.index("-o") + 1] == str(made.library)
     assert all(building.HOPPER in command for _, command in cuda.compile)
     assert all(set(building.COMPILE) <= set(command) for _, command in cpu.compile)
-    assert all("-DPy_LIMITED_API=0x030A0000" in command for _, command in cpu.compile)
+    assert all("-DPy_LIMITED_API=0x030B0000" in command for _, command in cpu.compile)
     assert all("-ffp-contract=off" in command for _, command in reader.compile)
     assert set(building.nvcc_command("out.so")) >= {
         "-DUSE_CUDA",

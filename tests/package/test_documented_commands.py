@@ -204,7 +204,9 @@ def test_targets_of_make():
     for target in targets:
         run = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
-        assert re.search(r"pytest|ruff|pyright|setup\.py|benchmarks/run\.py|awk|mkdocs", run.stdout)
+        assert re.search(
+            r"pytest|ruff|pyright|setup\.py|benchmarks/run\.py|csrc\.wheels|\.ci/wheels|awk|mkdocs", run.stdout
+        )
 
 
 def test_explain_runs(capsys):

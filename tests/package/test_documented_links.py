@@ -18,7 +18,7 @@ CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which may n
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 # Files and folders of the repository that stand between backticks; `<op>` and the like are placeholders.
-NAMED = re.compile(r"`((?:benchmarks|configs|csrc|docs|examples|tests|xmae_fast)/[\w./*-]*)(?:::\w+)?`")
+NAMED = re.compile(r"`((?:benchmarks|csrc|docs|examples|tests|xmae_fast)/[\w./*-]*)(?:::\w+)?`")
 
 
 def links_of(text: str) -> list[str]:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = (
     [
         "_config_checks",
+        "_configs",
         "_environment",
         "_files",
         "_full_disk",

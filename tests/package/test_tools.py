@@ -24,6 +24,7 @@ PACKAGE_OF = {
 TARGETS = {
     "help", "build", "lint", "style", "format", "types", "test", "test-fast", "op", "interpret", "proofs", "docs",
     "site", "elsewhere", "elsewhere-quick", "bench", "quick-benchmarks", "sanitize",
+    "wheels", "wheels-check", "wheel-cuda", "newest",
 }  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def test_ci_runs_the_pinned_tools_before_the_tests():
     order = [
         "python -m pip install --quiet -r .ci/tools.txt", "make style", '"${command% && *}"',
         '''"XMAE_FAST_BUILD=none python -m pip install --quiet --no-build-isolation -e '.[docs]'"''', "make types",
-        '"${command##* && }"', "make elsewhere-quick", "make quick-benchmarks",
+        ".ci/wheels quick", '"${command##* && }"', "make elsewhere-quick", "make quick-benchmarks",
     ]  # fmt: skip
     assert steps == order
     style, types = commands("style"), commands("types")

@@ -233,7 +233,7 @@ def test_bad_arguments(pulsedb, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="is not what this call makes"):
         prepare(folder, out)
     monkeypatch.setitem(__import__("sys").modules, "neurokit2", None)
-    with pytest.raises(ImportError, match=r'recipe="neurokit2" needs neurokit2: pip install "xmae_fast\[prepare\]"'):
+    with pytest.raises(ImportError, match=r'recipe="neurokit2" needs neurokit2: pip install "xmae_fast\[neurokit2\]"'):
         prepare(folder, tmp_path / "new", recipe="neurokit2")
     assert not list(tmp_path.glob(".*.partial"))
 

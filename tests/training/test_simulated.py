@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from xmae_fast.training.simulation_source import SimulationSource, Stage
 from xmae_fast.training.truth import SCALES, TruthHead, truth_of
 
 pytest.importorskip("scipy")
-ROOT = Path(__file__).parents[2]
 SOURCE = SimulationSource(seed=3, segments=600, val_segments=10, workers=0, population=PopulationCfg(seg_len=5))
 
 
@@ -280,7 +278,7 @@ def test_recipes_of_shipped_models_give_the_same_weights_again(name, tmp_path):
     torch.set_num_threads(1)
     few = ["max_steps=2", "batch_size=4", "simulation.val_segments=4", "simulation.workers=0", "tensorboard=false",
            "max_minutes=null", "precision=float32"]  # fmt: skip
-    cfg = read_train_cfg(ROOT / "configs" / f"{name}.yaml", few)
+    cfg = read_train_cfg(name, few)
     runs = [pretrain(cfg, run, runs=tmp_path, quiet=True) for run in ("first", "second")]
     weights = [load_checkpoint(run.last).state_dict() for run in runs]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.training.conftest import TINY
 from xmae_fast import ModelCfg
+from xmae_fast._configs import config_names
 from xmae_fast._yaml import with_overrides
+from xmae_fast.cli import main
 from xmae_fast.training import TrainCfg, read_train_cfg, train_cfg_from_dict
 
 pytest.importorskip("yaml")
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_the_published_values_are_the_defaults():
@@ -26,12 +25,30 @@ def test_the_published_values_are_the_defaults():
 
 
 def test_shipped_configurations():
-    published = read_train_cfg(CONFIGS / "xmae.yaml")
+    published = read_train_cfg("xmae")
     assert published.model_cfg() == ModelCfg(d_model=256, proj_dim=256)
     assert published == TrainCfg(published.data, model_params=published.model_params)
-    small = read_train_cfg(CONFIGS / "xmae_small.yaml")
+    small = read_train_cfg("xmae_small")
     assert small.max_minutes == 10
     assert small.model_cfg().d_model < 256
+
+
+def test_configurations_go_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert config_names() == ["xmae", "xmae_sim_base", "xmae_sim_small", "xmae_small"]
+    small = read_train_cfg("xmae_small", ["data=x.h5"])
+    assert read_train_cfg("configs/xmae_small.yaml", ["data=x.h5"]) == small  # where the sources had it once
+    known = "'xmae', 'xmae_sim_base', 'xmae_sim_small', 'xmae_small' of this package"
+    for wrong in ("xmae_smal", "xmae_small.yaml", "runs/xmae_small", "configs/xmae_smal.yaml"):
+        with pytest.raises(FileNotFoundError, match=f"expected a YAML file, or {known}, got '{wrong}', which does not"):
+            read_train_cfg(wrong)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match="got 'folder', which is a folder"):
+        read_train_cfg("folder")
+    (tmp_path / "xmae_small").write_text("data: mine.h5\n")  # what is on disk comes first
+    assert read_train_cfg("xmae_small").data == ["mine.h5"]
+    assert main(["pretrain", "-c", "xmae_smal", "-e", "first"]) == 2
+    assert known in capsys.readouterr().err
 
 
 def test_there_and_back():

@@ -6,6 +6,7 @@ import argparse
 import signal
 from pathlib import Path
 
+from xmae_fast._configs import config_names
 from xmae_fast.cli.failures import FAILED
 from xmae_fast.cli.messages import say
 
@@ -20,7 +21,10 @@ def add_command(commands) -> None:
         description="Everything about the run lies in RUNS/NAME. When SIGTERM or Ctrl-C stops it, last.ckpt is"
         " saved and --resume goes on. Exits with 1 when the loss is not finite.",
     )
-    pretrain.add_argument("-c", "--config", required=True, metavar="CONFIG.yaml", help="see docs/pretraining.md")
+    pretrain.add_argument(
+        "-c", "--config", required=True, metavar="CONFIG",
+        help=f"a YAML file, or one that comes with the package: {', '.join(config_names())}; see docs/pretraining.md",
+    )  # fmt: skip
     pretrain.add_argument("-e", "--name", required=True, help="name of the run")
     pretrain.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",

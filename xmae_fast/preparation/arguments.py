@@ -70,7 +70,7 @@ def package_versions(sources: list[Source], recipe: str) -> dict[str, str]:
     if recipe == "neurokit2":
         needed["neurokit2"] = 'recipe="neurokit2"'
     for package, purpose in needed.items():
-        check_installed(package, f"{purpose} needs", "prepare")
+        check_installed(package, f"{purpose} needs", "neurokit2" if package == "neurokit2" else "prepare")
     packages = sorted({"numpy", *needed})
     versions = {"xmae_fast": __version__} | {name: metadata.version(name) for name in packages}
     return versions | ({} if recipe == "neurokit2" else {"equivalent": EQUIVALENT})

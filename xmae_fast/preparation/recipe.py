@@ -162,7 +162,7 @@ def _batched(name: str, x: np.ndarray, fs: float, seq_len: int, at: np.ndarray |
 
 def _neurokit2(name: str, x: np.ndarray, fs: float, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """The resampled windows, [K, L], and their qualities, [K], by functions of neurokit2."""
-    nk = need("neurokit2", 'recipe="neurokit2" needs', "prepare")
+    nk = need("neurokit2", 'recipe="neurokit2" needs', "neurokit2")
     clean, quality = (nk.ppg_clean, nk.ppg_quality) if name == "ppg" else (nk.ecg_clean, nk.ecg_quality)
     resampled, qualities = np.empty((len(x), seq_len)), np.full(len(x), np.nan)
     with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import PurePath
 
 _COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
@@ -41,7 +41,7 @@ def run_facts(python: str) -> dict[str, str]:
     return {
         "command": shown_command(words) if words else f"{python} in Python",
         "version": ", ".join(versions),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{cpu_name()}, {usable_processors()} processors, {platform.system()}",
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from xmae_fast._config_checks import (
@@ -18,6 +17,7 @@ from xmae_fast._config_checks import (
     refuse_unknown,
     whole,
 )
+from xmae_fast._configs import config_path
 from xmae_fast._yaml import read_yaml, with_overrides
 from xmae_fast.backend import IMPLS, check_choice
 from xmae_fast.config import MODEL_PARAMS, ModelCfg, cfg_from_dict
@@ -305,13 +305,11 @@ def read_train_cfg(path: str | os.PathLike[str], overrides: Iterable[str] = ()) 
     """Read a TrainCfg from a YAML file.
 
     Args:
-        path: the file.
+        path: the file, or the name of a configuration that comes with the package, such as "xmae_small".
         overrides: texts "key=value" or "key.key=value" with the value in YAML, which are applied in their order.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file or name; the message lists the names.
         ValueError: the file holds no YAML mapping, or what `train_cfg_from_dict` refuses.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config: expected a YAML file, got {str(path)!r}, which does not exist")
-    return train_cfg_from_dict(with_overrides(read_yaml(path), overrides))
+    return train_cfg_from_dict(with_overrides(read_yaml(config_path(path)), overrides))

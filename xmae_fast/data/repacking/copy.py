@@ -9,7 +9,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -183,7 +183,7 @@ class PackedCopy:
             "format": packed.FORMAT,
             **packed.version_attributes(self.names),
             "xmae_fast_version": __version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "selection": json.dumps(self.settings | {"layout": asdict(segments.layout)}),
             "rejected": json.dumps(dict(segments.rejected.most_common())),
             "broken": json.dumps(segments.index.broken),

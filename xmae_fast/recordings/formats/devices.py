@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from xmae_fast.recordings.formats.table_file import open_bytes
@@ -41,7 +41,7 @@ class E4(NamedTuple):
     @property
     def moment(self) -> str:
         """The start by ISO 8601."""
-        return datetime.fromtimestamp(self.start, timezone.utc).isoformat()
+        return datetime.fromtimestamp(self.start, UTC).isoformat()
 
 
 class Known(NamedTuple):

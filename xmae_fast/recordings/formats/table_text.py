@@ -50,7 +50,7 @@ class TextColumns:
         text = TableText(self.path, layout.encoding, layout.skip, layout.separator, len(layout.names))
         for block in text:
             table = self._table(block)
-            signals = [table[i].to_numpy(np.float64) for i in self.signals]
+            signals = [table[i].to_numpy(np.float64, copy=True) for i in self.signals]
             for number, x in zip(self.signals, signals, strict=True):
                 if not (finite := np.isfinite(x)).all():
                     x[~finite] = np.nan

@@ -39,7 +39,7 @@ ALLOWED = {
     "yaml.load": {"_yaml.py"},  # with a subclass of SafeLoader, see below
     "torch.export.load": {"export/programs.py"},  # the file that the call before has written, to check it
     "torch.ops.load_library": {"backend/extensions.py"},  # the compiled parts of the package
-    "ctypes.CDLL": {"model/packed.py"},  # the same
+    "ctypes.CDLL": {"model/packed.py", "backend/extensions.py"},  # the same; torch's own library for CUDA
     "subprocess.run": {"_environment.py", "testing/resources.py"},  # git on the package's folder; Triton's disassembler
     "subprocess.Popen": {"workers/process.py"},  # Python on a file of the package
     "import_module": {  # modules of the package, and optional packages by fixed names

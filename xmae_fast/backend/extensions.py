@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def _load_cuda_extension() -> str:
         return f"this torch ({torch.__version__}) was built without CUDA"
     if extension_file("_C_cuda") is None:
         return "the CUDA C++ operators were not built (install from source with nvcc, see XMAE_FAST_BUILD)"
+    # Linked beside a torch without CUDA, it does not name torch's library for CUDA, whose symbols it needs.
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cuda.so"), mode=ctypes.RTLD_GLOBAL)
     return _load_extension("_C_cuda")
 
 

@@ -12,8 +12,8 @@ from xmae_fast.cli.messages import say
 SHELLS = ("bash", "zsh", "tcsh")
 # How arguments are called whose values are paths; shells complete these.
 FILES = frozenset((
-    "IN", "MODEL", "CHECKPOINT", "FILE", "FILE.png", "FILE.html", "FILE.npz", "FILE.yaml", "CONFIG.yaml", "LABELS.csv",
-    "OUT", "OUT.h5", "FILE|NAMES",
+    "IN", "MODEL", "CHECKPOINT", "FILE", "FILE.png", "FILE.html", "FILE.npz", "FILE.yaml", "FILE.yaml|NAME",
+    "LABELS.csv", "OUT", "OUT.h5", "FILE|NAMES",
 ))  # fmt: skip
 FOLDERS = frozenset(("FOLDER", "DIR", "EMBEDDINGS", "RUNS"))
 

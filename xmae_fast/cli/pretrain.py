@@ -22,7 +22,7 @@ def add_command(commands) -> None:
         " saved and --resume goes on. Exits with 1 when the loss is not finite.",
     )
     pretrain.add_argument(
-        "-c", "--config", required=True, metavar="CONFIG",
+        "-c", "--config", required=True, metavar="FILE.yaml|NAME",
         help=f"a YAML file, or one that comes with the package: {', '.join(config_names())}; see docs/pretraining.md",
     )  # fmt: skip
     pretrain.add_argument("-e", "--name", required=True, help="name of the run")

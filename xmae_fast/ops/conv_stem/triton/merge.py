@@ -4,7 +4,8 @@ Tiles are numbered along the first axis of programs, those of the second stem af
 numbers of every column, `partial` float32 [tiles + groups, 2, columns]. The last program of a group of GROUP tiles
 merges these and leaves the result in the row of the group, and the last of the groups merges the groups. `counters`,
 int32 [blocks, groups + 2] (a block is a number of the second axis), say how many have come, of each group and of each
-stem; they are 0 before a launch and after it. The order of arrival decides only who merges, never in which order numbers are added.
+stem; they are 0 before a launch and after it. The order of arrival decides only who merges, never in which order
+numbers are added.
 """
 
 from __future__ import annotations

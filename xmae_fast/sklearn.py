@@ -143,7 +143,8 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: without the Embedder, which is made again from the arguments."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_made"}
+        state: dict[str, Any] = super().__getstate__()  # pyright: ignore[reportAssignmentType]
+        return {name: value for name, value in state.items() if name != "_made"}
 
     def _embedder(self) -> Embedder:
         """The Embedder of the arguments as they are now; it keeps the model that it has loaded."""

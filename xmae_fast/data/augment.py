@@ -76,7 +76,7 @@ def min_max(x: np.ndarray) -> np.ndarray:
     return (2 * (x - low) / (high - low) - 1).astype(np.float32)
 
 
-def segment_problem(signals: np.ndarray, normalize_dtype: NormalizeDtype = "float16") -> str:
+def segment_problem(signals: np.ndarray, normalize_dtype: str = "float16") -> str:
     """Why signals cannot be augmented and normalised.
 
     Args:

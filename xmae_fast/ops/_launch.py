@@ -60,7 +60,7 @@ def launch(
             they write, unless they wrote it themselves in the same launch.
         key: sizes that the best configuration depends on.
     """
-    device = next(x.device for x in args.values() if isinstance(x, Tensor))
+    device = _device_of(args)
     candidates = configs_for(configs, _triton.capability(device))
 
     def run(config: Config) -> None:
@@ -95,9 +95,13 @@ def launch(
 
 
 def _start(kernel: Any, programs: tuple[int, ...], args: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    device = next(x.device for x in args.values() if isinstance(x, Tensor))
-    overlap = {"launch_pdl": True} if _overlapping and _triton.capability(device) >= (9, 0) else {}
-    kernel[programs](**args, **options, enable_fp_fusion=True, **overlap)
+    if _overlapping and _triton.capability(_device_of(args)) >= (9, 0):
+        options = {**options, "launch_pdl": True}
+    kernel[programs](**args, **options, enable_fp_fusion=True)
+
+
+def _device_of(args: Mapping[str, Any]) -> torch.device:
+    return next(x.device for x in args.values() if isinstance(x, Tensor))
 
 
 def overlap_launches(on: bool) -> bool:

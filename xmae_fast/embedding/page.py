@@ -17,14 +17,15 @@ from xmae_fast.recordings.saying import without_path
 from xmae_fast.reports import (
     Block,
     Bullets,
-    Cell,
     Heading,
     Page,
-    Row,
     Table,
+    counts_from_0_to_1,
     figure_picture,
+    first_few,
     limited,
     run_facts,
+    table_of_reasons,
     write_page,
 )
 
@@ -68,7 +69,7 @@ def write_embedding_page(
 def _page(plan: dict[str, Any], table: list[dict[str, str]], rows: Rows, model: str, command: str) -> Page:
     run = run_facts(command or "write_embedding_page(...)")
     names = [one["name"] for one in plan["inputs"]]
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    listed = first_few(names)
     seconds = plan.get("preprocessing", {}).get("segment_s")
     length = f" of {seconds:g} s" if seconds else ""
     kind = "windows" if "windows" in plan else "segments"
@@ -162,16 +163,8 @@ def _map(rows: Rows, components: Components | None) -> list[Block]:
 def _quality(rows: Rows, kind: str) -> Table:
     quality = rows.columns["ppg_quality"]
     counts = np.histogram(quality[~np.isnan(quality)], [i / BINS for i in range(BINS + 1)])[0].tolist()
-    longest = max(counts) or 1
-    lines = [
-        Row([
-            f"{i / BINS:.1f} to {(i + 1) / BINS:.1f}",
-            Cell(f"{counts[i]:,}", bar=counts[i] / longest),
-        ])
-        for i in reversed(range(BINS))
-    ]  # fmt: skip
     foot = [["unknown (fewer than four pulses)", f"{int(np.isnan(quality).sum()):,}"]]
-    return Table(["quality", kind], lines, foot=foot)
+    return Table(["quality", kind], counts_from_0_to_1([counts]), foot=foot)
 
 
 def _about_recordings(table: list[dict[str, str]], rows: Rows) -> list[Block]:
@@ -201,8 +194,7 @@ def _left_out(plan, table, rows: Rows, courses: list[Course], kind: str) -> list
     total = plan["rows"] + sum(plan["rejected"].values())
     found: list[Block] = []
     if counts:
-        lines = [[reason, f"{count:,}", f"{count / total:.1%}"] for reason, count in counts.items()]
-        found.append(Table(["reason", kind, "share of all"], lines, f"{kind.capitalize()} without an embedding"))
+        found.append(table_of_reasons(counts, total, kind, f"{kind.capitalize()} without an embedding"))
     lines = [
         [one.name, f"{begin:,.1f}", f"{end:,.1f}", f"{end - begin:,.1f}"] for one in courses for begin, end in one.spans
     ]

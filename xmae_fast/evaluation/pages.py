@@ -8,8 +8,7 @@ from pathlib import Path
 
 from xmae_fast._files import atomic_path, check_replaceable, is_json_of
 from xmae_fast._optional import need
-from xmae_fast.reports import Page, as_html, as_markdown
-from xmae_fast.reports.blocks import Table
+from xmae_fast.reports import Page, Table, as_html, as_markdown, table_of_reasons
 
 RESULTS, MARKDOWN, HTML = "results.json", "report.md", "report.html"
 
@@ -69,5 +68,5 @@ def table_of_left_out(counts: Mapping[str, int], total: int, what: str = "segmen
         total: how many there were, those too.
         what: they are.
     """
-    rows = [[reason, f"{count:,}", f"{count / total:.1%}"] for reason, count in counts.items() if count]
-    return [Table(["reason", what, "share of all"], rows)] if rows else []
+    found = {reason: count for reason, count in counts.items() if count}
+    return [table_of_reasons(found, total, what)] if found else []

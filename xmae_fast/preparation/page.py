@@ -14,7 +14,7 @@ from xmae_fast.preparation.replacing import REPORT
 from xmae_fast.preparation.report import RECOMMENDED
 from xmae_fast.preparation.telling import grouped
 from xmae_fast.recordings.saying import without_path
-from xmae_fast.reports import Block, Bullets, Cell, Heading, Page, Table, limited, run_facts, write_page
+from xmae_fast.reports import Block, Bullets, Cell, Heading, Page, Table, first_few, limited, run_facts, write_page
 
 RECORDS, REJECTED = "records.csv", "rejected.csv"
 _ROWS = 1000  # of a table
@@ -63,7 +63,7 @@ def _page(
 ) -> Page:  # fmt: skip
     run, settings = run_facts(command), report["settings"]
     names = [one["source"] for one in records]
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    listed = first_few(names)
     made = report["recordings"] - len(report["errors"])
     return Page(
         title=f"Shards prepared in {name}",

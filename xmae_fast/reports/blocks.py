@@ -147,3 +147,37 @@ def limited(rows: Sequence, most: int, where: str) -> tuple[Sequence, str]:
     if len(rows) <= most:
         return rows, ""
     return rows[:most], f"The first {most:,} of {len(rows):,} rows; all are in {where}."
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """The first names of many, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def counts_from_0_to_1(columns: Sequence[Sequence[int]]) -> list[Row]:
+    """Rows with bars of a table of how many values lie between 0 and 1, the highest values first.
+
+    Args:
+        columns: for each quantity its counts in bins of equal width, as many for each.
+    """
+    bins, longest = len(columns[0]), max(map(max, columns)) or 1
+    return [
+        Row([
+            f"{i / bins:.1f} to {(i + 1) / bins:.1f}",
+            *(Cell(f"{counts[i]:,}", bar=counts[i] / longest) for counts in columns),
+        ])
+        for i in reversed(range(bins))
+    ]  # fmt: skip
+
+
+def table_of_reasons(counts: Mapping[str, int], total: int, what: str, caption: str = "") -> Table:
+    """What was left out, by reason.
+
+    Args:
+        counts: how many, by reason.
+        total: how many there were, those too.
+        what: they are.
+        caption: of the table.
+    """
+    rows = [[reason, f"{count:,}", f"{count / total:.1%}"] for reason, count in counts.items()]
+    return Table(["reason", what, "share of all"], rows, caption)

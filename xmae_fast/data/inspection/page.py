@@ -6,7 +6,7 @@ import os
 
 from xmae_fast._optional import need
 from xmae_fast.data.index.segment_index import Paths
-from xmae_fast.data.inspection.inspect import BINS, QualitySummary, ShardReport
+from xmae_fast.data.inspection.inspect import QualitySummary, ShardReport
 from xmae_fast.data.inspection.picture import examples_figure
 from xmae_fast.data.inspection.report import size_text, thresholds, totals
 from xmae_fast.reports import (
@@ -15,11 +15,13 @@ from xmae_fast.reports import (
     Cell,
     Heading,
     Page,
-    Row,
     Table,
+    counts_from_0_to_1,
     figure_picture,
+    first_few,
     limited,
     run_facts,
+    table_of_reasons,
     write_page,
 )
 
@@ -51,7 +53,7 @@ def write_inspection_page(report: ShardReport, file: str | os.PathLike, paths: P
 def page_of(report: ShardReport, examples: list[Block]) -> Page:
     """The page on shards; `examples` show some of their segments."""
     shards, folder = _names(report)
-    listed = ", ".join(shards[:3]) + (f" and {len(shards) - 3:,} more" if len(shards) > 3 else "")
+    listed = first_few(shards)
     run = run_facts("inspect_shards(...)")
     return Page(
         title=f"What {len(shards):,} shard{'' if len(shards) == 1 else 's'} of {folder} hold"
@@ -103,12 +105,7 @@ def _examples(report: ShardReport, paths: Paths, options: dict) -> list[Block]:
 def _qualities(report: ShardReport) -> Table:
     found = {"PPG": report.ppg_quality, "ECG": report.ecg_quality}
     signals: dict[str, QualitySummary] = {name: signal for name, signal in found.items() if signal is not None}
-    longest = max(max(signal.counts) for signal in signals.values()) or 1
-    rows: list[Row] = []
-    for i in reversed(range(BINS)):
-        counts = [signal.counts[i] for signal in signals.values()]
-        cells = [Cell(f"{count:,}", bar=count / longest) for count in counts]
-        rows.append(Row([f"{i / BINS:.1f} to {(i + 1) / BINS:.1f}", *cells]))
+    rows = counts_from_0_to_1([signal.counts for signal in signals.values()])
     lines = [("threshold", [f"{signal.threshold:g}" for signal in signals.values()])]
     for label, field in (
         ("at or above", "reached"), ("below", "below"), ("outside 0 to 1", "outside"), ("unknown", "unknown")
@@ -133,14 +130,11 @@ def _shards(report: ShardReport, names: list[str]) -> Table:
 
 
 def _left_out(report: ShardReport) -> list[Block]:
-    whole, found = report.segments or 1, []
-    rows = [
-        [reason, f"{count:,}", f"{count / whole:.1%}"]
-        for reason, count in report.rejected.items()
-        if reason != "unreadable shard"  # no segments
-    ]
-    if rows:
-        found.append(Table(["reason", "segments", "share of all"], rows, "Segments that a loader does not take"))
+    found: list[Block] = []
+    # An unreadable shard has no segments.
+    if counts := {reason: count for reason, count in report.rejected.items() if reason != "unreadable shard"}:
+        caption = "Segments that a loader does not take"
+        found.append(table_of_reasons(counts, report.segments or 1, "segments", caption))
     if report.broken:
         named = ((path, os.path.basename(path), str(reason)) for path, reason in report.broken.items())
         broken = [[name, reason.replace(path, name)] for path, name, reason in named]  # pages are shown to others

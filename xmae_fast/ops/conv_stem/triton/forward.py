@@ -79,9 +79,14 @@ def _moments(values, mask, count):
 
 
 @triton.jit
-def _store_norm_of_batch(norms_ptr, flat_ptr, weights, channels, at, c, mask, mean, square, samples):
-    """Store the normalisation of channels at + c, from the moments of `samples` values."""
-    var, unbiased = square / samples, square / tl.maximum(samples - 1.0, 1.0)
+def _variances(square, samples):
+    """The variance and the unbiased one of `samples` values, from their sum of squared distances from the mean."""
+    return square / samples, square / tl.maximum(samples - 1.0, 1.0)
+
+
+@triton.jit
+def _store_norm_of_batch(norms_ptr, flat_ptr, weights, channels, at, c, mask, mean, var, unbiased):
+    """Store the normalisation of channels at + c."""
     gamma = tl.load(flat_ptr + weights + at + c, mask=mask, other=0.0).to(tl.float32)
     beta = tl.load(flat_ptr + weights + channels + at + c, mask=mask, other=0.0).to(tl.float32)
     _store_norm(norms_ptr, channels + 1, at + c, mask, mean, var, unbiased, gamma, beta)
@@ -89,21 +94,20 @@ def _store_norm_of_batch(norms_ptr, flat_ptr, weights, channels, at, c, mask, me
 
 @triton.jit
 def _store_norm_of_skip(
-    norms_ptr, flat_ptr, w_ptr, weights, channels, skip_channel, mean, square, samples,
+    norms_ptr, flat_ptr, w_ptr, weights, channels, skip_channel, mean, var, unbiased,
     S: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Store the normalisation of x itself, whose moments [1] are given, and of the layer skip: the values w x have the
     mean of x times w, and its variance times w^2."""
-    var, unbiased = square / samples, square / tl.maximum(samples - 1.0, 1.0)
     one = tl.arange(0, 1)
     _store_norm(norms_ptr, channels + 1, channels + one, one == 0, mean, var, unbiased, 0.0, 0.0)
     s = tl.arange(0, BLOCK_S)
     mask_s = s < S
     w = tl.load(w_ptr + s, mask=mask_s, other=0.0).to(tl.float32)
-    gamma = tl.load(flat_ptr + weights + skip_channel + s, mask=mask_s, other=0.0).to(tl.float32)
-    beta = tl.load(flat_ptr + weights + channels + skip_channel + s, mask=mask_s, other=0.0).to(tl.float32)
     w2 = w * w
-    _store_norm(norms_ptr, channels + 1, skip_channel + s, mask_s, w * mean, w2 * var, w2 * unbiased, gamma, beta)
+    _store_norm_of_batch(
+        norms_ptr, flat_ptr, weights, channels, skip_channel, s, mask_s, w * mean, w2 * var, w2 * unbiased
+    )
 
 
 @triton.jit
@@ -183,14 +187,14 @@ def stem_conv_kernel(
             if stem_complete(counters_ptr, second, tiles, tiles_2, groups):
                 size = TILES * BLOCK_M
                 mean, square = merged(partial_ptr, first_group, groups, rows, size, columns, n, mask_n)
-                _store_norm_of_batch(
-                    norms_ptr, flat_ptr, weights, channels, out_at, n, mask_n, mean, square, rows * 1.0
-                )
+                var, unbiased = _variances(square, rows * 1.0)
+                _store_norm_of_batch(norms_ptr, flat_ptr, weights, channels, out_at, n, mask_n, mean, var, unbiased)
                 if CIN_PAD == 1:
                     mean, square = merged(partial_ptr, first_group, groups, rows, size, columns, of_x, of_x == C_OUT)
+                    var, unbiased = _variances(square, rows * 1.0)
                     _store_norm_of_skip(
-                        norms_ptr, flat_ptr, w_ptr + skip_at, weights, channels, skip_channel, mean, square,
-                        rows * 1.0, S, BLOCK_S,
+                        norms_ptr, flat_ptr, w_ptr + skip_at, weights, channels, skip_channel, mean, var, unbiased,
+                        S, BLOCK_S,
                     )  # fmt: skip
 
 

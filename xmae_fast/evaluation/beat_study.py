@@ -68,7 +68,7 @@ def beat_scores(
     delays: dict[str, float] = {}
     if one_delay:
         for name in np.unique(subject):
-            rows = np.flatnonzero(subject == name)
+            rows = np.flatnonzero(subject == name).tolist()
             nearest = np.concatenate([nearest_differences(found[row], true[row]) for row in rows])
             nearest = nearest[np.abs(nearest) <= _REACH]
             delay = float(np.median(nearest)) if len(nearest) else 0.0

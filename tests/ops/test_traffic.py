@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from xmae_fast.testing.launches import AtenLaunch, bytes_of, name_of, training_step
+from xmae_fast.testing.launches import AtenLaunch, bytes_of, embedding, launches_of, name_of, training_step
 from xmae_fast.testing.traffic import GPUS, LAUNCH_S, by_kernel, moved, predicted, report
 
 
@@ -54,3 +56,21 @@ def test_the_report_names_every_kernel_and_the_optimiser(steps):
     of_adamw = sum(one.bytes for one in steps[64] if isinstance(one, AtenLaunch) and "adamw" in one.name)
     assert of_adamw == pytest.approx(28 * 5.02e6, rel=0.01)
     assert "predicted on an H100" in text
+
+
+def test_the_page_states_the_launches(steps):
+    page = (Path(__file__).parents[2] / "docs" / "gpu-kernels.md").read_text()
+    assert f"| launches of a training step | {len(steps[64])}, " in page
+    assert f"| embedding | {len(embedding(64, torch.bfloat16, (9, 0)))} launches, " in page
+
+
+def test_operators_of_many_tensors_take_several_launches():
+    def run(start, watch):
+        many, counters = [torch.zeros(2) for _ in range(129)], [torch.zeros(2) for _ in range(110)]
+        start()
+        with watch():
+            torch.cat(many)
+            torch._foreach_add_(many, many)
+            torch._foreach_add_(counters, 1)
+
+    assert [name_of(launch) for launch in launches_of(run)] == ["aten.cat"] * 2 + ["aten._foreach_add_"] * (3 + 1)

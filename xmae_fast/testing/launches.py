@@ -29,8 +29,10 @@ _NO_LAUNCH = {
     "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "detach_", "set_", "resize_",
     "lift_fresh", "is_same_size", "record_stream", "promote_types",
 }  # fmt: skip
-# torch._fused_adamw_ packs pointers of at most this many parameters in one launch (multi_tensor_apply, depth 4).
-_ADAMW_TENSORS = 36
+# PyTorch packs pointers of at most this many tensors in one launch: multi_tensor_apply by the number of its lists (as
+# torch._fused_adamw_, which has 4), and torch.cat.
+_FOREACH_TENSORS = {1: 110, 2: 64, 3: 48, 4: 36}
+_CAT_TENSORS = 128
 _ADAMW_BYTES = 28  # of a parameter: it, its gradient and two moments are read, and all but the gradient written
 
 
@@ -57,9 +59,19 @@ class _AtenLaunches(TorchDispatchMode):
             place = len(recorded)
             recorded.append(AtenLaunch(f"aten.{name[2]}"))
             result = func(*args, **(kwargs or {}))
-            recorded[place] = AtenLaunch(f"aten.{name[2]}", bytes_of((args, kwargs, result)))
+            count = _launches_for(name[2], args)
+            size = bytes_of((args, kwargs, result)) // count
+            recorded[place : place + 1] = [AtenLaunch(f"aten.{name[2]}", size)] * count
             return result
         return func(*args, **(kwargs or {}))
+
+
+def _launches_for(name: str, args: tuple) -> int:
+    """How many launches an operator of PyTorch takes for the tensors in its lists."""
+    lists = [len(x) for x in args if isinstance(x, (list, tuple)) and x and isinstance(x[0], torch.Tensor)]
+    if not lists or not name.startswith(("cat", "_foreach_")):
+        return 1
+    return -(-lists[0] // (_CAT_TENSORS if name == "cat" else _FOREACH_TENSORS[len(lists)]))
 
 
 def bytes_of(values: Any) -> int:
@@ -109,7 +121,7 @@ def training_step(B: int, autocast: torch.dtype | None, capability: tuple[int, i
             step(ppg, ecg)
         launches = _triton.recorded_launches()
         assert launches is not None  # `launches_of` records
-        count = -(-trained // _ADAMW_TENSORS)
+        count = -(-trained // _FOREACH_TENSORS[4])
         launches += [AtenLaunch("aten._fused_adamw_", _ADAMW_BYTES * values // count)] * count
 
     return launches_of(run, capability)

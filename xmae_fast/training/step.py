@@ -226,7 +226,7 @@ class GraphedStep:
         )
 
     def _step(self, ppg: Tensor, ecg: Tensor, truth: Tensor | None, hidden_ecg: int, hidden_ppg: int) -> Tensor:
-        self._seeds[:, 1] += self._sites
+        self._seeds[:, 1].add_(self._sites)  # `+=` would write the column a second time
         self.optimizer.zero_grad(set_to_none=True)
         losses, of_truth = [], []
         with seeds_from(self._seeds[2 * self.micro_batches :]):

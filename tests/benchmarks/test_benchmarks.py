@@ -193,7 +193,7 @@ def test_missing_runtimes_are_named(context, monkeypatch):
 def test_peak_memory_grows_with_the_batch(context):
     ours = "xmae_fast impl=auto, fused AdamW"
     small, large = (peak_in_new_process(context, train.__name__, B, ours) for B in (4, 12))
-    assert 8 * 4e6 < large - small < 8 * 40e6  # activations of a sample: about 11 MB in plain PyTorch
+    assert 8 * 2e6 < large - small < 8 * 40e6  # activations of a sample: 11 MB in plain PyTorch, 3.8 MB in C++ for AVX2
     with pytest.raises(RuntimeError, match="no such contestant"):
         peak_in_new_process(context, train.__name__, 4, "no such contestant")
 

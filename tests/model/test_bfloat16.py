@@ -245,8 +245,7 @@ def test_precision_of_the_embedder():
     assert np.array_equal(Embedder(model, autocast=torch.bfloat16, **options).segments(segments), bfloat16)
     both = Embedder(model, autocast=torch.bfloat16, precision="bf16", **options)
     assert np.array_equal(both.segments(segments), bfloat16)
-    with autocast():
-        assert not np.array_equal(plain, bfloat16)
+    assert np.array_equal(plain, bfloat16) == (not backend.cpu_bfloat16())  # float32 where no processor does it faster
     with pytest.raises(ValueError, match=r"precision='float32': expected a model in float32 \(model.float\(\)\)"):
         Embedder(make_model(dtype=torch.bfloat16), precision="float32").segments(segments)
     assert np.isfinite(Embedder(make_model(dtype=torch.bfloat16), **options).segments(segments)).all()

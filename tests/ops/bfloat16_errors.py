@@ -5,25 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from xmae_fast import backend
 from xmae_fast.ops.cases import Maker, OpCases, Sizes
 from xmae_fast.testing import named_tensors
-
-SETS = ("amx", "avx512_bf16", "plain")
-
-
-def on(name: str):
-    """A context in which this instruction set multiplies in bfloat16; skips where the processor lacks it."""
-    try:
-        with backend.use_cpu_bfloat16(name):
-            pass
-    except backend.BackendError as error:
-        pytest.skip(str(error).splitlines()[0])
-    return backend.use_cpu_bfloat16(name)
 
 
 def cast(value: Any, dtype: torch.dtype) -> Any:

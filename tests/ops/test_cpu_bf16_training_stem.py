@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.ops.instruction_sets import BF16_SETS, on_bf16
 from xmae_fast import backend
 from xmae_fast.ops import conv_stem
 from xmae_fast.ops.cases import Maker
@@ -21,7 +22,6 @@ from xmae_fast.ops.conv_stem.params import TRAINED, flatten
 from xmae_fast.testing import hostile_layout, named_tensors, relative_error
 from xmae_fast.testing.numerics import _map_tensors, _run
 
-SETS = ("amx", "avx512_bf16", "plain")
 DRAWS = 6
 SMALL = {"B": 3, "L": 37, "S": 16, "widths": (22, 31, 45)}
 SIZES = {
@@ -37,16 +37,6 @@ KERNELS = torch.ops.xmae_fast
 @pytest.fixture(autouse=True)
 def _built(need_impl):
     need_impl("conv_stem", "cpu")
-
-
-def on(name: str):
-    """A context in which the kernels of that name run; skips where the processor lacks it."""
-    try:
-        with backend.use_cpu_bfloat16(name):
-            pass
-    except RuntimeError as error:
-        pytest.skip(str(error).splitlines()[0])
-    return backend.use_cpu_bfloat16(name)
 
 
 def autocast():
@@ -99,22 +89,22 @@ def check(sizes, run, prepare=copy_of) -> None:
 
 @pytest.mark.parametrize("training", [True, False], ids=["batch", "running"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", BF16_SETS)
 def test_errors(name, sizes, training):
     if training and sizes["B"] == 1:
         sizes = {**sizes, "B": 40}  # BatchNorm of few values is chaotic
-    with on(name):
+    with on_bf16(name):
         check({**sizes, "training": training}, ours)
 
 
 @pytest.mark.parametrize("signal", ["constants", "dead lead", "offset"])
 def test_signals_that_hardly_vary(signal):
-    with on(backend.cpu_bfloat16() or "plain"):
+    with on_bf16(backend.cpu_bfloat16() or "plain"):
         check({"B": 6, "L": 60, "signal": signal}, ours)
 
 
 def test_hostile_layout():
-    with on(backend.cpu_bfloat16() or "plain"):
+    with on_bf16(backend.cpu_bfloat16() or "plain"):
         check({}, ours, hostile_layout)
 
 
@@ -164,7 +154,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
 def test_wrong_kernels_are_rejected(wrong):
-    with on(backend.cpu_bfloat16() or "plain"):
+    with on_bf16(backend.cpu_bfloat16() or "plain"):
         check({}, ours)
         with pytest.raises(AssertionError, match="errors, and those of plain PyTorch"):
             check({}, wrong)
@@ -210,14 +200,14 @@ def _seeded():
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["batch", "running"])
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", BF16_SETS)
 def test_same_bits_for_any_number_of_threads(name, training):
     before = torch.get_num_threads()
     found = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            with on(name):
+            with on_bf16(name):
                 found.append(results(make(training=training, B=5, L=70)))
     finally:
         torch.set_num_threads(before)
@@ -226,7 +216,7 @@ def test_same_bits_for_any_number_of_threads(name, training):
 
 
 def test_dtypes():
-    with on(backend.cpu_bfloat16() or "plain"):
+    with on_bf16(backend.cpu_bfloat16() or "plain"):
         found = results(make())
     assert found.pop("features").dtype == torch.bfloat16
     assert {x.dtype for x in found.values()} == {torch.float32}
@@ -236,7 +226,7 @@ def test_running_statistics_and_counts_are_updated():
     before, exact, inputs = (make(B=8, L=200) for _ in range(3))
     exact = _map_tensors(lambda x: x.double() if x.is_floating_point() else x, exact)
     reference.conv_stem(**exact)
-    with on(backend.cpu_bfloat16() or "plain"), autocast():
+    with on_bf16(backend.cpu_bfloat16() or "plain"), autocast():
         conv_stem(**inputs, impl="cpu")
         counts = [x.item() for name, x in named_tensors(inputs) if name.endswith("num_batches_tracked")]
         assert counts == [1] * 30
@@ -247,7 +237,7 @@ def test_running_statistics_and_counts_are_updated():
 
 
 def test_frozen_weights():
-    with on(backend.cpu_bfloat16() or "plain"):
+    with on_bf16(backend.cpu_bfloat16() or "plain"):
         every = results(make())
         frozen = {key for key in every if key.startswith("params") and "running" not in key}
         of_x = results(make(), frozen)
@@ -260,7 +250,7 @@ def test_frozen_weights():
 def test_float32_without_autocast_stays():
     found = []
     for name in (backend.cpu_bfloat16() or "plain", "none"):
-        with on(name):
+        with on_bf16(name):
             inputs = make()
             inputs["x"].requires_grad_()
             out = conv_stem(**inputs, impl="cpu")
@@ -277,7 +267,7 @@ def test_autocast_without_kernels_is_float32():
 def test_bfloat16_model_trains_in_plain_pytorch():
     inputs = _map_tensors(lambda x: x.bfloat16() if x.is_floating_point() else x, make())
     inputs["x"].requires_grad_()
-    with on(backend.cpu_bfloat16() or "plain"):
+    with on_bf16(backend.cpu_bfloat16() or "plain"):
         with pytest.raises(backend.BackendError, match="without gradients"):
             conv_stem(**inputs, impl="cpu")
         assert torch.equal(conv_stem(**copy_of(inputs)), reference.conv_stem(**copy_of(inputs)))
@@ -287,7 +277,7 @@ def test_bfloat16_model_trains_in_plain_pytorch():
 def test_opcheck(batch_statistics):
     inputs = make(B=2, L=9)
     x, weights = inputs["x"], flatten(inputs["params"])
-    with on(backend.cpu_bfloat16() or "plain"):
+    with on_bf16(backend.cpu_bfloat16() or "plain"):
         torch.library.opcheck(KERNELS.conv_stem_train_bf16.default, (x, weights, batch_statistics))
         features, statistics, kept = KERNELS.conv_stem_train_bf16(x, weights, batch_statistics)
         for want_x in (True, False):
@@ -298,7 +288,7 @@ def test_opcheck(batch_statistics):
 def test_kernels_refuse_other_dtypes():
     inputs = make(B=2, L=9)
     x, weights = inputs["x"], flatten(inputs["params"])
-    with on(backend.cpu_bfloat16() or "plain"):
+    with on_bf16(backend.cpu_bfloat16() or "plain"):
         with pytest.raises(RuntimeError, match="float32"):
             KERNELS.conv_stem_train_bf16(x.bfloat16(), weights, True)
         features, statistics, kept = KERNELS.conv_stem_train_bf16(x, weights, True)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 
 from xmae_fast.ops._launch import Launch
@@ -37,6 +39,12 @@ class _Op(NamedTuple):
     kind: str  # "i32", "i64" or anything else
 
 
+class _Stopped(Exception):
+    def __init__(self, ttir: str) -> None:
+        super().__init__()
+        self.ttir = ttir
+
+
 def narrow_offsets(launches: Iterable[Launch]) -> list[str]:
     """A line for every offset that may leave 32 bits: kernel, operation, interval. Empty: none can."""
     largest: dict[str, Launch] = {}
@@ -49,12 +57,30 @@ def narrow_offsets(launches: Iterable[Launch]) -> list[str]:
 
 def offsets_of(launch: Launch) -> list[str]:
     """`narrow_offsets` of one launch."""
+    values = {f"%{name}": value for name, value in launch.args.items() if type(value) is int}
+    return [f"{launch.kernel.__name__}: {line}" for line in overflows(_ttir(launch), values, launch.grid)]
+
+
+def _ttir(launch: Launch) -> str:
+    """Triton's intermediate code of a launch. The stages after it, which take most of the time, are left out."""
     types, constants, attributes = signature(launch)
     source = ASTSource(launch.kernel, types, constants, attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    values = {f"%{name}": value for name, value in launch.args.items() if type(value) is int}
-    return [f"{launch.kernel.__name__}: {line}" for line in overflows(compiled.asm["ttir"], values, launch.grid)]
+
+    def stop(module: Any, _: Any) -> None:
+        raise _Stopped(str(module))
+
+    add = CUDABackend.add_stages
+
+    def add_stages(self: CUDABackend, stages: dict[str, Any], *options: Any) -> None:
+        add(self, stages, *options)
+        stages["ttgir"] = stop
+
+    with mock.patch.object(CUDABackend, "add_stages", add_stages):
+        try:
+            return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ttir"]  # if cached
+        except _Stopped as stopped:
+            return stopped.ttir
 
 
 def overflows(ttir: str, values: dict[str, int], grid: tuple[int, ...]) -> list[str]:

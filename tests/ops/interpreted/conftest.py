@@ -9,8 +9,9 @@ from __future__ import annotations
 from xmae_fast.ops._triton import INTERPRETED
 
 if INTERPRETED:
-    from tests.ops.interpreted.interpreter import shorten
+    from tests.ops.interpreted.interpreter import round_products_once, shorten
 
     shorten()
+    round_products_once()
 
 collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]

@@ -19,9 +19,10 @@ NUMERICS = $(addprefix tests/model/test_,golden.py model.py bfloat16.py) $(wildc
 NUMERICS_QUICK = tests/model/test_golden.py $(addprefix tests/ops/test_,wrong.py cpu_blocks.py cpu_small.py)
 # What a new release of a dependency may break.
 NEWEST = $(NUMERICS) $(addprefix tests/,signals data recordings preparation simulation embedding evaluation export) tests/ops/test_triton_interpreted.py
-AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
-AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2
-SSE4 := ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default
+# Inductor's cache does not know of these settings: it would give one processor's code to another.
+AVX512 := TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 ONEDNN_MAX_CPU_ISA=AVX512_CORE
+AVX2 := TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2
+SSE4 := TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default
 ONE_THREAD := OMP_NUM_THREADS=1
 PROCESSORS := AVX512 AVX2 SSE4 ONE_THREAD
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 
 from xmae_fast.backend import use_cpu_bfloat16, use_cpu_kernels
@@ -15,19 +18,18 @@ TABLES = (*SETS, *HEIGHTS[1:], "amx")
 
 def on(name: str):
     """A context in which the kernels of that name run; skips where the processor lacks their instruction set."""
-    try:
-        with use_cpu_kernels(name):
-            pass
-    except RuntimeError as error:
-        pytest.skip(str(error).splitlines()[0])
-    return use_cpu_kernels(name)
+    return _or_skip(use_cpu_kernels, name)
 
 
 def on_bf16(name: str):
     """A context in which the bfloat16 kernels of that instruction set run; skips where the processor lacks it."""
+    return _or_skip(use_cpu_bfloat16, name)
+
+
+def _or_skip(use: Callable[[str], AbstractContextManager], name: str) -> AbstractContextManager:
     try:
-        with use_cpu_bfloat16(name):
+        with use(name):
             pass
     except RuntimeError as error:
         pytest.skip(str(error).splitlines()[0])
-    return use_cpu_bfloat16(name)
+    return use(name)

@@ -191,18 +191,13 @@ def test_launches_overlap_where_asked_for_and_possible(capability, on, asked, mo
 def test_who_comes_last_sees_what_the_others_left():
     """All threads have stored before one of them counts the program, and none loads before it has counted: a barrier,
     an atomic addition that releases and acquires on the whole GPU, a barrier."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
     from xmae_fast.testing.launches import name_of, training_step
-    from xmae_fast.testing.resources import signature
+    from xmae_fast.testing.resources import code_of
 
     step = training_step(8, torch.bfloat16, (9, 0))
     for kernel in ("stem_conv_kernel", "stem_input_gradient_kernel", "stem_pointwise_gradient_kernel"):
         launch = next(one for one in step if name_of(one) == kernel and one.args.get("counters_ptr") is not None)
-        options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-        source = ASTSource(launch.kernel, *signature(launch))
-        text = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+        text = code_of(launch, 90).asm["ptx"]
         found = re.findall(r"bar\.sync|atom\S+|ld\.global|st\.global", text)
         counted = [place for place, word in enumerate(found) if word == "atom.global.gpu.acq_rel.add.u32"]
         assert len(counted) == 2, kernel  # of a group's tiles, and of a stem's groups

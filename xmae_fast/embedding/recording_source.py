@@ -247,8 +247,9 @@ class RecordingSource:
         return f"paths: none of {len(self.errors) + len(self.surveyed):,} recordings could be embedded: {failed}{short}"
 
     def _listed(self) -> str:
-        paths = [printable(one.source.path) for one in self.surveyed]
-        return ", ".join(paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
+        from xmae_fast.reports import first_few  # pages are needed for nothing else here
+
+        return first_few([printable(one.source.path) for one in self.surveyed])
 
 
 def _cost(signal: Signal) -> int:

@@ -14,13 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
-import triton
-from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
-from triton.compiler import ASTSource
 
 from xmae_fast.ops._launch import Launch
-from xmae_fast.testing.resources import distinct, signature
+from xmae_fast.testing.resources import code_of, distinct
 
 Interval = tuple[int, int]
 _FITS = {"i32": (-(2**31), 2**31 - 1), "i64": (-(2**63), 2**63 - 1)}
@@ -63,9 +60,6 @@ def offsets_of(launch: Launch) -> list[str]:
 
 def _ttir(launch: Launch) -> str:
     """Triton's intermediate code of a launch. The stages after it, which take most of the time, are left out."""
-    types, constants, attributes = signature(launch)
-    source = ASTSource(launch.kernel, types, constants, attributes)
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
 
     def stop(module: Any, _: Any) -> None:
         raise _Stopped(str(module))
@@ -78,7 +72,7 @@ def _ttir(launch: Launch) -> str:
 
     with mock.patch.object(CUDABackend, "add_stages", add_stages):
         try:
-            return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ttir"]  # if cached
+            return code_of(launch, 90).asm["ttir"]  # if Triton's cache has all of it
         except _Stopped as stopped:
             return stopped.ttir
 

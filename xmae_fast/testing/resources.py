@@ -92,12 +92,17 @@ def distinct(launches: Iterable[Launch]) -> list[Launch]:
     return list({identity(launch): launch for launch in launches}.values())
 
 
+def code_of(launch: Launch, arch: int) -> Any:
+    """What Triton compiles a launch to for sm_<arch>."""
+    source = ASTSource(launch.kernel, *signature(launch))
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
 def compile_launch(launch: Launch, arch: int) -> Resources:
     """Compile one launch for sm_<arch> and read what its machine code uses."""
-    types, constants, attributes = signature(launch)
-    source = ASTSource(launch.kernel, types, constants, attributes)
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    types, *_ = signature(launch)
+    compiled = code_of(launch, arch)
     registers, stack = _usage(compiled.asm["cubin"])
     ptx = compiled.asm["ptx"]
     cores = "HGMMA" if "wgmma.mma_async" in ptx else "HMMA" if "mma.sync" in ptx else ""
